@@ -1,0 +1,45 @@
+"""Softmax and cross entropy."""
+
+import numpy as np
+
+
+def softmax(x: np.ndarray, axis: int = 1) -> np.ndarray:
+    """exp(x - max x) / sum exp(x - max x) along `axis`; same shape as x."""
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    e /= e.sum(axis=axis, keepdims=True)
+    return e
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray, *, label_smoothing: float = 0.0) -> np.ndarray:
+    """Mean over the batch of -sum_k q_k log softmax(logits)_k, with q = (1 - e) onehot(label) + e / K.
+
+    logits: [N, K]; labels: [N], integers in 0..K-1; e is `label_smoothing` (Szegedy et al. 2016, section 7). Returns a
+    scalar array of the type of logits. Raises IndexError on a label outside 0..K-1.
+    """
+    log_p = logits - logits.max(axis=1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    picked = log_p[np.arange(len(labels)), _checked(labels, logits.shape[1])]
+    loss = -picked.mean()
+    if label_smoothing:
+        e = logits.dtype.type(label_smoothing)
+        loss = (1 - e) * loss - e * log_p.mean()
+    return np.asarray(loss, dtype=logits.dtype)
+
+
+def cross_entropy_grad(logits: np.ndarray, labels: np.ndarray, *, label_smoothing: float = 0.0) -> np.ndarray:
+    """Gradient of `cross_entropy` with respect to logits: (softmax(logits) - q) / N; shape [N, K]."""
+    n, k = logits.shape
+    e = logits.dtype.type(label_smoothing)
+    grad = softmax(logits, axis=1)
+    grad[np.arange(n), _checked(labels, k)] -= 1 - e
+    if label_smoothing:
+        grad -= e / k
+    grad /= n
+    return grad
+
+
+def _checked(labels: np.ndarray, classes: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise IndexError(f"labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
+    return labels
