@@ -1,0 +1,1 @@
+"""Triton templates: a template owns the loop, the generated code says what is loaded and what is stored."""

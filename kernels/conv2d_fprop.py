@@ -1,0 +1,111 @@
+"""Forward convolution as an implicit matrix product: output pixels by filters, summed over taps and channels.
+
+    y[n,p,q,k] = sum over r,s,c of  x[n, p*SH + r*DH - PT, q*SW + s*DW - PL, c] * w[k,r,s,c]
+
+No patch matrix is ever stored: the rows of the left operand are gathered from x as they are needed.
+"""
+
+import triton
+import triton.language as tl
+
+from .numerics import dot
+from .window import image_position
+
+
+@triton.jit
+def conv2d_fprop(
+    load_x: tl.constexpr, x_args, w, store_y: tl.constexpr, y_args, N,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
+    PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1,
+    WINDOW_H: tl.constexpr = 1, WINDOW_W: tl.constexpr = 1, PRECISION: tl.constexpr = "ieee",
+):  # fmt: skip
+    """x: [N, H, W, C], w: [K, R, S, C/GROUPS]  ->  y: [N, P, Q, K]; stride SH, SW; dilation DH, DW; padding PT, PL.
+
+    Grid: (cdiv(M, BLOCK_M) * cdiv(K/GROUPS, BLOCK_N), GROUPS), with M = N*P*Q rows (see WINDOW below). Padding at the
+    bottom and on the right shows only in P and Q.
+
+    load_x(pixel, channel, mask, args): pixel of x, [BLOCK_M, 1] or [BLOCK_M, BLOCK_K]; channel, [1, BLOCK_K].
+    store_y(acc, pixel, channel, mask, part, args): acc [BLOCK_M, BLOCK_N] fp32; pixel of y, [BLOCK_M, 1]; channel,
+    [1, BLOCK_N]; part is the number of the row tile. Weights are converted to the type that load_x returns.
+
+    WINDOW_H, WINDOW_W > 1 fuse a non-overlapping pooling: the rows enumerate the windows that lie fully inside,
+    WINDOW_H*WINDOW_W (a power of two) rows each, row-major within one, so M = N * (P//WINDOW_H * WINDOW_H) *
+    (Q//WINDOW_W * WINDOW_W); other rows and columns of y are not computed. Then the call is
+    store_y(acc, pixel, channel, mask, window_pixel, part, args), with window_pixel [BLOCK_M/area, 1] the pixel of the
+    pooled image; `max_over_window`, `mean_over_window` and `mask_over_window` fold the rows.
+    """
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    AREA: tl.constexpr = WINDOW_H * WINDOW_W
+    POOLED_H: tl.constexpr = P // WINDOW_H
+    POOLED_W: tl.constexpr = Q // WINDOW_W
+    COLUMN_TILES: tl.constexpr = (KG + BLOCK_N - 1) // BLOCK_N
+
+    # Column tiles run fastest, so that programs that read the same pixels run together and meet in the L2 cache.
+    row_tile = tl.program_id(0) // COLUMN_TILES
+    column = tl.program_id(0) % COLUMN_TILES * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    group = tl.program_id(1)
+    row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    row_mask = row < N * (POOLED_H * POOLED_W * AREA)
+    column_mask = column < KG
+    filters = w + (group * KG + column) * (R * S * CG)
+
+    # Where every output pixel reads the same input pixel (1x1, linear layers), rows need not be taken apart.
+    SAME_PIXEL: tl.constexpr = R * S * SH * SW * AREA == 1 and P == H and Q == W
+    if SAME_PIXEL:
+        pixel = row
+    elif AREA == 1:
+        pixel = row
+        n, p, q = image_position(row, P, Q)
+    else:
+        n, p, q = image_position(row // AREA, POOLED_H, POOLED_W)
+        p = p * WINDOW_H + row % AREA // WINDOW_W
+        q = q * WINDOW_W + row % WINDOW_W
+        pixel = (n * P + p) * Q + q
+
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if CG >= 16:
+        # One tap at a time, its channels in blocks. The loops stay nested: flattening them into one that divides its
+        # counter is miscompiled at 8 warps (pytorch #173068).
+        for r in range(R):
+            for s in range(S):
+                if SAME_PIXEL:
+                    source = pixel
+                    inside = row_mask
+                else:
+                    h = p * SH + (r * DH - PT)
+                    v = q * SW + (s * DW - PL)
+                    source = (n * H + h) * W + v
+                    inside = row_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
+                for c in range(0, CG, BLOCK_K):
+                    channel = c + tl.arange(0, BLOCK_K)
+                    x = load_x(source, group * CG + channel[None, :], inside & (channel < CG)[None, :], x_args)
+                    b = tl.load(filters + ((r * S + s) * CG + channel[:, None]),
+                                mask=(channel < CG)[:, None] & column_mask, other=0.0)
+                    acc = dot(x, b.to(x.dtype), acc, PRECISION)
+    else:
+        # Too few channels to fill a block: the summed axis is (r, s, c) flattened, as it lies in the weights.
+        for first in range(0, R * S * CG, BLOCK_K):
+            term = first + tl.arange(0, BLOCK_K)
+            tap = term[None, :] // CG
+            if SAME_PIXEL:
+                source = pixel
+                inside = row_mask
+            else:
+                h = p * SH + (tap // S * DH - PT)
+                v = q * SW + (tap % S * DW - PL)
+                source = (n * H + h) * W + v
+                inside = row_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
+            x = load_x(source, group * CG + term[None, :] % CG, inside & (term < R * S * CG)[None, :], x_args)
+            b = tl.load(filters + term[:, None], mask=(term < R * S * CG)[:, None] & column_mask, other=0.0)
+            acc = dot(x, b.to(x.dtype), acc, PRECISION)
+
+    mask = row_mask & column_mask
+    if AREA == 1:
+        store_y(acc, pixel, group * KG + column, mask, row_tile, y_args)
+    else:
+        window_pixel = row_tile * (BLOCK_M // AREA) + tl.arange(0, BLOCK_M // AREA)[:, None]
+        store_y(acc, pixel, group * KG + column, mask, window_pixel, row_tile, y_args)

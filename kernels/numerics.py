@@ -1,0 +1,39 @@
+"""The two places where number formats matter: the tensor-core product, and rounding to a storage type."""
+
+import triton
+import triton.language as tl
+
+# Triton's CPU interpreter differs from a GPU in how it treats bfloat16 (see `dot` and `round_to`). A jitted function
+# is interpreted or compiled according to this same setting, read at the same moment: when its module is imported.
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a @ b, accumulated in fp32.
+
+    a: [M, K] and b: [K, N] of one element type, acc: [M, N] fp32; M, N, K >= 16. PRECISION says how fp32 operands are
+    multiplied, "ieee" or "tf32"; narrower operands are always multiplied exactly. Put the operand that was computed on
+    load (the activation) on the left: Hopper's MMA can take only the left one from registers.
+    """
+    if INTERPRETED:
+        # The interpreter would multiply the raw bits of bf16 operands. The products are exact in fp32 either way.
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def round_to(x, DTYPE: tl.constexpr):
+    """x in the type DTYPE, rounded to nearest, ties to even, on every executor.
+
+    The interpreter truncates fp32 to bf16, so there the rounding is done by hand: adding 0x7fff, and one more where the
+    last bit kept is odd, carries into the upper 16 bits exactly when the value must go up.
+    """
+    if INTERPRETED:
+        if DTYPE == tl.bfloat16:
+            x = x.to(tl.float32)
+            bits = x.to(tl.uint32, bitcast=True)
+            nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.uint32)
+            x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)  # a NaN stays one
+    return x.to(DTYPE)

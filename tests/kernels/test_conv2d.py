@@ -1,0 +1,219 @@
+"""The three convolution templates against PyTorch in float64.
+
+A user whose gradients are wrong by one tap or one row of padding trains a worse network and never learns why. Inputs
+are small integers, so every product and sum is exact and equality is asked for, not closeness; outputs start as NaN,
+so an element nobody wrote shows.
+"""
+
+import random
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
+from tricnn.kernels.conv2d_fprop import conv2d_fprop
+from tricnn.kernels.conv2d_wgrad import conv2d_wgrad
+from tricnn.kernels.window import mask_over_window, max_over_window
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@triton.jit
+def load_tile(pixel, channel, mask, args):
+    x, channels = args
+    return tl.load(x + pixel * channels + channel, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_affine(pixel, channel, mask, args):
+    x, scale, shift, channels = args
+    value = tl.load(x + pixel * channels + channel, mask=mask, other=0.0).to(tl.float32)
+    known = channel < channels
+    value = value * tl.load(scale + channel, mask=known, other=0.0) + tl.load(shift + channel, mask=known, other=0.0)
+    return tl.where(mask, tl.maximum(value, 0.0), 0.0)
+
+
+@triton.jit
+def store_tile(acc, pixel, channel, mask, part, args):
+    y, channels = args
+    tl.store(y + pixel * channels + channel, acc.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def store_pooled(acc, pixel, channel, mask, window_pixel, part, args):
+    y, index, channels, AREA = args
+    value, position = max_over_window(acc, AREA)
+    mask = mask_over_window(mask, AREA)
+    tl.store(y + window_pixel * channels + channel, value, mask=mask)
+    tl.store(index + window_pixel * channels + channel, position.to(tl.uint8), mask=mask)
+
+
+@triton.jit
+def store_partial(acc, row, column, mask, split, args):
+    dw, rows, columns = args
+    tl.store(dw + (split * rows + row) * columns + column, acc, mask=mask)
+
+
+@triton.jit
+def store_bias_partial(total, channel, mask, split, args):
+    db, rows = args
+    tl.store(db + split * rows + channel, total, mask=mask)
+
+
+@triton.jit
+def fprop_kernel(x, w, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+                 S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+                 DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr):
+    conv2d_fprop(load_tile, (x, C), w, store_tile, (y, K), N, C, H, W, K, R, S, P, Q, BLOCK_M=64, BLOCK_N=16,
+                 BLOCK_K=16, SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS)
+
+
+@triton.jit
+def dgrad_kernel(dy, w, dx, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+                 S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+                 DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr):
+    conv2d_dgrad(load_tile, (dy, K), w, store_tile, (dx, C), N, C, H, W, K, R, S, P, Q, BLOCK_M=64, BLOCK_N=16,
+                 BLOCK_K=16, SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS)
+
+
+@triton.jit
+def wgrad_kernel(dy, x, dw, db, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+                 S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+                 DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr,
+                 SPLIT: tl.constexpr):
+    conv2d_wgrad(load_tile, (dy, K), load_tile, (x, C), store_partial, (dw, K, R * S * (C // GROUPS)),
+                 store_bias_partial, (db, K), N, C, H, W, K, R, S, P, Q, SPLIT, BLOCK_M=16, BLOCK_N=16, BLOCK_K=32,
+                 SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS, BIAS=True)
+
+
+@triton.jit
+def affine_kernel(x, scale, shift, w, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr):
+    conv2d_fprop(load_affine, (x, scale, shift, C), w, store_tile, (y, K), N, C, H, W, K, 3, 3, H, W,
+                 BLOCK_M=64, BLOCK_N=16, BLOCK_K=16, PT=1, PL=1)
+
+
+@triton.jit
+def pooled_kernel(x, w, y, index, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr,
+                  WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr):
+    conv2d_fprop(load_tile, (x, C), w, store_pooled, (y, index, K, WINDOW_H * WINDOW_W), N, C, H, W, K, 3, 3, H, W,
+                 BLOCK_M=32, BLOCK_N=16, BLOCK_K=16, PT=1, PL=1, WINDOW_H=WINDOW_H, WINDOW_W=WINDOW_W)
+
+
+def integers(shape, dtype, generator):
+    """Small integers, about half of them zero, laid out channels last."""
+    values = torch.randint(-2, 3, shape, generator=generator) * torch.randint(0, 2, shape, generator=generator)
+    return values.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def unwritten(shape, dtype=torch.float32):
+    return torch.full(shape, float("nan"), dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+
+def cdiv(a, b):
+    return -(-a // b)
+
+
+def random_case(seed):
+    """One convolution from one seed: sizes, strides, dilation, four paddings, groups, element type."""
+    pick = random.Random(seed)
+    groups = pick.choice([1, 1, 1, 2, 3])
+    cg, kg = pick.choice([1, 3, 6, 16, 20, 32]), pick.choice([1, 5, 6, 16, 20])
+    return dict(
+        seed=seed, dtype=pick.choice(DTYPES), n=pick.randint(1, 3), c=cg * groups, k=kg * groups, groups=groups,
+        h=pick.randint(5, 11), w=pick.randint(5, 11), kernel=(pick.randint(1, 3), pick.randint(1, 3)),
+        stride=(pick.randint(1, 3), pick.randint(1, 3)), dilation=(pick.randint(1, 2), pick.randint(1, 2)),
+        padding=tuple(pick.randint(0, 2) for _ in range(4)),
+    )  # fmt: skip
+
+
+FIXED = {
+    "linear": dict(n=5, c=20, k=6, h=1, w=1),
+    "linear, few features": dict(n=70, c=3, k=2, h=1, w=1),
+    "1x1": dict(n=2, c=32, k=20, h=6, w=5),
+    "1x1, stride 2": dict(n=2, c=16, k=6, h=7, w=6, stride=(2, 2)),
+    "stem": dict(n=2, c=3, k=16, h=14, w=13, kernel=(7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
+    "one channel": dict(n=2, c=1, k=6, h=10, w=10, kernel=(5, 5)),
+    "stride 3": dict(n=2, c=16, k=6, h=10, w=11, kernel=(2, 2), stride=(3, 3)),
+    "whole image": dict(n=3, c=16, k=6, h=5, w=5, kernel=(5, 5)),
+    "dilated, strided": dict(n=1, c=16, k=16, h=12, w=9, kernel=(3, 3), stride=(2, 3), dilation=(2, 1),
+                             padding=(2, 1, 0, 2)),
+}
+CASES = [dict(seed=index, label=label, **case) for index, (label, case) in enumerate(FIXED.items())]
+CASES += [random_case(seed) for seed in range(100, 118)]
+
+
+class Convolution:
+    """A case with its operands, and PyTorch's answers in float64."""
+
+    def __init__(self, seed, n, c, k, h, w, kernel=(1, 1), stride=(1, 1), dilation=(1, 1), padding=(0, 0, 0, 0),
+                 groups=1, dtype=torch.float32, label=""):
+        g = torch.Generator().manual_seed(seed)
+        top, bottom, left, right = padding
+        r, s = kernel
+        self.n = n
+        self.x = integers((n, c, h, w), dtype, g)
+        self.w = integers((k, c // groups, r, s), torch.float32, g)
+        x, weight = self.x.double().requires_grad_(), self.w.double().requires_grad_()
+        self.y = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (left, right, top, bottom)), weight,
+                                            stride=stride, dilation=dilation, groups=groups)
+        self.p, self.q = self.y.shape[2:]
+        self.dy = integers(self.y.shape, dtype, g)
+        self.dx, self.dw = torch.autograd.grad(self.y, (x, weight), self.dy.double())
+        self.sizes = dict(C=c, H=h, W=w, K=k, R=r, S=s, P=self.p, Q=self.q, SH=stride[0], SW=stride[1],
+                          DH=dilation[0], DW=dilation[1], PT=top, PL=left, GROUPS=groups)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("label") or f"seed {case['seed']}")
+def test_three_kernels_equal_pytorch(case):
+    print(f"reproduce: Convolution(**{case})")
+    conv = Convolution(**case)
+    n, s = conv.n, conv.sizes
+    cg, kg = s["C"] // s["GROUPS"], s["K"] // s["GROUPS"]
+
+    y = unwritten(conv.y.shape)
+    fprop_kernel[cdiv(n * s["P"] * s["Q"], 64) * cdiv(kg, 16), s["GROUPS"]](conv.x, conv.w, y, n, **s)
+    assert torch.equal(y.double(), conv.y)
+
+    dx = unwritten(conv.dx.shape)
+    rows = n * cdiv(s["H"], s["SH"]) * cdiv(s["W"], s["SW"])
+    dgrad_kernel[cdiv(rows, 64) * cdiv(cg, 16), s["GROUPS"], s["SH"] * s["SW"]](conv.dy, conv.w, dx, n, **s)
+    assert torch.equal(dx.double(), conv.dx)
+
+    split = 3
+    dw = torch.full((split, s["K"], s["R"], s["S"], cg), float("nan"))
+    db = torch.full((split, s["K"]), float("nan"))
+    grid = cdiv(kg, 16) * cdiv(s["R"] * s["S"] * cg, 16), s["GROUPS"], split
+    wgrad_kernel[grid](conv.dy, conv.x, dw, db, n, SPLIT=split, **s)
+    assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)
+    assert torch.equal(db.double().sum(0), conv.dy.double().sum((0, 2, 3)))
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_padding_is_zero_after_the_prologue(channels):
+    """relu(x*scale + shift) of a padded element is 0, not relu(shift)."""
+    g = torch.Generator().manual_seed(0)
+    n, h, w, k = 2, 5, 6, 8
+    x, weight = integers((n, channels, h, w), torch.float32, g), integers((k, channels, 3, 3), torch.float32, g)
+    scale, shift = integers((1, channels, 1, 1), torch.float32, g), torch.ones(1, channels, 1, 1)
+    y = unwritten((n, k, h, w))
+    affine_kernel[cdiv(n * h * w, 64) * cdiv(k, 16), 1](x, scale, shift, weight, y, n, channels, h, w, k)
+    expected = torch.nn.functional.conv2d(torch.relu(x * scale + shift).double(), weight.double(), padding=1)
+    assert torch.equal(y.double(), expected)
+
+
+@pytest.mark.parametrize("window", [(2, 2), (1, 2), (4, 1)])
+def test_maximum_pooling_in_the_epilogue(window):
+    """Windows cut off by the border are left out, and of equal values the first is reported, as PyTorch does."""
+    g = torch.Generator().manual_seed(1)
+    n, c, h, w, k = 2, 3, 9, 7, 20
+    x, weight = integers((n, c, h, w), torch.float32, g), integers((k, c, 3, 3), torch.float32, g)
+    conv = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
+    expected, flat = torch.nn.functional.max_pool2d(conv, window, return_indices=True)
+    y, index = unwritten(expected.shape), torch.full(expected.shape, 255, dtype=torch.uint8)
+    index = index.contiguous(memory_format=torch.channels_last)
+    rows = n * (h // window[0]) * (w // window[1]) * window[0] * window[1]
+    pooled_kernel[cdiv(rows, 32) * cdiv(k, 16), 1](x, weight, y, index, n, c, h, w, k, *window)
+    assert torch.equal(y.double(), expected)
+    assert torch.equal(index.long(), flat // w % window[0] * window[1] + flat % w % window[1])
