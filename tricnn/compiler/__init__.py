@@ -1,0 +1,1 @@
+"""Passes: each a named function from one immutable value to the next."""

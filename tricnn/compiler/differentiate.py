@@ -1,0 +1,91 @@
+"""Reverse-mode differentiation, graph to graph.
+
+The gradient of every operation is a row of the table, so the result is an ordinary graph: the forward layers, then
+the backward ones in reverse, with ``gradients`` naming the gradient of each parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ir.builder import GraphBuilder
+from ..ir.errors import GraphError
+from ..ir.graph import Graph
+from ..ir.table import OPS
+from ..ir.types import TensorType
+
+
+class _Gradients(GraphBuilder):
+    """What a gradient rule sees: it adds nodes, asks for types, and asks whose gradient is wanted."""
+
+    def __init__(self, graph: Graph, wanted: frozenset[str]):
+        super().__init__(graph.name, graph)
+        self._wanted = wanted
+        self.layer = ""
+        self._made: dict[tuple[Any, ...], str] = {}
+
+    def wanted(self, value: str) -> bool:
+        return value in self._wanted
+
+    def type(self, value: str) -> TensorType:
+        return self.types[value]
+
+    def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
+        key = (op, inputs, tuple(sorted(attrs.items())))
+        if key not in self._made:
+            stem = f"{self.layer}.{op.split('_', 1)[1] if op.startswith(('conv2d_', 'linear_', 'normalize_')) else op}"
+            self._made[key] = super().add(op, *inputs, name=name or self._free(stem), **attrs)
+        return self._made[key]
+
+    def _free(self, stem: str) -> str:
+        name, count = stem, 1
+        while name in self.types:
+            count += 1
+            name = f"{stem}{count}"
+        return name
+
+
+def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None = None) -> Graph:
+    """The graph with the gradient of its scalar output with respect to ``wrt`` (all parameters, unless said).
+
+    Where a value has several readers its gradient is their sum, added in the order of the readers, so the bits do not
+    depend on anything else. Raises GraphError if the loss is not a scalar or a layer in between has no gradient.
+    """
+    loss = loss or graph.outputs[0].value
+    if graph.types[loss].shape != ():
+        raise GraphError(f"layer {loss}: only a scalar can be differentiated, this is {graph.types[loss]}")
+    targets = [n.name for n in graph.parameters] if wrt is None else list(wrt)
+    depends = set(targets)
+    for node in graph.nodes:
+        if any(v in depends for v in node.inputs):
+            depends.add(node.name)
+    g = _Gradients(graph, frozenset(depends))
+    incoming: dict[str, list[str]] = {}
+    if loss in depends:
+        g.layer = loss
+        incoming[loss] = [g.add("fill", value=1.0, name=g._free("d_loss"))]
+    for node in reversed(graph.nodes):
+        if node.name not in incoming or not node.inputs:
+            continue
+        rule = OPS[node.op].gradient
+        if isinstance(rule, str):
+            raise GraphError(f"layer {node.name}: {node.op} cannot be differentiated: {rule}")
+        g.layer = node.name
+        dy = _total(g, incoming[node.name])
+        for value, gradient in zip(node.inputs, rule(g, node, dy), strict=True):
+            if gradient is not None and g.wanted(value):
+                incoming.setdefault(value, []).insert(0, gradient)
+    gradients = []
+    for target in targets:
+        if target not in incoming:
+            raise GraphError(f"parameter {target}: the loss does not depend on it; remove it from the graph")
+        g.layer = target
+        gradients.append((target, _total(g, incoming[target])))
+    return Graph(graph.name, tuple(g.nodes), graph.outputs, graph.updates, tuple(gradients)).pruned()
+
+
+def _total(g: _Gradients, parts: list[str]) -> str:
+    total = parts[0]
+    for part in parts[1:]:
+        total = g.add("add", total, part)
+    return total

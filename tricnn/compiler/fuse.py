@@ -1,0 +1,364 @@
+"""Fusion: the nodes of a graph grouped into kernels.
+
+A kernel is one anchor (contraction, window, reduction or a chain of pointwise operations) with prologues on what it
+loads, an epilogue on what it stores, and side reductions. The rules, each an equation:
+
+    epilogue     f(anchor(x), y)               = anchor[epilogue f](x, y)               f pointwise
+    pooling      pool(conv2d(x))               = conv2d[windows](x)                     windows that do not overlap
+    prologue     anchor(f(z))                  = anchor[prologue f](z)                  f recomputed as it is loaded
+    side sum     (wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)               dy is loaded once
+    siblings     (f(x), g(x))                  = [f, g](x)                              same loop, two results
+
+A node joins the kernel of the last of its inputs to be computed, so the order of the anchors is an order of the
+kernels and no fusion can make a cycle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir.graph import Graph, Node
+from ..ir.table import Kind
+from .fold import prepared_nodes
+from .plan import Decision, Kernel, Plan
+
+#: operations a kernel can evaluate at (pixel, channel) as it loads, other than pointwise ones
+GATHERS = ("max_pool2d_grad", "avg_pool2d_grad", "global_avg_pool_grad")
+#: pointwise operations that are copies with a shape of their own, or work on vectors; never part of a chain
+ALONE = ("concat", "stack", "slice_channels", "running_mean", "running_var")
+#: which operand of an anchor may have a prologue
+LOADED = {
+    "conv2d": (0,), "conv2d_grad_input": (0,), "conv2d_grad_weight": (0, 1),
+    "linear": (0,), "linear_grad_input": (0,), "linear_grad_weight": (0, 1),
+    "channel_sum": (0,), "batch_stats": (0,), "normalize_grad_sums": (0, 1),
+    "max_pool2d": (0,), "max_pool2d_index": (0,), "avg_pool2d": (0,), "global_avg_pool": (0,),
+}  # fmt: skip
+WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
+SIBLINGS = {"max_pool2d_index": "max_pool2d", "cross_entropy_grad": "cross_entropy"}
+
+
+def fuse(graph: Graph, mode: str, *, enabled: bool = True) -> Plan:
+    """Group the graph's nodes into kernels. ``enabled=False``: one kernel per layer, views free as ever."""
+    return _Fuser(graph, mode, enabled).plan()
+
+
+@dataclass
+class _Group:
+    anchor: Node
+    members: list[Node] = field(default_factory=list)
+
+
+class _Fuser:
+    def __init__(self, graph: Graph, mode: str, enabled: bool):
+        self.graph, self.mode, self.enabled = graph, mode, enabled
+        self.prepared = prepared_nodes(graph)
+        self.place = {node.name: i for i, node in enumerate(graph.nodes)}
+        self.views = free_views(graph)
+        skip = {n.name for n in self.prepared} | set(self.views)
+        self.nodes = [n for n in graph.nodes if n.kind is not Kind.SOURCE and n.name not in skip]
+        self.readers: dict[str, list[Node]] = {n.name: [] for n in graph.nodes}
+        for node in self.nodes:
+            for value in dict.fromkeys(self.base(v) for v in node.inputs):
+                self.readers[value].append(node)
+        self.results = {self.base(v) for v in graph.results}
+        self.group: dict[str, _Group] = {}
+        self.inlined: set[str] = set()
+        self.groups: list[_Group] = []
+
+    def base(self, value: str) -> str:
+        while value in self.views:
+            value = self.views[value]
+        return value
+
+    # --- grouping ------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        if self.enabled:
+            for node in self.nodes:
+                if not chainable(node) and node.op not in GATHERS and node.name not in self.group:
+                    self.start(node)
+            self.inline()
+        for node in self.nodes:
+            if node.name not in self.group and node.name not in self.inlined:
+                self.start(node)
+        kernels = self.kernels()
+        return Plan(self.graph, self.mode, self.enabled, kernels, self.views, self.prepared, self.explain(kernels))
+
+    def start(self, node: Node) -> None:
+        group = _Group(node)
+        self.groups.append(group)
+        self.join(group, node)
+        if not self.enabled:
+            return
+        self.take_siblings(group, node)
+        if node.op not in ALONE and node.op not in ("cross_entropy", "cross_entropy_grad", "softmax"):
+            self.grow(group, node)
+
+    def join(self, group: _Group, node: Node) -> None:
+        group.members.append(node)
+        self.group[node.name] = group
+
+    def take_siblings(self, group: _Group, node: Node) -> None:
+        """Nodes that want the same loop over the same operands: index beside maximum, dloss beside loss, bias sum
+        beside wgrad."""
+        for other in self.nodes:
+            if other.name in self.group:
+                continue
+            if SIBLINGS.get(other.op) == node.op and other.inputs[-len(node.inputs) :] == node.inputs:
+                if all(other.attrs[k] == v for k, v in node.attrs.items()) and self.ready(other, group):
+                    self.join(group, other)
+            elif node.op in WGRADS and other.op == "channel_sum" and self.base(other.inputs[0]) == self.base(
+                node.inputs[0]
+            ):  # fmt: skip
+                self.join(group, other)
+
+    def ready(self, node: Node, group: _Group) -> bool:
+        """Every input is in the group or computed before its anchor."""
+        anchor = self.place[group.anchor.name]
+        return all(
+            self.group.get(v) is group or self.place[v] < anchor or self.graph.by_name[v].kind is Kind.SOURCE
+            for v in map(self.base, node.inputs)
+        )
+
+    def grow(self, group: _Group, tail: Node) -> None:
+        """Take pointwise readers of ``tail`` into the epilogue, then pooling, and go on from what they give."""
+        if tail.op in WGRADS or (tail.kind is Kind.REDUCTION):
+            return
+        for node in self.readers[tail.name]:
+            if node.name in self.group or not self.ready(node, group):
+                continue
+            if chainable(node) and self.graph.types[node.name].elements(1) == self.graph.types[tail.name].elements(1):
+                self.join(group, node)
+                self.grow(group, node)
+            elif self.can_pool(group, tail, node):
+                self.join(group, node)
+                self.take_siblings(group, node)
+                if node.op != "max_pool2d_index":
+                    self.grow(group, node)
+
+    def can_pool(self, group: _Group, tail: Node, pool: Node) -> bool:
+        if group.anchor.op != "conv2d" or pool.op not in ("max_pool2d", "avg_pool2d"):
+            return False
+        return self.why_not_pooled(group, tail, pool) is None
+
+    def why_not_pooled(self, group: _Group, tail: Node, pool: Node) -> str | None:
+        if any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members):
+            return "its kernel already pools"
+        (r, s), area = pool.attrs["kernel_size"], pool.attrs["kernel_size"][0] * pool.attrs["kernel_size"][1]
+        if pool.attrs["stride"] != (r, s):
+            return "the windows overlap: each pixel of the convolution would be computed several times"
+        if any(pool.attrs["padding"]):
+            return "the windows reach into padding"
+        if area & (area - 1) or area > 16:
+            return f"a window of {area} pixels does not divide a tile"
+        p, q = self.graph.types[tail.name].spatial
+        exact = p % r == 0 and q % s == 0
+        if not exact and pool.attrs["ceil_mode"]:
+            return "windows at the border are cut off"
+        takers = [pool.name, *(n.name for n in self.readers[tail.name] if SIBLINGS.get(n.op) == pool.op)]
+        stored = tail.name in self.results or any(
+            n.name not in takers and self.group.get(n.name) is not group for n in self.readers[tail.name]
+        )
+        if stored and not exact:
+            return "pixels that no window covers are needed elsewhere"
+        return None
+
+    # --- prologues -----------------------------------------------------------------------------------------------------
+
+    def inline(self) -> None:
+        """Recompute a node wherever it is read, if that moves fewer bytes than storing it once.
+
+        stored: its operands once, its result written once and read by each reader
+        recomputed: its operands by each reader
+        """
+        for node in self.nodes:
+            if node.name in self.group or node.name in self.results or not self.can_inline(node):
+                continue
+            readers = self.readers[node.name]
+            operands = sum(self.bytes(v) for v in self.leaves(node))
+            result = self.bytes(node.name)
+            if len(readers) * operands < operands + result * (1 + len(readers)):
+                self.inlined.add(node.name)
+
+    def can_inline(self, node: Node) -> bool:
+        return self.why_not_inlined(node) is None
+
+    def why_not_inlined(self, node: Node) -> str | None:
+        if not chainable(node) and node.op not in GATHERS:
+            return f"{node.op} cannot be computed at one pixel as it is loaded"
+        if node.op in ("max_pool2d_grad", "avg_pool2d_grad") and not _exclusive(node):
+            return "the windows overlap: a pixel's gradient is a sum over several windows"
+        for reader in self.readers[node.name]:
+            if reader.name in self.group and chainable(reader):
+                continue
+            allowed = LOADED.get(reader.op, ())
+            if chainable(reader) or reader.op in GATHERS:
+                if reader.op in GATHERS:
+                    return f"{reader.name} reads it at other pixels than its own"
+                continue
+            if any(self.base(v) == node.name and i not in allowed for i, v in enumerate(reader.inputs)):
+                return f"{reader.name} ({reader.op}) takes this operand from memory only"
+            if self.graph.types[node.name].elements(1) != self.graph.types[self.read_as(reader, node)].elements(1):
+                return "its reader sees it under another shape"
+        return None if self.readers[node.name] else "nothing reads it"
+
+    def read_as(self, reader: Node, node: Node) -> str:
+        return next(v for v in reader.inputs if self.base(v) == node.name)
+
+    def leaves(self, node: Node) -> list[str]:
+        """The values that must be loaded to compute a node whose inlined inputs are recomputed too."""
+        found: dict[str, None] = {}
+        for value in map(self.base, node.inputs):
+            if value in self.inlined:
+                found.update(dict.fromkeys(self.leaves(self.graph.by_name[value])))
+            else:
+                found[value] = None
+        return list(found)
+
+    def bytes(self, value: str) -> int:
+        """Bytes per image, as if floats were stored in two bytes; what has no batch counts nothing."""
+        type_ = self.graph.types[value]
+        return type_.elements(1) * (2 if type_.dtype == "float" else 1) if type_.batched else 0
+
+    # --- the result ----------------------------------------------------------------------------------------------------
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        read_later: set[str] = set(self.results)
+        bodies = []
+        for group in self.groups:
+            own = {n.name for n in group.members}
+            body: dict[str, Node] = {n.name: n for n in group.members}
+            reads: dict[str, None] = {}
+            stack = list(group.members)
+            while stack:
+                for raw in stack.pop().inputs:
+                    value = self.base(raw)
+                    if value in self.inlined:
+                        if value not in body:
+                            body[value] = self.graph.by_name[value]
+                            stack.append(body[value])
+                    elif value not in own and self.graph.by_name[value].op != "fill":
+                        reads[value] = None
+            ordered = tuple(sorted(body.values(), key=lambda n: self.place[n.name]))
+            reads_sorted = sorted(reads, key=lambda v: self.place[v])
+            read_later.update(reads)
+            bodies.append((group, own, ordered, reads_sorted))
+        bodies.sort(key=lambda item: self.place[item[0].anchor.name])
+        kernels = []
+        for number, (group, own, ordered, reads_sorted) in enumerate(bodies):
+            writes = tuple(n.name for n in ordered if n.name in own and n.name in read_later)
+            name = f"k{number:02d}_{group.anchor.name}".replace(".", "_").replace("-", "_")
+            kernels.append(Kernel(name, group.anchor, ordered, tuple(reads_sorted), writes))
+        return tuple(kernels)
+
+    def explain(self, kernels: tuple[Kernel, ...]) -> tuple[Decision, ...]:
+        homes: dict[str, list[Kernel]] = {}
+        for kernel in kernels:
+            for node in kernel.nodes:
+                homes.setdefault(node.name, []).append(kernel)
+        decisions = []
+        for node in self.nodes:
+            for raw in dict.fromkeys(node.inputs):
+                value = self.base(raw)
+                if value not in homes:
+                    continue
+                decisions.append(self.decide(value, node, homes))
+        return tuple(decisions)
+
+    def decide(self, value: str, node: Node, homes: dict[str, list[Kernel]]) -> Decision:
+        size = self.bytes(value)
+        together = all(any(n.name == value for n in k.nodes) for k in homes[node.name])
+        if together:
+            if value in self.inlined and node.op != "channel_sum":
+                rule = f"prologue: {node.op}({self.graph.by_name[value].op}(z)) = {node.op}[prologue](z)"
+                return Decision(value, node.name, True, rule, size)
+            anchor = self.group.get(value, self.group.get(node.name, self.groups[0])).anchor
+            if node.op == "channel_sum" and self.group[node.name].anchor.op in WGRADS:
+                wgrad = self.group[node.name].anchor.op
+                rule = f"side sum: ({wgrad}(dy, x), channel_sum(dy)) = {wgrad}[side sum](dy, x)"
+            elif node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):
+                rule = f"pooling: {node.op}(conv2d(x)) = conv2d[windows](x)"
+            else:
+                rule = f"epilogue: {node.op}({anchor.op}(x)) = {anchor.op}[epilogue {node.op}](x)"
+            return Decision(value, node.name, True, rule, size)
+        return Decision(value, node.name, False, self.why_not(value, node))
+
+    def why_not(self, value: str, node: Node) -> str:
+        if not self.enabled:
+            return "fusion is off"
+        producer = self.graph.by_name[value]
+        if (chainable(producer) or producer.op in GATHERS) and value not in self.results:
+            reason = self.why_not_inlined(producer)
+            if reason is not None:
+                return reason
+            if producer.name in self.group and self.group[producer.name].anchor is producer:
+                return "storing it once moves fewer bytes than recomputing it for each reader"
+        group = self.group.get(value)
+        if group is not None and chainable(node):
+            late = [v for v in map(self.base, node.inputs) if self.group.get(v) is not group]
+            if late and not self.ready(node, group):
+                return f"{node.name} also waits for {late[0]}, which is computed later"
+        if group is not None and group.anchor.op == "conv2d" and node.op in ("max_pool2d", "avg_pool2d"):
+            reason = self.why_not_pooled(group, producer, node)
+            if reason is not None:
+                return reason
+        if node.kind is Kind.CONTRACTION:
+            return f"{node.op} reads every element several times: its operand goes through memory"
+        if node.kind is Kind.REDUCTION:
+            return f"{node.op} needs all pixels before it can give its first result"
+        if node.kind is Kind.WINDOW:
+            return f"{node.op} looks at neighbouring pixels, which other programs compute"
+        return f"{node.op} has a shape or an order of its own"
+
+
+def chainable(node: Node) -> bool:
+    return node.kind is Kind.POINTWISE and node.op not in ALONE
+
+
+def _exclusive(node: Node) -> bool:
+    """Every pixel lies in at most one window, and windows do not reach into padding."""
+    return node.attrs["stride"] == node.attrs["kernel_size"] and not any(node.attrs["padding"])
+
+
+def free_views(graph: Graph) -> dict[str, str]:
+    """Views that cost nothing in channels-last memory: view -> what it is a view of.
+
+    ``flatten`` of more than one pixel and channel is free if only dense layers read it: they keep their weights in
+    the order (h, w, c), as the pixels lie in memory. Its gradient, ``unflatten``, is then free as well.
+    """
+    views: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op == "row":
+            views[node.name] = node.inputs[0]
+        elif node.op == "flatten":
+            x = graph.types[node.inputs[0]]
+            if x.pixels == 1 or x.channels == 1 or weights_in_pixel_order(graph, node):
+                views[node.name] = node.inputs[0]
+        elif node.op == "unflatten":
+            y, source = graph.types[node.name], graph.by_name[node.inputs[0]]
+            permuted = source.op == "linear_grad_input" and source.inputs[1] in permuted_weights(graph)
+            if y.pixels == 1 or y.channels == 1 or permuted:
+                views[node.name] = node.inputs[0]
+    return views
+
+
+def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
+    readers = graph.consumers[flatten.name]
+    return flatten.name not in graph.results and all(
+        (r.op == "linear" and r.inputs[0] == flatten.name)
+        or (r.op == "linear_grad_weight" and r.inputs[1] == flatten.name)
+        for r in readers
+    )
+
+
+def permuted_weights(graph: Graph) -> dict[str, tuple[int, int, int]]:
+    """Dense weights kept as ``[O, H, W, C]``: value -> (C, H, W). They read a flattened image (and so do the
+    gradients that belong to them)."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for node in graph.of("flatten"):
+        x = graph.types[node.inputs[0]]
+        if x.pixels > 1 and x.channels > 1 and weights_in_pixel_order(graph, node):
+            for reader in graph.consumers[node.name]:
+                shape = (x.channels, *x.spatial)
+                found[reader.inputs[1] if reader.op == "linear" else reader.name] = shape
+    return found

@@ -1,0 +1,109 @@
+"""The plan: a short program of kernels, each one a group of layers around an anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ..ir.graph import Graph, Node
+from ..ir.table import OPS, Kind
+from ..ir.text import attr_text
+from ..ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one edge of the graph: fused by a rule, or not, with the reason."""
+
+    producer: str
+    consumer: str
+    fused: bool
+    rule: str
+    bytes_saved_per_image: int = 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel: its nodes run without touching memory in between.
+
+    ``nodes`` in topological order: prologues (recomputed as operands load), the anchor (whose loop the template owns),
+    epilogue and side results. ``reads`` and ``writes`` are the values that go through memory.
+    """
+
+    name: str
+    anchor: Node
+    nodes: tuple[Node, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """The anchor's operation; ``pointwise`` for a chain of those."""
+        return "pointwise" if self.anchor.kind is Kind.POINTWISE else self.anchor.op
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.nodes)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs, in order. ``views`` are values that are another value's memory under another shape; ``prepared`` are
+    computed once whenever the parameters change (folded weights)."""
+
+    graph: Graph
+    mode: str
+    fused: bool
+    kernels: tuple[Kernel, ...]
+    views: Mapping[str, str] = field(default_factory=dict)
+    prepared: tuple[Node, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+    def storage(self, value: str) -> str:
+        """The value in whose memory ``value`` lies."""
+        while value in self.views:
+            value = self.views[value]
+        return value
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """Values computed by the forward pass and read again by the backward pass (empty for inference)."""
+        loss = next((i for i, k in enumerate(self.kernels) if any(n.op == "cross_entropy_grad" for n in k.nodes)), None)
+        if loss is None or self.mode != "train":
+            return ()
+        made = {v for k in self.kernels[:loss] for v in k.writes}
+        later = {self.storage(v) for k in self.kernels[loss:] for v in k.reads}
+        return tuple(sorted(made & later))
+
+    def type(self, value: str) -> TensorType:
+        return self.graph.types[value]
+
+    def __str__(self) -> str:
+        """The plan as a program: one kernel a line, what it computes below it."""
+        fused = "fused" if self.fused else "unfused"
+        lines = [f"# plan of {self.graph.name}: {self.mode}, {fused}, {len(self.kernels)} kernels"]
+        for source in self.graph.nodes:
+            if source.kind is Kind.SOURCE and source.op in ("input", "buffer"):
+                lines.append(f"{source.name}: {self.type(source.name)}  # {source.op}")
+        for node in self.prepared:
+            lines.append(f"prepare {node.name} = {node.op}({', '.join(node.inputs)})  # {self.type(node.name)}")
+        for kernel in self.kernels:
+            results = ", ".join(f"{v}: {self.type(v)}" for v in kernel.writes)
+            lines.append(f"{kernel.name}({', '.join(kernel.reads)}) -> {results}")
+            for node in kernel.nodes:
+                attrs = attr_text(node.op, node.attrs)
+                mark = "*" if node is kernel.anchor and OPS[node.op].kind is not Kind.POINTWISE else " "
+                arguments = ", ".join([*node.inputs, *([attrs] if attrs else [])])
+                lines.append(f"  {mark} {node.name} = {node.op}({arguments})")
+        for name, value in self.views.items():
+            lines.append(f"view {name} = {value}")
+        if self.kept:
+            lines.append(f"# kept for the backward pass: {', '.join(self.kept)}")
+        for output in self.graph.outputs:
+            lines.append(f"return {output.name} = {output.value}")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,112 @@
+"""A declared graph, made ready for inference or for training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir.builder import GraphBuilder
+from ..ir.errors import GraphError
+from ..ir.graph import Graph, Node, Output, topological
+
+LABELS = "labels"
+
+
+def for_inference(graph: Graph) -> Graph:
+    """Leave out dropout (the identity when not training) and the heads that only training wants."""
+    outputs = tuple(o for o in graph.outputs if not o.training_only)
+    alias: dict[str, str] = {}
+    nodes = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(alias.get(v, v) for v in node.inputs))
+        if node.op == "dropout":
+            alias[node.name] = node.inputs[0]
+        else:
+            nodes.append(node)
+    outputs = tuple(replace(o, value=alias.get(o.value, o.value)) for o in outputs)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs).pruned()
+
+
+def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
+    """Replace batch_norm by its training form and put the loss on the outputs.
+
+    ``batch_norm(x, w, b, mean, var) = normalize(x, batch_stats(x), w, b)``, and mean and var get their updates. The
+    loss is the sum over the outputs of loss_weight * cross_entropy(output, labels).
+    """
+    builder = GraphBuilder(graph.name)
+    updates = []
+    for node in graph.nodes:
+        if node.op == "batch_norm":
+            x, weight, bias, mean, var = node.inputs
+            stats = builder.add("batch_stats", x, name=f"{node.name}.stats")
+            momentum = node.attrs["momentum"]
+            builder.add("normalize", x, stats, weight, bias, name=node.name, eps=node.attrs["eps"])
+            new_mean = builder.add("running_mean", mean, stats, name=f"{node.name}.new_mean", momentum=momentum)
+            new_var = builder.add("running_var", var, stats, x, name=f"{node.name}.new_var", momentum=momentum)
+            updates += [(mean, new_mean), (var, new_var)]
+        else:
+            builder.add(node.op, *node.inputs, name=node.name, **node.attrs)
+    labels = builder.add("input", name=_unused(graph, LABELS), shape=graph.types[graph.inputs[0].name].shape[:1],
+                         dtype="int64")  # fmt: skip
+    losses = []
+    for output in graph.outputs:
+        if len(graph.types[output.value].shape) != 2:
+            raise GraphError(
+                f"output {output.name}: training puts cross entropy on [N, classes], this output is "
+                f"{graph.types[output.value]}"
+            )
+        name = _unused(graph, "loss" if len(graph.outputs) == 1 else f"loss.{output.name}")
+        losses.append(
+            builder.add("cross_entropy", output.value, labels, name=name, label_smoothing=label_smoothing,
+                        weight=output.loss_weight)  # fmt: skip
+        )
+    total = losses[0]
+    for other in losses[1:]:
+        total = builder.add("add", total, other, name=builder.fresh("loss.sum"))
+    return Graph(graph.name, tuple(builder.nodes), (Output("loss", total),), tuple(updates))
+
+
+def _unused(graph: Graph, name: str) -> str:
+    while name in graph.by_name:
+        name += "_"
+    return name
+
+
+def tidy(graph: Graph) -> Graph:
+    """Exact rewrites that make the later passes simpler.
+
+    ``max_pool2d(relu(x)) = relu(max_pool2d(x))``: both are monotone, and the activation touches fewer elements.
+    ``f(flatten(x)) = flatten(f(x))`` for pointwise f of one input (dropout's random numbers follow the logical index,
+    which flatten keeps), so that flatten ends up in front of the dense layer that absorbs it.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    outputs = graph.outputs
+
+    def only_reader(value: str) -> bool:
+        return sum(value in n.inputs for n in nodes.values()) == 1 and value not in {o.value for o in outputs}
+
+    def swap(first: Node, second: Node) -> None:
+        """Run ``second`` before ``first``; who read the result of ``second`` reads that of ``first``."""
+        nonlocal outputs
+        for node in nodes.values():
+            if second.name in node.inputs:
+                inputs = tuple(first.name if v == second.name else v for v in node.inputs)
+                nodes[node.name] = replace(node, inputs=inputs)
+        outputs = tuple(replace(o, value=first.name) if o.value == second.name else o for o in outputs)
+        nodes[second.name] = replace(second, inputs=first.inputs)
+        nodes[first.name] = replace(first, inputs=(second.name,))
+
+    changed = True
+    while changed:
+        changed = False
+        for node in list(nodes.values()):
+            if len(node.inputs) != 1 or node.inputs[0] not in nodes or nodes[node.name] is not node:
+                continue
+            before = nodes[node.inputs[0]]
+            if not only_reader(before.name):
+                continue
+            pool_after_relu = node.op == "max_pool2d" and before.op == "relu"
+            view_first = before.op == "flatten" and node.op in ("relu", "sigmoid", "tanh", "dropout", "scale")
+            if pool_after_relu or view_first:
+                swap(before, node)
+                changed = True
+    return replace(graph, nodes=topological(nodes.values()), outputs=outputs)

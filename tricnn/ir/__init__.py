@@ -1,0 +1,23 @@
+"""The graph language: nodes, the table of operations, shapes, text form, errors."""
+
+from . import ops
+from .builder import GraphBuilder
+from .errors import (
+    CheckpointError,
+    DataError,
+    GraphError,
+    ShapeError,
+    TargetError,
+    TextError,
+    TricnnError,
+)
+from .graph import Graph, Node, Output, topological
+from .table import OPS, Environment, Kind, Op
+from .text import from_text, to_text
+from .types import N, TensorType
+
+__all__ = [
+    "OPS", "CheckpointError", "DataError", "Environment", "Graph", "GraphBuilder", "GraphError", "Kind", "N", "Node",
+    "Op", "Output", "ShapeError", "TargetError", "TensorType", "TextError", "TricnnError", "from_text", "ops",
+    "to_text", "topological",
+]  # fmt: skip

@@ -1,0 +1,172 @@
+"""Declaring a graph, layer by layer.
+
+    b = GraphBuilder("tiny")
+    x = b.input("x", (1, 28, 28))
+    x = b.relu(b.conv2d(x, 6, 5, padding=2, name="conv1"))
+    x = b.linear(b.flatten(x), 10, name="fc")
+    graph = b.build(x)
+
+Layers own their parameters under PyTorch's names (``conv1.weight``, ``bn1.running_mean``). ``scope`` prefixes names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from .errors import GraphError
+from .graph import Graph, Node, Output, check_name
+from .table import OPS, check_attrs, infer_type
+from .types import N, TensorType
+
+
+class GraphBuilder:
+    """Grows a graph one node at a time; every method returns the name of the value it adds."""
+
+    def __init__(self, name: str, start: Graph | None = None):
+        self.name = name
+        self.nodes: list[Node] = list(start.nodes) if start else []
+        self.types: dict[str, TensorType] = dict(start.types) if start else {}
+        self.outputs: list[Output] = list(start.outputs) if start else []
+        self._prefix = ""
+        self._counts: dict[str, int] = {}
+        self._dropouts = sum(node.op == "dropout" for node in self.nodes)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix the names of the layers declared inside: ``with b.scope("layer1.0"):``."""
+        before, self._prefix = self._prefix, f"{self._prefix}{name}."
+        try:
+            yield
+        finally:
+            self._prefix = before
+
+    def type(self, value: str) -> TensorType:
+        if value not in self.types:
+            raise GraphError(f"there is no layer {value!r}")
+        return self.types[value]
+
+    def fresh(self, stem: str) -> str:
+        """A name nobody has: ``relu1``, ``relu2``, ..."""
+        while True:
+            self._counts[stem] = self._counts.get(stem, 0) + 1
+            name = f"{self._prefix}{stem}{self._counts[stem]}"
+            if name not in self.types:
+                return name
+
+    def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
+        """Append a node of any operation. Raises GraphError or ShapeError naming it."""
+        full = self._prefix + name if name else self.fresh(op.replace("2d", "").replace("_", ""))
+        check_name(full, "layer name")
+        if full in self.types:
+            raise GraphError(f"layer {full}: the name is used twice; every layer needs a name of its own")
+        if op not in OPS:
+            raise GraphError(f"layer {full}: unknown operation {op!r}; known: {', '.join(sorted(OPS))}")
+        for value in inputs:
+            if value not in self.types:
+                raise GraphError(f"layer {full}: input {value!r} is not defined before it")
+        node = Node(full, op, inputs, attrs)
+        node = Node(full, op, inputs, check_attrs(node))
+        self.types[full] = infer_type(node, [self.types[v] for v in inputs])
+        self.nodes.append(node)
+        return full
+
+    # --- layers ----------------------------------------------------------------------------------------------------
+
+    def input(self, name: str, shape: Sequence[int], dtype: str = "float") -> str:
+        """A batch of ``shape`` (without the batch dimension)."""
+        return self.add("input", name=name, shape=(N, *shape), dtype=dtype)
+
+    def parameter(self, name: str, shape: Sequence[int], init: str) -> str:
+        return self.add("parameter", name=name, shape=tuple(shape), init=init)
+
+    def conv2d(
+        self, x: str, filters: int, kernel_size: Any, *, name: str | None = None, bias: bool = True,
+        weight_init: str = "he_normal(fan_out)", bias_init: str = "constant(0)", **attrs: Any,
+    ) -> str:  # fmt: skip
+        """``filters`` kernels of ``kernel_size``; attributes: stride, padding, dilation, groups."""
+        name = name or self.fresh("conv")[len(self._prefix) :]
+        r, s = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        groups = attrs.get("groups", 1)
+        channels = self.type(x).channels
+        if not isinstance(groups, int) or groups < 1 or channels % groups or filters % groups:
+            raise GraphError(
+                f"layer {self._prefix}{name}: groups={groups} must divide the {channels} input channels and the "
+                f"{filters} filters"
+            )
+        w = self.parameter(f"{name}.weight", (filters, channels // groups, r, s), weight_init)
+        b = [self.parameter(f"{name}.bias", (filters,), bias_init)] if bias else []
+        return self.add("conv2d", x, w, *b, name=name, **attrs)
+
+    def linear(
+        self, x: str, features: int, *, name: str | None = None, bias: bool = True,
+        weight_init: str = "he_normal(fan_in)", bias_init: str = "constant(0)",
+    ) -> str:  # fmt: skip
+        """A dense layer on ``[N, F]``; ``[N, C, H, W]`` is flattened first."""
+        name = name or self.fresh("linear")[len(self._prefix) :]
+        if len(self.type(x).shape) == 4:
+            x = self.add("flatten", x, name=f"{name}.flatten")
+        w = self.parameter(f"{name}.weight", (features, self.type(x).channels), weight_init)
+        b = [self.parameter(f"{name}.bias", (features,), bias_init)] if bias else []
+        return self.add("linear", x, w, *b, name=name)
+
+    def batch_norm(self, x: str, *, name: str | None = None, eps: float = 1e-5, momentum: float = 0.1,
+                   weight_init: str = "constant(1)") -> str:  # fmt: skip
+        name = name or self.fresh("bn")[len(self._prefix) :]
+        c = (self.type(x).channels,)
+        return self.add(
+            "batch_norm", x,
+            self.parameter(f"{name}.weight", c, weight_init),
+            self.parameter(f"{name}.bias", c, "constant(0)"),
+            self.add("buffer", name=f"{name}.running_mean", shape=c, init="constant(0)"),
+            self.add("buffer", name=f"{name}.running_var", shape=c, init="constant(1)"),
+            name=name, eps=eps, momentum=momentum,
+        )  # fmt: skip
+
+    def relu(self, x: str, *, name: str | None = None) -> str:
+        return self.add("relu", x, name=name)
+
+    def sigmoid(self, x: str, *, name: str | None = None) -> str:
+        return self.add("sigmoid", x, name=name)
+
+    def tanh(self, x: str, *, name: str | None = None) -> str:
+        return self.add("tanh", x, name=name)
+
+    def max_pool2d(self, x: str, kernel_size: Any, stride: Any = None, *, name: str | None = None, **a: Any) -> str:
+        return self.add("max_pool2d", x, name=name, kernel_size=kernel_size, stride=stride or kernel_size, **a)
+
+    def avg_pool2d(self, x: str, kernel_size: Any, stride: Any = None, *, name: str | None = None, **a: Any) -> str:
+        return self.add("avg_pool2d", x, name=name, kernel_size=kernel_size, stride=stride or kernel_size, **a)
+
+    def global_avg_pool(self, x: str, *, name: str | None = None) -> str:
+        return self.add("global_avg_pool", x, name=name)
+
+    def flatten(self, x: str, *, name: str | None = None) -> str:
+        return self.add("flatten", x, name=name)
+
+    def add_(self, a: str, b: str, *, name: str | None = None) -> str:
+        """a + b (the residual join)."""
+        return self.add("add", a, b, name=name)
+
+    def concat(self, xs: Sequence[str], *, name: str | None = None) -> str:
+        return self.add("concat", *xs, name=name)
+
+    def dropout(self, x: str, p: float = 0.5, *, name: str | None = None) -> str:
+        self._dropouts += 1
+        return self.add("dropout", x, name=name, p=p, layer=self._dropouts)
+
+    def softmax(self, x: str, *, name: str | None = None) -> str:
+        return self.add("softmax", x, name=name)
+
+    def output(self, value: str, name: str = "logits", *, loss_weight: float = 1.0,
+               training_only: bool = False) -> None:  # fmt: skip
+        self.outputs.append(Output(name, value, loss_weight, training_only))
+
+    def build(self, logits: str | None = None) -> Graph:
+        """The finished graph; ``logits`` is its output (further ones by :meth:`output`)."""
+        if logits is not None:
+            self.outputs.insert(0, Output("logits", logits))
+        return Graph(self.name, tuple(self.nodes), tuple(self.outputs))
+
+

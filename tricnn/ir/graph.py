@@ -1,0 +1,213 @@
+"""The graph: immutable nodes in topological order, verified when it is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import networkx as nx
+
+from .errors import GraphError
+from .table import OPS, Kind, check_attrs, infer_type
+from .types import TensorType
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*(\.[A-Za-z0-9_\-]+)*", re.ASCII)
+
+
+def check_name(name: str, what: str) -> str:
+    """Return ``name`` if it may name a layer; raise :class:`GraphError` otherwise."""
+    if not isinstance(name, str) or len(name) > 128 or not NAME.fullmatch(name):
+        shown = repr(name) if len(repr(name)) < 80 else repr(name)[:76] + "...'"
+        raise GraphError(
+            f"{what} {shown} is not accepted: a name has at most 128 letters, digits, '_' and '-', "
+            "starts with a letter or '_', and may have parts joined by single dots (layer1.0.conv1)"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: ``name = op(inputs, attrs)``. All of the operation's attributes are present."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        return OPS[self.op].kind
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.op, self.inputs))
+
+
+@dataclass(frozen=True)
+class Output:
+    """A result of the graph. ``loss_weight`` is its share of the training loss; an output that only training
+    wants (an auxiliary head) is left out of inference."""
+
+    name: str
+    value: str
+    loss_weight: float = 1.0
+    training_only: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network, declared or derived.
+
+    ``nodes`` are in topological order and include the sources (input, parameter, buffer, fill). ``updates`` maps a
+    buffer to the value it takes after a training step, ``gradients`` a parameter to the value of its gradient; both
+    are empty in a declared graph. Making a Graph verifies it: names, arities, attributes, order and shapes.
+
+    Raises GraphError or ShapeError, naming the layer.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...]
+    updates: tuple[tuple[str, str], ...] = ()
+    gradients: tuple[tuple[str, str], ...] = ()
+    types: Mapping[str, TensorType] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "graph name")
+        types: dict[str, TensorType] = {}
+        nodes = []
+        for node in self.nodes:
+            check_name(node.name, "layer name")
+            if node.name in types:
+                raise GraphError(f"layer {node.name}: the name is used twice; every layer needs a name of its own")
+            if node.op not in OPS:
+                raise GraphError(f"layer {node.name}: unknown operation {node.op!r}; known: {', '.join(sorted(OPS))}")
+            for value in node.inputs:
+                if value not in types:
+                    raise GraphError(f"layer {node.name}: input {value!r} is not defined before it")
+            node = replace(node, attrs=check_attrs(node))
+            types[node.name] = infer_type(node, [types[v] for v in node.inputs])
+            nodes.append(node)
+        object.__setattr__(self, "nodes", tuple(nodes))
+        object.__setattr__(self, "types", MappingProxyType(types))
+        self._check_references()
+
+    def _check_references(self) -> None:
+        if not self.outputs:
+            raise GraphError(f"graph {self.name}: it has no output")
+        seen: set[str] = set()
+        for output in self.outputs:
+            check_name(output.name, "output name")
+            if output.name in seen:
+                raise GraphError(f"graph {self.name}: output {output.name} is named twice")
+            seen.add(output.name)
+            if output.value not in self.types:
+                raise GraphError(f"output {output.name}: there is no layer {output.value!r}")
+        for what, op, pairs in (("update", "buffer", self.updates), ("gradient", "parameter", self.gradients)):
+            for target, value in pairs:
+                if value not in self.types:
+                    raise GraphError(f"{what} of {target}: there is no layer {value!r}")
+                if target not in self.by_name or self.by_name[target].op != op:
+                    raise GraphError(f"{what} of {target}: there is no {op} of that name")
+                if self.types[target].shape != self.types[value].shape:
+                    raise GraphError(
+                        f"{what} of {target}: {value} has shape {self.types[value]}, {target} {self.types[target]}"
+                    )
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """Value -> the nodes that read it (each once)."""
+        users: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for value in dict.fromkeys(node.inputs):
+                users[value].append(node)
+        return {name: tuple(nodes) for name, nodes in users.items()}
+
+    @cached_property
+    def results(self) -> tuple[str, ...]:
+        """Every value that must exist when the graph has run."""
+        values = [o.value for o in self.outputs]
+        values += [v for _, v in self.updates] + [v for _, v in self.gradients]
+        return tuple(dict.fromkeys(values))
+
+    def of(self, op: str) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.op == op)
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return self.of("input")
+
+    @property
+    def parameters(self) -> tuple[Node, ...]:
+        return self.of("parameter")
+
+    @property
+    def buffers(self) -> tuple[Node, ...]:
+        return self.of("buffer")
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers (running statistics are buffers and do not count)."""
+        return sum(prod(self.types[node.name].per_image) for node in self.parameters)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of convolutions and dense layers, per image."""
+        return sum(self.node_macs(node) for node in self.nodes)
+
+    def node_macs(self, node: Node) -> int:
+        return OPS[node.op].macs(node.attrs, self.types[node.name], *[self.types[v] for v in node.inputs])
+
+    def networkx(self) -> nx.DiGraph:
+        """The graph as a NetworkX DAG: one node per layer, with ``op``, ``kind`` and ``type``."""
+        dag = nx.DiGraph(name=self.name)
+        for node in self.nodes:
+            dag.add_node(node.name, op=node.op, kind=node.kind.value, type=str(self.types[node.name]))
+            dag.add_edges_from((value, node.name) for value in node.inputs)
+        return dag
+
+    def pruned(self) -> Graph:
+        """Without the nodes that no result needs. Inputs stay."""
+        needed = set(self.results)
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        keep = tuple(n for n in self.nodes if n.name in needed or n.op == "input")
+        return replace(self, nodes=keep)
+
+    def __str__(self) -> str:
+        from .text import to_text
+
+        return to_text(self)
+
+
+def topological(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """Nodes in topological order, as near to the given order as possible.
+
+    Raises GraphError naming the layers of a cycle, or an input that nothing defines.
+    """
+    nodes = list(nodes)
+    place = {node.name: i for i, node in enumerate(nodes)}
+    dag = nx.DiGraph()
+    for node in nodes:
+        dag.add_node(node.name)
+        for value in node.inputs:
+            if value not in place:
+                raise GraphError(f"layer {node.name}: input {value!r} is not defined anywhere")
+            dag.add_edge(value, node.name)
+    try:
+        order = list(nx.lexicographical_topological_sort(dag, key=lambda name: place[name]))
+    except nx.NetworkXUnfeasible:
+        cycle = [edge[0] for edge in nx.find_cycle(dag)]
+        raise GraphError(
+            f"the layers {' -> '.join([*cycle, cycle[0]])} form a cycle; a graph must be acyclic"
+        ) from None
+    return tuple(nodes[place[name]] for name in order)

@@ -1,0 +1,171 @@
+"""Convolution (cross-correlation) and its two gradients.
+
+``y[n,k,p,q] = b[k] + sum_{c,r,s} x[n, c, p*sh + r*dh - top, q*sw + s*dw - left] * w[k,c,r,s]``
+
+with x zero outside the image; the equations of the backward pass are in Dumoulin & Visin, "A guide to convolution
+arithmetic for deep learning" (2016), section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..numpy_ops import conv as np_conv
+from ..numpy_ops.sizes import output_size
+from ..table import Kind, integer, padding, pair, register, require
+from ..types import N, TensorType
+
+GEOMETRY = {
+    "stride": pair((1, 1)),
+    "padding": padding(),
+    "dilation": pair((1, 1)),
+    "groups": integer(1, least=1),
+}
+
+
+def geometry(a: Any) -> dict[str, Any]:
+    return {key: a[key] for key in GEOMETRY}
+
+
+def conv_output(a: Any, x: TensorType, kernel: tuple[int, int]) -> tuple[int, int]:
+    """``(P, Q)``, each ``floor((n + p - d*(k-1) - 1) / s) + 1``; raises ShapeError if the kernel does not fit."""
+    (h, w), (top, bottom, left, right) = x.spatial, a["padding"]
+    (r, s), (dh, dw) = kernel, a["dilation"]
+    reach = (dh * (r - 1) + 1, dw * (s - 1) + 1)
+    require(
+        reach[0] <= h + top + bottom and reach[1] <= w + left + right,
+        f"kernel {reach[0]}x{reach[1]} (dilation counted) is larger than its padded input "
+        f"{h + top + bottom}x{w + left + right}; use a smaller kernel, more padding or a larger image",
+    )
+    return (
+        output_size(h, r, a["stride"][0], top, bottom, dh),
+        output_size(w, s, a["stride"][1], left, right, dw),
+    )
+
+
+def _conv_shape(a: Any, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
+    require(len(x.shape) == 4 and x.batched, f"input must be [N, C, H, W], it is {x}")
+    require(len(w.shape) == 4, f"weight must be [K, C/groups, R, S], it is {w}")
+    filters, per_group, r, s = w.per_image
+    require(
+        x.channels % a["groups"] == 0 and filters % a["groups"] == 0,
+        f"groups={a['groups']} must divide the {x.channels} input channels and the {filters} filters",
+    )
+    require(
+        per_group * a["groups"] == x.channels,
+        f"weight {w} with groups={a['groups']} fits {per_group * a['groups']} input channels, the input has "
+        f"{x.channels}",
+    )
+    if b is not None:
+        require(b.shape == (filters,), f"bias must be [{filters}], it is {b}")
+    return TensorType((N, filters, *conv_output(a, x, (r, s))))
+
+
+def _macs(y: TensorType, w: TensorType) -> int:
+    k, c, r, s = w.per_image
+    return y.pixels * k * c * r * s
+
+
+def _conv_gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
+    x, w, *bias = node.inputs
+    dx = None
+    if g.wanted(x):
+        dx = g.add("conv2d_grad_input", dy, w, input_size=g.type(x).spatial, **geometry(node.attrs))
+    r, s = g.type(w).per_image[2:]
+    dw = g.add("conv2d_grad_weight", dy, x, kernel_size=(r, s), **geometry(node.attrs)) if g.wanted(w) else None
+    return [dx, dw, *(g.add("channel_sum", dy) if g.wanted(b) else None for b in bias)]
+
+
+def _padded(x: Any, a: Any) -> tuple[Any, tuple[int, int]]:
+    """PyTorch pads both sides alike; what is more on one side is padded first."""
+    import torch.nn.functional as F
+
+    top, bottom, left, right = a["padding"]
+    both = (min(top, bottom), min(left, right))
+    rest = (left - both[1], right - both[1], top - both[0], bottom - both[0])
+    return (F.pad(x, rest) if any(rest) else x), both
+
+
+def _aten_conv(env: Any, a: Any, x: Any, w: Any, b: Any = None) -> Any:
+    import torch.nn.functional as F
+
+    x, both = _padded(x, a)
+    w, b = w.to(x.dtype), None if b is None else b.to(x.dtype)
+    return F.conv2d(x, w, b, a["stride"], both, a["dilation"], a["groups"])
+
+
+def _aten_backward(a: Any, dy: Any, x: Any, w: Any, mask: list[bool]) -> Any:
+    import torch
+
+    x, both = _padded(x, a)
+    return torch.ops.aten.convolution_backward(
+        dy, x, w, None, list(a["stride"]), list(both), list(a["dilation"]), False, [0, 0], a["groups"], mask
+    )
+
+
+def _aten_grad_input(env: Any, a: Any, dy: Any, w: Any) -> Any:
+    import torch
+
+    h, wd = a["input_size"]
+    channels = w.shape[1] * a["groups"]
+    x = torch.empty(dy.shape[0], channels, h, wd, dtype=dy.dtype, device=dy.device)
+    x = x.to(memory_format=torch.channels_last)
+    dx = _aten_backward(a, dy, x, w.to(dy.dtype), [True, False, False])[0]
+    top, bottom, left, right = a["padding"]
+    y0, x0 = top - min(top, bottom), left - min(left, right)
+    return dx[:, :, y0 : y0 + h, x0 : x0 + wd]
+
+
+def _aten_grad_weight(env: Any, a: Any, dy: Any, x: Any) -> Any:
+    import torch
+
+    shape = (dy.shape[1], x.shape[1] // a["groups"], *a["kernel_size"])
+    w = torch.empty(shape, dtype=dy.dtype, device=dy.device).to(memory_format=torch.channels_last)
+    return _aten_backward(a, dy, x, w, [False, True, False])[1]
+
+
+register(
+    "conv2d", Kind.CONTRACTION, "x weight bias?",
+    attrs=GEOMETRY,
+    shape=_conv_shape,
+    numpy=lambda env, a, x, w, b=None: np_conv.conv2d(x, w, b, **geometry(a)),
+    gradient=_conv_gradient,
+    macs=lambda a, y, x, w, b=None: _macs(y, w),
+    aten=_aten_conv,
+    doc="y = cross-correlation of x with weight, plus bias",
+)  # fmt: skip
+register(
+    "conv2d_grad_input", Kind.CONTRACTION, "dy weight",
+    attrs={**GEOMETRY, "input_size": pair()},
+    shape=lambda a, dy, w: TensorType((N, w.per_image[1] * a["groups"], *a["input_size"])),
+    numpy=lambda env, a, dy, w: np_conv.conv2d_grad_input(dy, w, input_size=a["input_size"], **geometry(a)),
+    gradient="second derivatives are not supported",
+    macs=lambda a, dx, dy, w: _macs(dy, w),
+    aten=_aten_grad_input,
+    doc="dgrad: dx[n,c,h,w] = sum over k and the taps that reach (h,w) of dy[n,k,p,q] * w[k,c,r,s]",
+)  # fmt: skip
+register(
+    "conv2d_grad_weight", Kind.CONTRACTION, "dy x",
+    attrs={**GEOMETRY, "kernel_size": pair()},
+    shape=lambda a, dy, x: TensorType((dy.channels, x.channels // a["groups"], *a["kernel_size"]), "float32"),
+    numpy=lambda env, a, dy, x: np_conv.conv2d_grad_weight(dy, x, kernel_size=a["kernel_size"], **geometry(a)),
+    gradient="second derivatives are not supported",
+    macs=lambda a, dw, dy, x: _macs(dy, dw),
+    aten=_aten_grad_weight,
+    doc="wgrad: dw[k,c,r,s] = sum_{n,p,q} dy[n,k,p,q] * x[n, c, p*sh + r*dh - top, q*sw + s*dw - left]",
+)  # fmt: skip
+register(
+    "channel_sum", Kind.REDUCTION, "dy",
+    shape=lambda a, dy: TensorType((dy.channels,), "float32"),
+    numpy=lambda env, a, dy: dy.sum(axis=(0, *range(2, dy.ndim))),
+    gradient="second derivatives are not supported",
+    aten=lambda env, a, dy: dy.sum(dim=(0, *range(2, dy.dim())), dtype=_fp32(dy)),
+    doc="gradient of a bias: db[c] = sum of dy[n,c,h,w] over n, h, w",
+)  # fmt: skip
+
+
+def _fp32(x: Any) -> Any:
+    import torch
+
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

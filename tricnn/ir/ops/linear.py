@@ -1,0 +1,69 @@
+"""Dense layers: ``y[n,o] = b[o] + sum_f x[n,f] * w[o,f]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..table import Kind, register, require
+from ..types import N, TensorType
+
+
+def _shape(a: Any, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
+    require(len(x.shape) == 2 and x.batched, f"input must be [N, features], it is {x}; flatten it first")
+    require(
+        len(w.shape) == 2 and w.per_image[1] == x.channels,
+        f"weight {w} fits {w.per_image[-1]} input features, the input has {x.channels}",
+    )
+    if b is not None:
+        require(b.shape == (w.per_image[0],), f"bias must be [{w.per_image[0]}], it is {b}")
+    return TensorType((N, w.per_image[0]))
+
+
+def _gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
+    x, w, *bias = node.inputs
+    return [
+        g.add("linear_grad_input", dy, w) if g.wanted(x) else None,
+        g.add("linear_grad_weight", dy, x) if g.wanted(w) else None,
+        *(g.add("channel_sum", dy) if g.wanted(b) else None for b in bias),
+    ]
+
+
+def _numpy(env: Any, a: Any, x: Any, w: Any, b: Any = None) -> Any:
+    y = x @ w.T
+    return y if b is None else y + b
+
+
+def _aten(env: Any, a: Any, x: Any, w: Any, b: Any = None) -> Any:
+    import torch.nn.functional as F
+
+    return F.linear(x, w.to(x.dtype), None if b is None else b.to(x.dtype))
+
+
+register(
+    "linear", Kind.CONTRACTION, "x weight bias?",
+    shape=_shape,
+    numpy=_numpy,
+    gradient=_gradient,
+    macs=lambda a, y, x, w, b=None: w.per_image[0] * w.per_image[1],
+    aten=_aten,
+    doc="y = x weight^T + bias",
+)  # fmt: skip
+register(
+    "linear_grad_input", Kind.CONTRACTION, "dy weight",
+    shape=lambda a, dy, w: TensorType((N, w.per_image[1])),
+    numpy=lambda env, a, dy, w: dy @ w,
+    gradient="second derivatives are not supported",
+    macs=lambda a, dx, dy, w: w.per_image[0] * w.per_image[1],
+    aten=lambda env, a, dy, w: dy @ w.to(dy.dtype),
+    doc="dx[n,f] = sum_o dy[n,o] * w[o,f]",
+)  # fmt: skip
+register(
+    "linear_grad_weight", Kind.CONTRACTION, "dy x",
+    shape=lambda a, dy, x: TensorType((dy.channels, x.channels), "float32"),
+    numpy=lambda env, a, dy, x: dy.T @ x,
+    gradient="second derivatives are not supported",
+    macs=lambda a, dw, dy, x: dw.per_image[0] * dw.per_image[1],
+    aten=lambda env, a, dy, x: dy.t() @ x,
+    doc="dw[o,f] = sum_n dy[n,o] * x[n,f]",
+)  # fmt: skip

@@ -1,0 +1,92 @@
+"""Softmax and the loss.
+
+``loss = weight * mean_n( -sum_k t[n,k] * log softmax(x)[n,k] )`` with the target
+``t[n,k] = (1 - e) * [k == label_n] + e / K`` and label smoothing e (Szegedy et al., "Rethinking the Inception
+architecture", 2016, section 7). Its gradient is ``dx = dloss * weight * (softmax(x) - t) / N``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..numpy_ops import loss as np_loss
+from ..table import Kind, number, register, require
+from ..types import TensorType
+from .pointwise import first_shape, same_shape
+
+LOSS = {"label_smoothing": number(0.0, 0.0, 1.0), "weight": number(1.0, 0.0)}
+
+
+def _check(x: TensorType, labels: TensorType) -> None:
+    require(len(x.shape) == 2, f"logits must be [N, classes], they are {x}")
+    require(len(labels.shape) == 1 and labels.dtype == "int64", f"labels must be int64[N], they are {labels}")
+
+
+def _loss_shape(a: Any, x: TensorType, labels: TensorType) -> TensorType:
+    _check(x, labels)
+    return TensorType((), "float32")
+
+
+def _grad_shape(a: Any, dloss: TensorType, x: TensorType, labels: TensorType) -> TensorType:
+    _check(x, labels)
+    return x
+
+
+def _gradient(g: Any, node: Any, dy: str) -> list[str | None]:
+    return [g.add("cross_entropy_grad", dy, *node.inputs, **node.attrs), None]
+
+
+def _aten_loss(env: Any, a: Any, x: Any, labels: Any) -> Any:
+    import torch.nn.functional as F
+
+    wide = x if x.element_size() == 8 else x.float()
+    return F.cross_entropy(wide, labels, label_smoothing=a["label_smoothing"]) * a["weight"]
+
+
+def _aten_grad(env: Any, a: Any, dloss: Any, x: Any, labels: Any) -> Any:
+    import torch
+
+    wide = x if x.element_size() == 8 else x.float()
+    e, k = a["label_smoothing"], x.shape[1]
+    target = torch.full_like(wide, e / k)
+    target.scatter_add_(1, labels[:, None], torch.full_like(labels[:, None], 1 - e, dtype=wide.dtype))
+    dx = (wide.softmax(1) - target) * (dloss.to(x.device) * a["weight"] / x.shape[0])
+    return dx.to(x.dtype)
+
+
+register(
+    "softmax", Kind.REDUCTION, "x",
+    shape=first_shape,
+    numpy=lambda env, a, x: np_loss.softmax(x, axis=1),
+    gradient=lambda g, node, dy: [g.add("softmax_grad", dy, node.name)],
+    aten=lambda env, a, x: x.softmax(1),
+    doc="y[n,k] = exp(x[n,k]) / sum_j exp(x[n,j])",
+)  # fmt: skip
+register(
+    "softmax_grad", Kind.REDUCTION, "dy y",
+    shape=same_shape,
+    numpy=lambda env, a, dy, y: y * (dy - (dy * y).sum(axis=1, keepdims=True)),
+    gradient="second derivatives are not supported",
+    aten=lambda env, a, dy, y: y * (dy - (dy * y).sum(dim=1, keepdim=True)),
+    doc="dx = y * (dy - sum_k dy*y)",
+)  # fmt: skip
+register(
+    "cross_entropy", Kind.REDUCTION, "logits labels",
+    attrs=LOSS,
+    shape=_loss_shape,
+    numpy=lambda env, a, x, labels: x.dtype.type(a["weight"])
+    * np_loss.cross_entropy(x, labels, label_smoothing=a["label_smoothing"]),
+    gradient=_gradient,
+    aten=_aten_loss,
+    doc="the mean over the batch of -sum_k t[k] * log softmax(x)[k], times weight",
+)  # fmt: skip
+register(
+    "cross_entropy_grad", Kind.REDUCTION, "dloss logits labels",
+    attrs=LOSS,
+    shape=_grad_shape,
+    numpy=lambda env, a, dloss, x, labels: x.dtype.type(a["weight"] * float(dloss))
+    * np_loss.cross_entropy_grad(x, labels, label_smoothing=a["label_smoothing"]),
+    gradient="second derivatives are not supported",
+    aten=_aten_grad,
+    doc="dx = dloss * weight * (softmax(x) - t) / N",
+)  # fmt: skip

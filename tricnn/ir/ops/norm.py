@@ -1,0 +1,225 @@
+"""Batch normalisation (Ioffe & Szegedy, 2015, algorithm 1), whole and in the parts a training step is made of.
+
+Inference: ``y = (x - mean) * rsqrt(var + eps) * weight + bias`` with running statistics. For training the compiler
+replaces ``batch_norm`` by ``batch_stats`` (mean and biased variance over N, H, W), ``normalize`` with them, and the
+update of the running statistics (which take the unbiased variance, as PyTorch does). With m = N*H*W and
+``xhat = (x - mean) * rstd`` the gradients are
+
+    dbias = sum(dy)      dweight = sum(dy * xhat)      dx = weight * rstd * (dy - dbias/m - xhat * dweight/m)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..table import Kind, integer, number, register, require
+from ..types import TensorType
+
+EPS = {"eps": number(1e-5, 0.0)}
+MOMENTUM = {"momentum": number(0.1, 0.0, 1.0)}
+_TWICE = "second derivatives are not supported"
+
+
+def per_channel(v: Any, like: Any) -> Any:
+    """A ``[C]`` array shaped to broadcast over ``[N, C, ...]``."""
+    return v.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def _axes(x: Any) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
+def _bn_shape(a: Any, x: TensorType, *vectors: TensorType) -> TensorType:
+    for vector in vectors:
+        require(
+            vector.shape == (x.channels,),
+            f"weight, bias and running statistics must be [{x.channels}] for input {x}, one is {vector}",
+        )
+    return x
+
+
+def _stats_shape(a: Any, x: TensorType, *_: TensorType) -> TensorType:
+    return TensorType((2, x.channels), "float32")
+
+
+def _xhat(x: Any, stats: Any, eps: float) -> Any:
+    rstd = 1 / np.sqrt(stats[1] + stats.dtype.type(eps))
+    return (x - per_channel(stats[0], x)) * per_channel(rstd, x)
+
+
+def _affine(x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
+    scale = weight / np.sqrt(var + var.dtype.type(eps))
+    return (x - per_channel(mean, x)) * per_channel(scale, x) + per_channel(bias, x)
+
+
+def _batch_stats(env: Any, a: Any, x: Any) -> Any:
+    mean = x.mean(axis=_axes(x))
+    centred = x - per_channel(mean, x)
+    return np.stack([mean, (centred * centred).mean(axis=_axes(x))])
+
+
+def _sums(env: Any, a: Any, dy: Any, x: Any, stats: Any) -> Any:
+    return np.stack([dy.sum(axis=_axes(x)), (dy * _xhat(x, stats, a["eps"])).sum(axis=_axes(x))])
+
+
+def _grad_input(env: Any, a: Any, dy: Any, x: Any, stats: Any, weight: Any, sums: Any) -> Any:
+    m = x.dtype.type(x.size // x.shape[1])
+    scale = weight / np.sqrt(stats[1] + stats.dtype.type(a["eps"]))
+    inner = dy - per_channel(sums[0] / m, x) - _xhat(x, stats, a["eps"]) * per_channel(sums[1] / m, x)
+    return per_channel(scale, x) * inner
+
+
+def _running(old: Any, new: Any, momentum: float) -> Any:
+    return old + old.dtype.type(momentum) * (new - old)
+
+
+def _unbiased(x: Any) -> float:
+    shape = x.shape
+    m = int(np.prod(shape)) // shape[1]
+    return m / max(m - 1, 1)
+
+
+def _bn_gradient(g: Any, node: Any, dy: str) -> list[str | None]:
+    """With fixed statistics batch norm is an affine map: only x has a use for its gradient (frozen layers)."""
+    x, weight, _bias, mean, var = node.inputs
+    dx = g.add("batch_norm_grad_input", dy, weight, var, eps=node.attrs["eps"])
+    stats = g.add("stack", mean, var)
+    sums = g.add("normalize_grad_sums", dy, x, stats, eps=node.attrs["eps"])
+    return [dx, g.add("row", sums, index=1), g.add("row", sums, index=0), None, None]
+
+
+def _normalize_gradient(g: Any, node: Any, dy: str) -> list[str | None]:
+    x, stats, weight, _bias = node.inputs
+    sums = g.add("normalize_grad_sums", dy, x, stats, eps=node.attrs["eps"])
+    dx = g.add("normalize_grad_input", dy, x, stats, weight, sums, eps=node.attrs["eps"]) if g.wanted(x) else None
+    return [dx, None, g.add("row", sums, index=1), g.add("row", sums, index=0)]
+
+
+def _t() -> Any:
+    import torch
+
+    return torch
+
+
+def _t_affine(x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
+    return _t().nn.functional.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
+def _t_stats(env: Any, a: Any, x: Any) -> Any:
+    wide = x if x.dtype == _t().float64 else x.float()
+    var, mean = _t().var_mean(wide, dim=(0, *range(2, x.dim())), correction=0)
+    return _t().stack([mean, var])
+
+
+def _t_wide(x: Any) -> Any:
+    return x if x.dtype == _t().float64 else x.float()
+
+
+def _t_xhat(x: Any, stats: Any, eps: float) -> Any:
+    return (_t_wide(x) - per_channel(stats[0], x)) * per_channel((stats[1] + eps).rsqrt(), x)
+
+
+def _t_sums(env: Any, a: Any, dy: Any, x: Any, stats: Any) -> Any:
+    dims, wide = (0, *range(2, x.dim())), _t_wide(dy)
+    return _t().stack([wide.sum(dims), (wide * _t_xhat(x, stats, a["eps"])).sum(dims)])
+
+
+def _t_grad_input(env: Any, a: Any, dy: Any, x: Any, stats: Any, weight: Any, sums: Any) -> Any:
+    m = x.numel() // x.shape[1]
+    scale = weight * (stats[1] + a["eps"]).rsqrt()
+    inner = _t_wide(dy) - per_channel(sums[0] / m, x) - _t_xhat(x, stats, a["eps"]) * per_channel(sums[1] / m, x)
+    return (per_channel(scale, x) * inner).to(x.dtype)
+
+
+register(
+    "batch_norm", Kind.POINTWISE, "x weight bias running_mean running_var",
+    attrs={**EPS, **MOMENTUM},
+    shape=_bn_shape,
+    numpy=lambda env, a, x, w, b, mean, var: _affine(x, mean, var, w, b, a["eps"]),
+    gradient=_bn_gradient,
+    aten=lambda env, a, x, w, b, mean, var: _t_affine(x, mean, var, w, b, a["eps"]),
+    doc="y = (x - running_mean) * rsqrt(running_var + eps) * weight + bias; training uses the batch's statistics",
+)  # fmt: skip
+register(
+    "batch_norm_grad_input", Kind.POINTWISE, "dy weight running_var",
+    attrs=EPS,
+    shape=_bn_shape,
+    numpy=lambda env, a, dy, w, var: dy * per_channel(w / np.sqrt(var + var.dtype.type(a["eps"])), dy),
+    gradient=_TWICE,
+    aten=lambda env, a, dy, w, var: (dy * per_channel(w * (var + a["eps"]).rsqrt(), dy)).to(dy.dtype),
+    doc="dx = dy * weight * rsqrt(running_var + eps)",
+)  # fmt: skip
+register(
+    "batch_stats", Kind.REDUCTION, "x",
+    shape=_stats_shape,
+    numpy=_batch_stats,
+    gradient="its share is in normalize's gradient",
+    aten=_t_stats,
+    doc="[mean, biased variance] of each channel over N, H, W; two passes, never E[x^2] - E[x]^2",
+)  # fmt: skip
+register(
+    "normalize", Kind.POINTWISE, "x stats weight bias",
+    attrs=EPS,
+    shape=lambda a, x, stats, w, b: _bn_shape(a, x, w, b),
+    numpy=lambda env, a, x, stats, w, b: _affine(x, stats[0], stats[1], w, b, a["eps"]),
+    gradient=_normalize_gradient,
+    aten=lambda env, a, x, stats, w, b: _t_affine(x, stats[0], stats[1], w, b, a["eps"]),
+    doc="y = (x - mean) * rsqrt(var + eps) * weight + bias with the batch's own statistics",
+)  # fmt: skip
+register(
+    "normalize_grad_sums", Kind.REDUCTION, "dy x stats",
+    attrs=EPS,
+    shape=_stats_shape,
+    numpy=_sums,
+    gradient=_TWICE,
+    aten=_t_sums,
+    doc="[sum dy, sum dy * xhat] of each channel: the gradients of bias and weight",
+)  # fmt: skip
+register(
+    "normalize_grad_input", Kind.POINTWISE, "dy x stats weight sums",
+    attrs=EPS,
+    shape=lambda a, dy, x, *_: x,
+    numpy=_grad_input,
+    gradient=_TWICE,
+    aten=_t_grad_input,
+    doc="dx = weight * rstd * (dy - sum(dy)/m - xhat * sum(dy*xhat)/m), m = N*H*W",
+)  # fmt: skip
+register(
+    "running_mean", Kind.POINTWISE, "running stats",
+    attrs=MOMENTUM,
+    shape=lambda a, running, stats: running,
+    numpy=lambda env, a, running, stats: _running(running, stats[0], a["momentum"]),
+    gradient="running statistics take no gradient",
+    aten=lambda env, a, running, stats: running + a["momentum"] * (stats[0] - running),
+    doc="running + momentum * (mean - running)",
+)  # fmt: skip
+register(
+    "running_var", Kind.POINTWISE, "running stats x",
+    attrs=MOMENTUM,
+    shape=lambda a, running, stats, x: running,
+    numpy=lambda env, a, running, stats, x: _running(
+        running, stats[1] * stats.dtype.type(_unbiased(x)), a["momentum"]
+    ),
+    gradient="running statistics take no gradient",
+    aten=lambda env, a, running, stats, x: running + a["momentum"] * (stats[1] * _unbiased(x) - running),
+    doc="running + momentum * (variance * m/(m-1) - running), m = N*H*W of x (whose values it does not read)",
+)  # fmt: skip
+register(
+    "row", Kind.VIEW, "x",
+    attrs={"index": integer(0)},
+    shape=lambda a, x: TensorType(x.shape[1:], x.dtype),
+    numpy=lambda env, a, x: x[a["index"]],
+    gradient=_TWICE,
+    aten=lambda env, a, x: x[a["index"]],
+    doc="x[index]",
+)  # fmt: skip
+register(
+    "stack", Kind.POINTWISE, "a b",
+    shape=lambda a, x, y: TensorType((2, *x.shape), x.dtype),
+    numpy=lambda env, a, x, y: np.stack([x, y]),
+    gradient=_TWICE,
+    aten=lambda env, a, x, y: _t().stack([x, y]),
+    doc="two [C] vectors as the rows of [2, C]",
+)  # fmt: skip

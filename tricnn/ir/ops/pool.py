@@ -1,0 +1,202 @@
+"""Pooling and its gradients. Windows, ceil mode and count_include_pad as in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..numpy_ops import pool as np_pool
+from ..numpy_ops.sizes import output_size
+from ..table import Kind, boolean, padding, pair, register, require
+from ..types import N, TensorType
+
+WINDOW = {"kernel_size": pair(), "stride": pair(), "padding": padding(), "ceil_mode": boolean(False)}
+AVERAGE = {**WINDOW, "count_include_pad": boolean(True)}
+_TWICE = "second derivatives are not supported"
+
+
+def window(a: Any, *, average: bool = False) -> dict[str, Any]:
+    return {key: a[key] for key in (AVERAGE if average else WINDOW)}
+
+
+def pool_output(a: Any, x: TensorType) -> TensorType:
+    require(len(x.shape) == 4 and x.batched, f"input must be [N, C, H, W], it is {x}")
+    (h, w), (r, s), (sh, sw) = x.spatial, a["kernel_size"], a["stride"]
+    top, bottom, left, right = a["padding"]
+    require(
+        max(top, bottom) * 2 <= r and max(left, right) * 2 <= s,
+        f"padding {a['padding']} must be at most half of the window {r}x{s}, or a window could see padding only",
+    )
+    require(
+        r <= h + top + bottom and s <= w + left + right,
+        f"window {r}x{s} is larger than its padded input {h + top + bottom}x{w + left + right}",
+    )
+    ceil = a["ceil_mode"]
+    p = output_size(h, r, sh, top, bottom, ceil_mode=ceil)
+    q = output_size(w, s, sw, left, right, ceil_mode=ceil)
+    return TensorType((N, x.channels, p, q))
+
+
+def _index_type(a: Any, x: TensorType) -> TensorType:
+    r, s = a["kernel_size"]
+    require(r * s <= 255, f"window {r}x{s} has more than 255 places; its index is kept in one byte")
+    return TensorType(pool_output(a, x).shape, "uint8")
+
+
+def _max_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    (x,) = node.inputs
+    index = g.add("max_pool2d_index", x, **window(node.attrs))
+    return [g.add("max_pool2d_grad", dy, index, input_size=g.type(x).spatial, **window(node.attrs))]
+
+
+def _avg_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    size = g.type(node.inputs[0]).spatial
+    return [g.add("avg_pool2d_grad", dy, input_size=size, **window(node.attrs, average=True))]
+
+
+def _aten_pad(x: Any, a: Any, value: float) -> tuple[Any, tuple[int, int]]:
+    import torch.nn.functional as F
+
+    top, bottom, left, right = a["padding"]
+    if top == bottom and left == right:
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+def _aten_max(env: Any, a: Any, x: Any) -> Any:
+    import torch.nn.functional as F
+
+    x, pad = _aten_pad(x, a, float("-inf"))
+    return F.max_pool2d(x, a["kernel_size"], a["stride"], pad, ceil_mode=a["ceil_mode"])
+
+
+def _aten_index(env: Any, a: Any, x: Any) -> Any:
+    """PyTorch's flat index into the plane, turned into the place in the window."""
+    import torch
+    import torch.nn.functional as F
+
+    x, pad = _aten_pad(x, a, float("-inf"))
+    _, flat = F.max_pool2d(x, a["kernel_size"], a["stride"], pad, ceil_mode=a["ceil_mode"], return_indices=True)
+    p = torch.arange(flat.shape[2], device=x.device).view(1, 1, -1, 1)
+    q = torch.arange(flat.shape[3], device=x.device).view(1, 1, 1, -1)
+    r = flat // x.shape[3] - (p * a["stride"][0] - pad[0])
+    s = flat % x.shape[3] - (q * a["stride"][1] - pad[1])
+    return (r * a["kernel_size"][1] + s).to(torch.uint8)
+
+
+def _aten_max_grad(env: Any, a: Any, dy: Any, index: Any) -> Any:
+    import torch
+
+    (h, w), (_, s) = a["input_size"], a["kernel_size"]
+    top, _, left, _ = a["padding"]
+    index = index.to(torch.int64)
+    p = torch.arange(dy.shape[2], device=dy.device).view(1, 1, -1, 1)
+    q = torch.arange(dy.shape[3], device=dy.device).view(1, 1, 1, -1)
+    flat = (p * a["stride"][0] - top + index // s) * w + (q * a["stride"][1] - left + index % s)
+    dx = torch.zeros(*dy.shape[:2], h * w, dtype=dy.dtype, device=dy.device)
+    dx = dx.scatter_add(2, flat.flatten(2), dy.flatten(2)).view(*dy.shape[:2], h, w)
+    return dx.contiguous(memory_format=torch.channels_last)
+
+
+def _aten_avg(env: Any, a: Any, x: Any) -> Any:
+    import torch
+    import torch.nn.functional as F
+
+    top, bottom, left, right = a["padding"]
+    if top == bottom and left == right:
+        return F.avg_pool2d(x, a["kernel_size"], a["stride"], (top, left), a["ceil_mode"], a["count_include_pad"])
+    host = x.detach().cpu().double().numpy()
+    y = np_pool.avg_pool2d(host, **window(a, average=True))
+    return torch.as_tensor(y.copy()).to(x)
+
+
+def _aten_avg_grad(env: Any, a: Any, dy: Any) -> Any:
+    import torch
+
+    with torch.enable_grad():
+        x = torch.zeros(*dy.shape[:2], *a["input_size"], dtype=dy.dtype, device=dy.device, requires_grad=True)
+        top, bottom, left, right = a["padding"]
+        if top != bottom or left != right:
+            host = dy.detach().cpu().double().numpy()
+            dx = np_pool.avg_pool2d_grad(host, input_size=a["input_size"], **window(a, average=True))
+            return torch.as_tensor(dx.copy()).to(dy)
+        return torch.autograd.grad(_aten_avg(env, a, x), x, dy)[0]
+
+
+register(
+    "max_pool2d", Kind.WINDOW, "x",
+    attrs=WINDOW,
+    shape=pool_output,
+    numpy=lambda env, a, x: np_pool.max_pool2d(x, **window(a)),
+    gradient=_max_gradient,
+    aten=_aten_max,
+    doc="y[n,c,p,q] = max of x over the window at (p*sh - top, q*sw - left)",
+)  # fmt: skip
+register(
+    "max_pool2d_index", Kind.WINDOW, "x",
+    attrs=WINDOW,
+    shape=_index_type,
+    numpy=lambda env, a, x: np_pool.max_pool2d_index(x, **window(a)).astype("uint8", copy=False),
+    gradient="an index has no derivative",
+    aten=_aten_index,
+    doc="where in its window (row-major) the maximum is; the first of equals",
+)  # fmt: skip
+register(
+    "max_pool2d_grad", Kind.WINDOW, "dy index",
+    attrs={**WINDOW, "input_size": pair()},
+    shape=lambda a, dy, index: TensorType((N, dy.channels, *a["input_size"])),
+    numpy=lambda env, a, dy, index: np_pool.max_pool2d_grad(dy, index, input_size=a["input_size"], **window(a)),
+    gradient=_TWICE,
+    aten=_aten_max_grad,
+    doc="dx = sum of dy over the windows whose maximum is here",
+)  # fmt: skip
+register(
+    "avg_pool2d", Kind.WINDOW, "x",
+    attrs=AVERAGE,
+    shape=pool_output,
+    numpy=lambda env, a, x: np_pool.avg_pool2d(x, **window(a, average=True)),
+    gradient=_avg_gradient,
+    aten=_aten_avg,
+    doc="y = mean of x over the window",
+)  # fmt: skip
+register(
+    "avg_pool2d_grad", Kind.WINDOW, "dy",
+    attrs={**AVERAGE, "input_size": pair()},
+    shape=lambda a, dy: TensorType((N, dy.channels, *a["input_size"])),
+    numpy=lambda env, a, dy: np_pool.avg_pool2d_grad(dy, input_size=a["input_size"], **window(a, average=True)),
+    gradient=_TWICE,
+    aten=_aten_avg_grad,
+    doc="dx = sum of dy / count over the windows that cover this pixel",
+)  # fmt: skip
+
+
+def _global_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    return [g.add("global_avg_pool_grad", dy, input_size=g.type(node.inputs[0]).spatial)]
+
+
+def _spread(dy: Any, a: Any) -> Any:
+    """dy[n,c,0,0] / (H*W) at every pixel, channels-last in memory."""
+    import numpy as np
+
+    h, w = a["input_size"]
+    each = (dy / dy.dtype.type(h * w)).transpose(0, 2, 3, 1)
+    return np.broadcast_to(each, (each.shape[0], h, w, each.shape[3])).copy().transpose(0, 3, 1, 2)
+
+
+register(
+    "global_avg_pool", Kind.WINDOW, "x",
+    shape=lambda a, x: (require(len(x.shape) == 4, f"input must be [N, C, H, W], it is {x}"),
+                        TensorType((N, x.channels, 1, 1)))[1],
+    numpy=lambda env, a, x: x.mean(axis=(2, 3), keepdims=True),
+    gradient=_global_gradient,
+    aten=lambda env, a, x: x.mean(dim=(2, 3), keepdim=True),
+    doc="y[n,c,0,0] = mean of x[n,c,:,:]",
+)  # fmt: skip
+register(
+    "global_avg_pool_grad", Kind.WINDOW, "dy",
+    attrs={"input_size": pair()},
+    shape=lambda a, dy: TensorType((N, dy.channels, *a["input_size"])),
+    numpy=lambda env, a, dy: _spread(dy, a),
+    gradient=_TWICE,
+    aten=lambda env, a, dy: (dy / (a["input_size"][0] * a["input_size"][1])).expand(-1, -1, *a["input_size"]),
+    doc="dx = dy / (H*W) at every pixel",
+)  # fmt: skip

@@ -1,0 +1,71 @@
+"""Values that exist before a step: inputs, parameters, running statistics, constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..init import Init
+from ..table import Attr, Kind, number, register, text
+from ..types import DTYPES, N, TensorType
+
+
+def _shape_attr() -> Attr:
+    def check(value: Any) -> tuple[Any, ...]:
+        dims = tuple(value)
+        for i, dim in enumerate(dims):
+            if not (dim is N and i == 0) and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
+                raise ValueError
+        return dims
+
+    return Attr(check, "a list of positive integers, the first of which may be the batch size N")
+
+
+def _init_attr() -> Attr:
+    return Attr(lambda v: str(Init.parse(str(v))), "an initialiser such as he_normal or constant(0)", "constant(0)")
+
+
+def _given(*_: Any) -> Any:
+    raise AssertionError("a source is given its value, not computed")
+
+
+_NO_GRADIENT = "a source has no inputs to pass a gradient to"
+_shape = _shape_attr()
+
+register(
+    "input", Kind.SOURCE,
+    attrs={"shape": _shape, "dtype": text("float", DTYPES)},
+    shape=lambda a: TensorType(a["shape"], a["dtype"]),
+    numpy=_given, aten=_given, gradient=_NO_GRADIENT,
+    doc="a tensor the caller gives at every step",
+)  # fmt: skip
+register(
+    "parameter", Kind.SOURCE,
+    attrs={"shape": _shape, "init": _init_attr()},
+    shape=lambda a: TensorType(a["shape"], "float32"),
+    numpy=_given, aten=_given, gradient=_NO_GRADIENT,
+    doc="a trainable tensor, kept in fp32",
+)  # fmt: skip
+register(
+    "buffer", Kind.SOURCE,
+    attrs={"shape": _shape, "init": _init_attr()},
+    shape=lambda a: TensorType(a["shape"], "float32"),
+    numpy=_given, aten=_given, gradient=_NO_GRADIENT,
+    doc="a tensor that training updates without a gradient: running statistics",
+)  # fmt: skip
+
+
+def _fill_aten(env: Any, a: Any) -> Any:
+    import torch
+
+    return torch.full((), a["value"])
+
+
+register(
+    "fill", Kind.SOURCE,
+    attrs={"value": number()},
+    shape=lambda a: TensorType((), "float32"),
+    numpy=lambda env, a: np.float32(a["value"]), aten=_fill_aten, gradient=_NO_GRADIENT,
+    doc="a constant scalar",
+)  # fmt: skip

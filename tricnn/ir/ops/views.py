@@ -1,0 +1,102 @@
+"""The same numbers in another shape or place: flatten, concatenation, slices of channels."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..table import Attr, Kind, integer, register, require
+from ..types import N, TensorType
+
+_TWICE = "second derivatives are not supported"
+
+
+def _concat_shape(a: Any, *xs: TensorType) -> TensorType:
+    require(len(xs) > 0, "concat needs at least one input")
+    for x in xs:
+        require(
+            len(x.shape) == len(xs[0].shape) and x.spatial == xs[0].spatial and len(x.shape) in (2, 4),
+            f"inputs must agree in all but the channels, they are {', '.join(map(str, xs))}",
+        )
+    return TensorType((N, sum(x.channels for x in xs), *xs[0].per_image[1:]), xs[0].dtype)
+
+
+def _concat_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    grads, start = [], 0
+    for value in node.inputs:
+        stop = start + g.type(value).channels
+        grads.append(g.add("slice_channels", dy, start=start, stop=stop))
+        start = stop
+    return grads
+
+
+def _concat(env: Any, a: Any, *xs: Any) -> Any:
+    if xs[0].ndim == 2:
+        return np.concatenate(xs, axis=1)
+    return np.concatenate([x.transpose(0, 2, 3, 1) for x in xs], axis=3).transpose(0, 3, 1, 2)
+
+
+def _slice_shape(a: Any, x: TensorType) -> TensorType:
+    require(
+        a["start"] < a["stop"] <= x.channels, f"channels {a['start']} to {a['stop']} are not within {x.channels}"
+    )
+    return TensorType((N, a["stop"] - a["start"], *x.per_image[1:]), x.dtype)
+
+
+def _aten_concat(env: Any, a: Any, *xs: Any) -> Any:
+    import torch
+
+    return torch.cat(xs, dim=1)
+
+
+def _dims(value: Any) -> tuple[int, ...]:
+    dims = tuple(value)
+    if any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims):
+        raise ValueError
+    return dims
+
+
+def _unflatten_shape(a: Any, x: TensorType) -> TensorType:
+    require(
+        len(x.shape) == 2 and prod(a["shape"]) == x.channels,
+        f"{x} does not hold {'x'.join(map(str, a['shape']))} numbers per image",
+    )
+    return TensorType((N, *a["shape"]), x.dtype)
+
+
+register(
+    "flatten", Kind.VIEW, "x",
+    shape=lambda a, x: TensorType((N, prod(x.per_image)), x.dtype),
+    numpy=lambda env, a, x: np.ascontiguousarray(x).reshape(x.shape[0], -1),
+    gradient=lambda g, node, dy: [g.add("unflatten", dy, shape=g.type(node.inputs[0]).per_image)],
+    aten=lambda env, a, x: x.flatten(1),
+    doc="[N, C, H, W] as [N, C*H*W], in that order",
+)  # fmt: skip
+register(
+    "unflatten", Kind.VIEW, "x",
+    attrs={"shape": Attr(_dims, "a list of positive integers")},
+    shape=_unflatten_shape,
+    numpy=lambda env, a, x: x.reshape(x.shape[0], *a["shape"]),
+    gradient=lambda g, node, dy: [g.add("flatten", dy)],
+    aten=lambda env, a, x: x.reshape(x.shape[0], *a["shape"]),
+    doc="[N, C*H*W] as [N, C, H, W]",
+)  # fmt: skip
+register(
+    "concat", Kind.POINTWISE, "x*",
+    shape=_concat_shape,
+    numpy=_concat,
+    gradient=_concat_gradient,
+    aten=_aten_concat,
+    doc="the inputs one after the other along the channels",
+)  # fmt: skip
+register(
+    "slice_channels", Kind.POINTWISE, "x",
+    attrs={"start": integer(), "stop": integer(least=1)},
+    shape=_slice_shape,
+    numpy=lambda env, a, x: x[:, a["start"] : a["stop"]],
+    gradient=_TWICE,
+    aten=lambda env, a, x: x[:, a["start"] : a["stop"]],
+    doc="channels start to stop",
+)  # fmt: skip

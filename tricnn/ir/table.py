@@ -1,0 +1,202 @@
+"""The table of operations: what a row is, and the checks that read it.
+
+A row answers every question the rest of tricnn asks about an operation. The rows themselves are in ``tricnn/ir/ops``;
+to add an operation is to add a row (and, for the GPU, its template or expression in ``tricnn/codegen``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from .errors import GraphError, ShapeError
+from .types import TensorType
+
+if TYPE_CHECKING:
+    from .graph import Node
+
+
+class Kind(Enum):
+    """What an operation is to the fuser."""
+
+    SOURCE = "source"  # exists before the step: input, parameter, buffer, constant
+    CONTRACTION = "contraction"  # a GEMM in disguise: conv2d, linear and their gradients
+    WINDOW = "window"  # each result looks at a window of pixels: pooling
+    REDUCTION = "reduction"  # sums over pixels or channels: statistics, softmax, loss
+    POINTWISE = "pointwise"  # each result looks at the same place of its inputs
+    VIEW = "view"  # the same numbers under another shape
+
+
+REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Attr:
+    """One attribute: how to normalise and check a value, its default, and what is accepted, in words."""
+
+    check: Callable[[Any], Any]
+    accepts: str
+    default: Any = REQUIRED
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a NumPy row may know besides its operands: the random seed and the number of the training step."""
+
+    seed: int = 0
+    step: int = 0
+
+
+Macs = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Op:
+    """A row of the table.
+
+    inputs    names of the operands; a trailing ``?`` marks an optional one, ``*`` any number of them
+    shape     ``(attrs, *input types) -> TensorType``; raises ShapeError with what does not fit
+    numpy     ``(environment, attrs, *arrays) -> array``: the definition
+    gradient  ``(builder, node, dy) -> one value or None per input``; or, in words, why there is none
+    macs      ``(attrs, output type, *input types) -> multiply-adds per image``
+    aten      ``(environment, attrs, *tensors) -> tensor``: the same by PyTorch, for the eager executor
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+    attrs: Mapping[str, Attr]
+    shape: Callable[..., TensorType]
+    numpy: Callable[..., Any]
+    gradient: Callable[..., Sequence[str | None]] | str
+    macs: Macs
+    aten: Callable[..., Any]
+    doc: str = ""
+
+
+OPS: dict[str, Op] = {}
+
+
+def no_macs(*_: Any) -> int:
+    return 0
+
+
+def register(
+    name: str,
+    kind: Kind,
+    inputs: str = "",
+    *,
+    shape: Callable[..., TensorType],
+    numpy: Callable[..., Any],
+    gradient: Callable[..., Sequence[str | None]] | str,
+    aten: Callable[..., Any],
+    macs: Macs = no_macs,
+    attrs: Mapping[str, Attr] | None = None,
+    doc: str = "",
+) -> None:
+    """Add a row. ``inputs`` is the operands' names with spaces between."""
+    OPS[name] = Op(name, kind, tuple(inputs.split()), dict(attrs or {}), shape, numpy, gradient, macs, aten, doc)
+
+
+def check_attrs(node: Node) -> Mapping[str, Any]:
+    """All attributes of a node, normalised, defaults filled in; raises GraphError naming the layer."""
+    row = OPS[node.op]
+    for name in node.attrs:
+        if name not in row.attrs:
+            accepted = ", ".join(row.attrs) or "none"
+            raise GraphError(f"layer {node.name}: {node.op} has no attribute {name!r}; it has: {accepted}")
+    values = {}
+    for name, attr in row.attrs.items():
+        value = node.attrs.get(name, attr.default)
+        if value is REQUIRED:
+            raise GraphError(f"layer {node.name}: {node.op} needs {name} ({attr.accepts})")
+        try:
+            values[name] = attr.check(value)
+        except (TypeError, ValueError):
+            raise GraphError(f"layer {node.name}: {name}={value!r} is not accepted; {attr.accepts}") from None
+    return MappingProxyType(values)
+
+
+def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
+    """The type of a node's result; raises ShapeError naming the layer."""
+    row = OPS[node.op]
+    least = sum(1 for name in row.inputs if name[-1] not in "?*")
+    most = None if any(name.endswith("*") for name in row.inputs) else len(row.inputs)
+    if len(inputs) < least or (most is not None and len(inputs) > most):
+        wanted = " ".join(row.inputs) or "none"
+        raise GraphError(f"layer {node.name}: {node.op} takes inputs ({wanted}), {len(inputs)} given")
+    try:
+        return row.shape(node.attrs, *inputs)
+    except ShapeError as error:
+        raise ShapeError(f"layer {node.name} ({node.op}): {error}") from None
+
+
+# --- attribute kinds -------------------------------------------------------------------------------------------------
+
+
+def _int(value: Any, least: int) -> int:
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ValueError
+    return int(value)
+
+
+def integer(default: Any = REQUIRED, least: int = 0) -> Attr:
+    return Attr(lambda v: _int(v, least), f"an integer of at least {least}", default)
+
+
+def pair(default: Any = REQUIRED, least: int = 1) -> Attr:
+    def check(value: Any) -> tuple[int, int]:
+        a, b = (value, value) if isinstance(value, int) else value
+        return _int(a, least), _int(b, least)
+
+    return Attr(check, f"an integer or a pair (height, width) of at least {least}", default)
+
+
+def padding(default: Any = (0, 0, 0, 0)) -> Attr:
+    """``(top, bottom, left, right)``; also accepts one integer or ``(height, width)``."""
+
+    def check(value: Any) -> tuple[int, int, int, int]:
+        if isinstance(value, int):
+            value = (value,) * 4
+        if len(value) == 2:
+            value = (value[0], value[0], value[1], value[1])
+        top, bottom, left, right = (_int(v, 0) for v in value)
+        return top, bottom, left, right
+
+    return Attr(check, "an integer, (height, width) or (top, bottom, left, right), none negative", default)
+
+
+def number(default: Any = REQUIRED, low: float = float("-inf"), high: float = float("inf")) -> Attr:
+    def check(value: Any) -> float:
+        if isinstance(value, bool | str) or not low <= float(value) <= high:
+            raise ValueError
+        return float(value)
+
+    return Attr(check, f"a number from {low:g} to {high:g}", default)
+
+
+def boolean(default: Any = REQUIRED) -> Attr:
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    return Attr(check, "True or False", default)
+
+
+def text(default: Any = REQUIRED, choices: Sequence[str] | None = None) -> Attr:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or (choices is not None and value not in choices):
+            raise ValueError
+        return value
+
+    return Attr(check, f"one of {', '.join(choices)}" if choices else "a string", default)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ShapeError(message) unless ``condition`` holds (the caller adds the layer's name)."""
+    if not condition:
+        raise ShapeError(message)

@@ -1,0 +1,216 @@
+"""The text form of a graph, which round-trips: ``from_text(to_text(g)) == g``.
+
+    graph tiny
+    x = input(shape=[N, 1, 28, 28])
+    conv1.weight = parameter(shape=[6, 1, 5, 5], init="he_normal(fan_out)")
+    conv1 = conv2d(x, conv1.weight, padding=(2, 2, 2, 2))    # [N, 6, 28, 28]
+    output logits = conv1
+
+One statement a line; ``#`` starts a comment. Layers may come in any order as long as there is no cycle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import GraphError, TextError
+from .graph import Graph, Node, Output, topological
+from .table import OPS
+from .types import N
+
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t]+)|(?P<comment>\#.*)
+      |(?P<number>[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?(?![\w.]))
+      |(?P<name>[A-Za-z_][\w\-]*(\.[\w\-]+)*)
+      |(?P<string>"[^"\\]*")
+      |(?P<mark>[=(),\[\]])""",
+    re.VERBOSE | re.ASCII,
+)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)
+
+
+def attr_text(op: str, attrs: Mapping[str, Any]) -> str:
+    """The attributes that differ from their defaults, as the text form writes them."""
+    rows = OPS[op].attrs
+    shown = {k: v for k, v in attrs.items() if rows[k].default != v or type(rows[k].default) is not type(v)}
+    return ", ".join(f"{key}={_literal(value)}" for key, value in shown.items())
+
+
+def node_text(node: Node) -> str:
+    arguments = ", ".join([*node.inputs, *filter(None, [attr_text(node.op, node.attrs)])])
+    return f"{node.name} = {node.op}({arguments})"
+
+
+def to_text(graph: Graph) -> str:
+    """The graph as text, each layer with its type in a comment."""
+    lines = [f"graph {graph.name}"]
+    for node in graph.nodes:
+        line = node_text(node)
+        lines.append(line if "shape=" in line else f"{line:<72}  # {graph.types[node.name]}")
+    for output in graph.outputs:
+        options = f" loss_weight={output.loss_weight!r}" if output.loss_weight != 1.0 else ""
+        options += " training_only=True" if output.training_only else ""
+        lines.append(f"output {output.name} = {output.value}{options}")
+    lines += [f"update {buffer} = {value}" for buffer, value in graph.updates]
+    lines += [f"gradient {parameter} = {value}" for parameter, value in graph.gradients]
+    return "\n".join(lines) + "\n"
+
+
+class _Line:
+    """The tokens of one line, read from left to right."""
+
+    def __init__(self, text: str, number: int):
+        self.number, self.length, self.tokens, self.at = number, len(text), [], 0
+        column = 0
+        while column < len(text):
+            match = _TOKEN.match(text, column)
+            if match is None:
+                raise TextError(f"unexpected {text[column]!r}", number, column + 1)
+            if match.lastgroup not in ("space", "comment"):
+                self.tokens.append((match.lastgroup, match.group(), column + 1))
+            column = match.end()
+
+    tokens: list[tuple[str | None, str, int]]
+
+    def error(self, message: str) -> TextError:
+        column = self.tokens[self.at][2] if self.at < len(self.tokens) else self.length + 1
+        found = repr(self.tokens[self.at][1]) if self.at < len(self.tokens) else "the end of the line"
+        return TextError(f"{message}, found {found}", self.number, column)
+
+    def peek(self, text: str) -> bool:
+        return self.at < len(self.tokens) and self.tokens[self.at][1] == text
+
+    def take(self, kind: str, what: str) -> str:
+        if self.at >= len(self.tokens) or self.tokens[self.at][0] != kind:
+            raise self.error(f"expected {what}")
+        self.at += 1
+        return self.tokens[self.at - 1][1]
+
+    def expect(self, mark: str) -> None:
+        if not self.peek(mark):
+            raise self.error(f"expected {mark!r}")
+        self.at += 1
+
+    def done(self) -> bool:
+        return self.at >= len(self.tokens)
+
+    def value(self) -> Any:
+        if self.done():
+            raise self.error("expected a value")
+        kind, text, _ = self.tokens[self.at]
+        if kind == "mark" and text in "[(":
+            self.at += 1
+            items = []
+            close = "]" if text == "[" else ")"
+            while not self.peek(close):
+                items.append(self.value())
+                if not self.peek(close):
+                    self.expect(",")
+            self.at += 1
+            return tuple(items)
+        words = {"N": N, "True": True, "False": False}
+        if kind == "name" and text in words:
+            self.at += 1
+            return words[text]
+        if kind == "string":
+            self.at += 1
+            return text[1:-1]
+        if kind == "number":
+            self.at += 1
+            return float(text) if any(c in text for c in ".eE") else int(text)
+        raise self.error("expected a number, a string, True, False, N or a list")
+
+
+def from_text(text: str) -> Graph:
+    """Parse a text graph. Raises TextError (line and column), GraphError or ShapeError."""
+    name: str | None = None
+    nodes: list[Node] = []
+    outputs: list[Output] = []
+    pairs: dict[str, list[tuple[str, str]]] = {"update": [], "gradient": []}
+    defined: dict[str, int] = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = _Line(raw, number)
+        if line.done():
+            continue
+        head = line.take("name", "a layer name or 'graph', 'output', 'update', 'gradient'")
+        if name is None and head != "graph":
+            raise TextError("the first statement must be 'graph NAME'", number, 1)
+        if line.peek("="):
+            if head in defined:
+                raise TextError(f"layer {head} is already defined in line {defined[head]}", number, 1)
+            defined[head] = number
+            nodes.append(_statement(line, head))
+        elif head == "graph" and name is None:
+            name = line.take("name", "the graph's name")
+        elif head == "output":
+            outputs.append(_output(line))
+        elif head in pairs:
+            target = line.take("name", "a name")
+            line.expect("=")
+            pairs[head].append((target, line.take("name", "a layer name")))
+        else:
+            raise line.error("expected '='")
+        if not line.done():
+            raise line.error("expected the end of the line")
+    if name is None:
+        raise TextError("the graph is empty; the first statement must be 'graph NAME'", 1, 1)
+    try:
+        return Graph(name, topological(nodes), tuple(outputs), tuple(pairs["update"]), tuple(pairs["gradient"]))
+    except GraphError as error:
+        words = re.match(r"layer (\S+?):? ", str(error))
+        if words and words[1] in defined and not isinstance(error, TextError):
+            raise type(error)(f"line {defined[words[1]]}: {error}") from None
+        raise
+
+
+def _statement(line: _Line, name: str) -> Node:
+    line.expect("=")
+    op = line.take("name", "an operation")
+    if op not in OPS:
+        line.at -= 1
+        raise line.error(f"unknown operation; known: {', '.join(sorted(OPS))}")
+    line.expect("(")
+    inputs: list[str] = []
+    attrs: dict[str, Any] = {}
+    while not line.peek(")"):
+        word = line.take("name", "an input or an attribute")
+        if line.peek("="):
+            line.at += 1
+            if word in attrs:
+                raise line.error(f"attribute {word} is given twice")
+            attrs[word] = line.value()
+        elif attrs:
+            raise line.error("inputs come before attributes")
+        else:
+            inputs.append(word)
+        if not line.peek(")"):
+            line.expect(",")
+    line.at += 1
+    return Node(name, op, tuple(inputs), attrs)
+
+
+def _output(line: _Line) -> Output:
+    name = line.take("name", "the output's name")
+    line.expect("=")
+    value = line.take("name", "a layer name")
+    options: dict[str, Any] = {}
+    while not line.done():
+        word = line.take("name", "loss_weight or training_only")
+        if word not in ("loss_weight", "training_only"):
+            line.at -= 1
+            raise line.error("expected loss_weight or training_only")
+        line.expect("=")
+        options[word] = line.value()
+    try:
+        return Output(name, value, float(options.get("loss_weight", 1.0)), options.get("training_only", False) is True)
+    except (TypeError, ValueError):
+        raise line.error("loss_weight must be a number") from None

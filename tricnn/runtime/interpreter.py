@@ -1,0 +1,94 @@
+"""The NumPy interpreter: what every graph, and every fused plan, must compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..compiler.plan import Kernel, Plan
+from ..ir.errors import TricnnError
+from ..ir.graph import Graph, Node
+from ..ir.table import OPS, Environment
+
+Values = Mapping[str, np.ndarray]
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """The same array with channels-last memory, copied only if it must be."""
+    if x.ndim != 4:
+        return np.ascontiguousarray(x)
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def evaluate(node: Node, operands: list[np.ndarray], env: Environment) -> np.ndarray:
+    """One row of the table, with the layer's name on anything that goes wrong."""
+    try:
+        return OPS[node.op].numpy(env, node.attrs, *operands)
+    except TricnnError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"while computing layer {node.name} ({node.op}): {error}") from error
+
+
+def run_nodes(nodes: Iterable[Node], given: Values, env: Environment) -> dict[str, np.ndarray]:
+    """Evaluate nodes in order, on top of the values given."""
+    values = dict(given)
+    for node in nodes:
+        if node.name not in values:
+            values[node.name] = evaluate(node, [values[v] for v in node.inputs], env)
+    return values
+
+
+def interpret(
+    graph: Graph, inputs: Values, *, seed: int = 0, step: int = 0, dtype: Any = np.float64, keep: bool = False
+) -> dict[str, np.ndarray]:
+    """Run a graph on NumPy arrays (logical shapes, by name: inputs, parameters, buffers) in ``dtype``.
+
+    Returns its outputs by output name, its updates by buffer name and its gradients by ``grad:<parameter>``; with
+    ``keep``, every value by layer name as well.
+    """
+    env = Environment(seed, step)
+    values: dict[str, np.ndarray] = {}
+    for node in graph.nodes:
+        if node.op in ("input", "parameter", "buffer"):
+            if node.name not in inputs:
+                raise TricnnError(f"{node.op} {node.name}: no value given")
+            x = np.asarray(inputs[node.name])
+            floating = graph.types[node.name].dtype.startswith("float")
+            values[node.name] = channels_last(x.astype(dtype, copy=False)) if floating else x
+        else:
+            result = evaluate(node, [values[v] for v in node.inputs], env)
+            values[node.name] = result.astype(dtype) if node.op == "fill" else result
+    results = {o.name: values[o.value] for o in graph.outputs}
+    results |= {buffer: values[v] for buffer, v in graph.updates}
+    results |= {f"grad:{parameter}": values[v] for parameter, v in graph.gradients}
+    return {**values, **results} if keep else results
+
+
+def view(node: Node, values: Values) -> np.ndarray:
+    return evaluate(node, [values[v] for v in node.inputs], Environment())
+
+
+def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> dict[str, np.ndarray]:
+    """What one kernel of a plan writes, given the values in memory (by the name of their storage).
+
+    Only what the kernel declares to read is visible to it, so a plan that forgets a buffer fails here.
+    """
+    values = {v: memory[v] for v in kernel.reads}
+    by_name = plan.graph.by_name
+
+    def fetch(value: str) -> np.ndarray:
+        if value not in values:
+            node = by_name[value]
+            if value not in plan.views and node.op != "fill":
+                raise AssertionError(f"kernel {kernel.name} reads {value}, which it does not declare")
+            values[value] = evaluate(node, [fetch(v) for v in node.inputs], env)
+        return values[value]
+
+    for node in kernel.nodes:
+        values[node.name] = evaluate(node, [fetch(v) for v in node.inputs], env)
+    return {v: values[v] for v in kernel.writes}
+
+
