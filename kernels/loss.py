@@ -1,0 +1,73 @@
+"""Softmax, and cross-entropy with its gradient. A program holds whole rows, so C may be a few thousand at most."""
+
+import triton
+import triton.language as tl
+
+from .numerics import round_to
+
+
+@triton.jit
+def softmax(
+    load_x: tl.constexpr, x_args, store_y: tl.constexpr, y_args, N,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """y[n,c] = exp(x[n,c] - max_c x[n,c]) / sum over c of the same, for x: [N, C].
+
+    Grid: (cdiv(N, BLOCK_M),); BLOCK_N >= C, a power of two. load_x(pixel = n, channel, mask, args); store_y(tile,
+    pixel, channel, mask, part, args), the tile in fp32.
+    """
+    part = tl.program_id(0)
+    row = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    channel = tl.arange(0, BLOCK_N)[None, :]
+    mask = (row < N) & (channel < C)
+    x = load_x(row, channel, mask, x_args).to(tl.float32)
+    x = x - tl.max(tl.where(channel < C, x, float("-inf")), axis=1)[:, None]
+    e = tl.where(channel < C, tl.exp(x), 0.0)
+    store_y(e / tl.sum(e, axis=1)[:, None], row, channel, mask, part, y_args)
+
+
+@triton.jit
+def cross_entropy(
+    load_x: tl.constexpr, x_args, labels, losses, dlogits, N,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SMOOTHING: tl.constexpr = 0.0, SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
+):  # fmt: skip
+    """The loss of each row, and the gradient of SCALE * their mean by the logits x: [N, C].
+
+        target[n,c] = (1 - SMOOTHING)*[c == labels[n]] + SMOOTHING/C
+        losses[n] = log sum_c exp x[n,c] - sum_c target[n,c]*x[n,c]
+        dlogits[n,c] = (softmax(x)[n,c] - target[n,c]) * SCALE/N
+
+    Grid: (cdiv(N, BLOCK_M),); BLOCK_N >= C, a power of two. labels: [N] int32 or int64, each in 0..C-1; losses: [N]
+    fp32, dlogits: [N, C] of any type, either of them left alone (and may be None) if LOSSES or GRAD is False.
+    """
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    channel = tl.arange(0, BLOCK_N)[None, :]
+    known = row < N
+    mask = known[:, None] & (channel < C)
+    label = tl.load(labels + row, mask=known, other=0).to(tl.int32)
+    x = load_x(row[:, None], channel, mask, x_args).to(tl.float32)
+
+    largest = tl.max(tl.where(channel < C, x, float("-inf")), axis=1)
+    x = x - largest[:, None]  # moves every term of the loss alike, and keeps exp from overflowing
+    e = tl.where(channel < C, tl.exp(x), 0.0)
+    total = tl.sum(e, axis=1)
+    target = tl.where(channel == label[:, None], 1.0 - SMOOTHING, 0.0) + SMOOTHING / C
+    target = tl.where(channel < C, target, 0.0)
+    if LOSSES:
+        # A target of 0 adds nothing, not even where its logit is -inf.
+        expected = tl.sum(tl.where(target > 0, target * x, 0.0), axis=1)
+        tl.store(losses + row, tl.log(total) - expected, mask=known)
+    if GRAD:
+        grad = (e / total[:, None] - target) * (SCALE / N)
+        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def mean_rows(rows, mean, N, BLOCK: tl.constexpr):
+    """mean[0] = sum of rows: [N] fp32, over N. Grid: (1,): one program, so one order of summation."""
+    total = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, N, BLOCK):
+        row = first + tl.arange(0, BLOCK)
+        total += tl.load(rows + row, mask=row < N, other=0.0)
+    tl.store(mean, tl.sum(total, axis=0) / N)

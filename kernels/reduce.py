@@ -1,0 +1,74 @@
+"""Sums over pixels and over partial results. Every order is fixed by the launch, so every sum is repeatable."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sum_partials(
+    partials, store: tl.constexpr, args, parts,
+    LENGTH: tl.constexpr, SPLIT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[j] = sum over p < parts of partials[p, j], with partials: [parts, LENGTH] in fp32.
+
+    Grid: (cdiv(LENGTH, BLOCK), SPLIT). store(total, element, mask, split, args): total, element and mask [BLOCK].
+    SPLIT = 1 gives the sum; where parts are many and LENGTH is small, a first launch with SPLIT > 1 leaves
+    [SPLIT, LENGTH] sums of contiguous chunks, for a second one to add.
+    """
+    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = element < LENGTH
+    chunk = tl.cdiv(parts, SPLIT)
+    begin = tl.program_id(1) * chunk
+    end = tl.minimum(begin + chunk, parts)
+    total = tl.zeros([BLOCK_P, BLOCK], tl.float32)
+    for first in range(begin, end, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)[:, None]
+        total += tl.load(partials + part * LENGTH + element[None, :], mask=(part < end) & mask[None, :], other=0.0)
+    store(tl.sum(total, axis=0), element, mask, tl.program_id(1), args)
+
+
+@triton.jit
+def channel_sum(
+    load: tl.constexpr, load_args, store: tl.constexpr, store_args, N,
+    PIXELS: tl.constexpr, C: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Partial sums over pixels of a tile [N*PIXELS, C], such as the gradient of a bias.
+
+    Grid: (cdiv(C, BLOCK_N), SPLIT). load(pixel, channel, mask, args) -> tile; store(total, channel, mask, split,
+    args): total, channel and mask [BLOCK_N]. The SPLIT partial sums cover contiguous chunks of pixels.
+    """
+    channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = channel < C
+    chunk = tl.cdiv(tl.cdiv(N * PIXELS, BLOCK_M), SPLIT) * BLOCK_M
+    begin = tl.program_id(1) * chunk
+    end = tl.minimum(begin + chunk, N * PIXELS)
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for first in range(begin, end, BLOCK_M):
+        pixel = first + tl.arange(0, BLOCK_M)[:, None]
+        total += load(pixel, channel[None, :], (pixel < end) & mask[None, :], load_args).to(tl.float32)
+    store(tl.sum(total, axis=0), channel, mask, tl.program_id(1), store_args)
+
+
+@triton.jit
+def channel_sum_pair(
+    load: tl.constexpr, load_args, store: tl.constexpr, store_args, N,
+    PIXELS: tl.constexpr, C: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Two `channel_sum`s in one pass, such as the sums of dy and of dy*xhat that batch norm's gradient needs.
+
+    Grid: (cdiv(C, BLOCK_N), SPLIT). load(pixel, channel, mask, args) -> (tile, tile); store(first, second, channel,
+    mask, split, args): the two totals, channel and mask are [BLOCK_N].
+    """
+    channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = channel < C
+    chunk = tl.cdiv(tl.cdiv(N * PIXELS, BLOCK_M), SPLIT) * BLOCK_M
+    begin = tl.program_id(1) * chunk
+    end = tl.minimum(begin + chunk, N * PIXELS)
+    total_a = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    total_b = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for first in range(begin, end, BLOCK_M):
+        pixel = first + tl.arange(0, BLOCK_M)[:, None]
+        a, b = load(pixel, channel[None, :], (pixel < end) & mask[None, :], load_args)
+        total_a += a.to(tl.float32)
+        total_b += b.to(tl.float32)
+    store(tl.sum(total_a, axis=0), tl.sum(total_b, axis=0), channel, mask, tl.program_id(1), store_args)

@@ -1,0 +1,91 @@
+"""Mean and variance per channel, by count, mean and M2 (the sum of squared deviations from the mean).
+
+A tile leaves its own three numbers per channel, in `partials: [parts, 3, C]` fp32, rows count, mean and M2. They are
+merged by the formula of Chan, Golub and LeVeque (1979), in its form for many groups at once:
+
+    count = sum count_i,   mean = sum count_i*mean_i / count,   M2 = sum M2_i + sum count_i*(mean_i - mean)^2
+
+Unlike E[x^2] - E[x]^2 it never subtracts two large, nearly equal numbers.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile_stats(tile, mask):
+    """tile: [M, C] and its mask, any shape that broadcasts to it  ->  count, mean, M2 over the rows, each [C] fp32."""
+    tile = tile.to(tl.float32)
+    count = tl.sum(tl.where(mask, tile * 0.0 + 1.0, 0.0), axis=0)
+    mean = tl.sum(tl.where(mask, tile, 0.0), axis=0) / tl.maximum(count, 1.0)
+    deviation = tl.where(mask, tile - mean[None, :], 0.0)
+    return count, mean, tl.sum(deviation * deviation, axis=0)
+
+
+@triton.jit
+def store_tile_stats(tile, channel, mask, part, partials, C: tl.constexpr):
+    """Leave one tile's count, mean and M2 in partials: [parts, 3, C]. For epilogues; channel: [1, C of the tile].
+
+    Give it the tile as stored, after rounding: these are the numbers that will be normalised.
+    """
+    count, mean, m2 = tile_stats(tile, mask)
+    target = partials + part * (3 * C) + channel
+    known = channel < C
+    tl.store(target, count[None, :], mask=known)
+    tl.store(target + C, mean[None, :], mask=known)
+    tl.store(target + 2 * C, m2[None, :], mask=known)
+
+
+@triton.jit
+def batch_stats(
+    load: tl.constexpr, load_args, partials, N,
+    PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Statistics of x: [N*PIXELS, C] by tiles  ->  partials: [cdiv(N*PIXELS, BLOCK_M), 3, C].
+
+    Grid: (cdiv(N*PIXELS, BLOCK_M), cdiv(C, BLOCK_N)). load(pixel, channel, mask, args) -> tile.
+    """
+    part = tl.program_id(0)
+    pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    mask = (pixel < N * PIXELS) & (channel < C)
+    store_tile_stats(load(pixel, channel, mask, load_args), channel, mask, part, partials, C)
+
+
+@triton.jit
+def merge_stats(
+    partials, store: tl.constexpr, args, parts,
+    C: tl.constexpr, SPLIT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Merge partials: [parts, 3, C] into SPLIT groups, in a fixed order.
+
+    Grid: (cdiv(C, BLOCK), SPLIT). store(count, mean, m2, channel, mask, split, args), all tensors [BLOCK]. SPLIT = 1
+    finishes (the biased variance is m2/count); where parts are many, a first launch with SPLIT > 1 whose store writes
+    [SPLIT, 3, C] keeps more of the device busy. The partials are read twice: the mean first, then deviations from it.
+    """
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = channel < C
+    chunk = tl.cdiv(parts, SPLIT)
+    begin = tl.program_id(1) * chunk
+    end = tl.minimum(begin + chunk, parts)
+
+    count = tl.zeros([BLOCK_P, BLOCK], tl.float32)
+    weighted = tl.zeros([BLOCK_P, BLOCK], tl.float32)
+    for first in range(begin, end, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)[:, None]
+        known = (part < end) & mask[None, :]
+        source = partials + part * (3 * C) + channel[None, :]
+        count_i = tl.load(source, mask=known, other=0.0)
+        count += count_i
+        weighted += count_i * tl.load(source + C, mask=known, other=0.0)
+    total = tl.sum(count, axis=0)
+    mean = tl.sum(weighted, axis=0) / tl.maximum(total, 1.0)
+
+    m2 = tl.zeros([BLOCK_P, BLOCK], tl.float32)
+    for first in range(begin, end, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)[:, None]
+        known = (part < end) & mask[None, :]
+        source = partials + part * (3 * C) + channel[None, :]
+        off = tl.load(source + C, mask=known, other=0.0) - mean[None, :]
+        m2 += tl.load(source + 2 * C, mask=known, other=0.0) + tl.load(source, mask=known, other=0.0) * off * off
+    store(total, mean, tl.sum(m2, axis=0), channel, mask, tl.program_id(1), args)
