@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from tests.kernels.helpers import cdiv, integers, load_tile, store_row, store_tile, unwritten
 from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
 from tricnn.kernels.conv2d_fprop import conv2d_fprop
 from tricnn.kernels.conv2d_wgrad import conv2d_wgrad
@@ -21,24 +22,12 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 @triton.jit
-def load_tile(pixel, channel, mask, args):
-    x, channels = args
-    return tl.load(x + pixel * channels + channel, mask=mask, other=0.0)
-
-
-@triton.jit
 def load_affine(pixel, channel, mask, args):
     x, scale, shift, channels = args
     value = tl.load(x + pixel * channels + channel, mask=mask, other=0.0).to(tl.float32)
     known = channel < channels
     value = value * tl.load(scale + channel, mask=known, other=0.0) + tl.load(shift + channel, mask=known, other=0.0)
     return tl.where(mask, tl.maximum(value, 0.0), 0.0)
-
-
-@triton.jit
-def store_tile(acc, pixel, channel, mask, part, args):
-    y, channels = args
-    tl.store(y + pixel * channels + channel, acc.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -54,12 +43,6 @@ def store_pooled(acc, pixel, channel, mask, window_pixel, part, args):
 def store_partial(acc, row, column, mask, split, args):
     dw, rows, columns = args
     tl.store(dw + (split * rows + row) * columns + column, acc, mask=mask)
-
-
-@triton.jit
-def store_bias_partial(total, channel, mask, split, args):
-    db, rows = args
-    tl.store(db + split * rows + channel, total, mask=mask)
 
 
 @triton.jit
@@ -84,7 +67,7 @@ def wgrad_kernel(dy, x, dw, db, N, C: tl.constexpr, H: tl.constexpr, W: tl.const
                  DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr,
                  SPLIT: tl.constexpr):
     conv2d_wgrad(load_tile, (dy, K), load_tile, (x, C), store_partial, (dw, K, R * S * (C // GROUPS)),
-                 store_bias_partial, (db, K), N, C, H, W, K, R, S, P, Q, SPLIT, BLOCK_M=16, BLOCK_N=16, BLOCK_K=32,
+                 store_row, (db, K), N, C, H, W, K, R, S, P, Q, SPLIT, BLOCK_M=16, BLOCK_N=16, BLOCK_K=32,
                  SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS, BIAS=True)
 
 
@@ -99,20 +82,6 @@ def pooled_kernel(x, w, y, index, N, C: tl.constexpr, H: tl.constexpr, W: tl.con
                   WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr):
     conv2d_fprop(load_tile, (x, C), w, store_pooled, (y, index, K, WINDOW_H * WINDOW_W), N, C, H, W, K, 3, 3, H, W,
                  BLOCK_M=32, BLOCK_N=16, BLOCK_K=16, PT=1, PL=1, WINDOW_H=WINDOW_H, WINDOW_W=WINDOW_W)
-
-
-def integers(shape, dtype, generator):
-    """Small integers, about half of them zero, laid out channels last."""
-    values = torch.randint(-2, 3, shape, generator=generator) * torch.randint(0, 2, shape, generator=generator)
-    return values.to(dtype).contiguous(memory_format=torch.channels_last)
-
-
-def unwritten(shape, dtype=torch.float32):
-    return torch.full(shape, float("nan"), dtype=dtype).contiguous(memory_format=torch.channels_last)
-
-
-def cdiv(a, b):
-    return -(-a // b)
 
 
 def random_case(seed):
