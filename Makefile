@@ -1,0 +1,68 @@
+# `make demo` shows what tricnn does, `make test` checks it. Both make .venv first if it is not there.
+# Another interpreter: make PYTHON=python3.12 setup
+
+PYTHON = python3
+VENV   = .venv
+PY     = $(VENV)/bin/python
+# Made last: while it is there, and no older than what it was made from, the environment is whole.
+READY  = $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench gpu clean FORCE
+
+help:
+	@echo "make setup    the environment, in $(VENV)"
+	@echo "make demo     LeNet: compiled for an H100, verified, trained (under 5 minutes on 2 cores)"
+	@echo "make test     the tests that need neither a GPU nor much time"
+	@echo "make check    ruff and mypy"
+	@echo "make format   let ruff format the sources"
+	@echo "make bench    figures: launches and bytes, NumPy against PyTorch; with a GPU, times"
+	@echo "make gpu      the GPU test-and-benchmark suite, in one command"
+	@echo "make clean    remove $(VENV) and what the tools leave"
+
+setup: $(READY)
+
+# Torch's build (CPU, CUDA) follows pip's configuration; its version must be settled in the same call as everything
+# else, or another package's wider range brings another one.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "tricnn needs Python 3.11 or newer; try: make PYTHON=python3.12 $(or $(MAKECMDGOALS),setup)" >&2; exit 1; }
+	@# Without the mark the environment was never finished, or is being made anew: begin again.
+	@if [ -e $(READY) ] && $(PY) -m pip --version >/dev/null 2>&1; then rm -f $(READY); \
+	    else rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi
+	@printf 'Installing tricnn and what it needs into $(VENV) '; \
+	    while sleep 2; do printf .; done & dots=$$!; \
+	    trap 'kill $$dots 2>/dev/null' EXIT; \
+	    $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' && echo ' done'
+	@touch $(READY)
+
+# An interpreter named on the command line that is not the environment's: make the environment anew.
+ifeq ($(origin PYTHON),command line)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(PY) -V 2>&1))
+$(shell rm -f $(READY))
+endif
+endif
+
+demo: setup
+	@$(PY) -m tricnn.cli.demo
+
+test: setup
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow and not gpu"
+
+check: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: setup
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: setup
+	@$(VENV)/bin/tricnn bench lenet
+
+gpu: setup
+	@$(PY) -m benchmarks.gpu_suite
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
