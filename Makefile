@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	@printf 'Installing tricnn and what it needs into $(VENV) '; \
 	    while sleep 2; do printf .; done & dots=$$!; \
 	    trap 'kill $$dots 2>/dev/null' EXIT; \
-	    $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' && echo ' done'
+	    $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' && echo ' done'
 	@touch $(READY)
 
 # An interpreter named on the command line that is not the environment's: make the environment anew.
