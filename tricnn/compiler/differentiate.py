@@ -46,7 +46,8 @@ class _Gradients(GraphBuilder):
 
 
 def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None = None) -> Graph:
-    """The graph with the gradient of its scalar output with respect to ``wrt`` (all parameters, unless said).
+    """The graph with the gradient of its scalar output with respect to ``wrt`` (parameters or inputs; all
+    parameters, unless said).
 
     Where a value has several readers its gradient is their sum, added in the order of the readers, so the bits do not
     depend on anything else. Raises GraphError if the loss is not a scalar or a layer in between has no gradient.

@@ -63,8 +63,8 @@ class Graph:
     """A network, declared or derived.
 
     ``nodes`` are in topological order and include the sources (input, parameter, buffer, fill). ``updates`` maps a
-    buffer to the value it takes after a training step, ``gradients`` a parameter to the value of its gradient; both
-    are empty in a declared graph. Making a Graph verifies it: names, arities, attributes, order and shapes.
+    buffer to the value it takes after a training step, ``gradients`` a parameter (or an input) to the value of its
+    gradient; both are empty in a declared graph. Making a Graph verifies it: names, arities, attributes, order and shapes.
 
     Raises GraphError or ShapeError, naming the layer.
     """
@@ -107,12 +107,19 @@ class Graph:
             seen.add(output.name)
             if output.value not in self.types:
                 raise GraphError(f"output {output.name}: there is no layer {output.value!r}")
-        for what, op, pairs in (("update", "buffer", self.updates), ("gradient", "parameter", self.gradients)):
+        for what, ops, pairs in (
+            ("update", ("buffer",), self.updates),
+            ("gradient", ("parameter", "input"), self.gradients),
+        ):
+            given: set[str] = set()
             for target, value in pairs:
+                if target in given:
+                    raise GraphError(f"{what} of {target}: it is given twice")
+                given.add(target)
                 if value not in self.types:
                     raise GraphError(f"{what} of {target}: there is no layer {value!r}")
-                if target not in self.by_name or self.by_name[target].op != op:
-                    raise GraphError(f"{what} of {target}: there is no {op} of that name")
+                if target not in self.by_name or self.by_name[target].op not in ops:
+                    raise GraphError(f"{what} of {target}: there is no {' or '.join(ops)} of that name")
                 if self.types[target].shape != self.types[value].shape:
                     raise GraphError(
                         f"{what} of {target}: {value} has shape {self.types[value]}, {target} {self.types[target]}"
