@@ -1,0 +1,221 @@
+"""Sample operands for every row of the table of operations: small, odd-shaped, away from kinks and ties.
+
+All float operands hold distinct values that differ from each other and from zero by at least a tenth of ``1 / count``:
+a step of 1e-6 crosses no kink of a ReLU and changes no maximum, so finite differences are derivatives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tricnn.ir import OPS, Environment, Graph, N, Node, Output, TensorType
+
+BATCH = 3
+ENV = Environment(seed=7, step=2)
+
+#: the dropout rows must not draw the same mask as each other, nor layer 0's
+Values = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def apart(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Distinct values in (-1, 1), none of them near zero."""
+    count = int(np.prod(shape, dtype=int))
+    grid = (np.arange(count) - count // 2 + 0.4) / (count / 2 + 1)
+    return rng.permutation(grid).reshape(shape)
+
+
+def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.uniform(0.5, 2.0, shape)
+
+
+def statistics(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """[mean, variance]."""
+    return np.stack([rng.normal(size=shape[1]), rng.uniform(0.5, 2.0, shape[1])])
+
+
+def below(limit: int) -> Values:
+    return lambda rng, shape: rng.integers(0, limit, shape)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One input of a sample. ``op`` says what it is in a graph: a batched input, or a parameter or buffer."""
+
+    shape: tuple[Any, ...]
+    dtype: str = "float"
+    values: Values = apart
+    constant: bool = False  # takes no gradient
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType(self.shape, self.dtype)
+
+    @property
+    def op(self) -> str:
+        return "input" if self.shape[:1] == (N,) or not self.shape else "buffer" if self.constant else "parameter"
+
+    def draw(self, rng: np.random.Generator, batch: int = BATCH) -> np.ndarray:
+        return np.asarray(self.values(rng, self.type.at(batch)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    op: str
+    operands: tuple[Operand, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        attrs = ",".join(f"{k}={v}" for k, v in self.attrs.items()).replace(" ", "")
+        return f"{self.op}-{'_'.join('x'.join(map(str, o.shape)) for o in self.operands)}-{attrs}"
+
+    def graph(self) -> Graph:
+        """``y = op(x0, x1, ...)`` with every operand a source."""
+        sources = []
+        for i, operand in enumerate(self.operands):
+            attrs: dict[str, Any] = {"shape": operand.shape}
+            if operand.op == "input":
+                attrs["dtype"] = operand.dtype
+            sources.append(Node(f"x{i}", operand.op, (), attrs))
+        node = Node("y", self.op, tuple(s.name for s in sources), self.attrs)
+        return Graph("sample", (*sources, node), (Output("result", "y"),))
+
+    def node(self) -> Node:
+        return self.graph().by_name["y"]
+
+    def draw(self, seed: int = 0) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        return [operand.draw(rng) for operand in self.operands]
+
+    def wrt(self) -> list[str]:
+        """The operands that take a gradient."""
+        return [f"x{i}" for i, o in enumerate(self.operands) if not o.constant and o.dtype in ("float", "float32")]
+
+
+def batched(*dims: int, **options: Any) -> Operand:
+    return Operand((N, *dims), **options)
+
+
+def fixed(*dims: int, **options: Any) -> Operand:
+    return Operand(dims, "float32", **options)
+
+
+def window_index(x: Operand, **attrs: Any) -> Operand:
+    """Positions that exist in their windows: those of the maxima of some image."""
+    row = OPS["max_pool2d_index"]
+    node = Sample("max_pool2d_index", (x,), attrs).node()
+    shape = row.shape(node.attrs, x.type).shape
+
+    def values(rng: np.random.Generator, _: tuple[int, ...]) -> np.ndarray:
+        return row.numpy(ENV, node.attrs, x.draw(rng))
+
+    return Operand(shape, "uint8", values, constant=True)
+
+
+def labels(classes: int) -> Operand:
+    return Operand((N,), "int64", below(classes), constant=True)
+
+
+IMAGE = batched(4, 7, 6)
+STATS = fixed(2, 4, values=statistics, constant=True)
+
+#: every way of sliding a window that a user can ask of a convolution: (x, weight, attributes, size of the result)
+CONVOLUTIONS = (
+    (batched(4, 7, 6), fixed(5, 4, 3, 3), {}, (5, 4)),
+    (batched(4, 7, 6), fixed(5, 4, 1, 1), {"stride": (2, 2)}, (4, 3)),
+    (batched(4, 7, 6), fixed(6, 2, 3, 2), {"stride": (2, 1), "padding": (1, 2, 0, 1), "groups": 2}, (4, 6)),
+    (batched(4, 7, 6), fixed(4, 1, 3, 3), {"groups": 4, "padding": (1, 1, 1, 1), "stride": (1, 3)}, (7, 2)),
+    (batched(3, 8, 9), fixed(2, 3, 3, 2), {"dilation": (2, 3), "padding": (2, 1, 3, 0)}, (7, 9)),
+    (batched(1, 5, 5), fixed(2, 1, 2, 2), {"padding": (1, 0, 1, 0)}, (5, 5)),
+    (batched(2, 3, 3), fixed(3, 2, 3, 3), {"stride": (4, 5)}, (1, 1)),
+)
+
+POOLS = (
+    {"kernel_size": (2, 2), "stride": (2, 2)},
+    {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)},
+    {"kernel_size": (3, 2), "stride": (2, 3), "padding": (1, 0, 0, 1)},
+    {"kernel_size": (3, 3), "stride": (2, 2), "ceil_mode": True},
+    {"kernel_size": (2, 3), "stride": (3, 1), "ceil_mode": True, "padding": (1, 1, 1, 1)},
+    {"kernel_size": (1, 2), "stride": (2, 2)},
+)
+
+
+def _samples() -> list[Sample]:
+    found = []
+
+    def sample(op: str, *operands: Operand, **attrs: Any) -> None:
+        found.append(Sample(op, operands, attrs))
+
+    for x, w, attrs, (p, q) in CONVOLUTIONS:
+        filters = w.shape[0]
+        dy = batched(filters, p, q)
+        sample("conv2d", x, w, **attrs)
+        sample("conv2d", x, w, fixed(filters), **attrs)
+        sample("conv2d_grad_input", dy, w, input_size=x.shape[2:], **attrs)
+        sample("conv2d_grad_weight", dy, x, kernel_size=w.shape[2:], **attrs)
+    sample("channel_sum", IMAGE)
+    sample("channel_sum", batched(5))
+    sample("linear", batched(5), fixed(4, 5))
+    sample("linear", batched(5), fixed(4, 5), fixed(4))
+    sample("linear_grad_input", batched(4), fixed(4, 5))
+    sample("linear_grad_weight", batched(4), batched(5))
+    # batch norm: running statistics are given, so they are buffers
+    for x in (IMAGE, batched(4)):
+        vectors = fixed(4), fixed(4), fixed(4, constant=True), fixed(4, values=positive, constant=True)
+        sample("batch_norm", x, *vectors, eps=1e-3)
+        sample("batch_norm_grad_input", x, fixed(4), fixed(4, values=positive), eps=1e-3)
+        sample("batch_stats", x)
+        sample("normalize", x, STATS, fixed(4), fixed(4), eps=1e-3)
+        sample("normalize_grad_sums", x, x, STATS, eps=1e-3)
+        sample("normalize_grad_input", x, x, STATS, fixed(4), fixed(2, 4), eps=1e-3)
+        sample("running_var", fixed(4), STATS, x, momentum=0.3)
+    sample("running_mean", fixed(4), STATS, momentum=0.3)
+    sample("row", fixed(2, 4), index=1)
+    sample("stack", fixed(4), fixed(4))
+    sample("fold_weight", fixed(4, 2, 3, 3), fixed(4), fixed(4, values=positive), eps=1e-3)
+    sample("fold_weight", fixed(4, 5), fixed(4), fixed(4, values=positive), eps=1e-3)
+    vectors = fixed(4), fixed(4), fixed(4), fixed(4, values=positive)
+    sample("fold_bias", *vectors, eps=1e-3)
+    sample("fold_bias", *vectors, fixed(4), eps=1e-3)
+    for x in (IMAGE, batched(5)):
+        for op in ("relu", "sigmoid", "tanh"):
+            sample(op, x)
+            sample(f"{op}_grad", x, x)
+        sample("add", x, x)
+        sample("scale", x, factor=-1.7)
+        sample("dropout", x, p=0.4, layer=3)
+    sample("sigmoid", batched(5, values=lambda rng, shape: apart(rng, shape) * 800))  # exp(800) is infinite
+    for attrs in POOLS:
+        sample("max_pool2d", IMAGE, **attrs)
+        sample("max_pool2d_index", IMAGE, **attrs)
+        index = window_index(IMAGE, **attrs)
+        sample("max_pool2d_grad", Operand(index.shape), index, input_size=IMAGE.shape[2:], **attrs)
+        for include in (True, False):
+            averaged = {**attrs, "count_include_pad": include}
+            sample("avg_pool2d", IMAGE, **averaged)
+            sample("avg_pool2d_grad", Operand(index.shape), input_size=IMAGE.shape[2:], **averaged)
+    sample("global_avg_pool", IMAGE)
+    sample("global_avg_pool_grad", batched(4, 1, 1), input_size=(7, 6))
+    sample("flatten", IMAGE)
+    sample("flatten", batched(5, 1, 1))
+    sample("unflatten", batched(24), shape=(2, 3, 4))
+    sample("concat", batched(2, 3, 4), batched(3, 3, 4), batched(1, 3, 4))
+    sample("concat", batched(2), batched(3))
+    sample("slice_channels", IMAGE, start=1, stop=3)
+    sample("softmax", batched(5))
+    sample("softmax_grad", batched(5), batched(5))
+    for options in ({}, {"label_smoothing": 0.1, "weight": 0.3}):
+        sample("cross_entropy", batched(5), labels(5), **options)
+        sample("cross_entropy_grad", fixed(values=lambda rng, shape: np.array(1.7)), batched(5), labels(5), **options)
+    for op in ("local_response_norm", "lrn"):
+        if op in OPS:
+            for attrs in ({}, {"size": 4, "alpha": 0.9, "beta": 0.6, "k": 1.5}):
+                sample(op, IMAGE, **attrs)
+                sample(f"{op}_grad", IMAGE, IMAGE, **attrs)
+    return found
+
+
+SAMPLES = tuple(_samples())
+#: rows that are given a value instead of computing one
+GIVEN = ("input", "parameter", "buffer")
