@@ -64,10 +64,10 @@ def cross_entropy(
 
 
 @triton.jit
-def mean_rows(rows, mean, N, BLOCK: tl.constexpr):
-    """mean[0] = sum of rows: [N] fp32, over N. Grid: (1,): one program, so one order of summation."""
+def mean_rows(rows, mean, N, BLOCK: tl.constexpr, SCALE: tl.constexpr = 1.0):
+    """mean[0] = SCALE/N * the sum of rows: [N] fp32. Grid: (1,): one program, so one order of summation."""
     total = tl.zeros([BLOCK], tl.float32)
     for first in range(0, N, BLOCK):
         row = first + tl.arange(0, BLOCK)
         total += tl.load(rows + row, mask=row < N, other=0.0)
-    tl.store(mean, tl.sum(total, axis=0) / N)
+    tl.store(mean, tl.sum(total, axis=0) * (SCALE / N))

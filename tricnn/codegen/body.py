@@ -1,0 +1,169 @@
+"""Writes the small functions a template calls: what it loads, and what it does with its result.
+
+A :class:`Body` is one such function. It asks for values at a place (:class:`At`: which pixel, which channel); a value is
+either in a register already, recomputed from its operands (a prologue), or loaded from memory.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ..compiler.plan import Kernel, Plan
+from ..ir.graph import Node
+from ..ir.table import OPS
+from .program import TRITON, element
+
+#: operations that give 0 where their first operand is 0, so what was loaded as 0 outside the image stays 0
+KEEPS_ZERO = {"relu", "relu_grad", "sigmoid_grad", "tanh", "tanh_grad", "scale", "dropout", "max_pool2d_grad",
+              "avg_pool2d_grad", "global_avg_pool_grad"}  # fmt: skip
+SHORT = {"conv2d": "conv", "max_pool2d": "pooled", "avg_pool2d": "pooled", "max_pool2d_index": "position"}
+
+
+@dataclass(frozen=True)
+class At:
+    """A place: names of the pixel, channel and mask tensors, and how many elements lie between two pixels."""
+
+    pixel: str
+    channel: str
+    mask: str
+    width: int
+
+
+class Body:
+    """One generated function under construction."""
+
+    def __init__(self, plan: Plan, kernel: Kernel, storage: str):
+        self.plan, self.kernel, self.storage = plan, kernel, storage
+        self.lines: list[str] = []
+        self.args: dict[str, str] = {}  # buffer or scalar -> the name of the argument
+        self.written: dict[str, str] = {}
+        self.known: dict[tuple[str, At], str] = {}  # values in registers
+        self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
+
+    # --- names ---------------------------------------------------------------------------------------------------------
+
+    def name(self, stem: str) -> str:
+        stem = re.sub(r"\W", "_", stem)
+        candidate, count = stem, 1
+        while candidate in self.names:
+            count += 1
+            candidate = f"{stem}{count}"
+        self.names.add(candidate)
+        return candidate
+
+    def argument(self, buffer: str, stem: str) -> str:
+        if buffer not in self.args:
+            self.args[buffer] = self.name(stem)
+        return self.args[buffer]
+
+    def result(self, value: str, stem: str) -> str:
+        self.written[value] = self.name(stem)
+        return self.written[value]
+
+    def let(self, stem: str, expression: str) -> str:
+        name = self.name(stem)
+        self.lines.append(f"{name} = {expression}")
+        return name
+
+    # --- values --------------------------------------------------------------------------------------------------------
+
+    def value(self, raw: str, at: At, stem: str, wide: bool = True) -> str:
+        """The name of a variable that holds a value at a place: fp32, or as it is stored unless ``wide``."""
+        value = self.plan.storage(raw)
+        if (value, at) in self.known:
+            return self.known[value, at]
+        node = self.kernel.by_name.get(value)
+        source = self.plan.graph.by_name[value]
+        if source.op == "fill":
+            return repr(float(source.attrs["value"]))
+        type_ = self.plan.type(raw)
+        if len(type_.shape) == 0:
+            found = self.let(stem, f"tl.load({self.argument(value, stem)})")
+        elif len(type_.shape) == 1 and not type_.batched:
+            offset = self.plan.graph.by_name[raw].attrs["index"] * type_.per_image[0] if raw != value else 0
+            found = self.vector(value, stem, at, type_.per_image[0], offset)
+        elif node is not None:
+            found = self.compute(node, at)
+        else:
+            found = self.load(value, stem, at, wide)
+        self.known[value, at] = found
+        return found
+
+    def load(self, value: str, stem: str, at: At, wide: bool = False) -> str:
+        """Load from memory; ``wide`` converts to fp32 at once."""
+        argument = self.argument(value, stem)
+        stored = element(self.plan.type(value), self.storage)
+        other = "0" if stored == "u8" else "0.0"
+        suffix = ".to(tl.float32)" if wide and stored in ("fp16", "bf16") else ""
+        load = f"tl.load({argument} + {self.offset(at)}, mask={at.mask}, other={other}){suffix}"
+        return self.let(f"{stem}_tile", load)
+
+    def offset(self, at: At) -> str:
+        return f"{at.pixel} * {at.width} + {at.channel}" if at.width > 1 else f"{at.pixel} + {at.channel}"
+
+    def vector(self, value: str, stem: str, at: At, count: int, offset: int = 0) -> str:
+        """One number per channel."""
+        shift = f"{offset} + " if offset else ""
+        argument = self.argument(value, stem)
+        key = (f"{value}#{offset}", at)
+        if key not in self.known:
+            where = f"{argument} + {shift}{at.channel}"
+            self.known[key] = self.let(f"{stem}_c", f"tl.load({where}, mask={at.channel} < {count}, other=0.0)")
+        return self.known[key]
+
+    def operand(self, node: Node, index: int, at: At) -> str:
+        """An operand in fp32."""
+        names = OPS[node.op].inputs
+        return self.value(node.inputs[index], at, names[min(index, len(names) - 1)].rstrip("?*"))
+
+    def compute(self, node: Node, at: At) -> str:
+        """Evaluate a node at a place, operands first."""
+        from .expressions import EXPRESSIONS
+
+        found = EXPRESSIONS[node.op](self, node, at)
+        return found if found.isidentifier() else self.let(SHORT.get(node.op, node.op), found)
+
+    # --- whole functions -----------------------------------------------------------------------------------------------
+
+    def unpack(self) -> list[str]:
+        names = [*self.args.values(), *self.written.values()]
+        return [f"({names[0]},) = args" if len(names) == 1 else f"{', '.join(names)} = args"] if names else []
+
+    def load_function(self, name: str, raw: str, width: int, stem: str) -> str:
+        """``load(pixel, channel, mask, args)`` for one operand, prologue and all."""
+        at = At("pixel", "channel", "mask", width)
+        value = self.plan.storage(raw)
+        computed = value in self.kernel.by_name
+        tile = self.value(raw, at, stem, wide=computed)
+        if computed:
+            if not self.keeps_zero(value):
+                tile = f"tl.where(mask, {tile}, 0.0)"
+            tile = self.rounded(tile, self.storage)
+        elif self.lines and self.lines[-1].startswith(f"{tile} = "):
+            tile = self.lines.pop().split(" = ", 1)[1]
+        return self.function(name, "pixel, channel, mask, args", [*self.lines, f"return {tile}"])
+
+    def keeps_zero(self, value: str) -> bool:
+        node = self.kernel.by_name.get(value)
+        if node is None:
+            return True
+        return node.op in KEEPS_ZERO and self.keeps_zero(self.plan.storage(node.inputs[0]))
+
+    def rounded(self, expression: str, dtype: str) -> str:
+        return expression if dtype == "fp32" else f"round_to({expression}, {TRITON[dtype]})"
+
+    def store(self, value: str, variable: str, at: At) -> None:
+        """Write a value that is in a register."""
+        dtype = element(self.plan.type(value), self.storage)
+        argument = self.result(value, f"{variable}_out")
+        rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
+        self.lines.append(f"tl.store({argument} + {self.offset(at)}, {rounded}, mask={at.mask})")
+
+    def function(self, name: str, parameters: str, lines: list[str]) -> str:
+        code = "\n".join(f"    {line}" for line in [*self.unpack(), *lines])
+        return f"@triton.jit\ndef {name}({parameters}):\n{code}\n"
+
+
+def place(at: At, **changes: object) -> At:
+    return replace(at, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""What each operation is in Triton, at one pixel and channel: the column of the table that code generation owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..ir.graph import Node
+from .body import At, Body, place
+
+Expression = Callable[[Body, Node, At], str]
+
+
+def _formula(template: str) -> Expression:
+    def write(body: Body, node: Node, at: At) -> str:
+        operands = [body.operand(node, i, at) for i in range(len(node.inputs))]
+        return template.format(*operands, **node.attrs)
+
+    return write
+
+
+def _batch_norm(body: Body, node: Node, at: At) -> str:
+    x, weight, bias, mean, var = (body.operand(node, i, at) for i in range(5))
+    return f"({x} - {mean}) * (tl.rsqrt({var} + {node.attrs['eps']}) * {weight}) + {bias}"
+
+
+def _batch_norm_grad(body: Body, node: Node, at: At) -> str:
+    dy, weight, var = (body.operand(node, i, at) for i in range(3))
+    return f"{dy} * (tl.rsqrt({var} + {node.attrs['eps']}) * {weight})"
+
+
+def statistics(body: Body, node: Node, index: int, at: At) -> tuple[str, str]:
+    """(mean, variance), or any other pair of rows of a ``[2, C]`` operand."""
+    value = body.plan.storage(node.inputs[index])
+    channels = body.plan.type(value).per_image[-1]
+    stem = "sum" if "sums" in node.inputs[index] or index == 4 else "stats"
+    return body.vector(value, stem, at, channels), body.vector(value, stem, at, channels, channels)
+
+
+def _normalize(body: Body, node: Node, at: At) -> str:
+    x = body.operand(node, 0, at)
+    mean, var = statistics(body, node, 1, at)
+    weight, bias = body.operand(node, 2, at), body.operand(node, 3, at)
+    return f"({x} - {mean}) * (tl.rsqrt({var} + {node.attrs['eps']}) * {weight}) + {bias}"
+
+
+def _normalize_grad_input(body: Body, node: Node, at: At) -> str:
+    dy, x = body.operand(node, 0, at), body.operand(node, 1, at)
+    mean, var = statistics(body, node, 2, at)
+    weight = body.operand(node, 3, at)
+    dbias, dweight = statistics(body, node, 4, at)
+    pixels = body.plan.type(node.name).pixels
+    count = body.argument("N", "N")
+    rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
+    m = body.let("m", f"{count} * {pixels}.0")
+    return f"({dy} - {dbias} / {m} - ({x} - {mean}) * {rstd} * ({dweight} / {m})) * ({rstd} * {weight})"
+
+
+def _dropout(body: Body, node: Node, at: At) -> str:
+    """The counter is the logical NCHW index, from the place in channels-last memory."""
+    x = body.operand(node, 0, at)
+    type_ = body.plan.type(node.name)
+    c, pixels = type_.channels, type_.pixels
+    if at.width == c:
+        pixel, channel = at.pixel, at.channel
+    else:
+        offset = body.let("offset", body.offset(at))
+        pixel, channel = body.let("at_pixel", f"{offset} // {c}"), body.let("at_channel", f"{offset} % {c}")
+    if pixels == 1:
+        index = f"{pixel} * {c} + {channel}"
+    else:
+        index = f"({pixel} // {pixels} * {c} + {channel}) * {pixels} + {pixel} % {pixels}"
+    element = body.let("element", index)
+    threshold = min(round(node.attrs["p"] * 2**32), 2**32 - 1)
+    seed, step = body.argument("seed", "seed"), body.argument("step", "step")
+    keep = body.let(
+        "keep", f"keep_mask({element}, {seed}, {seed} >> 32, {node.attrs['layer']}, {step}, {threshold})"
+    )
+    return f"tl.where({keep}, {x} * {1 / (1 - node.attrs['p'])!r}, 0.0)"
+
+
+def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
+    """The pooling window that a pixel lies in, and the pixel's row and column in the image."""
+    height, width = node.attrs["input_size"]
+    r, s = node.attrs["kernel_size"]
+    p, q = body.plan.type(node.inputs[0]).spatial
+    n, h, v = body.name("n"), body.name("h"), body.name("v")
+    body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
+    window = body.let("window", f"({n} * {p} + {h} // {r}) * {q} + {v} // {s}")
+    mask = at.mask
+    if p * r < height or q * s < width:
+        mask = body.let("covered", f"{at.mask} & ({h} < {p * r}) & ({v} < {q * s})")
+    return place(at, pixel=window, mask=mask), h, v
+
+
+def _max_pool_grad(body: Body, node: Node, at: At) -> str:
+    (r, s) = node.attrs["kernel_size"]
+    window, h, v = _window_of(body, node, at)
+    dy, index = body.operand(node, 0, window), body.operand(node, 1, window)
+    return f"tl.where({index} == {h} % {r} * {s} + {v} % {s}, {dy}, 0.0)"
+
+
+def _avg_pool_grad(body: Body, node: Node, at: At) -> str:
+    (r, s) = node.attrs["kernel_size"]
+    window, _, _ = _window_of(body, node, at)
+    return f"{body.operand(node, 0, window)} * {1 / (r * s)!r}"
+
+
+def _global_avg_grad(body: Body, node: Node, at: At) -> str:
+    height, width = node.attrs["input_size"]
+    image = body.let("image", f"{at.pixel} // {height * width}")
+    return f"{body.operand(node, 0, place(at, pixel=image))} * {1 / (height * width)!r}"
+
+
+EXPRESSIONS: dict[str, Expression] = {
+    "relu": _formula("tl.where({0} < 0.0, 0.0, {0})"),
+    "relu_grad": _formula("tl.where({1} > 0.0, {0}, 0.0)"),
+    "sigmoid": _formula("tl.sigmoid({0})"),
+    "sigmoid_grad": _formula("{0} * {1} * (1.0 - {1})"),
+    "tanh": _formula("2.0 * tl.sigmoid(2.0 * {0}) - 1.0"),
+    "tanh_grad": _formula("{0} * (1.0 - {1} * {1})"),
+    "add": _formula("{0} + {1}"),
+    "scale": _formula("{0} * {factor!r}"),
+    "dropout": _dropout,
+    "batch_norm": _batch_norm,
+    "batch_norm_grad_input": _batch_norm_grad,
+    "normalize": _normalize,
+    "normalize_grad_input": _normalize_grad_input,
+    "max_pool2d_grad": _max_pool_grad,
+    "avg_pool2d_grad": _avg_pool_grad,
+    "global_avg_pool_grad": _global_avg_grad,
+}

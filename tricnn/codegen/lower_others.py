@@ -1,0 +1,413 @@
+"""Lowering of everything that is not a contraction or a pointwise chain: pooling, reductions, loss, copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from ..compiler.plan import Kernel
+from ..ir.graph import Node
+from . import tiles
+from .body import At
+from .expressions import statistics
+from .lower import (
+    LOWERINGS,
+    Lowering,
+    as_tuple,
+    call_text,
+    epilogue,
+    everything_of,
+    lower_pointwise,
+    lower_split_sum,
+    plain_function,
+)
+
+Parameter = Callable[[str], str]
+
+
+def _window(state: Lowering, node: Node, image: str, pooled: str) -> dict[str, int]:
+    """Constants of the pooling templates."""
+    x, y = state.plan.type(image), state.plan.type(pooled)
+    (h, w), (p, q) = x.spatial, y.spatial
+    a = node.attrs
+    r, s = a.get("kernel_size", (h, w))
+    sh, sw = a.get("stride", (r, s))
+    top, bottom, left, right = a.get("padding", (0, 0, 0, 0))
+    c = {"C": x.channels, "H": h, "W": w, "R": r, "S": s, "P": p, "Q": q, "SH": sh, "SW": sw}
+    if node.op.startswith("max"):
+        return {**c, "PT": top, "PL": left}
+    include = a.get("count_include_pad", True)
+    return {**c, "PT": top, "PB": bottom, "PL": left, "PR": right, "INCLUDE_PAD": include}
+
+
+def _grid(rows: int, channels: int, tile: tiles.Tile) -> tuple[str, str]:
+    return f"cdiv(N * {rows}, {tile.m})", f"{-(-channels // tile.n)}"
+
+
+def lower_pool(state: Lowering, kernel: Kernel) -> None:
+    """max_pool2d (and its index), avg_pool2d, global_avg_pool."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    constants = _window(state, node, node.inputs[0], node.name)
+    c, rows = constants["C"], constants["P"] * constants["Q"]
+    tile = tiles.elementwise(c, state.attempt(name))
+    load, store = state.body(kernel), state.body(kernel)
+    load_text = load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
+    at = At("pixel", "channel", "mask", c)
+    index = next((n for n in kernel.nodes if n.op == "max_pool2d_index"), None)
+    if index is not None:
+        store.known[index.name, at] = "index"
+        if index.name in kernel.writes:
+            store.store(index.name, "index", at)
+    store.names |= {"value", "index"}
+    if node.op != "max_pool2d_index":
+        epilogue(store, kernel, at, node.name, "value")
+    is_max = node.op.startswith("max")
+    head = "value, index, pixel, channel, mask, part, args" if is_max else "value, pixel, channel, mask, part, args"
+    store_text = store.function(f"{name}_store_y", head, store.lines)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "max_pool2d" if is_max else "avg_pool2d",
+            [f"{name}_load_x", as_tuple([p(b) for b in load.args]), f"{name}_store_y",
+             as_tuple([p(b) for b in everything_of(store)]), "N"],
+            {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    flops = constants["R"] * constants["S"] * prod(plan.type(node.name).per_image)
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, everything_of(store)], _grid(rows, c, tile), tile,
+        writes=tuple(store.written), kind=node.op, flops=flops,
+    )  # fmt: skip
+
+
+def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
+    """max_pool2d_grad and avg_pool2d_grad, in gather form; global_avg_pool_grad is one pass."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    if node.op == "global_avg_pool_grad":
+        lower_pointwise(state, kernel)
+        return
+    constants = _window(state, node, node.name, node.inputs[0])
+    c, rows = constants["C"], constants["H"] * constants["W"]
+    tile = tiles.elementwise(c, state.attempt(name))
+    load, store = state.body(kernel), state.body(kernel)
+    load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
+    epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
+    store_text = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
+    index = {plan.storage(node.inputs[1]): "index"} if node.op == "max_pool2d_grad" else {}
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            node.op,
+            [f"{name}_load_dy", as_tuple([p(b) for b in load.args]), *[p(b) for b in index], f"{name}_store_dx",
+             as_tuple([p(b) for b in everything_of(store)]), "N"],
+            {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, index, everything_of(store)],
+        _grid(rows, c, tile), tile, writes=tuple(store.written), kind=node.op,
+        flops=prod(plan.type(node.name).per_image),
+    )  # fmt: skip
+
+
+def _splits(state: Lowering, rows: int, channels: int, tile: tiles.Tile) -> int:
+    return tiles.split_of(-(-channels // tile.n), rows * state.batch, tile.m)
+
+
+def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
+    """A bias gradient that no wgrad could take along."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    dy = plan.type(node.inputs[0])
+    tile = tiles.elementwise(dy.channels, state.attempt(name))
+    split = _splits(state, dy.pixels, dy.channels, tile)
+    load = state.body(kernel)
+    load_text = load.load_function(f"{name}_load_dy", node.inputs[0], dy.channels, "dy")
+    target = state.workspace(f"{name}.partial", f"{split * dy.channels}") if split > 1 else node.name
+    line = f"tl.store(db + split * {dy.channels} + channel, total, mask=mask)"
+    store_text = plain_function(f"{name}_store_db", "total, channel, mask, split, args", ["db"], [line])
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "channel_sum",
+            [f"{name}_load_dy", as_tuple([p(b) for b in load.args]), f"{name}_store_db", f"({p(target)},)", "N"],
+            {"PIXELS": dy.pixels, "C": dy.channels, "SPLIT": split, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, {target: "db"}],
+        (f"{-(-dy.channels // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=prod(dy.per_image),
+    )  # fmt: skip
+    if split > 1:
+        lower_split_sum(state, kernel, target, split, dy.channels, dy.channels, node.name, None)
+
+
+def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
+    """normalize_grad_sums: sum dy and sum dy * xhat in one pass."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    x = plan.type(node.inputs[1])
+    c = x.channels
+    tile = tiles.elementwise(c, state.attempt(name))
+    split = _splits(state, x.pixels, c, tile)
+    load = state.body(kernel)
+    at = At("pixel", "channel", "mask", c)
+    dy, z = load.operand(node, 0, at), load.operand(node, 1, at)
+    mean, var = statistics(load, node, 2, at)
+    load.lines.append(f"dy = tl.where(mask, {dy}, 0.0)" if dy != "dy" else "dy = tl.where(mask, dy, 0.0)")
+    load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
+    load_text = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
+    target = state.workspace(f"{name}.partial", f"{split * 2 * c}") if split > 1 else node.name
+    lines = [
+        f"tl.store(sums + split * {2 * c} + channel, first, mask=mask)",
+        f"tl.store(sums + split * {2 * c} + {c} + channel, second, mask=mask)",
+    ]
+    store_text = plain_function(f"{name}_store", "first, second, channel, mask, split, args", ["sums"], lines)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "channel_sum_pair",
+            [f"{name}_load", as_tuple([p(b) for b in load.args]), f"{name}_store", f"({p(target)},)", "N"],
+            {"PIXELS": x.pixels, "C": c, "SPLIT": split, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, {target: "sums"}],
+        (f"{-(-c // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=4 * prod(x.per_image),
+    )  # fmt: skip
+    if split > 1:
+        lower_split_sum(state, kernel, target, split, 2 * c, 2 * c, node.name, None)
+
+
+def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
+    """batch_stats by tiles, then merged; the merge also updates the running statistics."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    x = plan.type(node.inputs[0])
+    tile = tiles.elementwise(x.channels, state.attempt(name))
+    tile = tiles.Tile(max(tile.m, 16 * 1024 // tile.n // 16), tile.n, 1, 4, 1)
+    load = state.body(kernel)
+    load_text = load.load_function(f"{name}_load_x", node.inputs[0], x.channels, "x")
+    parts = f"cdiv(N * {x.pixels}, {tile.m})"
+    partial = state.workspace(f"{name}.partial", f"{parts} * {3 * x.channels}")
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "batch_stats", [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(partial), "N"],
+            {"PIXELS": x.pixels, "C": x.channels, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text], call, [load.args, {partial: "partial"}], _grid(x.pixels, x.channels, tile), tile,
+        writes=(partial,), kind=node.op, flops=4 * prod(x.per_image),
+    )  # fmt: skip
+    lower_merge(state, kernel, node, partial, x.channels, f"tl.cdiv(N * {x.pixels}, {tile.m})")
+
+
+def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: str) -> None:
+    """stats = [mean, M2/count], and with it the new running statistics."""
+    name, block = f"{kernel.name}_merge", 32
+    outputs, inputs = {node.name: "stats"}, {}
+    lines = [
+        "tl.store(stats + channel, mean, mask=mask)",
+        f"tl.store(stats + {c} + channel, m2 / count, mask=mask)",
+    ]
+    for update in kernel.nodes:
+        if update.op not in ("running_mean", "running_var") or update.inputs[1] != node.name:
+            continue
+        short = update.op
+        inputs[update.inputs[0]] = f"old_{short[8:]}"
+        outputs[update.name] = f"new_{short[8:]}"
+        new = "mean" if short == "running_mean" else "m2 / tl.maximum(count - 1.0, 1.0)"
+        m = update.attrs["momentum"]
+        lines.append(f"old = tl.load(old_{short[8:]} + channel, mask=mask, other=0.0)")
+        lines.append(f"tl.store(new_{short[8:]} + channel, old + {m} * ({new} - old), mask=mask)")
+    args = {**inputs, **outputs}
+    store = plain_function(f"{name}_store", "count, mean, m2, channel, mask, split, args", list(args.values()), lines)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "merge_stats", [p(partial), f"{name}_store", as_tuple([p(b) for b in args]), parts],
+            {"C": c, "SPLIT": 1, "BLOCK_P": 16, "BLOCK": block},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [store], call, [{partial: "partial"}, args], (f"{-(-c // block)}",),
+        tiles.Tile(16, block, 1, 4, 1), writes=tuple(outputs), kind="merge_stats",
+    )  # fmt: skip
+
+
+def lower_running(state: Lowering, kernel: Kernel) -> None:
+    """running_mean or running_var by itself (fusion off)."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    c = plan.type(node.name).per_image[0]
+    running, stats = node.inputs[0], plan.storage(node.inputs[1])
+    momentum, block = node.attrs["momentum"], 128
+    if node.op == "running_mean":
+        lines = [f"new = tl.load(stats + channel, mask=channel < {c}, other=0.0)"]
+    else:
+        m = plan.type(node.inputs[2]).pixels
+        lines = [f"count = N * {m}.0", f"new = tl.load(stats + {c} + channel, mask=channel < {c}, other=0.0)",
+                 "new = new * (count / tl.maximum(count - 1.0, 1.0))"]  # fmt: skip
+    lines += [
+        f"old = tl.load(running + channel, mask=channel < {c}, other=0.0)",
+        f"tl.store(out + channel, old + {momentum} * (new - old), mask=channel < {c})",
+    ]
+    args = {running: "running", stats: "stats", node.name: "out"}
+    helper = plain_function(f"{name}_body", "pixel, channel, mask, part, args", [*args.values(), "N"], lines)
+
+    def call(p: Parameter) -> str:
+        return call_text("pointwise", [f"{name}_body", as_tuple([*[p(b) for b in args], "N"]), "1"],
+                         {"PIXELS": 1, "C": c, "BLOCK_M": 1, "BLOCK_N": block})  # fmt: skip
+
+    state.add(name, kernel, [helper], call, [args], ("1", f"{-(-c // block)}"), tiles.Tile(1, block, 1, 4, 1),
+              writes=(node.name,), kind="pointwise")  # fmt: skip
+
+
+def lower_loss(state: Lowering, kernel: Kernel) -> None:
+    """cross_entropy, its gradient, or both in one pass over the logits; then the mean of the rows' losses."""
+    plan, name = state.plan, kernel.name
+    loss = next((n for n in kernel.nodes if n.op == "cross_entropy"), None)
+    grad = next((n for n in kernel.nodes if n.op == "cross_entropy_grad"), None)
+    node = loss or grad
+    assert node is not None
+    logits, labels = node.inputs[-2:]
+    c = plan.type(logits).channels
+    width = tiles.power_of_two(c)
+    rows = max(1, min(16, 2048 // width))
+    load = state.body(kernel)
+    load_text = load.load_function(f"{name}_load_x", logits, c, "logits")
+    losses = state.workspace(f"{name}.losses", "N") if loss else None
+    upstream = plan.graph.by_name[grad.inputs[0]].attrs["value"] if grad else 1.0
+    scale = node.attrs["weight"] * upstream
+    outputs = ([losses] if losses else []) + ([grad.name] if grad else [])
+    out = ({losses: "losses"} if losses else {}) | ({grad.name: "dlogits"} if grad else {})
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "cross_entropy",
+            [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(labels), p(losses) if losses else "None",
+             p(grad.name) if grad else "None", "N"],
+            {"C": c, "BLOCK_M": rows, "BLOCK_N": width, "SMOOTHING": node.attrs["label_smoothing"], "SCALE": scale,
+             "LOSSES": loss is not None, "GRAD": grad is not None},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text], call, [load.args, {labels: "labels"}, out], (f"cdiv(N, {rows})",),
+        tiles.Tile(rows, width, 1, 4, 1), writes=tuple(outputs), kind="cross_entropy", flops=5 * c,
+    )  # fmt: skip
+    if loss is None or losses is None:
+        return
+
+    def mean(p: Parameter) -> str:
+        return call_text(
+            "mean_rows", [p(losses), p(loss.name), "N"], {"BLOCK": 1024, "SCALE": loss.attrs["weight"]}
+        )  # fmt: skip
+
+    state.add(
+        f"{name}_mean", kernel, [], mean, [{losses: "losses", loss.name: "loss"}], ("1",),
+        tiles.Tile(1, 1024, 1, 4, 1), writes=(loss.name,), kind="mean_rows",
+    )  # fmt: skip
+
+
+def lower_softmax(state: Lowering, kernel: Kernel) -> None:
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    c = plan.type(node.name).channels
+    width = tiles.power_of_two(c)
+    rows = max(1, min(16, 2048 // width))
+    at = At("pixel", "channel", "mask", c)
+    store = state.body(kernel)
+    store.names.add("tile")
+    epilogue(store, kernel, at, node.name, "tile")
+    store_text = store.function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", store.lines)
+    loads, texts = [], [store_text]
+    for i, role in enumerate(("x",) if node.op == "softmax" else ("dy", "y")):
+        load = state.body(kernel)
+        texts.append(load.load_function(f"{name}_load_{role}", node.inputs[i], c, role))
+        loads.append((role, load))
+
+    def call(p: Parameter) -> str:
+        positional = [t for role, b in loads for t in (f"{name}_load_{role}", as_tuple([p(v) for v in b.args]))]
+        return call_text(
+            node.op, [*positional, f"{name}_store_y", as_tuple([p(b) for b in everything_of(store)]), "N"],
+            {"C": c, "BLOCK_M": rows, "BLOCK_N": width},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, texts, call, [*[b.args for _, b in loads], everything_of(store)], (f"cdiv(N, {rows})",),
+        tiles.Tile(rows, width, 1, 4, 1), writes=tuple(store.written), kind=node.op, flops=5 * c,
+    )  # fmt: skip
+
+
+def lower_copy(state: Lowering, kernel: Kernel) -> None:
+    """concat, slice_channels, stack, and flatten or unflatten that really move data: one launch per operand."""
+    node, plan = kernel.anchor, state.plan
+    y = plan.type(node.name)
+    start = 0
+    for number, raw in enumerate(node.inputs):
+        value = plan.storage(raw)
+        x = plan.type(raw)
+        name = kernel.name if len(node.inputs) == 1 else f"{kernel.name}_{number}"
+        template = "pointwise"
+        if node.op in ("flatten", "unflatten"):
+            image = x if node.op == "flatten" else y
+            template = "to_nchw" if node.op == "flatten" else "from_nchw"
+            pixels, c = image.pixels, image.channels
+        elif node.op == "stack":
+            pixels, c = 1, x.per_image[0]
+        else:
+            pixels, c = y.pixels, min(x.channels, y.channels)
+        tile = tiles.elementwise(c, state.attempt(name))
+        rows = f"N * {pixels}" if y.batched else "1"
+        source = "x + pixel * {} + channel".format(x.channels if x.batched else 0)
+        target = "y + pixel * {} + channel".format(y.channels if y.batched else 0)
+        if node.op == "flatten":
+            source, target = f"x + pixel * {c} + channel", f"y + pixel * {c * pixels} + channel"
+        elif node.op == "unflatten":
+            source, target = f"x + pixel * {c * pixels} + channel", f"y + pixel * {c} + channel"
+        elif node.op == "concat" and start:
+            target += f" + {start}"
+        elif node.op == "slice_channels" and node.attrs["start"]:
+            source += f" + {node.attrs['start']}"
+        elif node.op == "stack":
+            target = f"y + {start} + channel"
+        args = {value: "x", node.name: "y"}
+        load, store = f"tl.load({source}, mask=mask, other=0.0)", "tl.store({}, {}, mask=mask)"
+        if template == "pointwise":
+            helpers = [plain_function(f"{name}_body", "pixel, channel, mask, part, args", ["x", "y"],
+                                      [store.format(target, load)])]  # fmt: skip
+        else:
+            helpers = [
+                plain_function(f"{name}_load_x", "pixel, channel, mask, args", ["x"], [f"return {load}"]),
+                plain_function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", ["y"],
+                               [store.format(target, "tile")]),
+            ]  # fmt: skip
+
+        def call(
+            p: Parameter, name: str = name, value: str = value, template: str = template, pixels: int = pixels,
+            c: int = c, tile: tiles.Tile = tile,
+        ) -> str:  # fmt: skip
+            if template == "pointwise":
+                head = [f"{name}_body", f"({p(value)}, {p(node.name)})", "N" if y.batched else "1"]
+            else:
+                head = [f"{name}_load_x", f"({p(value)},)", f"{name}_store_y", f"({p(node.name)},)", "N"]
+            return call_text(template, head, {"PIXELS": pixels, "C": c, "BLOCK_M": tile.m, "BLOCK_N": tile.n})
+
+        share = {value: c / x.channels} if node.op == "slice_channels" else {node.name: 1 / len(node.inputs)}
+        if node.op == "concat":
+            share = {node.name: c / y.channels}
+        state.add(
+            name, kernel, helpers, call, [args], (f"cdiv({rows}, {tile.m})", f"{-(-c // tile.n)}"), tile,
+            writes=(node.name,), kind=node.op, share=share,
+        )  # fmt: skip
+        start += c
+
+
+LOWERINGS |= {
+    "max_pool2d": lower_pool, "max_pool2d_index": lower_pool, "avg_pool2d": lower_pool, "global_avg_pool": lower_pool,
+    "max_pool2d_grad": lower_pool_grad, "avg_pool2d_grad": lower_pool_grad, "global_avg_pool_grad": lower_pool_grad,
+    "channel_sum": lower_channel_sum, "batch_stats": lower_batch_stats, "normalize_grad_sums": lower_normalize_sums,
+    "running_mean": lower_running, "running_var": lower_running,
+    "cross_entropy": lower_loss, "cross_entropy_grad": lower_loss,
+    "softmax": lower_softmax, "softmax_grad": lower_softmax,
+    "concat": lower_copy, "slice_channels": lower_copy, "stack": lower_copy, "flatten": lower_copy,
+    "unflatten": lower_copy,
+}  # fmt: skip
+

@@ -1,0 +1,135 @@
+"""The lowered plan: functions of the emitted file, the launches that make a step, and the buffers they use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from ..compiler.memory import Arena, Lifetime, plan_arena
+from ..compiler.plan import Plan
+from ..ir.table import Kind
+from ..ir.types import TensorType
+
+#: what a user chooses -> (how activations are stored, how tl.dot multiplies fp32)
+DTYPES = {"fp32": ("fp32", "ieee"), "tf32": ("fp32", "tf32"), "fp16": ("fp16", "ieee"), "bf16": ("bf16", "ieee")}
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
+TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
+
+
+def element(type_: TensorType, storage: str) -> str:
+    """How a value's elements are stored: ``fp32 fp16 bf16 u8 i64``."""
+    return {"float": storage, "float32": "fp32", "uint8": "u8", "int64": "i64"}[type_.dtype]
+
+
+def evaluate(expression: str, batch: int) -> int:
+    """The value of a size or grid expression (our own text, in N and cdiv) at a batch size."""
+    return int(eval(expression, {"__builtins__": {}}, {"N": batch, "cdiv": lambda a, b: -(-a // b)}))
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Device memory: ``size`` elements (an expression in N) of ``dtype``. Persistent ones (inputs, parameters, results)
+    live outside the arena."""
+
+    name: str
+    dtype: str
+    size: str
+    persistent: bool = False
+
+    def bytes(self, batch: int) -> int:
+        return evaluate(self.size, batch) * BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Function:
+    """One kernel of the emitted file. ``text`` is its own code (helpers first), ``name`` the jitted function,
+    ``parameters`` its arguments with their Triton types."""
+
+    name: str
+    text: str
+    parameters: tuple[tuple[str, str], ...]
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: ``function[grid](arguments)``; arguments are buffers, or the scalars N, seed and step."""
+
+    function: str
+    arguments: tuple[str, ...]
+    grid: tuple[str, ...]
+    kernel: str
+    kind: str
+    layers: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    flops: int  # per image
+    share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is touched, if not all
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything a step needs. ``order`` holds, for weights kept in pixel order, (C, H, W) of their input."""
+
+    plan: Plan
+    dtype: str
+    batch: int
+    functions: tuple[Function, ...]
+    launches: tuple[Launch, ...]
+    buffers: Mapping[str, Buffer]
+    order: Mapping[str, tuple[int, int, int]]
+
+    @property
+    def storage(self) -> str:
+        return DTYPES[self.dtype][0]
+
+    def launch_bytes(self, launch: Launch, batch: int) -> int:
+        """Each operand's bytes read once, each result's written once."""
+        touched = (self.buffers[b].bytes(batch) * launch.share.get(b, 1.0) for b in (*launch.reads, *launch.writes))
+        return round(sum(touched))
+
+    def dram_bytes(self, batch: int | None = None) -> int:
+        return sum(self.launch_bytes(launch, batch or self.batch) for launch in self.launches)
+
+    def flops(self, batch: int | None = None) -> int:
+        return sum(launch.flops for launch in self.launches) * (batch or self.batch)
+
+    def arena(self, batch: int | None = None) -> Arena:
+        """Offsets of the buffers that are not persistent."""
+        batch = batch or self.batch
+        spans: dict[str, tuple[int, int]] = {}
+        for step, launch in enumerate(self.launches):
+            for name in (*launch.reads, *launch.writes):
+                if not self.buffers[name].persistent:
+                    spans[name] = (spans.get(name, (step, step))[0], step)
+        return plan_arena(
+            Lifetime(name, self.buffers[name].bytes(batch), first, last) for name, (first, last) in spans.items()
+        )
+
+    def peak_memory_bytes(self, batch: int | None = None) -> int:
+        """The arena plus everything persistent: inputs, parameters, statistics, gradients, results."""
+        batch = batch or self.batch
+        fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent)
+        return self.arena(batch).size + fixed
+
+
+def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
+    """A buffer for every value that goes through memory; workspaces come with the launches."""
+    buffers = {}
+    lasting = {plan.storage(v) for v in plan.graph.results} | {n.name for n in plan.prepared}
+    for node in plan.graph.nodes:
+        if node.op != "fill" and (node.kind is Kind.SOURCE or node.name in lasting):
+            buffers[node.name] = _buffer(node.name, plan.type(node.name), storage, True)
+    for kernel in plan.kernels:
+        for value in kernel.writes:
+            if value not in buffers:
+                buffers[value] = _buffer(value, plan.type(value), storage, False)
+    return buffers
+
+
+def _buffer(name: str, type_: TensorType, storage: str, persistent: bool) -> Buffer:
+    count: Any = prod(type_.per_image)
+    return Buffer(name, element(type_, storage), f"N * {count}" if type_.batched else f"{count}", persistent)

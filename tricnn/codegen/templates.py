@@ -1,0 +1,70 @@
+"""The text of the templates in ``kernels/``, and which of them a piece of code needs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class Template:
+    name: str
+    module: str
+    text: str
+    uses: frozenset[str]
+
+
+@cache
+def library() -> dict[str, Template]:
+    """Every top-level function and constant of ``kernels/``, by name, in the order of the files."""
+    found: dict[str, Template] = {}
+    folder = files("tricnn.kernels")
+    for path in sorted((p for p in folder.iterdir() if p.name.endswith(".py")), key=lambda p: p.name):
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef):
+                names, first = [node.name], node.decorator_list[0].lineno if node.decorator_list else node.lineno
+            elif isinstance(node, ast.Assign):
+                names, first = [t.id for t in node.targets if isinstance(t, ast.Name)], node.lineno
+            else:
+                continue
+            while first > 1 and lines[first - 2].startswith("#"):
+                first -= 1
+            text = "\n".join(lines[first - 1 : node.end_lineno])
+            uses = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name)) - set(names)
+            for name in names:
+                if name in found and name != "__all__":
+                    raise AssertionError(f"two templates are named {name}")
+                found[name] = Template(name, path.name, text, uses)
+    return found
+
+
+def closure(code: str) -> list[Template]:
+    """The templates that ``code`` uses, directly or not, each after what it uses itself."""
+    templates = library()
+    ordered: dict[str, Template] = {}
+
+    def visit(name: str) -> None:
+        if name in templates and name not in ordered:
+            for other in sorted(templates[name].uses):
+                if other != name:
+                    visit(other)
+            ordered[name] = templates[name]
+
+    for name in _names(code):
+        visit(name)
+    return list(ordered.values())
+
+
+def _names(code: str) -> Iterable[str]:
+    return sorted({n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name)})
+
+
+def module_text(code: str) -> str:
+    """``code`` with the templates it needs, as a module that imports only triton."""
+    parts = [t.text for t in closure(code)]
+    return "\n\n\n".join(["import triton\nimport triton.language as tl", *parts, code.strip()]) + "\n"

@@ -1,0 +1,60 @@
+"""Tile sizes: what each kernel starts from, and the smaller ones it falls back to when a compiler spills.
+
+The rules are static, so the same plan gives the same kernels, and the same bits, on every machine. FIELD: 128x128x64 on 8
+warps is what a Hopper MMA wants; fp32 products run on the plain FMA units, where smaller tiles keep to the registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least ``n``."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0) -> Tile:
+    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for)."""
+    narrow = dtype in ("fp16", "bf16")
+    m, n, k = (128, 128, 64) if narrow else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
+    m = min(m, max(power_of_two(rows), 16))
+    n = min(n, max(power_of_two(columns), 16))
+    k = min(k, max(power_of_two(depth), 16))
+    # A small product should still fill the machine: shrink its tiles until there are some 128 of them.
+    while m > 32 and -(-rows // m) * -(-columns // n) < 128:
+        m //= 2
+    stages = 3 if narrow and target.startswith("sm_") else 2
+    for step in range(attempt):
+        if step % 3 == 0 and stages > 1 and (m * n <= 4096 or k > 32):
+            stages -= 1
+        elif step % 3 == 1 and k > 16:
+            k //= 2
+        elif m >= n and m > 16:
+            m //= 2
+        elif n > 16:
+            n //= 2
+    return Tile(m, n, k, 8 if m * n >= 16384 else 4, stages)
+
+
+def split_of(tiles: int, pixels: int, block: int, programs: int = 264) -> int:
+    """How many programs share the sum over ``pixels`` of a weight gradient: about two waves on 132 processors, each
+    with at least four blocks to sum; a power of two."""
+    most = max(1, pixels // (4 * block))
+    wanted = max(1, programs // max(tiles, 1))
+    return 1 << (min(most, wanted, 256).bit_length() - 1)
+
+
+def elementwise(channels: int, attempt: int = 0) -> Tile:
+    """[pixels, channels] in tiles of about 1024 elements."""
+    n = min(power_of_two(channels), 256)
+    return Tile(max(1, (1024 >> attempt) // n), n, 1, 4, 1)

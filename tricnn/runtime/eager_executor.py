@@ -1,0 +1,78 @@
+"""The eager executor: the graph node by node through ATen (cuDNN, oneDNN). The unfused baseline, by somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..compiler.plan import Plan
+from ..ir.table import OPS, Environment
+
+
+class EagerExecutor:
+    """Parameters as torch tensors (channels-last where 4-D); every layer is one ATen call or a few."""
+
+    name = "eager"
+
+    def __init__(self, plan: Plan, dtype: str):
+        import torch
+
+        self.torch, self.plan, self.dtype = torch, plan, dtype
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        kinds = {"fp64": torch.float64, "fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16,
+                 "bf16": torch.bfloat16}  # fmt: skip
+        self.real = kinds[dtype]
+        self.wide = torch.float64 if dtype == "fp64" else torch.float32
+        self.values: dict[str, Any] = {}
+        self._last: dict[str, int] = {}
+        for i, node in enumerate(plan.graph.nodes):
+            self._last.update(dict.fromkeys(node.inputs, i))
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        for name, x in state.items():
+            self.values[name] = self.to_storage(name, x)
+
+    def state(self, name: str) -> np.ndarray:
+        return self.to_logical(name, self.values[name]).copy()
+
+    def live(self, name: str) -> Any:
+        return self.values[name]
+
+    def to_logical(self, name: str, x: Any) -> np.ndarray:
+        return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+
+    def to_storage(self, name: str, x: Any) -> Any:
+        return self._last_channels(self.torch.as_tensor(np.array(x)).to(self.device, self.wide))
+
+    def _last_channels(self, x: Any) -> Any:
+        return x.contiguous(memory_format=self.torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+    def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
+        torch, graph, env = self.torch, self.plan.graph, Environment(seed, step)
+        keep = set(graph.results)
+        values = dict(self.values)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.dtype == "tf32"
+        with torch.no_grad():
+            for i, node in enumerate(graph.nodes):
+                if node.op == "input":
+                    x = inputs[node.name]
+                    x = x if hasattr(x, "detach") else torch.as_tensor(np.asarray(x))
+                    floating = graph.types[node.name].dtype == "float"
+                    values[node.name] = self._last_channels(x.to(self.device, self.real)) if floating else x.to(
+                        self.device
+                    )  # fmt: skip
+                elif node.name not in values:
+                    operands = [values[v] for v in node.inputs]
+                    y = OPS[node.op].aten(env, node.attrs, *operands)
+                    kind = graph.types[node.name].dtype
+                    if kind.startswith("float"):
+                        y = y.to(self.real if kind == "float" else self.wide)
+                    values[node.name] = self._last_channels(y) if y.dim() == 4 else y
+                for value in node.inputs:
+                    if self._last[value] == i and value not in keep and value not in self.values:
+                        values.pop(value, None)
+        for buffer, value in graph.updates:
+            self.values[buffer] = values[value]
+        return {value: values[value] for value in graph.results}

@@ -1,0 +1,274 @@
+"""``tricnn.compile``: from a graph to something that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..codegen.emit import emit
+from ..codegen.lower import lower
+from ..codegen.program import DTYPES, Program
+from ..compiler.differentiate import differentiate
+from ..compiler.fold import fold_batch_norm
+from ..compiler.fuse import fuse as fuse_graph
+from ..compiler.plan import Plan
+from ..compiler.specialise import for_inference, for_training, tidy
+from ..ir.errors import CheckpointError, DataError, ShapeError, TargetError
+from ..ir.graph import Graph
+from ..ir.init import Init, draw
+from .eager_executor import EagerExecutor
+from .numpy_executor import NumpyExecutor
+from .triton_executor import TritonExecutor, interpreting
+
+ALL_DTYPES = (*DTYPES, "fp64")
+EXECUTORS = ("auto", "triton", "numpy", "eager")
+MODES = ("infer", "train")
+
+
+def gpu_present() -> bool:
+    """Is there a CUDA or ROCm device? Cheap where there is no driver: torch is imported only if there is one."""
+    if not any(Path(p).exists() for p in ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def device_target() -> str:
+    """The target of the GPU at hand, ``sm_90`` where there is none."""
+    if not gpu_present():
+        return "sm_90"
+    import torch
+
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(0).gcnArchName.split(":")[0])
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
+
+
+def specialised(graph: Graph, mode: str, *, fuse: bool = True, label_smoothing: float = 0.0) -> Graph:
+    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference."""
+    if mode not in MODES:
+        raise TargetError(f"mode {mode!r} is unknown; accepted: {', '.join(MODES)}")
+    if mode == "infer":
+        ready = for_inference(graph)
+        return tidy(fold_batch_norm(ready)) if fuse else ready
+    ready = for_training(graph, label_smoothing)
+    return differentiate(tidy(ready) if fuse else ready)
+
+
+def compile(
+    graph: Graph,
+    mode: str = "infer",
+    batch: int = 1,
+    dtype: str = "fp32",
+    executor: str = "auto",
+    target: str | None = None,
+    fuse: bool = True,
+    *,
+    seed: int = 0,
+    label_smoothing: float = 0.0,
+) -> Model:
+    """Compile a network.
+
+    mode      ``infer``: ``m(x)`` gives logits. ``train``: ``m.loss_and_grads(x, labels)``.
+    batch     the batch size tiles are chosen for; any other works without a new compilation.
+    dtype     ``fp32`` (IEEE products), ``tf32``, ``fp16``, ``bf16``; ``fp64`` for the NumPy and eager executors. Sums
+              are fp32 (fp64 for fp64); training keeps weights in fp32.
+    executor  ``triton`` (CUDA, or the CPU under TRITON_INTERPRET=1), ``numpy``, ``eager`` (ATen); ``auto``: Triton
+              where there is a GPU, else NumPy.
+    target    ``sm_90``, ``gfx942``, ... whose tiles to choose; the device at hand unless said.
+    fuse      False: one kernel per layer.
+    seed      draws the initial parameters and, with the step, dropout's masks.
+
+    Raises TargetError for an unknown mode, dtype, executor or target, and GraphError for a graph that cannot be
+    trained.
+    """
+    for what, value, known in (("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
+        if value not in known:
+            raise TargetError(f"{what} {value!r} is unknown; accepted: {', '.join(known)}")
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise TargetError(f"batch {batch!r} is not accepted; a batch is an integer of at least 1")
+    if target is not None:
+        from ..codegen.targets import parse_target
+
+        parse_target(target)
+    if executor == "auto":
+        executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
+    plan = fuse_graph(specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing), mode, enabled=fuse)
+    return Model(graph, plan, batch, dtype, executor, target, seed)
+
+
+class Model:
+    """A compiled network with its parameters.
+
+    ``m(x)`` (infer) and ``m.loss_and_grads(x, labels)`` (train) take NumPy arrays or torch tensors in NCHW and give
+    back the same kind. ``m.plan`` is the printable plan, ``m.source`` the text of the emitted file.
+    """
+
+    def __init__(
+        self, graph: Graph, plan: Plan, batch: int, dtype: str, executor: str, target: str | None, seed: int
+    ):  # fmt: skip
+        self.graph, self.plan, self.batch, self.dtype = graph, plan, batch, dtype
+        self.mode, self.seed, self.step = plan.mode, seed, 0
+        self.target = target or device_target()
+        if executor == "triton" and dtype == "fp64":
+            raise TargetError("dtype fp64 is for the numpy and eager executors; triton has fp32, tf32, fp16 and bf16")
+        self.executor: Any
+        if executor == "numpy":
+            self.executor = NumpyExecutor(plan, dtype)
+        elif executor == "eager":
+            self.executor = EagerExecutor(plan, dtype)
+        else:
+            self.executor = TritonExecutor(plan, self.program)
+        self.executor.load(self._initial())
+
+    @cached_property
+    def program(self) -> Program:
+        """The plan lowered to kernels, launches and buffers."""
+        if self.dtype == "fp64":
+            raise TargetError("dtype fp64 has no Triton kernels; compile for fp32, tf32, fp16 or bf16")
+        return lower(self.plan, self.dtype, self.batch, self.target)
+
+    @cached_property
+    def source(self) -> str:
+        """The emitted file: every kernel, headed by the layers it computes, and the step that launches them."""
+        return emit(self.program)
+
+    # --- parameters ----------------------------------------------------------------------------------------------------
+
+    def _state_nodes(self) -> list[Any]:
+        ran = {n.name for n in self.plan.graph.nodes}
+        return [n for n in (*self.graph.parameters, *self.graph.buffers) if n.name in ran]
+
+    def _initial(self) -> dict[str, np.ndarray]:
+        return {
+            n.name: draw(Init.parse(n.attrs["init"]), self.graph.types[n.name].per_image, self.seed, n.name)
+            for n in self._state_nodes()
+        }
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Parameters and running statistics by name, fp32 NumPy arrays in PyTorch's layout (conv weight OIHW)."""
+        return {n.name: self.executor.state(n.name) for n in self._state_nodes()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout.
+
+        Raises CheckpointError that lists every missing, unexpected and misshaped tensor by name; nothing is loaded
+        then. PyTorch's ``num_batches_tracked`` is ignored, and so are heads that this mode does not run.
+        """
+        nodes = {n.name: n for n in self._state_nodes()}
+        others = {n.name for n in (*self.graph.parameters, *self.graph.buffers)} - set(nodes)
+        arrays = {}
+        for name, x in state.items():
+            if not name.endswith("num_batches_tracked") and name not in others:
+                arrays[name] = x.detach().cpu().float().numpy() if hasattr(x, "detach") else np.asarray(x)
+        problems = [f"missing {n}" for n in nodes if n not in arrays]
+        problems += [f"unexpected {n}" for n in arrays if n not in nodes]
+        for name, node in nodes.items():
+            want = self.graph.types[node.name].per_image
+            if name in arrays and tuple(arrays[name].shape) != want:
+                problems.append(f"{name} has shape {tuple(arrays[name].shape)}, needs {want}")
+        if problems:
+            shown = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
+            raise CheckpointError(f"weights do not fit {self.graph.name}: {shown}")
+        self.executor.load(arrays)
+
+    def parameters(self) -> dict[str, Any]:
+        """The live parameters in storage layout: change them in place and the next step uses them."""
+        return {n.name: self.executor.live(n.name) for n in self.graph.parameters if n in self._state_nodes()}
+
+    def to_logical(self, name: str, x: Any) -> np.ndarray:
+        """An array in the storage layout of parameter ``name`` as NumPy in PyTorch's layout."""
+        return np.asarray(self.executor.to_logical(name, x))
+
+    def to_storage(self, name: str, x: Any) -> Any:
+        """The inverse of :meth:`to_logical`."""
+        return self.executor.to_storage(name, x)
+
+    # --- running -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, x: Any) -> Any:
+        """Logits ``[N, classes]`` for images ``x: [N, C, H, W]`` (a dictionary if the network has several outputs)."""
+        if self.mode != "infer":
+            raise TargetError("this model was compiled for training; use loss_and_grads, or compile with mode='infer'")
+        self._check_images(x)
+        results = self.executor.run(self._inputs(x, None), len(x), self.seed, self.step)
+        outputs = {o.name: self._back(results[o.value], x) for o in self.plan.graph.outputs}
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    def loss_and_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+        """The mean loss of a batch and its gradient by parameter name, in PyTorch's layout.
+
+        Also advances the running statistics, and ``m.step``, which (with the seed) chooses dropout's masks.
+        Raises ShapeError or DataError for images that do not fit or are not finite, and labels out of range.
+        """
+        loss, grads = self._step(x, labels)
+        return loss, {name: self._back(g, x) for name, g in grads.items()}
+
+    def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+        """The same, gradients in the layout of :meth:`parameters` (what an optimiser wants)."""
+        loss, grads = self._step(x, labels)
+        if self.executor.name == "triton":
+            tensors, storage = self.executor.bind(len(x)), self.plan.storage
+            named = dict(self.plan.graph.gradients)
+            views = {p for p, v in named.items() if storage(v) != v}
+            return loss, {p: g.reshape(-1) if p in views else tensors[named[p]] for p, g in grads.items()}
+        return loss, grads
+
+    def _step(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+        if self.mode != "train":
+            raise TargetError("this model was compiled for inference; compile with mode='train' to train it")
+        self._check_images(x)
+        self._check_labels(x, labels)
+        graph = self.plan.graph
+        results = self.executor.run(self._inputs(x, labels), len(x), self.seed, self.step)
+        self.step += 1
+        return float(results[graph.outputs[0].value]), {p: results[v] for p, v in graph.gradients}
+
+    def _inputs(self, x: Any, labels: Any) -> dict[str, Any]:
+        first, *others = self.plan.graph.inputs
+        given = {first.name: x}
+        for node in others:
+            if self.plan.graph.types[node.name].dtype != "int64":
+                raise ShapeError(f"input {node.name}: networks with several image inputs are not supported here")
+            given[node.name] = labels
+        return given
+
+    def _check_images(self, x: Any) -> None:
+        node = self.plan.graph.inputs[0]
+        want = self.plan.graph.types[node.name]
+        if not hasattr(x, "shape") or tuple(x.shape[1:]) != want.per_image or len(x) < 1:
+            got = list(getattr(x, "shape", ())) or type(x).__name__
+            raise ShapeError(f"input {node.name}: expected {want}, got {got}")
+        finite = bool(x.isfinite().all()) if hasattr(x, "isfinite") else bool(np.isfinite(x).all())
+        if not finite:
+            raise DataError(f"input {node.name}: it contains NaN or infinity; all pixels must be finite")
+
+    def _check_labels(self, x: Any, labels: Any) -> None:
+        classes = self.graph.types[self.graph.outputs[0].value].channels
+        if not hasattr(labels, "shape") or tuple(labels.shape) != (len(x),):
+            raise ShapeError(f"labels: expected [{len(x)}], one per image, got {list(getattr(labels, 'shape', ()))}")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(f"labels: {low if low < 0 else high} is out of range; {self.graph.name} has classes 0 to "
+                            f"{classes - 1}")  # fmt: skip
+
+    def _back(self, result: Any, like: Any) -> Any:
+        """A result as the caller's kind of array, on the caller's device."""
+        wants_torch = hasattr(like, "detach")
+        if hasattr(result, "detach"):
+            return result.to(like.device, copy=True) if wants_torch else result.detach().float().cpu().numpy().copy()
+        if wants_torch:
+            import torch
+
+            return torch.as_tensor(np.ascontiguousarray(result)).to(like.device)
+        return result
+
+    def __repr__(self) -> str:
+        where = f"{self.executor.name}{' (interpreted)' if self.executor.name == 'triton' and interpreting() else ''}"
+        return f"<tricnn model {self.graph.name}: {self.mode}, {self.dtype}, {where}, {len(self.plan.kernels)} kernels>"

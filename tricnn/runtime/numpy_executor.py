@@ -1,0 +1,106 @@
+"""The NumPy executor: runs a plan, kernel by kernel, as the table of operations defines it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..compiler.plan import Plan
+from ..ir.table import Environment
+from .interpreter import channels_last, run_kernel, run_nodes
+
+#: dtype -> what is computed in, and how many bits of mantissa a stored activation keeps (None: all)
+COMPUTE = {"fp64": np.float64, "fp32": np.float32, "tf32": np.float32, "fp16": np.float32, "bf16": np.float32}
+
+
+def round_stored(x: np.ndarray, dtype: str) -> np.ndarray:
+    """What is left of fp32 values once stored as ``dtype``: rounded to nearest, ties to even."""
+    if dtype == "fp16":
+        return x.astype(np.float16).astype(np.float32)
+    if dtype == "bf16":
+        bits = x.astype(np.float32).view(np.uint32)
+        kept = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+        return np.where(np.isnan(x), x, kept.view(np.float32))
+    return x
+
+
+class NumpyExecutor:
+    """Holds parameters and buffers as NumPy arrays in PyTorch's layout and runs the plan on them."""
+
+    name = "numpy"
+    device = "cpu"
+
+    def __init__(self, plan: Plan, dtype: str):
+        self.plan, self.dtype = plan, dtype
+        self.real = COMPUTE[dtype]
+        self.values: dict[str, np.ndarray] = {}
+        self._prepared: dict[str, np.ndarray] = {}
+        self._last: list[list[str]] = _last_uses(plan)
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take parameters and buffers (every one of the graph's)."""
+        for name, x in state.items():
+            self.values[name] = channels_last(np.array(x, dtype=self.real))
+        given = run_nodes(self.plan.prepared, self.values, Environment())
+        self._prepared = {n.name: given[n.name] for n in self.plan.prepared}
+
+    def state(self, name: str) -> np.ndarray:
+        return self.values[name].copy()
+
+    def live(self, name: str) -> np.ndarray:
+        return self.values[name]
+
+    def to_logical(self, name: str, x: Any) -> np.ndarray:
+        return np.asarray(x)
+
+    def to_storage(self, name: str, x: Any) -> np.ndarray:
+        return channels_last(np.array(x, dtype=self.real))
+
+    def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, np.ndarray]:
+        """One step. Returns outputs and gradients by the name of their value; buffers are updated."""
+        graph = self.plan.graph
+        memory = {**self.values, **self._prepared}
+        for node in graph.inputs:
+            x = np.asarray(inputs[node.name])
+            if graph.types[node.name].dtype == "float":
+                x = round_stored(channels_last(x.astype(self.real, copy=False)), self.dtype)
+            memory[node.name] = x
+        env = Environment(seed, step)
+        for kernel, finished in zip(self.plan.kernels, self._last, strict=True):
+            written = run_kernel(self.plan, kernel, memory, env)
+            for value, x in written.items():
+                stored = self.plan.type(value).dtype == "float"
+                memory[value] = round_stored(x, self.dtype) if stored else x
+            for value in finished:
+                del memory[value]
+        by_name, views = graph.by_name, self.plan.views
+
+        def fetch(value: str) -> np.ndarray:
+            if value not in memory and (value in views or by_name[value].op == "fill"):
+                node = by_name[value]
+                for operand in node.inputs:
+                    fetch(operand)
+                memory.update(run_nodes([node], memory, env))
+            return memory[value]
+
+        results = {value: fetch(value) for value in graph.results}
+        for buffer, value in graph.updates:
+            self.values[buffer] = np.asarray(results[value], dtype=self.real)
+        return results
+
+
+def _last_uses(plan: Plan) -> list[list[str]]:
+    """For each kernel the computed values that nothing reads after it."""
+    keep = {plan.storage(v) for v in plan.graph.results}
+    made = {v for k in plan.kernels for v in k.writes}
+    last: dict[str, int] = {}
+    for i, kernel in enumerate(plan.kernels):
+        for value in (*kernel.reads, *kernel.writes):
+            last[value] = i
+    finished: list[list[str]] = [[] for _ in plan.kernels]
+    for value, i in last.items():
+        if value in made and value not in keep:
+            finished[i].append(value)
+    return finished

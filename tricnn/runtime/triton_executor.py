@@ -1,0 +1,162 @@
+"""The Triton executor: runs the emitted file, on a CUDA device or on the CPU under Triton's interpreter."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..codegen.emit import emit
+from ..codegen.program import BYTES, Program
+from ..compiler.plan import Plan
+from ..ir.errors import TargetError
+from ..ir.table import Environment
+from .interpreter import run_nodes
+from .layout import to_logical, to_storage
+
+
+def interpreting() -> bool:
+    """Is Triton's interpreter on? (Decided when triton is imported.)"""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
+
+
+def pick_device() -> str:
+    """``cuda`` or, under the interpreter, ``cpu``; raises TargetError where neither is there."""
+    import torch
+
+    if interpreting():
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    raise TargetError(
+        "executor triton needs a CUDA device, or Triton's interpreter (set TRITON_INTERPRET=1 before starting); "
+        "executor numpy runs anywhere"
+    )
+
+
+def load_module(source: str) -> ModuleType:
+    """Import emitted source. Triton reads a kernel's text from its file, so there must be one."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"tricnn-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"emitted_{digest}_{os.getpid()}.py"
+    path.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class TritonExecutor:
+    """Parameters in storage layout on the device, activations in one arena, ``step`` of the emitted file."""
+
+    name = "triton"
+
+    def __init__(self, plan: Plan, program: Program):
+        import torch
+
+        self.device = pick_device()
+        self.plan, self.program = plan, program
+        self.source = emit(program)
+        self.module = load_module(self.source)
+        self.torch = torch
+        self.dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "u8": torch.uint8,
+                       "i64": torch.int64}  # fmt: skip
+        self.persistent: dict[str, Any] = {}
+        self._bound: dict[int, dict[str, Any]] = {}
+        graph = plan.graph
+        for node in graph.nodes:
+            if node.op in ("parameter", "buffer"):
+                self.persistent[node.name] = self._empty(node.name, 1)
+        for node in plan.prepared:
+            self.persistent[node.name] = self._empty(node.name, 1)
+        for buffer, value in graph.updates:
+            self.persistent[value] = self.persistent[buffer]
+
+    def _empty(self, name: str, batch: int) -> Any:
+        buffer = self.program.buffers[name]
+        count = buffer.bytes(batch) // BYTES[buffer.dtype]
+        return self.torch.empty(count, dtype=self.dtypes[buffer.dtype], device=self.device)
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        for name, x in state.items():
+            self.persistent[name].copy_(self.to_storage(name, x).reshape(-1))
+        wide = {name: np.asarray(x, dtype=np.float64) for name, x in state.items()}
+        values = run_nodes(self.plan.prepared, wide, Environment())
+        for node in self.plan.prepared:
+            self.persistent[node.name].copy_(self.to_storage(node.name, values[node.name]).reshape(-1))
+
+    def state(self, name: str) -> np.ndarray:
+        return self.to_logical(name, self.persistent[name]).copy()
+
+    def live(self, name: str) -> Any:
+        return self.persistent[name]
+
+    def to_logical(self, name: str, x: Any) -> np.ndarray:
+        """Storage -> a NumPy array in PyTorch's layout."""
+        shape = tuple(self.plan.type(name).per_image)
+        host = x.detach().float().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+        return np.ascontiguousarray(to_logical(host, shape, self.program.order.get(name)))
+
+    def to_storage(self, name: str, x: Any) -> Any:
+        """A NumPy array in PyTorch's layout -> flat storage on the device."""
+        host = to_storage(np.asarray(x, dtype=np.float32), self.program.order.get(name))
+        return self.torch.as_tensor(np.ascontiguousarray(host).reshape(-1).copy(), device=self.device)
+
+    def bind(self, batch: int) -> dict[str, Any]:
+        """Every tensor of the step by name, for a batch size; made once per size."""
+        if batch in self._bound:
+            return self._bound[batch]
+        arena = self.program.arena(batch)
+        memory = self.torch.empty(max(arena.size, 1), dtype=self.torch.uint8, device=self.device)
+        tensors = dict(self.persistent)
+        for name, buffer in self.program.buffers.items():
+            if name in tensors:
+                continue
+            if name in arena.offsets:
+                start = arena.offsets[name]
+                tensors[name] = memory[start : start + buffer.bytes(batch)].view(self.dtypes[buffer.dtype])
+            else:
+                tensors[name] = self._empty(name, batch)
+        if len(self._bound) >= 4:
+            self._bound.pop(next(iter(self._bound)))
+        self._bound[batch] = tensors
+        return tensors
+
+    def put(self, tensors: Mapping[str, Any], name: str, x: Any) -> None:
+        """An input, logical and NumPy or torch, into its device buffer."""
+        source = x if hasattr(x, "detach") else self.torch.as_tensor(np.asarray(x))
+        target = tensors[name]
+        stored = to_storage(source)
+        target.view(stored.shape).copy_(stored)
+
+    def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
+        """One step. Returns outputs and gradients by the name of their value, as device tensors in logical shape."""
+        tensors = self.bind(batch)
+        largest = max(b.bytes(batch) // BYTES[b.dtype] for b in self.program.buffers.values())
+        if largest >= 2**31:
+            raise TargetError(f"batch {batch} makes a tensor of {largest} elements; kernels index at most 2**31 - 1")
+        for node in self.plan.graph.inputs:
+            self.put(tensors, node.name, inputs[node.name])
+        self.module.step(tensors, batch, seed, step)
+        return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
+
+    def fetch(self, tensors: Mapping[str, Any], value: str, batch: int) -> Any:
+        """A value in its logical shape (a view of its memory where that is possible)."""
+        type_ = self.plan.type(value)
+        node = self.plan.graph.by_name[value]
+        stored = tensors[self.plan.storage(value)]
+        if node.op == "row":
+            size = type_.per_image[0]
+            stored = stored[node.attrs["index"] * size : (node.attrs["index"] + 1) * size]
+        return to_logical(stored, type_.at(batch), self.program.order.get(value))
