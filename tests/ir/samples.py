@@ -203,16 +203,18 @@ def _samples() -> list[Sample]:
     sample("concat", batched(2, 3, 4), batched(3, 3, 4), batched(1, 3, 4))
     sample("concat", batched(2), batched(3))
     sample("slice_channels", IMAGE, start=1, stop=3)
+    sample("slice_channels", batched(5), start=0, stop=4)
+    for x in (IMAGE, batched(5)):
+        sample("pad_channels", x, before=1, after=2)
+        sample("pad_channels", x)
     sample("softmax", batched(5))
     sample("softmax_grad", batched(5), batched(5))
     for options in ({}, {"label_smoothing": 0.1, "weight": 0.3}):
         sample("cross_entropy", batched(5), labels(5), **options)
         sample("cross_entropy_grad", fixed(values=lambda rng, shape: np.array(1.7)), batched(5), labels(5), **options)
-    for op in ("local_response_norm", "lrn"):
-        if op in OPS:
-            for attrs in ({}, {"size": 4, "alpha": 0.9, "beta": 0.6, "k": 1.5}):
-                sample(op, IMAGE, **attrs)
-                sample(f"{op}_grad", IMAGE, IMAGE, **attrs)
+    for attrs in ({}, {"size": 4, "alpha": 0.9, "beta": 0.6, "k": 1.5}):
+        sample("local_response_norm", IMAGE, **attrs)
+        sample("local_response_norm_grad", IMAGE, IMAGE, **attrs)
     return found
 
 

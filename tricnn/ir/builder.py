@@ -152,6 +152,11 @@ class GraphBuilder:
     def concat(self, xs: Sequence[str], *, name: str | None = None) -> str:
         return self.add("concat", *xs, name=name)
 
+    def local_response_norm(self, x: str, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0,
+                            name: str | None = None) -> str:  # fmt: skip
+        """Krizhevsky et al. 2012, section 3.3, with alpha divided by ``size`` as PyTorch has it."""
+        return self.add("local_response_norm", x, name=name, size=size, alpha=alpha, beta=beta, k=k)
+
     def dropout(self, x: str, p: float = 0.5, *, name: str | None = None) -> str:
         self._dropouts += 1
         return self.add("dropout", x, name=name, p=p, layer=self._dropouts)

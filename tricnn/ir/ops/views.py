@@ -1,4 +1,4 @@
-"""The same numbers in another shape or place: flatten, concatenation, slices of channels."""
+"""The same numbers in another shape or place: flatten, concatenation, slices of channels, zero channels around."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 
 from ..table import Attr, Kind, integer, register, require
 from ..types import N, TensorType
-
-_TWICE = "second derivatives are not supported"
 
 
 def _concat_shape(a: Any, *xs: TensorType) -> TensorType:
@@ -39,10 +37,35 @@ def _concat(env: Any, a: Any, *xs: Any) -> Any:
 
 
 def _slice_shape(a: Any, x: TensorType) -> TensorType:
-    require(
-        a["start"] < a["stop"] <= x.channels, f"channels {a['start']} to {a['stop']} are not within {x.channels}"
-    )
+    require(a["start"] < a["stop"] <= x.channels, f"channels {a['start']} to {a['stop']} are not within {x.channels}")
     return TensorType((N, a["stop"] - a["start"], *x.per_image[1:]), x.dtype)
+
+
+def _slice_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    after = g.type(node.inputs[0]).channels - node.attrs["stop"]
+    return [g.add("pad_channels", dy, before=node.attrs["start"], after=after)]
+
+
+def _pad_shape(a: Any, x: TensorType) -> TensorType:
+    return TensorType((N, a["before"] + x.channels + a["after"], *x.per_image[1:]), x.dtype)
+
+
+def _pad_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    start = node.attrs["before"]
+    return [g.add("slice_channels", dy, start=start, stop=start + g.type(node.inputs[0]).channels)]
+
+
+def _pad(env: Any, a: Any, x: Any) -> Any:
+    width = (a["before"], a["after"])
+    if x.ndim == 2:
+        return np.pad(x, ((0, 0), width))
+    return np.pad(x.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), width)).transpose(0, 3, 1, 2)
+
+
+def _aten_pad(env: Any, a: Any, x: Any) -> Any:
+    import torch.nn.functional as F
+
+    return F.pad(x, (*[0] * (2 * x.dim() - 4), a["before"], a["after"]))
 
 
 def _aten_concat(env: Any, a: Any, *xs: Any) -> Any:
@@ -96,7 +119,16 @@ register(
     attrs={"start": integer(), "stop": integer(least=1)},
     shape=_slice_shape,
     numpy=lambda env, a, x: x[:, a["start"] : a["stop"]],
-    gradient=_TWICE,
+    gradient=_slice_gradient,
     aten=lambda env, a, x: x[:, a["start"] : a["stop"]],
     doc="channels start to stop",
+)  # fmt: skip
+register(
+    "pad_channels", Kind.POINTWISE, "x",
+    attrs={"before": integer(0), "after": integer(0)},
+    shape=_pad_shape,
+    numpy=_pad,
+    gradient=_pad_gradient,
+    aten=_aten_pad,
+    doc="zero channels before and after those of x",
 )  # fmt: skip
