@@ -225,10 +225,6 @@ def geometry_of(node: Node) -> dict[str, int]:
     return {key: value for key, (value, default) in every.items() if value != default}
 
 
-def precision(state: Lowering) -> dict[str, str]:
-    return {"PRECISION": state.precision} if state.precision != "ieee" else {}
-
-
 def _blocks(tile: tiles.Tile) -> dict[str, int]:
     return {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
 
@@ -266,7 +262,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
             "conv2d_fprop",
             [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(weight), f"{name}_store_y",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**c, **g, **windows, **_blocks(tile), **precision(state)},
+            {**c, **g, **windows, **_blocks(tile), "PRECISION": state.precision},
         )  # fmt: skip
 
     grid = (f"cdiv({rows}, {tile.m}) * {-(-c['K'] // groups // tile.n)}", f"{groups}")
@@ -299,7 +295,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
             "conv2d_dgrad",
             [f"{name}_load_dy", as_tuple([p(b) for b in load.args]), p(weight), f"{name}_store_dx",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**c, **g, **_blocks(tile), **precision(state)},
+            {**c, **g, **_blocks(tile), "PRECISION": state.precision},
         )  # fmt: skip
 
     grid = (f"cdiv(N * {rows}, {tile.m}) * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
@@ -348,7 +344,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
             [f"{name}_load_dy", as_tuple([p(b) for b in load_dy.args]), f"{name}_load_x",
              as_tuple([p(b) for b in load_x.args]), f"{name}_store_dw", as_tuple([p(b) for b in dw_args]),
              f"{name}_store_db" if bias else "None", as_tuple([p(b) for b in bias_args]) if bias else "()", "N"],
-            {**c, **g, "SPLIT": split, "BIAS": bias is not None, **_blocks(tile), **precision(state)},
+            {**c, **g, "SPLIT": split, "BIAS": bias is not None, **_blocks(tile), "PRECISION": state.precision},
         )  # fmt: skip
 
     grid = (f"{-(-c['K'] // groups // tile.m) * -(-columns // tile.n)}", f"{groups}", f"{split}")

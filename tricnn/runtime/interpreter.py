@@ -67,12 +67,8 @@ def interpret(
     return {**values, **results} if keep else results
 
 
-def view(node: Node, values: Values) -> np.ndarray:
-    return evaluate(node, [values[v] for v in node.inputs], Environment())
-
-
-def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> dict[str, np.ndarray]:
-    """What one kernel of a plan writes, given the values in memory (by the name of their storage).
+def kernel_values(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> dict[str, np.ndarray]:
+    """Every value inside one kernel of a plan, given the values in memory (by the name of their storage).
 
     Only what the kernel declares to read is visible to it, so a plan that forgets a buffer fails here.
     """
@@ -89,6 +85,10 @@ def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> 
 
     for node in kernel.nodes:
         values[node.name] = evaluate(node, [fetch(v) for v in node.inputs], env)
+    return values
+
+
+def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> dict[str, np.ndarray]:
+    """What one kernel of a plan writes, given the values in memory."""
+    values = kernel_values(plan, kernel, memory, env)
     return {v: values[v] for v in kernel.writes}
-
-

@@ -1,0 +1,244 @@
+"""Verification: every emitted kernel against float64 NumPy, on the same inputs.
+
+Each kernel of the plan gets the inputs the kernels before it really left in memory; the interpreter computes the same
+kernel from them in float64. So an error cannot hide behind, or be blamed on, an earlier one.
+
+Tolerances are derived, not picked. A sum of K products a*b whose operands are rounded with unit roundoff u, accumulated
+in fp32, has errors that behave as independent: they add up to about
+
+    (u + u32 * sqrt(K)) * sqrt(sum (a*b)^2)            Higham, "Accuracy and stability of numerical algorithms", 3.1, 4.2
+
+of which ``SAFETY`` times as much is accepted, the largest over the tensor; storing the result may add u_stored * |result|.
+u is 0 where the operands are multiplied as they lie in memory: products of 16-bit numbers are exact in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from ..codegen.program import DTYPES, element, evaluate
+from ..compiler.plan import Kernel
+from ..ir.graph import Graph, Node
+from ..ir.table import OPS, Environment, Kind
+from .interpreter import kernel_values
+from .model import Model, compile
+
+SAFETY = 4.0
+#: operations that choose or drop numbers, and so round nothing
+EXACT = ("relu", "relu_grad", "max_pool2d_grad")
+ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One value that one kernel wrote: the largest error anywhere in it, and what is accepted."""
+
+    kernel: str
+    kind: str
+    layers: tuple[str, ...]
+    value: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance  # a NaN is not
+
+
+def verify(
+    graph: Graph, *, mode: str = "train", batch: int = 2, dtype: str = "fp32", fuse: bool = True, seed: int = 0,
+    target: str | None = None, on_done: Callable[[Check], None] | None = None,
+) -> list[Check]:  # fmt: skip
+    """Run the compiled step once, on random images, and check every value that goes through memory.
+
+    Raises TargetError where neither a GPU nor Triton's interpreter is there.
+    """
+    model = compile(graph, mode, batch, dtype, "triton", target, fuse, seed=seed)
+    return verify_model(model, batch, seed, on_done)
+
+
+def verify_model(model: Model, batch: int, seed: int = 0, on_done: Callable[[Check], None] | None = None) -> list[Check]:
+    """The same for a model that is compiled already. Its parameters are replaced by random ones."""
+    rng = np.random.default_rng(seed)
+    model.load_state_dict(_random_state(model, rng))
+    executor, program, plan = model.executor, model.program, model.plan
+    tensors = executor.bind(batch)
+    for node in plan.graph.inputs:
+        type_ = plan.type(node.name)
+        if type_.dtype == "int64":
+            classes = model.graph.types[model.graph.outputs[0].value].channels
+            executor.put(tensors, node.name, rng.integers(0, classes, type_.at(batch)))
+        else:
+            executor.put(tensors, node.name, rng.standard_normal(type_.at(batch), dtype=np.float32))
+    env = Environment(seed, 0)
+    checks: list[Check] = []
+
+    def host(value: str) -> np.ndarray:
+        x = executor.fetch(tensors, value, batch)
+        real = plan.type(value).dtype.startswith("float")
+        return np.array(x.detach().float().cpu().numpy(), dtype=np.float64) if real else x.detach().cpu().numpy()
+
+    for kernel in plan.kernels:
+        values = kernel_values(plan, kernel, {v: host(v) for v in kernel.reads}, env)
+        launches = [launch for launch in program.launches if launch.kernel == kernel.name]
+        _poison(tensors, kernel, launches)
+        for launch in launches:
+            scalars = {"N": batch, "seed": seed, "step": 0}
+            arguments = [scalars[a] if a in scalars else tensors[a] for a in launch.arguments]
+            grid = tuple(evaluate(g, batch) for g in launch.grid)
+            function = next(f for f in program.functions if f.name == launch.function)
+            options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
+            getattr(executor.module, launch.function)[grid](*arguments, **options)
+        for value in kernel.writes:
+            error, tolerance = _compare(model, kernel, value, values, host(value))
+            check = Check(kernel.name, kernel.kind, kernel.layers, value, error, tolerance)
+            checks.append(check)
+            if on_done is not None:
+                on_done(check)
+    return checks
+
+
+def _random_state(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The initial parameters, those that start as constants spread out, so that no layer is trivially right."""
+    state = model.state_dict()
+    for name, x in state.items():
+        if np.ptp(x) == 0:
+            state[name] = (x + rng.uniform(-0.2, 0.2, x.shape)).astype(np.float32)
+    return state
+
+
+def _poison(tensors: Mapping[str, Any], kernel: Kernel, launches: list[Any]) -> None:
+    """Fill what the kernel must write with NaN, so that an element it forgets shows. Not what it updates in place."""
+    read = {tensors[v].data_ptr() for v in kernel.reads}
+    for launch in launches:
+        for name in launch.writes:
+            tensor = tensors[name]
+            if tensor.data_ptr() not in read:
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
+
+
+def _compare(
+    model: Model, kernel: Kernel, value: str, values: Mapping[str, np.ndarray], got: np.ndarray
+) -> tuple[float, float]:  # fmt: skip
+    node = kernel.by_name[value]
+    want = values[value]
+    stored = element(model.plan.type(value), DTYPES[model.dtype][0])
+    arithmetic = _arithmetic_error(model, kernel, node, values)
+    if node.op == "max_pool2d_index":
+        x = values[node.inputs[0]]
+        chosen = _at_index(x, got, node.attrs)
+        return float(np.max(np.abs(chosen - _at_index(x, want, node.attrs)), initial=0.0)), SAFETY * arithmetic
+    scale = float(np.max(np.abs(want), initial=0.0))
+    error = float(np.max(np.abs(got - want), initial=0.0)) if np.isfinite(got).all() else float("nan")
+    tiny = 2.0**-24 if stored == "fp16" else 2.0**-126  # half of the least step of fp16; nothing for the others
+    return error, ROUNDOFF[stored] * scale + tiny + SAFETY * arithmetic
+
+
+def _arithmetic_error(model: Model, kernel: Kernel, node: Node, values: Mapping[str, np.ndarray]) -> float:
+    """What computing in the chosen precision may cost, before the result is stored."""
+    u32 = ROUNDOFF["fp32"]
+    anchor = kernel.anchor if node.op not in ("channel_sum",) else node
+    operands = [values[v] for v in anchor.inputs]
+    depth, magnitude = _depth(anchor, operands, values[anchor.name]), _magnitude(anchor, operands, values)
+    u = _operand_roundoff(model, kernel, anchor)
+    steps = len(kernel.nodes) + 1
+    largest = max(float(np.max(np.abs(values[n.name]), initial=0.0)) for n in kernel.nodes if _real(values[n.name]))
+    amplify = _amplification(kernel, values)
+    return (u + u32 * sqrt(depth)) * magnitude * amplify + u32 * steps * largest
+
+
+def _operand_roundoff(model: Model, kernel: Kernel, node: Node) -> float:
+    """The unit roundoff of what is multiplied; 0 where that is just what lies in memory."""
+    if node.kind is not Kind.CONTRACTION and node.op != "channel_sum":
+        return ROUNDOFF["fp32"]
+    if model.dtype == "tf32" and node.kind is Kind.CONTRACTION:
+        return ROUNDOFF["tf32"]
+    for raw in node.inputs[:2]:
+        value = model.plan.storage(raw)
+        weights = model.plan.type(value).dtype == "float32"
+        computed = value in kernel.by_name and kernel.by_name[value].op not in EXACT
+        if weights or computed:
+            return ROUNDOFF[model.dtype]
+    return 0.0
+
+
+def _real(x: np.ndarray) -> bool:
+    return np.issubdtype(np.asarray(x).dtype, np.floating)
+
+
+def _amplification(kernel: Kernel, values: Mapping[str, np.ndarray]) -> float:
+    """How much the epilogue may enlarge an error of the anchor: batch norm and dropout scale, the rest do not."""
+    factor = 1.0
+    for node in kernel.nodes:
+        if node is kernel.anchor:
+            continue
+        if node.op == "batch_norm":
+            weight, var = values[node.inputs[1]], values[node.inputs[4]]
+            factor *= max(1.0, float(np.max(np.abs(weight) / np.sqrt(var + node.attrs["eps"]))))
+        elif node.op == "dropout":
+            factor /= 1 - node.attrs["p"]
+        elif node.op == "scale":
+            factor *= max(1.0, abs(node.attrs["factor"]))
+    return factor
+
+
+def _depth(node: Node, operands: list[np.ndarray], result: np.ndarray) -> int:
+    """How many terms each result sums."""
+    if node.op == "conv2d_grad_input":
+        return prod(operands[1].shape) // operands[1].shape[1]
+    if node.op in ("conv2d", "linear"):
+        return prod(operands[1].shape[1:]) + 1
+    if node.op == "linear_grad_input":
+        return int(operands[1].shape[0])
+    if node.op in ("cross_entropy", "cross_entropy_grad"):
+        return int(operands[-2].shape[1]) * 4
+    if node.kind in (Kind.REDUCTION, Kind.WINDOW, Kind.CONTRACTION):
+        return max(1, operands[0].size // max(1, operands[0].shape[1] if operands[0].ndim > 1 else 1))
+    return 1
+
+
+def _magnitude(node: Node, operands: list[np.ndarray], values: Mapping[str, np.ndarray]) -> float:
+    """The size of a typical error in units of roundoff: sqrt(sum of squared terms), the largest over the results."""
+
+    def top(x: Any) -> float:
+        return float(np.max(np.abs(x), initial=0.0))
+
+    if node.kind is Kind.CONTRACTION:
+        squares = [np.square(x) for x in operands[:2]]
+        terms = sqrt(top(OPS[node.op].numpy(Environment(), node.attrs, *squares)))
+        return terms + (top(operands[2]) if len(operands) > 2 else 0.0)
+    if node.op == "channel_sum":
+        return sqrt(top(np.square(operands[0]).sum(axis=(0, *range(2, operands[0].ndim)))))
+    if node.op == "normalize_grad_sums":
+        dy, x, stats = operands
+        mean, var = (s.reshape(1, -1, *[1] * (x.ndim - 2)) for s in stats)
+        xhat = (x - mean) / np.sqrt(var + node.attrs["eps"])
+        axes = (0, *range(2, x.ndim))
+        return sqrt(top(np.square(dy).sum(axes)) + top(np.square(dy * xhat).sum(axes)))
+    if node.op == "batch_stats":
+        return top(operands[0]) * max(1.0, top(operands[0]))
+    if node.op == "cross_entropy":
+        return 1.0 + top(operands[0]) * 2
+    if node.op == "cross_entropy_grad":
+        return (1.0 + top(operands[1]) * 2) * node.attrs["weight"] / operands[1].shape[0]
+    return max((top(x) for x in (*operands, values[node.name]) if _real(x)), default=1.0)
+
+
+def _at_index(x: np.ndarray, index: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
+    """The element of each window that an index points at."""
+    (r, s), (sh, sw), (top, bottom, left, right) = attrs["kernel_size"], attrs["stride"], attrs["padding"]
+    p, q = index.shape[2:]
+    height, width = (p - 1) * sh + r, (q - 1) * sw + s
+    pads = ((0, 0), (0, 0), (top, max(0, height - x.shape[2] - top)), (left, max(0, width - x.shape[3] - left)))
+    wide = np.pad(x, pads, constant_values=-np.inf)
+    found = np.full(index.shape, np.nan)
+    for tap in range(r * s):
+        i, j = divmod(tap, s)
+        view = wide[:, :, i : i + (p - 1) * sh + 1 : sh, j : j + (q - 1) * sw + 1 : sw]
+        found = np.where(index == tap, view, found)
+    return found
