@@ -1,0 +1,104 @@
+"""What a user would lose: recipes written for torch.optim.SGD that train the same way here."""
+
+import numpy as np
+import pytest
+import torch
+
+from tricnn.ir.errors import TricnnError
+from tricnn.training.optim import SGD
+from tricnn.training.schedules import Schedule
+
+SHAPES = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "fc.weight": (5, 7)}
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "decay"),
+    [(0.0, False, 0.0), (0.0, False, 0.01), (0.9, False, 0.0), (0.9, False, 5e-4), (0.9, True, 0.0), (0.8, True, 0.1)],
+)
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_twenty_steps_equal_torch_optim(kind, momentum, nesterov, decay, decay_vectors):
+    rng = np.random.default_rng(0)
+    start = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    theirs = {name: torch.tensor(value, requires_grad=True) for name, value in start.items()}
+    plain = [p for name, p in theirs.items() if p.ndim > 1 or decay_vectors]
+    rest = [p for name, p in theirs.items() if not (p.ndim > 1 or decay_vectors)]
+    groups = [{"params": plain, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+    reference = torch.optim.SGD(groups[: 1 + bool(rest)], lr=1.0, momentum=momentum, nesterov=nesterov)
+    ours = {name: torch.tensor(value) if kind == "torch" else value.copy() for name, value in start.items()}
+    live = dict(ours)
+    sgd = SGD(momentum, nesterov, decay, frozenset() if decay_vectors else frozenset({"conv.bias"}))
+    for step in range(20):
+        lr = 0.1 / (1 + step)
+        grads = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+        for group in reference.param_groups:
+            group["lr"] = lr
+        for name, p in theirs.items():
+            p.grad = torch.tensor(grads[name])
+        reference.step()
+        given = {name: torch.tensor(g) if kind == "torch" else g.copy() for name, g in grads.items()}
+        sgd.step(ours, given, lr)
+        assert all(np.array_equal(np.asarray(given[name]), grads[name]) for name in grads), "gradients were changed"
+    for name in SHAPES:
+        assert ours[name] is live[name], "parameters must be updated in place"
+        # Both are float64; they may differ by the order of a multiplication and an addition, 20 times.
+        np.testing.assert_allclose(np.asarray(ours[name]), theirs[name].detach().numpy(), rtol=1e-13, atol=1e-14)
+
+
+def test_float32_parameters_stay_float32_and_the_velocity_is_not_the_gradients_memory():
+    p, g = {"w": np.ones(3, np.float32)}, {"w": np.ones(3, np.float32)}
+    sgd = SGD(momentum=0.5)
+    sgd.step(p, g, 0.1)
+    g["w"][:] = 100
+    assert p["w"].dtype == sgd.velocity["w"].dtype == np.float32
+    assert sgd.velocity["w"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 1.0}, {"momentum": 0.0, "nesterov": True}, {"weight_decay": -1.0}])
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(TricnnError):
+        SGD(**settings)
+
+
+def torch_rates(steps, warmup, make):
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    after = make(optimiser)
+    if warmup:
+        first = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1 / (warmup + 1), total_iters=warmup)
+        after = torch.optim.lr_scheduler.SequentialLR(optimiser, [first, after], milestones=[warmup])
+    rates = []
+    for _ in range(steps):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        after.step()
+    return rates
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("warmup", [0, 1, 7])
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine"])
+def test_rates_equal_torchs_schedulers(kind, warmup):
+    total, schedulers = 50, torch.optim.lr_scheduler
+    make = {
+        "constant": lambda o: schedulers.LambdaLR(o, lambda step: 1.0),
+        "step": lambda o: schedulers.MultiStepLR(o, [20 - warmup, 31 - warmup], gamma=0.2),
+        "cosine": lambda o: schedulers.CosineAnnealingLR(o, T_max=total - warmup),
+    }[kind]
+    ours = Schedule(kind, 0.3, warmup, total, milestones=(20, 31), gamma=0.2)
+    np.testing.assert_allclose([ours(t) for t in range(total)], torch_rates(total, warmup, make), rtol=1e-9)
+    assert ours(warmup) == 0.3
+
+
+def test_cosine_ends_at_zero_and_stays_there():
+    schedule = Schedule("cosine", 0.1, 5, 25)
+    assert schedule(25) == schedule(1000) == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "linear"}, {"lr": 0.0}, {"lr": float("nan")}, {"warmup": -1}, {"kind": "cosine", "warmup": 5, "total": 5},
+     {"kind": "cosine"}, {"milestones": (5, 3)}],
+)  # fmt: skip
+def test_schedules_that_make_no_sense_are_refused(settings):
+    with pytest.raises(TricnnError):
+        Schedule(**settings)

@@ -1,0 +1,249 @@
+"""Data sets of images: load, normalise, shuffle, shift.
+
+Everything that decides a batch's bits is a pure function: its images of (data set, seed, epoch, index), so a run that
+was interrupted picks up the very batch it was at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ir.errors import DataError
+from .idx import read_idx
+from .sources import PARTS, find
+
+Images = NDArray[Any]
+Real = TypeVar("Real", np.float32, np.float64)
+Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+SPLIT_SEED = 0  # of digits: which 297 of the 1797 images test
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images ``[N, C, H, W]``, bytes or floats of 0 to 255, labels ``[N]`` below ``num_classes``, and how to show them
+    to a network: normalised by ``mean`` and ``std`` (of pixels scaled to 0..1), resized to ``image_size`` and, gray
+    images, repeated over ``channels``, where those are given.
+
+    Raises DataError if images and labels do not fit each other, or a pixel is NaN or infinite.
+    """
+
+    name: str
+    train_images: Images
+    train_labels: NDArray[np.int64]
+    test_images: Images
+    test_labels: NDArray[np.int64]
+    num_classes: int
+    mean: float = 0.0
+    std: float = 1.0
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        for part, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            where = f"{self.name}, {part} set"
+            if images.ndim != 4 or not len(images):
+                raise DataError(f"{where}: expected images [N, C, H, W], found shape {list(images.shape)}")
+            if labels.shape != (len(images),):
+                raise DataError(f"{where}: expected {len(images)} labels, found shape {list(labels.shape)}")
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                bad = labels[(labels < 0) | (labels >= self.num_classes)][0]
+                raise DataError(f"{where}: expected labels 0 to {self.num_classes - 1}, found {bad}")
+            if images.dtype.kind == "f" and not np.isfinite(images).all():
+                bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))[0]
+                raise DataError(f"{where}: image {bad} contains NaN or infinity; all pixels must be finite")
+        if self.channels not in (None, self.train_images.shape[1]) and self.train_images.shape[1] != 1:
+            raise DataError(
+                f"{self.name}: its images have {self.train_images.shape[1]} channels, the network takes {self.channels}"
+            )
+
+    def __len__(self) -> int:
+        """The number of training images."""
+        return len(self.train_images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what :meth:`prepare` gives."""
+        c, h, w = self.train_images.shape[1:]
+        return (self.channels or c, *(self.image_size or (h, w)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (its first 16 digits) of all images and labels: the same data, whatever folder it came from."""
+        digest = hashlib.sha256()
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+    def prepare(self, images: Images) -> NDArray[np.float32]:
+        """Stored images as a network sees them: ``(x/255 - mean)/std``, float32 ``[N, C, H, W]`` with channels-last
+        strides."""
+        pixels = images.transpose(0, 2, 3, 1)
+        if pixels.dtype == np.uint8:
+            x = self._table[pixels]
+        else:
+            x = ((pixels / 255.0 - self.mean) / self.std).astype(np.float32)
+        if self.image_size and self.image_size != x.shape[1:3]:
+            x = resize(x, self.image_size)
+        if self.channels and self.channels != x.shape[3]:
+            x = np.repeat(x, self.channels, axis=3)
+        return x.transpose(0, 3, 1, 2)
+
+    @cached_property
+    def _table(self) -> NDArray[np.float32]:
+        return ((np.arange(256) / 255.0 - self.mean) / self.std).astype(np.float32)
+
+
+# --- shuffling ------------------------------------------------------------------------------------------------------
+
+
+def order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The permutation of ``range(count)`` that epoch ``epoch`` (from 0) of a run with ``seed`` goes through."""
+    return _generator(seed, epoch, 0).permutation(count)
+
+
+def steps_per_epoch(dataset: Dataset, batch: int) -> int:
+    return -(-len(dataset) // batch)
+
+
+def batches(dataset: Dataset, batch: int, seed: int, epoch: int, start: int = 0, shift: int = 0) -> Iterator[Batch]:
+    """The epoch's training batches from number ``start`` on: ``(x [B, C, H, W] float32, labels [B] int64)``.
+
+    Each image comes once; the last batch may be smaller. With ``shift``, every image is moved by up to that many
+    stored pixels along each axis, what comes in being black.
+    """
+    indices = order(len(dataset), seed, epoch)
+    moves = _generator(seed, epoch, 1).integers(-shift, shift + 1, (len(dataset), 2)) if shift else None
+    for first in range(start * batch, len(dataset), batch):
+        chosen = indices[first : first + batch]
+        images = dataset.train_images[chosen]
+        if moves is not None:
+            images = shifted(images, moves[chosen])
+        yield dataset.prepare(images), dataset.train_labels[chosen]
+
+
+def evaluation_batches(dataset: Dataset, batch: int) -> Iterator[Batch]:
+    """The test images in their own order, ``batch`` at a time."""
+    for first in range(0, len(dataset.test_images), batch):
+        part = slice(first, first + batch)
+        yield dataset.prepare(dataset.test_images[part]), dataset.test_labels[part]
+
+
+def _generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+    """Philox is keyed, not stepped: any epoch's generator is made without drawing those before it."""
+    key = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()[:16]
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+# --- geometry -------------------------------------------------------------------------------------------------------
+
+
+def shifted(images: Images, moves: NDArray[np.int64]) -> Images:
+    """``out[n, :, y, x] = images[n, :, y - moves[n, 0], x - moves[n, 1]]``, zero where that is outside."""
+    n, _, height, width = images.shape
+    reach = int(np.abs(moves).max(initial=0))
+    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    rows = np.arange(height) + reach - moves[:, :1]
+    columns = np.arange(width) + reach - moves[:, 1:]
+    moved: Images = padded[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return moved.transpose(0, 3, 1, 2)
+
+
+def resize(x: NDArray[Real], size: tuple[int, int]) -> NDArray[Real]:
+    """Bilinear, ``x: [N, H, W, C]`` to ``[N, *size, C]``; when it shrinks, averaging over the area that a pixel
+    covers (what Pillow's BILINEAR and PyTorch's ``interpolate(antialias=True)`` do)."""
+    n, height, width, channels = x.shape
+    rows, columns = _weights(height, size[0]).astype(x.dtype), _weights(width, size[1]).astype(x.dtype)
+    resized: NDArray[Real] = columns @ (rows @ x.reshape(n, height, -1)).reshape(n, size[0], width, channels)
+    return resized
+
+
+def _weights(old: int, new: int) -> NDArray[np.float64]:
+    """``[new, old]``: the share of each old pixel in each new one, a triangle around the new pixel's centre."""
+    scale = old / new
+    reach = max(scale, 1.0)
+    centres = (np.arange(new)[:, None] + 0.5) * scale
+    triangle = np.maximum(0.0, 1.0 - np.abs(np.arange(old) + 0.5 - centres) / reach)
+    weights: NDArray[np.float64] = triangle / triangle.sum(axis=1, keepdims=True)
+    return weights
+
+
+# --- the data sets --------------------------------------------------------------------------------------------------
+
+Note = Callable[[str], None] | None
+Loader = Callable[[str | Path | None, Note], Dataset]
+
+
+def _digits(data_dir: str | Path | None, note: Note) -> Dataset:
+    """The UCI optical digits that scikit-learn carries (1797 of 8x8, grays 0 to 16), resized to 28x28; 1500 train and
+    297 test, drawn by a fixed seed."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataError("digits is scikit-learn's data set; pip install 'tricnn[data]' (or scikit-learn)") from None
+    raw = load_digits()
+    grays = resize(raw.images[..., None].astype(np.float64) * (255.0 / 16.0), (28, 28))
+    # Rounded twice, so that a tie is one on every machine, whatever order its BLAS adds in.
+    images = np.rint(grays.round(6)).astype(np.uint8).transpose(0, 3, 1, 2)
+    labels = raw.target.astype(np.int64)
+    train, test = np.split(order(len(images), SPLIT_SEED, 0), [1500])
+    return Dataset(
+        "digits", images[train], labels[train], images[test], labels[test], num_classes=10, mean=0.305, std=0.324
+    )
+
+
+def _idx_set(name: str, mean: float, std: float) -> Loader:
+    def load(data_dir: str | Path | None, note: Note) -> Dataset:
+        files = find(name, data_dir, note)
+        arrays = {}
+        for part in PARTS:
+            arrays[part] = read_idx(files[part], dimensions=3 if "images" in part else 1)
+        images, labels, test_images, test_labels = arrays.values()
+        for part, x, y in (("train", images, labels), ("t10k", test_images, test_labels)):
+            if len(x) != len(y):
+                where = files[f"{part}-labels-idx1-ubyte"]
+                raise DataError(f"{where}: expected {len(x)} labels, one per image, found {len(y)}")
+        return Dataset(
+            name, images[:, None], labels.astype(np.int64), test_images[:, None], test_labels.astype(np.int64),
+            num_classes=10, mean=mean, std=std,
+        )  # fmt: skip
+
+    return load
+
+
+# mean and standard deviation of the training images' pixels, scaled to 0..1
+LOADERS: dict[str, Loader] = {
+    "digits": _digits,
+    "fashion-mnist": _idx_set("fashion-mnist", mean=0.2860, std=0.3530),
+    "mnist": _idx_set("mnist", mean=0.1307, std=0.3081),
+}
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    note: Note = None,
+) -> Dataset:
+    """The data set called ``name``; ``data_dir`` may hold its files, ``image_size`` and ``channels`` are the network's.
+
+    ``note`` is told, in one line, of anything that takes time (a download). Raises DataError for an unknown name,
+    files that are missing or damaged, and images that the network cannot take.
+    """
+    if name not in LOADERS:
+        raise DataError(f"data set {name!r} is unknown; known are {', '.join(LOADERS)}")
+    dataset = LOADERS[name](data_dir, note)
+    return replace(dataset, image_size=image_size, channels=channels)

@@ -1,0 +1,134 @@
+"""Where the IDX data sets are: in a folder the user names, where Debian puts them, or on their own sites."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..ir.errors import DataError
+
+PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+TIMEOUT_SECONDS = 10.0
+LARGEST_DOWNLOAD = 64 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set can be had: URLs (with a trailing slash) and the MD5 of each gzipped part."""
+
+    sites: tuple[str, ...]
+    md5: Mapping[str, str]
+    debian_package: str | None = None
+
+
+SOURCES: dict[str, Source] = {
+    "fashion-mnist": Source(
+        sites=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        # github.com/zalandoresearch/fashion-mnist, README.md
+        md5={
+            "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+            "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+            "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+        },
+        debian_package="dataset-fashion-mnist",
+    ),
+    "mnist": Source(
+        # LeCun's own page answers no longer to everyone; the second is PyTorch's copy of it.
+        sites=("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+        # github.com/pytorch/vision, torchvision/datasets/mnist.py
+        md5={
+            "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+    ),
+}
+
+DEBIAN = Path("/usr/share/datasets")
+
+
+def find(name: str, data_dir: str | Path | None = None, note: Callable[[str], None] | None = None) -> dict[str, Path]:
+    """Part -> file. Looks, in this order, in ``data_dir``, ``$TRICNN_DATA``, /usr/share/datasets and the cache, each
+    under ``<folder>/<name>`` first and, in the two that the user names, ``<folder>`` itself; then downloads.
+
+    ``note`` is told of a download. Raises DataError with the three ways to get the data if all that fails, and for a
+    folder that holds some of the four files but not all.
+    """
+    given = [Path(d).expanduser() for d in (data_dir, os.environ.get("TRICNN_DATA")) if d]
+    if data_dir and not given[0].is_dir():
+        raise DataError(f"data folder {given[0]} does not exist")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tricnn" / "data"
+    for folder in [f for d in given for f in (d / name, d)] + [DEBIAN / name, cache / name]:
+        if files := _parts_in(folder):
+            return files
+    target = (given[0] if given else cache) / name
+    try:
+        return _download(SOURCES[name], target, note or (lambda text: None))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: {_three_ways(name)} (download: {_reason(error)})") from None
+
+
+def _parts_in(folder: Path) -> dict[str, Path] | None:
+    found, missing = {}, []
+    for part in PARTS:
+        names = (part, part + ".gz", part.replace("-idx", ".idx"), part.replace("-idx", ".idx") + ".gz")
+        path = next((folder / n for n in names if (folder / n).is_file()), None)
+        if path:
+            found[part] = path
+        else:
+            missing.append(part)
+    if found and missing:
+        raise DataError(f"{folder}: expected four IDX files, found {len(found)}; missing {', '.join(missing)} (or .gz)")
+    return found or None
+
+
+def _three_ways(name: str) -> str:
+    source, folder = SOURCES[name], "put its four IDX files in a folder and name it with --data-dir"
+    if source.debian_package:
+        ways = [f"apt-get install {source.debian_package}", f"{folder} or $TRICNN_DATA"]
+    else:
+        ways = [folder, "name such a folder in $TRICNN_DATA"]
+    ways.append(f"run this once where {source.sites[0]} can be reached")
+    return "not found; three ways to get it: " + "; ".join(f"({i}) {way}" for i, way in enumerate(ways, 1))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "reason", error)).split())[:160]
+
+
+def _download(source: Source, folder: Path, note: Callable[[str], None]) -> dict[str, Path]:
+    """All four parts into ``folder``, from the first site that gives the right bytes."""
+    problem: Exception = OSError("it has no site")
+    for site in source.sites:
+        try:
+            note(f"downloading {folder.name} from {site}")
+            contents = {part: _fetch(site + part + ".gz", source.md5[part]) for part in PARTS}
+        except (OSError, ValueError) as error:
+            problem = error
+            continue
+        # All four appear at once, or none: the folder is filled beside its place, then renamed.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
+            filled = Path(partial, "filled")
+            filled.mkdir()
+            for part, content in contents.items():
+                (filled / f"{part}.gz").write_bytes(content)
+            os.replace(filled, folder)
+        return {part: folder / f"{part}.gz" for part in PARTS}
+    raise problem
+
+
+def _fetch(url: str, md5: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        content: bytes = response.read(LARGEST_DOWNLOAD + 1)
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if digest != md5:
+        raise ValueError(f"{url}: expected MD5 {md5}, found {digest}")
+    return content
