@@ -10,7 +10,7 @@ from typing import Any
 
 from ..ir.builder import GraphBuilder
 from ..ir.errors import GraphError
-from ..ir.graph import Graph
+from ..ir.graph import Graph, derived_name
 from ..ir.table import OPS
 from ..ir.types import TensorType
 
@@ -33,16 +33,10 @@ class _Gradients(GraphBuilder):
     def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
         key = (op, inputs, tuple(sorted(attrs.items())))
         if key not in self._made:
-            stem = f"{self.layer}.{op.split('_', 1)[1] if op.startswith(('conv2d_', 'linear_', 'normalize_')) else op}"
-            self._made[key] = super().add(op, *inputs, name=name or self._free(stem), **attrs)
+            suffix = op.split("_", 1)[1] if op.startswith(("conv2d_", "linear_", "normalize_")) else op
+            name = name or derived_name(self.layer, suffix, self.types)
+            self._made[key] = super().add(op, *inputs, name=name, **attrs)
         return self._made[key]
-
-    def _free(self, stem: str) -> str:
-        name, count = stem, 1
-        while name in self.types:
-            count += 1
-            name = f"{stem}{count}"
-        return name
 
 
 def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None = None) -> Graph:
@@ -64,7 +58,7 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
     incoming: dict[str, list[str]] = {}
     if loss in depends:
         g.layer = loss
-        incoming[loss] = [g.add("fill", value=1.0, name=g._free("d_loss"))]
+        incoming[loss] = [g.add("fill", value=1.0, name=derived_name(loss, "grad", g.types))]
     for node in reversed(graph.nodes):
         if node.name not in incoming or not node.inputs:
             continue

@@ -8,44 +8,8 @@ The folded weights are values of the graph, computed once whenever parameters ar
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-
-from ..ir.graph import Graph, Node, topological
-from ..ir.ops.norm import EPS
-from ..ir.table import Kind, register
-from ..ir.types import TensorType
-
-
-def _scale(gamma: Any, var: Any, eps: float) -> Any:
-    return gamma / np.sqrt(var + var.dtype.type(eps))
-
-
-def _rows(s: Any, w: Any) -> Any:
-    return s.reshape(-1, *[1] * (w.ndim - 1))
-
-
-_PREPARED = "folded weights are for inference, which has no gradient"
-
-register(
-    "fold_weight", Kind.POINTWISE, "weight gamma var",
-    attrs=EPS,
-    shape=lambda a, w, gamma, var: w,
-    numpy=lambda env, a, w, gamma, var: w * _rows(_scale(gamma, var, a["eps"]), w),
-    gradient=_PREPARED,
-    aten=lambda env, a, w, gamma, var: w * _rows(gamma * (var + a["eps"]).rsqrt(), w),
-    doc="weight * gamma * rsqrt(var + eps), per filter",
-)  # fmt: skip
-register(
-    "fold_bias", Kind.POINTWISE, "gamma beta mean var bias?",
-    attrs=EPS,
-    shape=lambda a, gamma, *_: TensorType(gamma.shape, "float32"),
-    numpy=lambda env, a, gamma, beta, mean, var, b=0: (b - mean) * _scale(gamma, var, a["eps"]) + beta,
-    gradient=_PREPARED,
-    aten=lambda env, a, gamma, beta, mean, var, b=0: (b - mean) * gamma * (var + a["eps"]).rsqrt() + beta,
-    doc="(bias - mean) * gamma * rsqrt(var + eps) + beta",
-)  # fmt: skip
+from ..ir.graph import Graph, Node, derived_name, topological
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
@@ -56,11 +20,12 @@ def fold_batch_norm(graph: Graph) -> Graph:
         layer = nodes[x]
         alone = len(graph.consumers[x]) == 1 and x not in graph.results
         weights = layer.inputs[1:]
-        if layer.op not in ("conv2d", "linear") or not alone or graph.by_name[weights[0]].op != "parameter":
+        if layer.op not in ("conv2d", "linear") or not alone or nodes[weights[0]].op != "parameter":
             continue
         eps = {"eps": norm.attrs["eps"]}
-        w = Node(f"{norm.name}.folded_weight", "fold_weight", (weights[0], gamma, var), eps)
-        b = Node(f"{norm.name}.folded_bias", "fold_bias", (gamma, beta, mean, var, *weights[1:]), eps)
+        w = Node(derived_name(norm.name, "folded_weight", nodes), "fold_weight", (weights[0], gamma, var), eps)
+        bias = (gamma, beta, mean, var, *weights[1:])
+        b = Node(derived_name(norm.name, "folded_bias", nodes), "fold_bias", bias, eps)
         nodes[w.name], nodes[b.name] = w, b
         nodes[norm.name] = replace(layer, name=norm.name, inputs=(layer.inputs[0], w.name, b.name))
         del nodes[x]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from ..ir.builder import GraphBuilder
 from ..ir.errors import GraphError
-from ..ir.graph import Graph, Node, Output, topological
+from ..ir.graph import Graph, Node, Output, derived_name, topological
 
 LABELS = "labels"
 
@@ -32,16 +33,20 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
     ``batch_norm(x, w, b, mean, var) = normalize(x, batch_stats(x), w, b)``, and mean and var get their updates. The
     loss is the sum over the outputs of loss_weight * cross_entropy(output, labels).
     """
+    if not graph.inputs:
+        raise GraphError(f"graph {graph.name}: it has no input, so there is nothing to train on")
     builder = GraphBuilder(graph.name)
     updates = []
     for node in graph.nodes:
         if node.op == "batch_norm":
             x, weight, bias, mean, var = node.inputs
-            stats = builder.add("batch_stats", x, name=f"{node.name}.stats")
+            part = partial(derived_name, node.name)
+            taken = (graph.by_name, builder.types)
+            stats = builder.add("batch_stats", x, name=part("stats", *taken))
             momentum = node.attrs["momentum"]
             builder.add("normalize", x, stats, weight, bias, name=node.name, eps=node.attrs["eps"])
-            new_mean = builder.add("running_mean", mean, stats, name=f"{node.name}.new_mean", momentum=momentum)
-            new_var = builder.add("running_var", var, stats, x, name=f"{node.name}.new_var", momentum=momentum)
+            new_mean = builder.add("running_mean", mean, stats, name=part("new_mean", *taken), momentum=momentum)
+            new_var = builder.add("running_var", var, stats, x, name=part("new_var", *taken), momentum=momentum)
             updates += [(mean, new_mean), (var, new_var)]
         else:
             builder.add(node.op, *node.inputs, name=node.name, **node.attrs)
@@ -56,8 +61,14 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
             )
         name = _unused(graph, "loss" if len(graph.outputs) == 1 else f"loss.{output.name}")
         losses.append(
-            builder.add("cross_entropy", output.value, labels, name=name, label_smoothing=label_smoothing,
-                        weight=output.loss_weight)  # fmt: skip
+            builder.add(
+                "cross_entropy",
+                output.value,
+                labels,
+                name=name,
+                label_smoothing=label_smoothing,
+                weight=output.loss_weight,
+            )
         )
     total = losses[0]
     for other in losses[1:]:

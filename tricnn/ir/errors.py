@@ -4,6 +4,14 @@ Every one of them is a :class:`TricnnError` whose text is a single line that nam
 and says what would have been accepted. The command line prints that line and exits with status 2.
 """
 
+from typing import Any
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """``repr(value)`` for a message: one line, and short whatever came in."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
 
 class TricnnError(ValueError):
     """Bad input: the base of every error tricnn raises on purpose."""

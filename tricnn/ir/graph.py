@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from types import MappingProxyType
 from typing import Any
+from zlib import crc32
 
 import networkx as nx
 
-from .errors import GraphError
+from .errors import GraphError, shown
 from .table import OPS, Kind, check_attrs, infer_type
 from .types import TensorType
 
@@ -22,11 +23,24 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*(\.[A-Za-z0-9_\-]+)*", re.ASCII)
 def check_name(name: str, what: str) -> str:
     """Return ``name`` if it may name a layer; raise :class:`GraphError` otherwise."""
     if not isinstance(name, str) or len(name) > 128 or not NAME.fullmatch(name):
-        shown = repr(name) if len(repr(name)) < 80 else repr(name)[:76] + "...'"
         raise GraphError(
-            f"{what} {shown} is not accepted: a name has at most 128 letters, digits, '_' and '-', "
+            f"{what} {shown(name)} is not accepted: a name has at most 128 letters, digits, '_' and '-', "
             "starts with a letter or '_', and may have parts joined by single dots (layer1.0.conv1)"
         )
+    return name
+
+
+def derived_name(base: str, suffix: str, *taken: Container[str]) -> str:
+    """A name for what a pass makes of the layer ``base``: ``base.suffix``, numbered if somebody has it already.
+
+    A base too long to take the suffix is cut, with a checksum in place of what is lost.
+    """
+    if len(base) + len(suffix) > 120:
+        base = f"{base[:60].rstrip('.')}_{crc32(base.encode()):08x}"
+    name, count = f"{base}.{suffix}", 1
+    while any(name in names for names in taken):
+        count += 1
+        name = f"{base}.{suffix}{count}"
     return name
 
 
@@ -64,7 +78,8 @@ class Graph:
 
     ``nodes`` are in topological order and include the sources (input, parameter, buffer, fill). ``updates`` maps a
     buffer to the value it takes after a training step, ``gradients`` a parameter (or an input) to the value of its
-    gradient; both are empty in a declared graph. Making a Graph verifies it: names, arities, attributes, order and shapes.
+    gradient; both are empty in a declared graph. Making a Graph verifies it: names, arities, attributes, order and
+    shapes.
 
     Raises GraphError or ShapeError, naming the layer.
     """
@@ -85,10 +100,12 @@ class Graph:
             if node.name in types:
                 raise GraphError(f"layer {node.name}: the name is used twice; every layer needs a name of its own")
             if node.op not in OPS:
-                raise GraphError(f"layer {node.name}: unknown operation {node.op!r}; known: {', '.join(sorted(OPS))}")
+                raise GraphError(
+                    f"layer {node.name}: unknown operation {shown(node.op)}; known: {', '.join(sorted(OPS))}"
+                )
             for value in node.inputs:
                 if value not in types:
-                    raise GraphError(f"layer {node.name}: input {value!r} is not defined before it")
+                    raise GraphError(f"layer {node.name}: input {shown(value)} is not defined before it")
             node = replace(node, attrs=check_attrs(node))
             types[node.name] = infer_type(node, [types[v] for v in node.inputs])
             nodes.append(node)
@@ -105,6 +122,11 @@ class Graph:
             if output.name in seen:
                 raise GraphError(f"graph {self.name}: output {output.name} is named twice")
             seen.add(output.name)
+            if not (isinstance(output.loss_weight, int | float) and 0 <= output.loss_weight < float("inf")):
+                raise GraphError(
+                    f"output {output.name}: loss_weight={shown(output.loss_weight)} is not accepted; a finite number "
+                    "of at least 0"
+                )
             if output.value not in self.types:
                 raise GraphError(f"output {output.name}: there is no layer {output.value!r}")
         for what, ops, pairs in (

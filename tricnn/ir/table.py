@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .errors import GraphError, ShapeError
+from .errors import GraphError, ShapeError, shown
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -115,8 +116,8 @@ def check_attrs(node: Node) -> Mapping[str, Any]:
             raise GraphError(f"layer {node.name}: {node.op} needs {name} ({attr.accepts})")
         try:
             values[name] = attr.check(value)
-        except (TypeError, ValueError):
-            raise GraphError(f"layer {node.name}: {name}={value!r} is not accepted; {attr.accepts}") from None
+        except (TypeError, ValueError, OverflowError):
+            raise GraphError(f"layer {node.name}: {name}={shown(value)} is not accepted; {attr.accepts}") from None
     return MappingProxyType(values)
 
 
@@ -129,9 +130,31 @@ def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
         wanted = " ".join(row.inputs) or "none"
         raise GraphError(f"layer {node.name}: {node.op} takes inputs ({wanted}), {len(inputs)} given")
     try:
+        for i, type_ in enumerate(inputs):
+            _check_operand(row.inputs[min(i, len(row.inputs) - 1)].rstrip("?*"), type_)
         return row.shape(node.attrs, *inputs)
     except ShapeError as error:
         raise ShapeError(f"layer {node.name} ({node.op}): {error}") from None
+    except (IndexError, TypeError, ValueError):  # a rule met a rank it was not written for
+        given = " and ".join(map(str, inputs)) or "nothing"
+        raise ShapeError(f"layer {node.name} ({node.op}): inputs {given} do not fit; it computes {row.doc}") from None
+
+
+def _check_operand(name: str, type_: TensorType) -> None:
+    """What an operand's name promises: values of the network have a batch, weights and statistics have none."""
+    wanted = _INTEGERS.get(name)
+    if wanted is not None:
+        require(type_.dtype == wanted, f"{name} must be {wanted}, it is {type_}")
+    else:
+        require(type_.dtype.startswith("float"), f"{name} must hold floating-point numbers, it is {type_}")
+    if name not in _EITHER:
+        require(type_.batched == (name in _BATCHED), f"{name} must have {'a' if name in _BATCHED else 'no'} batch "
+                f"dimension N, it is {type_}")  # fmt: skip
+
+
+_INTEGERS = {"labels": "int64", "index": "uint8"}
+_BATCHED = ("x", "dy", "y", "logits", "labels", "index")
+_EITHER = ("a", "b")
 
 
 # --- attribute kinds -------------------------------------------------------------------------------------------------
@@ -171,11 +194,13 @@ def padding(default: Any = (0, 0, 0, 0)) -> Attr:
 
 def number(default: Any = REQUIRED, low: float = float("-inf"), high: float = float("inf")) -> Attr:
     def check(value: Any) -> float:
-        if isinstance(value, bool | str) or not low <= float(value) <= high:
+        if isinstance(value, bool | str) or not isfinite(value) or not low <= float(value) <= high:
             raise ValueError
         return float(value)
 
-    return Attr(check, f"a number from {low:g} to {high:g}", default)
+    limits = [f"of at least {low:g}"] if isfinite(low) else []
+    limits += [f"of at most {high:g}"] if isfinite(high) else []
+    return Attr(check, " ".join(["a finite number", " and ".join(limits)]).strip(), default)
 
 
 def boolean(default: Any = REQUIRED) -> Attr:

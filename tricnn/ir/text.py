@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
-from .errors import GraphError, TextError
+from .errors import GraphError, TextError, shown
 from .graph import Graph, Node, Output, topological
 from .table import OPS
 from .types import N
@@ -75,6 +76,8 @@ class _Line:
             match = _TOKEN.match(text, column)
             if match is None:
                 raise TextError(f"unexpected {text[column]!r}", number, column + 1)
+            if match.lastgroup == "name" and len(match.group()) > 128:
+                raise TextError(f"a name has at most 128 characters, found {shown(match.group())}", number, column + 1)
             if match.lastgroup not in ("space", "comment"):
                 self.tokens.append((match.lastgroup, match.group(), column + 1))
             column = match.end()
@@ -83,7 +86,7 @@ class _Line:
 
     def error(self, message: str) -> TextError:
         column = self.tokens[self.at][2] if self.at < len(self.tokens) else self.length + 1
-        found = repr(self.tokens[self.at][1]) if self.at < len(self.tokens) else "the end of the line"
+        found = shown(self.tokens[self.at][1]) if self.at < len(self.tokens) else "the end of the line"
         return TextError(f"{message}, found {found}", self.number, column)
 
     def peek(self, text: str) -> bool:
@@ -103,16 +106,18 @@ class _Line:
     def done(self) -> bool:
         return self.at >= len(self.tokens)
 
-    def value(self) -> Any:
+    def value(self, depth: int = 0) -> Any:
         if self.done():
             raise self.error("expected a value")
         kind, text, _ = self.tokens[self.at]
         if kind == "mark" and text in "[(":
+            if depth == 4:
+                raise self.error("expected a number: lists go no deeper")
             self.at += 1
             items = []
             close = "]" if text == "[" else ")"
             while not self.peek(close):
-                items.append(self.value())
+                items.append(self.value(depth + 1))
                 if not self.peek(close):
                     self.expect(",")
             self.at += 1
@@ -125,8 +130,12 @@ class _Line:
             self.at += 1
             return text[1:-1]
         if kind == "number":
+            whole = not any(c in text for c in ".eE")
+            number = int(text) if whole and len(text) < 20 else float(text)
+            if not isfinite(number) or (whole and isinstance(number, float)):
+                raise self.error("expected a number that fits 64 bits")
             self.at += 1
-            return float(text) if any(c in text for c in ".eE") else int(text)
+            return number
         raise self.error("expected a number, a string, True, False, N or a list")
 
 
@@ -137,7 +146,7 @@ def from_text(text: str) -> Graph:
     outputs: list[Output] = []
     pairs: dict[str, list[tuple[str, str]]] = {"update": [], "gradient": []}
     defined: dict[str, int] = {}
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         line = _Line(raw, number)
         if line.done():
             continue
@@ -209,8 +218,11 @@ def _output(line: _Line) -> Output:
             line.at -= 1
             raise line.error("expected loss_weight or training_only")
         line.expect("=")
-        options[word] = line.value()
-    try:
-        return Output(name, value, float(options.get("loss_weight", 1.0)), options.get("training_only", False) is True)
-    except (TypeError, ValueError):
-        raise line.error("loss_weight must be a number") from None
+        at, options[word] = line.at, line.value()
+        wanted, what = (bool, "True or False") if word == "training_only" else (float, "a number")
+        if isinstance(options[word], int) and not isinstance(options[word], bool):
+            options[word] = float(options[word])
+        if not isinstance(options[word], wanted):
+            line.at = at
+            raise line.error(f"expected {word} to be {what}")
+    return Output(name, value, **options)

@@ -1,5 +1,5 @@
 """The rows of the table of operations, one file per family."""
 
-from . import conv, dropout, linear, loss, lrn, norm, pointwise, pool, sources, views
+from . import conv, dropout, fold, linear, loss, lrn, norm, pointwise, pool, sources, views
 
-__all__ = ["conv", "dropout", "linear", "loss", "lrn", "norm", "pointwise", "pool", "sources", "views"]
+__all__ = ["conv", "dropout", "fold", "linear", "loss", "lrn", "norm", "pointwise", "pool", "sources", "views"]

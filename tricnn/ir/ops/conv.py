@@ -62,6 +62,29 @@ def _conv_shape(a: Any, x: TensorType, w: TensorType, b: TensorType | None = Non
     return TensorType((N, filters, *conv_output(a, x, (r, s))))
 
 
+def _fits(a: Any, dy: TensorType, x: TensorType, kernel: tuple[int, int]) -> None:
+    """dy must be what a convolution of x gives."""
+    p, q = conv_output(a, x, kernel)
+    require(dy.spatial == (p, q), f"dy must be [N, {dy.channels}, {p}, {q}] for input {x}, it is {dy}")
+
+
+def _grad_input_shape(a: Any, dy: TensorType, w: TensorType) -> TensorType:
+    filters, per_group, r, s = w.per_image
+    x = TensorType((N, per_group * a["groups"], *a["input_size"]))
+    require(dy.channels == filters and filters % a["groups"] == 0, f"weight {w} does not fit dy {dy}")
+    _fits(a, dy, x, (r, s))
+    return x
+
+
+def _grad_weight_shape(a: Any, dy: TensorType, x: TensorType) -> TensorType:
+    require(
+        x.channels % a["groups"] == 0 and dy.channels % a["groups"] == 0,
+        f"groups={a['groups']} must divide the {x.channels} input channels and the {dy.channels} filters",
+    )
+    _fits(a, dy, x, a["kernel_size"])
+    return TensorType((dy.channels, x.channels // a["groups"], *a["kernel_size"]), "float32")
+
+
 def _macs(y: TensorType, w: TensorType) -> int:
     k, c, r, s = w.per_image
     return y.pixels * k * c * r * s
@@ -138,7 +161,7 @@ register(
 register(
     "conv2d_grad_input", Kind.CONTRACTION, "dy weight",
     attrs={**GEOMETRY, "input_size": pair()},
-    shape=lambda a, dy, w: TensorType((N, w.per_image[1] * a["groups"], *a["input_size"])),
+    shape=_grad_input_shape,
     numpy=lambda env, a, dy, w: np_conv.conv2d_grad_input(dy, w, input_size=a["input_size"], **geometry(a)),
     gradient="second derivatives are not supported",
     macs=lambda a, dx, dy, w: _macs(dy, w),
@@ -148,7 +171,7 @@ register(
 register(
     "conv2d_grad_weight", Kind.CONTRACTION, "dy x",
     attrs={**GEOMETRY, "kernel_size": pair()},
-    shape=lambda a, dy, x: TensorType((dy.channels, x.channels // a["groups"], *a["kernel_size"]), "float32"),
+    shape=_grad_weight_shape,
     numpy=lambda env, a, dy, x: np_conv.conv2d_grad_weight(dy, x, kernel_size=a["kernel_size"], **geometry(a)),
     gradient="second derivatives are not supported",
     macs=lambda a, dw, dy, x: _macs(dy, dw),

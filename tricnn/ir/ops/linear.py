@@ -20,6 +20,17 @@ def _shape(a: Any, x: TensorType, w: TensorType, b: TensorType | None = None) ->
     return TensorType((N, w.per_image[0]))
 
 
+def _grad_input_shape(a: Any, dy: TensorType, w: TensorType) -> TensorType:
+    outputs, features = w.per_image
+    require(dy.shape == (N, outputs), f"dy must be [N, {outputs}], it is {dy}")
+    return TensorType((N, features))
+
+
+def _grad_weight_shape(a: Any, dy: TensorType, x: TensorType) -> TensorType:
+    require(len(dy.shape) == len(x.shape) == 2, f"dy and x must be [N, features], they are {dy} and {x}")
+    return TensorType((dy.channels, x.channels), "float32")
+
+
 def _gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
     x, w, *bias = node.inputs
     return [
@@ -51,7 +62,7 @@ register(
 )  # fmt: skip
 register(
     "linear_grad_input", Kind.CONTRACTION, "dy weight",
-    shape=lambda a, dy, w: TensorType((N, w.per_image[1])),
+    shape=_grad_input_shape,
     numpy=lambda env, a, dy, w: dy @ w,
     gradient="second derivatives are not supported",
     macs=lambda a, dx, dy, w: w.per_image[0] * w.per_image[1],
@@ -60,7 +71,7 @@ register(
 )  # fmt: skip
 register(
     "linear_grad_weight", Kind.CONTRACTION, "dy x",
-    shape=lambda a, dy, x: TensorType((dy.channels, x.channels), "float32"),
+    shape=_grad_weight_shape,
     numpy=lambda env, a, dy, x: dy.T @ x,
     gradient="second derivatives are not supported",
     macs=lambda a, dw, dy, x: dw.per_image[0] * dw.per_image[1],

@@ -12,7 +12,7 @@ from typing import Any
 from ..numpy_ops import loss as np_loss
 from ..table import Kind, number, register, require
 from ..types import TensorType
-from .pointwise import first_shape, same_shape
+from .pointwise import same_shape
 
 LOSS = {"label_smoothing": number(0.0, 0.0, 1.0), "weight": number(1.0, 0.0)}
 
@@ -22,6 +22,11 @@ def _check(x: TensorType, labels: TensorType) -> None:
     require(len(labels.shape) == 1 and labels.dtype == "int64", f"labels must be int64[N], they are {labels}")
 
 
+def _softmax_shape(a: Any, x: TensorType, *same: TensorType) -> TensorType:
+    require(len(x.shape) == 2, f"input must be [N, classes], it is {x}")
+    return same_shape(a, x, *same)
+
+
 def _loss_shape(a: Any, x: TensorType, labels: TensorType) -> TensorType:
     _check(x, labels)
     return TensorType((), "float32")
@@ -29,6 +34,7 @@ def _loss_shape(a: Any, x: TensorType, labels: TensorType) -> TensorType:
 
 def _grad_shape(a: Any, dloss: TensorType, x: TensorType, labels: TensorType) -> TensorType:
     _check(x, labels)
+    require(dloss.shape == (), f"dloss must be a scalar, it is {dloss}")
     return x
 
 
@@ -56,7 +62,7 @@ def _aten_grad(env: Any, a: Any, dloss: Any, x: Any, labels: Any) -> Any:
 
 register(
     "softmax", Kind.REDUCTION, "x",
-    shape=first_shape,
+    shape=_softmax_shape,
     numpy=lambda env, a, x: np_loss.softmax(x, axis=1),
     gradient=lambda g, node, dy: [g.add("softmax_grad", dy, node.name)],
     aten=lambda env, a, x: x.softmax(1),
@@ -64,7 +70,7 @@ register(
 )  # fmt: skip
 register(
     "softmax_grad", Kind.REDUCTION, "dy y",
-    shape=same_shape,
+    shape=_softmax_shape,
     numpy=lambda env, a, dy, y: y * (dy - (dy * y).sum(axis=1, keepdims=True)),
     gradient="second derivatives are not supported",
     aten=lambda env, a, dy, y: y * (dy - (dy * y).sum(dim=1, keepdim=True)),

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..table import Kind, integer, number, register, require
 from ..types import TensorType
+from .pointwise import same_shape
 
 EPS = {"eps": number(1e-5, 0.0)}
 MOMENTUM = {"momentum": number(0.1, 0.0, 1.0)}
@@ -40,8 +41,41 @@ def _bn_shape(a: Any, x: TensorType, *vectors: TensorType) -> TensorType:
     return x
 
 
-def _stats_shape(a: Any, x: TensorType, *_: TensorType) -> TensorType:
+def _per_channel_pair(x: TensorType, *pairs: TensorType) -> None:
+    for pair in pairs:
+        require(pair.shape == (2, x.channels), f"statistics must be [2, {x.channels}] for input {x}, one is {pair}")
+
+
+def _normalize_shape(a: Any, x: TensorType, stats: TensorType, *vectors: TensorType) -> TensorType:
+    _per_channel_pair(x, stats)
+    return _bn_shape(a, x, *vectors)
+
+
+def _sums_shape(a: Any, dy: TensorType, x: TensorType, stats: TensorType) -> TensorType:
+    same_shape(a, dy, x)
+    _per_channel_pair(x, stats)
     return TensorType((2, x.channels), "float32")
+
+
+def _grad_shape(
+    a: Any, dy: TensorType, x: TensorType, stats: TensorType, w: TensorType, sums: TensorType
+) -> TensorType:
+    same_shape(a, dy, x)
+    _per_channel_pair(x, stats, sums)
+    return _bn_shape(a, x, w)
+
+
+def _row_shape(a: Any, x: TensorType) -> TensorType:
+    require(len(x.shape) > 1 and a["index"] < x.per_image[0], f"{x} has no row {a['index']}")
+    return TensorType(x.shape[1:], x.dtype)
+
+
+def _running_shape(a: Any, running: TensorType, stats: TensorType, x: TensorType | None = None) -> TensorType:
+    require(
+        stats.shape == (2, *running.shape) and (x is None or x.channels == stats.per_image[1]),
+        f"statistics {stats} do not fit the running ones {running}",
+    )
+    return running
 
 
 def _xhat(x: Any, stats: Any, eps: float) -> Any:
@@ -153,7 +187,7 @@ register(
 )  # fmt: skip
 register(
     "batch_stats", Kind.REDUCTION, "x",
-    shape=_stats_shape,
+    shape=lambda a, x: TensorType((2, x.channels), "float32"),
     numpy=_batch_stats,
     gradient="its share is in normalize's gradient",
     aten=_t_stats,
@@ -162,7 +196,7 @@ register(
 register(
     "normalize", Kind.POINTWISE, "x stats weight bias",
     attrs=EPS,
-    shape=lambda a, x, stats, w, b: _bn_shape(a, x, w, b),
+    shape=_normalize_shape,
     numpy=lambda env, a, x, stats, w, b: _affine(x, stats[0], stats[1], w, b, a["eps"]),
     gradient=_normalize_gradient,
     aten=lambda env, a, x, stats, w, b: _t_affine(x, stats[0], stats[1], w, b, a["eps"]),
@@ -171,7 +205,7 @@ register(
 register(
     "normalize_grad_sums", Kind.REDUCTION, "dy x stats",
     attrs=EPS,
-    shape=_stats_shape,
+    shape=_sums_shape,
     numpy=_sums,
     gradient=_TWICE,
     aten=_t_sums,
@@ -180,7 +214,7 @@ register(
 register(
     "normalize_grad_input", Kind.POINTWISE, "dy x stats weight sums",
     attrs=EPS,
-    shape=lambda a, dy, x, *_: x,
+    shape=_grad_shape,
     numpy=_grad_input,
     gradient=_TWICE,
     aten=_t_grad_input,
@@ -189,7 +223,7 @@ register(
 register(
     "running_mean", Kind.POINTWISE, "running stats",
     attrs=MOMENTUM,
-    shape=lambda a, running, stats: running,
+    shape=_running_shape,
     numpy=lambda env, a, running, stats: _running(running, stats[0], a["momentum"]),
     gradient="running statistics take no gradient",
     aten=lambda env, a, running, stats: running + a["momentum"] * (stats[0] - running),
@@ -198,7 +232,7 @@ register(
 register(
     "running_var", Kind.POINTWISE, "running stats x",
     attrs=MOMENTUM,
-    shape=lambda a, running, stats, x: running,
+    shape=_running_shape,
     numpy=lambda env, a, running, stats, x: _running(
         running, stats[1] * stats.dtype.type(_unbiased(x)), a["momentum"]
     ),
@@ -207,17 +241,17 @@ register(
     doc="running + momentum * (variance * m/(m-1) - running), m = N*H*W of x (whose values it does not read)",
 )  # fmt: skip
 register(
-    "row", Kind.VIEW, "x",
+    "row", Kind.VIEW, "rows",
     attrs={"index": integer(0)},
-    shape=lambda a, x: TensorType(x.shape[1:], x.dtype),
+    shape=_row_shape,
     numpy=lambda env, a, x: x[a["index"]],
     gradient=_TWICE,
     aten=lambda env, a, x: x[a["index"]],
-    doc="x[index]",
+    doc="rows[index]",
 )  # fmt: skip
 register(
     "stack", Kind.POINTWISE, "a b",
-    shape=lambda a, x, y: TensorType((2, *x.shape), x.dtype),
+    shape=lambda a, x, y: TensorType((2, *same_shape(a, x, y).per_image), x.dtype),
     numpy=lambda env, a, x, y: np.stack([x, y]),
     gradient=_TWICE,
     aten=lambda env, a, x, y: _t().stack([x, y]),

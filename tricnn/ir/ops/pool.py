@@ -42,6 +42,15 @@ def _index_type(a: Any, x: TensorType) -> TensorType:
     return TensorType(pool_output(a, x).shape, "uint8")
 
 
+def _unpooled(a: Any, dy: TensorType, *index: TensorType) -> TensorType:
+    """The image whose pooling has the shape of dy (and of the index)."""
+    x = TensorType((N, dy.channels, *a["input_size"]))
+    y = pool_output(a, x)
+    for type_ in (dy, *index):
+        require(type_.shape == y.shape, f"pooling {x} gives {y}, not {type_}")
+    return x
+
+
 def _max_gradient(g: Any, node: Any, dy: str) -> list[str]:
     (x,) = node.inputs
     index = g.add("max_pool2d_index", x, **window(node.attrs))
@@ -143,7 +152,7 @@ register(
 register(
     "max_pool2d_grad", Kind.WINDOW, "dy index",
     attrs={**WINDOW, "input_size": pair()},
-    shape=lambda a, dy, index: TensorType((N, dy.channels, *a["input_size"])),
+    shape=_unpooled,
     numpy=lambda env, a, dy, index: np_pool.max_pool2d_grad(dy, index, input_size=a["input_size"], **window(a)),
     gradient=_TWICE,
     aten=_aten_max_grad,
@@ -161,12 +170,22 @@ register(
 register(
     "avg_pool2d_grad", Kind.WINDOW, "dy",
     attrs={**AVERAGE, "input_size": pair()},
-    shape=lambda a, dy: TensorType((N, dy.channels, *a["input_size"])),
+    shape=_unpooled,
     numpy=lambda env, a, dy: np_pool.avg_pool2d_grad(dy, input_size=a["input_size"], **window(a, average=True)),
     gradient=_TWICE,
     aten=_aten_avg_grad,
     doc="dx = sum of dy / count over the windows that cover this pixel",
 )  # fmt: skip
+
+
+def _global_shape(a: Any, x: TensorType) -> TensorType:
+    require(len(x.shape) == 4, f"input must be [N, C, H, W], it is {x}")
+    return TensorType((N, x.channels, 1, 1))
+
+
+def _spread_shape(a: Any, dy: TensorType) -> TensorType:
+    require(dy.shape[2:] == (1, 1), f"dy must be [N, C, 1, 1], it is {dy}")
+    return TensorType((N, dy.channels, *a["input_size"]))
 
 
 def _global_gradient(g: Any, node: Any, dy: str) -> list[str]:
@@ -184,8 +203,7 @@ def _spread(dy: Any, a: Any) -> Any:
 
 register(
     "global_avg_pool", Kind.WINDOW, "x",
-    shape=lambda a, x: (require(len(x.shape) == 4, f"input must be [N, C, H, W], it is {x}"),
-                        TensorType((N, x.channels, 1, 1)))[1],
+    shape=_global_shape,
     numpy=lambda env, a, x: x.mean(axis=(2, 3), keepdims=True),
     gradient=_global_gradient,
     aten=lambda env, a, x: x.mean(dim=(2, 3), keepdim=True),
@@ -194,7 +212,7 @@ register(
 register(
     "global_avg_pool_grad", Kind.WINDOW, "dy",
     attrs={"input_size": pair()},
-    shape=lambda a, dy: TensorType((N, dy.channels, *a["input_size"])),
+    shape=_spread_shape,
     numpy=lambda env, a, dy: _spread(dy, a),
     gradient=_TWICE,
     aten=lambda env, a, dy: (dy / (a["input_size"][0] * a["input_size"][1])).expand(-1, -1, *a["input_size"]),

@@ -11,15 +11,21 @@ from ..table import Attr, Kind, number, register, text
 from ..types import DTYPES, N, TensorType
 
 
-def _shape_attr() -> Attr:
+def _shape_attr(*, batch: bool) -> Attr:
     def check(value: Any) -> tuple[Any, ...]:
         dims = tuple(value)
         for i, dim in enumerate(dims):
-            if not (dim is N and i == 0) and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
+            if batch and dim is N and i == 0:
+                continue
+            if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
                 raise ValueError
+        if batch and dims[:1] == (N,) and len(dims) not in (1, 2, 4):
+            raise ValueError
         return dims
 
-    return Attr(check, "a list of positive integers, the first of which may be the batch size N")
+    if batch:
+        return Attr(check, "[N], [N, F] or [N, C, H, W] with N the batch size and the others positive integers")
+    return Attr(check, "a list of positive integers")
 
 
 def _init_attr() -> Attr:
@@ -31,25 +37,24 @@ def _given(*_: Any) -> Any:
 
 
 _NO_GRADIENT = "a source has no inputs to pass a gradient to"
-_shape = _shape_attr()
 
 register(
     "input", Kind.SOURCE,
-    attrs={"shape": _shape, "dtype": text("float", DTYPES)},
+    attrs={"shape": _shape_attr(batch=True), "dtype": text("float", DTYPES)},
     shape=lambda a: TensorType(a["shape"], a["dtype"]),
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
     doc="a tensor the caller gives at every step",
 )  # fmt: skip
 register(
     "parameter", Kind.SOURCE,
-    attrs={"shape": _shape, "init": _init_attr()},
+    attrs={"shape": _shape_attr(batch=False), "init": _init_attr()},
     shape=lambda a: TensorType(a["shape"], "float32"),
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
     doc="a trainable tensor, kept in fp32",
 )  # fmt: skip
 register(
     "buffer", Kind.SOURCE,
-    attrs={"shape": _shape, "init": _init_attr()},
+    attrs={"shape": _shape_attr(batch=False), "init": _init_attr()},
     shape=lambda a: TensorType(a["shape"], "float32"),
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
     doc="a tensor that training updates without a gradient: running statistics",

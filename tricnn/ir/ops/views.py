@@ -76,7 +76,7 @@ def _aten_concat(env: Any, a: Any, *xs: Any) -> Any:
 
 def _dims(value: Any) -> tuple[int, ...]:
     dims = tuple(value)
-    if any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims):
+    if any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims) or len(dims) not in (1, 3):
         raise ValueError
     return dims
 
@@ -99,7 +99,7 @@ register(
 )  # fmt: skip
 register(
     "unflatten", Kind.VIEW, "x",
-    attrs={"shape": Attr(_dims, "a list of positive integers")},
+    attrs={"shape": Attr(_dims, "[F] or [C, H, W], positive integers")},
     shape=_unflatten_shape,
     numpy=lambda env, a, x: x.reshape(x.shape[0], *a["shape"]),
     gradient=lambda g, node, dy: [g.add("flatten", dy)],
