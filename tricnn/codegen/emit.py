@@ -15,7 +15,8 @@ def emit(program: Program) -> str:
     """The whole file: templates, kernels headed by their layers, ``allocate`` and ``step``."""
     functions = "\n\n".join(f.text for f in program.functions)
     wanted = {t.name for t in closure(functions)}
-    templates = list(dict.fromkeys(t.text for t in library().values() if t.name in wanted))
+    texts = dict.fromkeys(t.text for t in library().values() if t.name in wanted)
+    templates = sorted(texts, key=lambda text: "@triton.jit" in text)  # constants first: defaults need them
     parts = [
         _header(program),
         "import torch\nimport triton\nimport triton.language as tl",

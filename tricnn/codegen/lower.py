@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from ..compiler.fuse import permuted_weights
+from ..compiler.fuse import pixel_ordered
 from ..compiler.plan import Kernel, Plan
 from ..ir.errors import TargetError
 from ..ir.graph import Node
@@ -50,7 +50,7 @@ class Lowering:
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
         self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
-        self.order = permuted_weights(self.plan.graph)
+        self.order = pixel_ordered(self.plan.graph)
         self._same: dict[str, str] = {}
 
     def body(self, kernel: Kernel) -> Body:

@@ -72,7 +72,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Program:
-    """Everything a step needs. ``order`` holds, for weights kept in pixel order, (C, H, W) of their input."""
+    """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order."""
 
     plan: Plan
     dtype: str

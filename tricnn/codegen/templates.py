@@ -28,8 +28,9 @@ def library() -> dict[str, Template]:
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef):
                 names, first = [node.name], node.decorator_list[0].lineno if node.decorator_list else node.lineno
-            elif isinstance(node, ast.Assign):
-                names, first = [t.id for t in node.targets if isinstance(t, ast.Name)], node.lineno
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names, first = [t.id for t in targets if isinstance(t, ast.Name)], node.lineno
             else:
                 continue
             while first > 1 and lines[first - 2].startswith("#"):

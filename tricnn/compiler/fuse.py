@@ -352,8 +352,13 @@ def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
 
 
 def permuted_weights(graph: Graph) -> dict[str, tuple[int, int, int]]:
-    """Dense weights kept as ``[O, H, W, C]``: value -> (C, H, W). They read a flattened image (and so do the
-    gradients that belong to them)."""
+    """Dense weights kept as ``[O, H, W, C]``: value -> (C, H, W). They read a flattened image."""
+    return {v: shape for v, shape in pixel_ordered(graph).items() if not graph.types[v].batched}
+
+
+def pixel_ordered(graph: Graph) -> dict[str, tuple[int, int, int]]:
+    """Every value ``[*, C*H*W]`` that lies in memory as ``[*, H, W, C]``: value -> (C, H, W). Dense weights that read a
+    flattened image, their gradients, and the gradient of the flattened image itself."""
     found: dict[str, tuple[int, int, int]] = {}
     for node in graph.of("flatten"):
         x = graph.types[node.inputs[0]]
@@ -361,4 +366,7 @@ def permuted_weights(graph: Graph) -> dict[str, tuple[int, int, int]]:
             for reader in graph.consumers[node.name]:
                 shape = (x.channels, *x.spatial)
                 found[reader.inputs[1] if reader.op == "linear" else reader.name] = shape
+    for node in graph.of("linear_grad_input"):
+        if node.inputs[1] in found:
+            found[node.name] = found[node.inputs[1]]
     return found

@@ -144,8 +144,10 @@ def _arithmetic_error(model: Model, kernel: Kernel, node: Node, values: Mapping[
     u32 = ROUNDOFF["fp32"]
     anchor = kernel.anchor if node.op not in ("channel_sum",) else node
     operands = [values[v] for v in anchor.inputs]
-    depth, magnitude = _depth(anchor, operands, values[anchor.name]), _magnitude(anchor, operands, values)
     u = _operand_roundoff(model, kernel, anchor)
+    floor = 2.0**-14 if model.dtype == "fp16" and u else 0.0  # below it fp16 rounds to a fixed step, u * 2**-14
+    depth = _depth(anchor, operands)
+    magnitude = _magnitude(anchor, operands, values, floor)
     steps = len(kernel.nodes) + 1
     largest = max(float(np.max(np.abs(values[n.name]), initial=0.0)) for n in kernel.nodes if _real(values[n.name]))
     amplify = _amplification(kernel, values)
@@ -187,7 +189,7 @@ def _amplification(kernel: Kernel, values: Mapping[str, np.ndarray]) -> float:
     return factor
 
 
-def _depth(node: Node, operands: list[np.ndarray], result: np.ndarray) -> int:
+def _depth(node: Node, operands: list[np.ndarray]) -> int:
     """How many terms each result sums."""
     if node.op == "conv2d_grad_input":
         return prod(operands[1].shape) // operands[1].shape[1]
@@ -202,18 +204,20 @@ def _depth(node: Node, operands: list[np.ndarray], result: np.ndarray) -> int:
     return 1
 
 
-def _magnitude(node: Node, operands: list[np.ndarray], values: Mapping[str, np.ndarray]) -> float:
+def _magnitude(
+    node: Node, operands: list[np.ndarray], values: Mapping[str, np.ndarray], floor: float
+) -> float:  # fmt: skip
     """The size of a typical error in units of roundoff: sqrt(sum of squared terms), the largest over the results."""
 
     def top(x: Any) -> float:
         return float(np.max(np.abs(x), initial=0.0))
 
     if node.kind is Kind.CONTRACTION:
-        squares = [np.square(x) for x in operands[:2]]
+        squares = [np.square(x) + floor**2 for x in operands[:2]]
         terms = sqrt(top(OPS[node.op].numpy(Environment(), node.attrs, *squares)))
         return terms + (top(operands[2]) if len(operands) > 2 else 0.0)
     if node.op == "channel_sum":
-        return sqrt(top(np.square(operands[0]).sum(axis=(0, *range(2, operands[0].ndim)))))
+        return sqrt(top((np.square(operands[0]) + floor**2).sum(axis=(0, *range(2, operands[0].ndim)))))
     if node.op == "normalize_grad_sums":
         dy, x, stats = operands
         mean, var = (s.reshape(1, -1, *[1] * (x.ndim - 2)) for s in stats)
