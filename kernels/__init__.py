@@ -1,1 +1,60 @@
-"""Triton templates: a template owns the loop, the generated code says what is loaded and what is stored."""
+"""Triton templates: a template owns the loop; small generated functions say what it loads and what it stores.
+
+A template takes those functions as `tl.constexpr` arguments, each followed by the tuple of pointers and scalars that it
+needs. Nothing here is launched as it stands: a kernel is a function around a call, such as
+
+    @triton.jit
+    def conv1_load_x(pixel, channel, mask, args):
+        (x,) = args
+        return tl.load(x + pixel * 16 + channel, mask=mask, other=0.0)
+
+    @triton.jit
+    def conv1_store_y(acc, pixel, channel, mask, part, args):
+        bias, y = args
+        acc += tl.load(bias + channel, mask=channel < 6, other=0.0)
+        tl.store(y + pixel * 6 + channel, round_to(tl.maximum(acc, 0.0), y.dtype.element_ty), mask=mask)
+
+    @triton.jit
+    def conv1(x, w, bias, y, N):
+        conv2d_fprop(conv1_load_x, (x,), w, conv1_store_y, (bias, y), N, C=16, H=28, W=28, K=6, R=5, S=5, P=28, Q=28,
+                     PT=2, PL=2, BLOCK_M=128, BLOCK_N=16, BLOCK_K=16)
+
+| template | computes | grid |
+|---|---|---|
+| `conv2d_fprop` | convolution, linear layer; a pooling in its epilogue | rows x columns, groups |
+| `conv2d_dgrad` | its gradient by the input | rows x columns, groups, residue classes |
+| `conv2d_wgrad` | its gradient by the weights, and by the bias | rows x columns, groups, splits |
+| `pointwise` | element by element, with any side reductions | rows, columns |
+| `max_pool2d`, `avg_pool2d`, `max_pool2d_grad`, `avg_pool2d_grad` | windows | rows, columns |
+| `channel_sum`, `channel_sum_pair`, `sum_partials` | sums over pixels, over partial results | columns, splits |
+| `batch_stats` (or `store_tile_stats` in an epilogue) | count, mean, M2 per channel of each tile | rows, columns |
+| `merge_stats` | their merging | columns, splits |
+| `softmax`, `cross_entropy`, `mean_rows` | the loss, and the gradient of the logits | rows; one program |
+| `sgd` | one step of the optimiser | elements |
+| `to_nchw`, `from_nchw` | memory orders | rows, columns |
+
+Helpers for the generated functions: `round_to`, `dot`, `keep_mask`, `nchw_element`, `max_over_window`,
+`mean_over_window`, `mask_over_window`, `tile_stats`, `store_tile_stats`, `image_position`.
+
+What holds everywhere
+- Tensors are contiguous and channels last; indices are int32, so a tensor has fewer than 2^31 elements. N, the batch
+  size, is a runtime argument; every other size is a constant, and the exact grid is in each template's docstring.
+- `mask` broadcasts to the tile, but may be smaller ([BLOCK, 1]); what it hides must load as 0 after any arithmetic.
+- All sums are fp32, in an order that the launch fixes. Nothing is atomic.
+- In the interpreter a bf16 tile may be loaded, stored and converted, not computed with: it is raw bits there. Convert
+  to fp32 before arithmetic, and back by `round_to`.
+- A number inside an `args` tuple is a runtime value: write shapes (such as the AREA of a window) into the function.
+
+Tile sizes (BLOCK_M x BLOCK_N x BLOCK_K, warps, stages) that spill nothing, compiled by Triton 3.7 for 3x3 convolutions
+of 64 and 128 channels: affine + ReLU prologue, statistics epilogue, all three kernels.
+
+| operands | sm_80, sm_90, sm_100, sm_120, gfx942 | other tiles |
+|---|---|---|
+| fp16, bf16 | 64x64x64, 4, 3; 128x128x32, 8, 3 | 128x128x64, 8, 3 (sm_100's dgrad: 24 bytes) |
+| | | 128x64x64, 8, 3 (sm_100's fprop: 32 bytes) |
+| tf32 | 128x128x32, 8, 3 | 128x64x32, 8, 3 and 64x64x32, 4, 3 on sm_90, sm_100, gfx942 |
+| fp32 | 64x64x16, 8, 3 (sm_90's fprop: 8 bytes) | 128x64x16, 8, 3 on gfx942 |
+
+Where ptxas stops at 128 registers with 8 warps and spills a few bytes, it chose so for the sake of occupancy: the
+launch option maxnreg=255 takes the spill away.
+"""

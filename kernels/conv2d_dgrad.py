@@ -9,7 +9,7 @@ residue class share their taps, and a class is a stride-1 convolution of its own
 import triton
 import triton.language as tl
 
-from .numerics import dot
+from .numerics import IEEE, dot
 from .window import image_position
 
 
@@ -20,7 +20,7 @@ def conv2d_dgrad(
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
-    PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1, PRECISION: tl.constexpr = "ieee",
+    PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
 ):  # fmt: skip
     """dy: [N, P, Q, K], w: [K, R, S, C/GROUPS]  ->  dx: [N, H, W, C].
 
@@ -75,9 +75,11 @@ def conv2d_dgrad(
                         inside = row_mask & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
                     for k in range(0, KG, BLOCK_K):
                         channel = k + tl.arange(0, BLOCK_K)
-                        dy = load_dy(source, group * KG + channel[None, :], inside & (channel < KG)[None, :], dy_args)
-                        b = tl.load(w + ((group * KG + channel[:, None]) * (R * S) + (r * S + s)) * CG + column,
-                                    mask=(channel < KG)[:, None] & column_mask, other=0.0)
+                        known = channel < KG
+                        dy = load_dy(source, group * KG + channel[None, :], inside & known[None, :], dy_args)
+                        filters = w + (group * KG + channel[:, None]) * (R * S * CG)
+                        weights = filters + ((r * S + s) * CG + column)
+                        b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
                         acc = dot(dy, b.to(dy.dtype), acc, PRECISION)
 
     part = tl.program_id(2) * tl.cdiv(N * (CLASS_H * CLASS_W), BLOCK_M) + row_tile

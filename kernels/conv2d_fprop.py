@@ -8,7 +8,7 @@ No patch matrix is ever stored: the rows of the left operand are gathered from x
 import triton
 import triton.language as tl
 
-from .numerics import dot
+from .numerics import IEEE, dot
 from .window import image_position
 
 
@@ -20,7 +20,7 @@ def conv2d_fprop(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
     PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1,
-    WINDOW_H: tl.constexpr = 1, WINDOW_W: tl.constexpr = 1, PRECISION: tl.constexpr = "ieee",
+    WINDOW_H: tl.constexpr = 1, WINDOW_W: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
 ):  # fmt: skip
     """x: [N, H, W, C], w: [K, R, S, C/GROUPS]  ->  y: [N, P, Q, K]; stride SH, SW; dilation DH, DW; padding PT, PL.
 
@@ -82,9 +82,10 @@ def conv2d_fprop(
                     inside = row_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
                 for c in range(0, CG, BLOCK_K):
                     channel = c + tl.arange(0, BLOCK_K)
-                    x = load_x(source, group * CG + channel[None, :], inside & (channel < CG)[None, :], x_args)
-                    b = tl.load(filters + ((r * S + s) * CG + channel[:, None]),
-                                mask=(channel < CG)[:, None] & column_mask, other=0.0)
+                    known = channel < CG
+                    x = load_x(source, group * CG + channel[None, :], inside & known[None, :], x_args)
+                    weights = filters + ((r * S + s) * CG + channel[:, None])
+                    b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
                     acc = dot(x, b.to(x.dtype), acc, PRECISION)
     else:
         # Too few channels to fill a block: the summed axis is (r, s, c) flattened, as it lies in the weights.
@@ -99,8 +100,9 @@ def conv2d_fprop(
                 v = q * SW + (tap % S * DW - PL)
                 source = (n * H + h) * W + v
                 inside = row_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
-            x = load_x(source, group * CG + term[None, :] % CG, inside & (term < R * S * CG)[None, :], x_args)
-            b = tl.load(filters + term[:, None], mask=(term < R * S * CG)[:, None] & column_mask, other=0.0)
+            known = term < R * S * CG
+            x = load_x(source, group * CG + term[None, :] % CG, inside & known[None, :], x_args)
+            b = tl.load(filters + term[:, None], mask=known[:, None] & column_mask, other=0.0)
             acc = dot(x, b.to(x.dtype), acc, PRECISION)
 
     mask = row_mask & column_mask

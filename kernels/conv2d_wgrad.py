@@ -9,7 +9,7 @@ sum, and `sum_partials` adds them in a fixed order: the same bits every time, an
 import triton
 import triton.language as tl
 
-from .numerics import dot
+from .numerics import IEEE, dot
 from .window import image_position
 
 
@@ -21,8 +21,8 @@ def conv2d_wgrad(
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
-    PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1, PRECISION: tl.constexpr = "ieee",
-    BIAS: tl.constexpr = False,
+    PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1,
+    PRECISION: tl.constexpr = IEEE, BIAS: tl.constexpr = False,
 ):  # fmt: skip
     """dy: [N, P, Q, K], x: [N, H, W, C]  ->  SPLIT partial sums of dw: [K, R, S, C/GROUPS].
 
@@ -57,7 +57,7 @@ def conv2d_wgrad(
 
     SAME_PIXEL: tl.constexpr = R * S * SH * SW == 1 and P == H and Q == W
     if CG % BLOCK_N == 0:
-        tap = column_tile * BLOCK_N // CG  # one tap for the whole tile: pixels are computed once for all columns
+        tap = column_tile * BLOCK_N // CG  # the same for the whole tile, and so are the pixels
     else:
         tap = column // CG
     shift_h = tap // S * DH - PT
@@ -80,11 +80,11 @@ def conv2d_wgrad(
             inside = pixel_mask & column_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
             x = load_x((n * H + h) * W + v, channel, inside, x_args)
         acc = dot(tl.trans(dy), x.to(dy.dtype), acc, PRECISION)
-        if BIAS:
+        if BIAS:  # noqa: SIM102 - decided when compiling, the inner one when running
             if column_tile == 0:
                 bias += tl.sum(dy.to(tl.float32), axis=0)
 
     store_dw(acc, group * KG + k[:, None], column, k_mask[:, None] & column_mask, split, dw_args)
-    if BIAS:
+    if BIAS:  # noqa: SIM102
         if column_tile == 0:
             store_bias(bias, group * KG + k, k_mask, split, bias_args)

@@ -7,6 +7,9 @@ import triton.language as tl
 # is interpreted or compiled according to this same setting, read at the same moment: when its module is imported.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
+# How fp32 operands are multiplied unless a call says otherwise. (Triton 3.6 wants a default string wrapped like this.)
+IEEE = tl.constexpr("ieee")
+
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
@@ -24,16 +27,15 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def round_to(x, DTYPE: tl.constexpr):
-    """x in the type DTYPE, rounded to nearest, ties to even, on every executor.
+def round_to(x, dtype: tl.constexpr):
+    """x in the type dtype, rounded to nearest, ties to even, on every executor.
 
     The interpreter truncates fp32 to bf16, so there the rounding is done by hand: adding 0x7fff, and one more where the
     last bit kept is odd, carries into the upper 16 bits exactly when the value must go up.
     """
-    if INTERPRETED:
-        if DTYPE == tl.bfloat16:
-            x = x.to(tl.float32)
-            bits = x.to(tl.uint32, bitcast=True)
-            nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.uint32)
-            x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)  # a NaN stays one
-    return x.to(DTYPE)
+    if dtype == tl.bfloat16 and INTERPRETED:
+        x = x.to(tl.float32)
+        bits = x.to(tl.uint32, bitcast=True)
+        nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.uint32)
+        x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)  # a NaN stays one
+    return x.to(dtype)

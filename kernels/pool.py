@@ -152,5 +152,6 @@ def avg_pool2d_grad(
             count = (window_length(p * SH - PT, R, H, PT, PB, INCLUDE_PAD)
                      * window_length(q * SW - PL, S, W, PL, PR, INCLUDE_PAD))  # fmt: skip
             dy = load_dy((n * P + p) * Q + q, channel, covers, dy_args).to(tl.float32)
-            acc += tl.where(covers, dy / tl.maximum(count, 1).to(tl.float32), 0.0)  # beyond the windows count is junk
+            # Where no window is, its count may be 0.
+            acc += tl.where(covers, dy / tl.maximum(count, 1).to(tl.float32), 0.0)
     store_dx(acc, pixel, channel, mask, part, dx_args)

@@ -23,7 +23,8 @@ def sum_partials(
     total = tl.zeros([BLOCK_P, BLOCK], tl.float32)
     for first in range(begin, end, BLOCK_P):
         part = first + tl.arange(0, BLOCK_P)[:, None]
-        total += tl.load(partials + part * LENGTH + element[None, :], mask=(part < end) & mask[None, :], other=0.0)
+        known = (part < end) & mask[None, :]
+        total += tl.load(partials + part * LENGTH + element[None, :], mask=known, other=0.0)
     store(tl.sum(total, axis=0), element, mask, tl.program_id(1), args)
 
 

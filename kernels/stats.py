@@ -86,6 +86,7 @@ def merge_stats(
         part = first + tl.arange(0, BLOCK_P)[:, None]
         known = (part < end) & mask[None, :]
         source = partials + part * (3 * C) + channel[None, :]
-        off = tl.load(source + C, mask=known, other=0.0) - mean[None, :]
-        m2 += tl.load(source + 2 * C, mask=known, other=0.0) + tl.load(source, mask=known, other=0.0) * off * off
+        count_i = tl.load(source, mask=known, other=0.0)
+        deviation = tl.load(source + C, mask=known, other=0.0) - mean[None, :]
+        m2 += tl.load(source + 2 * C, mask=known, other=0.0) + count_i * deviation * deviation
     store(total, mean, tl.sum(m2, axis=0), channel, mask, tl.program_id(1), args)

@@ -1,10 +1,15 @@
-"""What the kernel tests share: exact inputs, outputs that show what was not written, and plain loads and stores."""
+"""What the kernel tests share: exact inputs, outputs that show what was not written, and plain loads and stores.
+
+With TRITON_INTERPRET=0 and a GPU, the same tests run compiled.
+"""
 
 import torch
 import triton
 import triton.language as tl
 
-from tricnn.kernels.numerics import round_to
+from tricnn.kernels.numerics import INTERPRETED, round_to
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
 def cdiv(a, b):
@@ -14,11 +19,14 @@ def cdiv(a, b):
 def integers(shape, dtype, generator):
     """Small integers, about half of them zero: every sum of their products is exact. Four axes lie channels last."""
     values = torch.randint(-2, 3, shape, generator=generator) * torch.randint(0, 2, shape, generator=generator)
-    return channels_last(values.to(dtype))
+    return channels_last(values.to(DEVICE, dtype))
 
 
 def unwritten(shape, dtype=torch.float32):
-    return channels_last(torch.full(shape, float("nan"), dtype=dtype))
+    """NaN everywhere, or 255 in an array of bytes: what a kernel must leave no trace of."""
+    return channels_last(
+        torch.full(shape, float("nan") if dtype.is_floating_point else 255, dtype=dtype, device=DEVICE)
+    )
 
 
 def channels_last(tensor):

@@ -32,7 +32,8 @@ def load_affine(pixel, channel, mask, args):
 
 @triton.jit
 def store_pooled(acc, pixel, channel, mask, window_pixel, part, args):
-    y, index, channels, AREA = args
+    y, index, channels = args
+    AREA: tl.constexpr = acc.shape[0] // window_pixel.shape[0]
     value, position = max_over_window(acc, AREA)
     mask = mask_over_window(mask, AREA)
     tl.store(y + window_pixel * channels + channel, value, mask=mask)
@@ -46,53 +47,73 @@ def store_partial(acc, row, column, mask, split, args):
 
 
 @triton.jit
-def fprop_kernel(x, w, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
-                 S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-                 DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr):
-    conv2d_fprop(load_tile, (x, C), w, store_tile, (y, K), N, C, H, W, K, R, S, P, Q, BLOCK_M=64, BLOCK_N=16,
-                 BLOCK_K=16, SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS)
+def fprop_kernel(
+    x, w, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr,
+    DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    conv2d_fprop(
+        load_tile, (x, C), w, store_tile, (y, K), N, C, H, W, K, R, S, P, Q, BLOCK_M=64, BLOCK_N=16,
+        BLOCK_K=32, SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS,
+    )  # fmt: skip
 
 
 @triton.jit
-def dgrad_kernel(dy, w, dx, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
-                 S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-                 DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr):
-    conv2d_dgrad(load_tile, (dy, K), w, store_tile, (dx, C), N, C, H, W, K, R, S, P, Q, BLOCK_M=64, BLOCK_N=16,
-                 BLOCK_K=16, SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS)
+def dgrad_kernel(
+    dy, w, dx, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr,
+    DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    conv2d_dgrad(
+        load_tile, (dy, K), w, store_tile, (dx, C), N, C, H, W, K, R, S, P, Q, BLOCK_M=64, BLOCK_N=16,
+        BLOCK_K=32, SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS,
+    )  # fmt: skip
 
 
 @triton.jit
-def wgrad_kernel(dy, x, dw, db, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
-                 S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-                 DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr,
-                 SPLIT: tl.constexpr):
-    conv2d_wgrad(load_tile, (dy, K), load_tile, (x, C), store_partial, (dw, K, R * S * (C // GROUPS)),
-                 store_row, (db, K), N, C, H, W, K, R, S, P, Q, SPLIT, BLOCK_M=16, BLOCK_N=16, BLOCK_K=32,
-                 SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL, GROUPS=GROUPS, BIAS=True)
+def wgrad_kernel(
+    dy, x, dw, db, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr,
+    DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, GROUPS: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    conv2d_wgrad(
+        load_tile, (dy, K), load_tile, (x, C), store_partial, (dw, K, R * S * (C // GROUPS)), store_row,
+        (db, K), N, C, H, W, K, R, S, P, Q, SPLIT, BLOCK_M=16, BLOCK_N=16, BLOCK_K=32, SH=SH, SW=SW, DH=DH,
+        DW=DW, PT=PT, PL=PL, GROUPS=GROUPS, BIAS=True,
+    )  # fmt: skip
 
 
 @triton.jit
-def affine_kernel(x, scale, shift, w, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr):
-    conv2d_fprop(load_affine, (x, scale, shift, C), w, store_tile, (y, K), N, C, H, W, K, 3, 3, H, W,
-                 BLOCK_M=64, BLOCK_N=16, BLOCK_K=16, PT=1, PL=1)
+def affine_kernel(
+    x, scale, shift, w, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    conv2d_fprop(
+        load_affine, (x, scale, shift, C), w, store_tile, (y, K), N, C, H, W, K, 3, 3, H, W, BLOCK_M=64,
+        BLOCK_N=16, BLOCK_K=16, PT=1, PL=1,
+    )  # fmt: skip
 
 
 @triton.jit
-def pooled_kernel(x, w, y, index, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr,
-                  WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr):
-    conv2d_fprop(load_tile, (x, C), w, store_pooled, (y, index, K, WINDOW_H * WINDOW_W), N, C, H, W, K, 3, 3, H, W,
-                 BLOCK_M=32, BLOCK_N=16, BLOCK_K=16, PT=1, PL=1, WINDOW_H=WINDOW_H, WINDOW_W=WINDOW_W)
+def pooled_kernel(
+    x, w, y, index, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr,
+):  # fmt: skip
+    conv2d_fprop(
+        load_tile, (x, C), w, store_pooled, (y, index, K), N, C, H, W, K, 3, 3, H, W,
+        BLOCK_M=32, BLOCK_N=16, BLOCK_K=16, PT=1, PL=1, WINDOW_H=WINDOW_H, WINDOW_W=WINDOW_W,
+    )  # fmt: skip
 
 
 def random_case(seed):
     """One convolution from one seed: sizes, strides, dilation, four paddings, groups, element type."""
     pick = random.Random(seed)
     groups = pick.choice([1, 1, 1, 2, 3])
-    cg, kg = pick.choice([1, 3, 6, 16, 20, 32]), pick.choice([1, 5, 6, 16, 20])
+    cg, kg = pick.choice([1, 3, 6, 16, 20]), pick.choice([1, 5, 6, 16, 20])
     return dict(
-        seed=seed, dtype=pick.choice(DTYPES), n=pick.randint(1, 3), c=cg * groups, k=kg * groups, groups=groups,
-        h=pick.randint(5, 11), w=pick.randint(5, 11), kernel=(pick.randint(1, 3), pick.randint(1, 3)),
-        stride=(pick.randint(1, 3), pick.randint(1, 3)), dilation=(pick.randint(1, 2), pick.randint(1, 2)),
+        seed=seed, dtype=pick.choice(DTYPES), n=pick.randint(1, 2), c=cg * groups, k=kg * groups,
+        groups=groups, h=pick.randint(5, 9), w=pick.randint(5, 9),
+        kernel=(pick.randint(1, 3), pick.randint(1, 3)), stride=(pick.randint(1, 3), pick.randint(1, 3)),
+        dilation=(pick.randint(1, 2), pick.randint(1, 2)),
         padding=tuple(pick.randint(0, 2) for _ in range(4)),
     )  # fmt: skip
 
@@ -102,22 +123,25 @@ FIXED = {
     "linear, few features": dict(n=70, c=3, k=2, h=1, w=1),
     "1x1": dict(n=2, c=32, k=20, h=6, w=5),
     "1x1, stride 2": dict(n=2, c=16, k=6, h=7, w=6, stride=(2, 2)),
-    "stem": dict(n=2, c=3, k=16, h=14, w=13, kernel=(7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
+    "stem": dict(n=2, c=3, k=16, h=11, w=10, kernel=(7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
     "one channel": dict(n=2, c=1, k=6, h=10, w=10, kernel=(5, 5)),
     "stride 3": dict(n=2, c=16, k=6, h=10, w=11, kernel=(2, 2), stride=(3, 3)),
     "whole image": dict(n=3, c=16, k=6, h=5, w=5, kernel=(5, 5)),
-    "dilated, strided": dict(n=1, c=16, k=16, h=12, w=9, kernel=(3, 3), stride=(2, 3), dilation=(2, 1),
-                             padding=(2, 1, 0, 2)),
+    "dilated, strided": dict(
+        n=1, c=16, k=16, h=12, w=9, kernel=(3, 3), stride=(2, 3), dilation=(2, 1), padding=(2, 1, 0, 2)
+    ),
 }
 CASES = [dict(seed=index, label=label, **case) for index, (label, case) in enumerate(FIXED.items())]
-CASES += [random_case(seed) for seed in range(100, 118)]
+CASES += [random_case(seed) for seed in range(100, 114)]
 
 
 class Convolution:
     """A case with its operands, and PyTorch's answers in float64."""
 
-    def __init__(self, seed, n, c, k, h, w, kernel=(1, 1), stride=(1, 1), dilation=(1, 1), padding=(0, 0, 0, 0),
-                 groups=1, dtype=torch.float32, label=""):
+    def __init__(
+        self, seed, n, c, k, h, w, kernel=(1, 1), stride=(1, 1), dilation=(1, 1), padding=(0, 0, 0, 0),
+        groups=1, dtype=torch.float32, label="",
+    ):  # fmt: skip
         g = torch.Generator().manual_seed(seed)
         top, bottom, left, right = padding
         r, s = kernel
@@ -125,13 +149,15 @@ class Convolution:
         self.x = integers((n, c, h, w), dtype, g)
         self.w = integers((k, c // groups, r, s), torch.float32, g)
         x, weight = self.x.double().requires_grad_(), self.w.double().requires_grad_()
-        self.y = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (left, right, top, bottom)), weight,
-                                            stride=stride, dilation=dilation, groups=groups)
+        padded = torch.nn.functional.pad(x, (left, right, top, bottom))
+        self.y = torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups)
         self.p, self.q = self.y.shape[2:]
         self.dy = integers(self.y.shape, dtype, g)
         self.dx, self.dw = torch.autograd.grad(self.y, (x, weight), self.dy.double())
-        self.sizes = dict(C=c, H=h, W=w, K=k, R=r, S=s, P=self.p, Q=self.q, SH=stride[0], SW=stride[1],
-                          DH=dilation[0], DW=dilation[1], PT=top, PL=left, GROUPS=groups)
+        self.sizes = dict(
+            C=c, H=h, W=w, K=k, R=r, S=s, P=self.p, Q=self.q, SH=stride[0], SW=stride[1],
+            DH=dilation[0], DW=dilation[1], PT=top, PL=left, GROUPS=groups,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("label") or f"seed {case['seed']}")
@@ -151,11 +177,12 @@ def test_three_kernels_equal_pytorch(case):
     assert torch.equal(dx.double(), conv.dx)
 
     split = 3
-    dw = torch.full((split, s["K"], s["R"], s["S"], cg), float("nan"))
-    db = torch.full((split, s["K"]), float("nan"))
+    dw = unwritten((split, s["K"] * s["R"] * s["S"] * cg))
+    db = unwritten((split, s["K"]))
     grid = cdiv(kg, 16) * cdiv(s["R"] * s["S"] * cg, 16), s["GROUPS"], split
     wgrad_kernel[grid](conv.dy, conv.x, dw, db, n, SPLIT=split, **s)
-    assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)
+    dw = dw.double().sum(0).reshape(s["K"], s["R"], s["S"], cg)
+    assert torch.equal(dw.permute(0, 3, 1, 2), conv.dw)
     assert torch.equal(db.double().sum(0), conv.dy.double().sum((0, 2, 3)))
 
 
@@ -164,8 +191,10 @@ def test_padding_is_zero_after_the_prologue(channels):
     """relu(x*scale + shift) of a padded element is 0, not relu(shift)."""
     g = torch.Generator().manual_seed(0)
     n, h, w, k = 2, 5, 6, 8
-    x, weight = integers((n, channels, h, w), torch.float32, g), integers((k, channels, 3, 3), torch.float32, g)
-    scale, shift = integers((1, channels, 1, 1), torch.float32, g), torch.ones(1, channels, 1, 1)
+    x = integers((n, channels, h, w), torch.float32, g)
+    weight = integers((k, channels, 3, 3), torch.float32, g)
+    scale = integers((1, channels, 1, 1), torch.float32, g)
+    shift = torch.ones_like(scale)
     y = unwritten((n, k, h, w))
     affine_kernel[cdiv(n * h * w, 64) * cdiv(k, 16), 1](x, scale, shift, weight, y, n, channels, h, w, k)
     expected = torch.nn.functional.conv2d(torch.relu(x * scale + shift).double(), weight.double(), padding=1)
@@ -180,8 +209,7 @@ def test_maximum_pooling_in_the_epilogue(window):
     x, weight = integers((n, c, h, w), torch.float32, g), integers((k, c, 3, 3), torch.float32, g)
     conv = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
     expected, flat = torch.nn.functional.max_pool2d(conv, window, return_indices=True)
-    y, index = unwritten(expected.shape), torch.full(expected.shape, 255, dtype=torch.uint8)
-    index = index.contiguous(memory_format=torch.channels_last)
+    y, index = unwritten(expected.shape), unwritten(expected.shape, torch.uint8)
     rows = n * (h // window[0]) * (w // window[1]) * window[0] * window[1]
     pooled_kernel[cdiv(rows, 32) * cdiv(k, 16), 1](x, weight, y, index, n, c, h, w, k, *window)
     assert torch.equal(y.double(), expected)

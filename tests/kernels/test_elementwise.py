@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tests.kernels.helpers import cdiv, integers, load_tile, store_tile, unwritten
+from tests.kernels.helpers import DEVICE, cdiv, integers, load_tile, store_tile, unwritten
 from tricnn.kernels.dropout import keep_mask, nchw_element
 from tricnn.kernels.layout import from_nchw, to_nchw
 from tricnn.kernels.numerics import round_to
@@ -14,7 +14,9 @@ from tricnn.kernels.sgd import sgd
 
 
 @triton.jit
-def mask_kernel(y, seed_lo, seed_hi, step, threshold, layer: tl.constexpr, PIXELS: tl.constexpr, C: tl.constexpr):
+def mask_kernel(
+    y, seed_lo, seed_hi, step, threshold, layer: tl.constexpr, PIXELS: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
     pixel, channel = tl.arange(0, 16)[:, None], tl.arange(0, 4)[None, :]
     keep = keep_mask(nchw_element(pixel, channel, C, PIXELS), seed_lo, seed_hi, layer, step, threshold)
     tl.store(y + pixel * C + channel, keep.to(tl.uint8), mask=channel < C)
@@ -60,7 +62,7 @@ def test_the_reference_philox_gives_the_published_numbers():
 @pytest.mark.parametrize("seed_lo, seed_hi, layer, step", [(0, 0, 0, 0), (0xA4093822, 0x299F31D0, 3, 70000)])
 @pytest.mark.parametrize("threshold", [0x40000000, 0xC0000000])
 def test_keep_mask_is_philox(seed_lo, seed_hi, layer, step, threshold):
-    y = torch.full((2, 3, 8), 9, dtype=torch.uint8)  # 2 images of 8 pixels and 3 channels, channels last
+    y = unwritten((2, 3, 8), torch.uint8)  # 2 images of 8 pixels and 3 channels, channels last
     mask_kernel[1,](y, seed_lo, seed_hi, step, threshold, layer, 8, 3)
     expected = [philox([e, layer, step, 0], [seed_lo, seed_hi])[0] >= threshold for e in range(48)]
     assert y.reshape(2, 8, 3).permute(0, 2, 1).flatten().tolist() == expected
@@ -69,11 +71,11 @@ def test_keep_mask_is_philox(seed_lo, seed_hi, layer, step, threshold):
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_is_pytorchs(nesterov):
     g = torch.Generator().manual_seed(5)
-    p, velocity = torch.randn(37, generator=g), torch.zeros(37)
+    p, velocity = torch.randn(37, generator=g).to(DEVICE), torch.zeros(37, device=DEVICE)
     leaf = p.double().requires_grad_()
     optimiser = torch.optim.SGD([leaf], lr=0.125, momentum=0.875, weight_decay=2**-6, nesterov=nesterov)
     for _ in range(3):
-        gradient = torch.randn(37, generator=g)
+        gradient = torch.randn(37, generator=g).to(DEVICE)
         leaf.grad = gradient.double()
         optimiser.step()
         sgd_kernel[cdiv(37, 16),](p, gradient, velocity, 37, 0.125, 0.875, 2**-6, nesterov)
@@ -82,7 +84,7 @@ def test_sgd_is_pytorchs(nesterov):
 
 def test_memory_orders():
     x = integers((3, 20, 2, 5), torch.float32, torch.Generator().manual_seed(6))
-    y, back = torch.full((3, 200), float("nan")), unwritten((3, 20, 2, 5))
+    y, back = unwritten((3, 200)), unwritten((3, 20, 2, 5))
     to_kernel[cdiv(30, 8), cdiv(20, 16)](x, y, 3, 20, 10)
     assert torch.equal(y, x.flatten(1))
     from_kernel[cdiv(30, 8), cdiv(20, 16)](y, back, 3, 20, 10)
@@ -91,10 +93,20 @@ def test_memory_orders():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_round_to_is_to_nearest_even(dtype):
-    special = [0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -3e38]
+    special = [
+        0.0,
+        -0.0,
+        float("inf"),
+        float("-inf"),
+        float("nan"),
+        1 + 2**-8,
+        1 + 3 * 2**-8,
+        1 + 2**-8 + 2**-20,
+        -3e38,
+    ]
     values = np.random.default_rng(7).standard_normal(64 - len(special)).astype(np.float32)
-    x = torch.tensor(special + values.tolist())
-    y = torch.zeros(64, dtype=dtype)
+    x = torch.tensor(special + values.tolist(), device=DEVICE)
+    y = unwritten((64,), dtype)
     round_kernel[1,](x, y, 64)
     assert torch.equal(y.isnan(), x.isnan())
     assert torch.equal(y.nan_to_num(7.0), x.to(dtype).nan_to_num(7.0))

@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tests.kernels.helpers import cdiv, integers, load_tile, store_row
+from tests.kernels.helpers import DEVICE, cdiv, channels_last, integers, load_tile, store_row, unwritten
 from tricnn.kernels.pointwise import pointwise
 from tricnn.kernels.reduce import channel_sum, channel_sum_pair, sum_partials
 from tricnn.kernels.stats import batch_stats, merge_stats
@@ -74,7 +74,7 @@ def slice_kernel(x, y, N, PIXELS: tl.constexpr, C: tl.constexpr):
 @pytest.mark.parametrize("split", [1, 3])
 def test_sum_partials(split):
     partials = integers((13, 37), torch.float32, torch.Generator().manual_seed(0))
-    y = torch.full((split, 37), float("nan"))
+    y = unwritten((split, 37))
     partials_kernel[cdiv(37, 16), split](partials, y, 13, 37, split)
     assert torch.equal(y.sum(0), partials.sum(0))
 
@@ -82,7 +82,7 @@ def test_sum_partials(split):
 @pytest.mark.parametrize("split", [1, 3, 9])
 def test_channel_sums(split):
     x = integers((3, 20, 5, 7), torch.float32, torch.Generator().manual_seed(1))
-    y, pair = torch.full((split, 20), float("nan")), torch.full((split, 2, 20), float("nan"))
+    y, pair = unwritten((split, 20)), unwritten((split, 2, 20))
     channel_sum_kernel[cdiv(20, 16), split](x, y, 3, 35, 20, split)
     channel_sum_pair_kernel[cdiv(20, 16), split](x, pair, 3, 35, 20, split)
     assert torch.equal(y.sum(0), x.sum((0, 2, 3)))
@@ -93,11 +93,11 @@ def test_statistics_far_from_zero():
     """A mean of 4096 and a deviation of 1: E[x^2] - E[x]^2 in fp32 would keep no correct digit of the variance."""
     n, c, pixels = 3, 20, 35
     x = 4096 + torch.randn(n, c, 5, 7, generator=torch.Generator().manual_seed(2))
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = channels_last(x.to(DEVICE))
     parts = cdiv(n * pixels, 16)
-    partials = torch.full((parts, 3, c), float("nan"))
+    partials = unwritten((parts, 3, c))
     stats_kernel[parts, cdiv(c, 16)](x, partials, n, pixels, c)
-    some, merged = torch.full((3, 3, c), float("nan")), torch.full((1, 3, c), float("nan"))
+    some, merged = unwritten((3, 3, c)), unwritten((1, 3, c))
     merge_kernel[cdiv(c, 16), 3](partials, some, parts, c, 3)
     merge_kernel[cdiv(c, 16), 1](some, merged, 3, c, 1)
     count, mean, m2 = merged[0].double()
@@ -112,7 +112,7 @@ def test_statistics_far_from_zero():
 
 def test_pointwise_writes_a_slice_of_channels():
     x = integers((2, 20, 3, 3), torch.float32, torch.Generator().manual_seed(3))
-    y = torch.full((2, 30, 3, 3), float("nan")).contiguous(memory_format=torch.channels_last)
+    y = unwritten((2, 30, 3, 3))
     slice_kernel[cdiv(18, 8), cdiv(20, 16)](x, y, 2, 9, 20)
     assert torch.equal(y[:, 3:23], 2 * x)
     assert torch.isnan(y[:, :3]).all() and torch.isnan(y[:, 23:]).all()
