@@ -1,0 +1,154 @@
+"""Ahead-of-time compilation of a whole plan: machine code for every kernel, and what is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..compiler.plan import Plan
+from ..ir.errors import TricnnError
+from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels
+from .emit import emit, launches_of, standalone
+from .lower import lower
+from .program import Function, Program
+from .targets import parse_target
+
+ATTEMPTS = 8  # how many times a kernel's tiles may be made smaller
+
+
+@dataclass(frozen=True)
+class Build:
+    """A program and its machine code for one target."""
+
+    program: Program
+    source: str
+    target: str
+    compiled: dict[str, CompiledKernel]
+    seconds: float
+
+    @property
+    def kernels(self) -> list[dict[str, Any]]:
+        """One row per distinct kernel, in the order of their first launch; bytes and operations are of all launches."""
+        program, rows = self.program, []
+        for function in program.functions:
+            launches, code = launches_of(program, function), self.compiled[function.name]
+            rows.append({
+                "name": function.name,
+                "kind": launches[0].kind,
+                "layers": list(dict.fromkeys(layer for launch in launches for layer in launch.layers)),
+                "launches": len(launches),
+                "dram_bytes": sum(program.launch_bytes(launch, program.batch) for launch in launches),
+                "flops": sum(launch.flops for launch in launches) * program.batch,
+                "registers": code.registers,
+                "spill_bytes": code.spill_bytes,
+                "shared_bytes": code.shared_bytes,
+                "tensor_core": code.tensor_core,
+                "bulk_copy": code.bulk_copy,
+            })  # fmt: skip
+        return rows
+
+    def manifest(self) -> dict[str, Any]:
+        """What the folder holds: for each launch its kernel, grid and arguments, for each kernel its files."""
+        program = self.program
+        files = {
+            name: {"binary": f"{name}.{code.binary_kind}", "assembly": [f"{name}.{kind}" for kind in code.assembly],
+                   "sha256_of_inputs": code.digest, "num_warps": code.num_warps}
+            for name, code in self.compiled.items()
+        }  # fmt: skip
+        return {
+            "format": 1,
+            "graph": program.plan.graph.name,
+            "mode": program.plan.mode,
+            "dtype": program.dtype,
+            "batch": program.batch,
+            "target": self.target,
+            "distinct_kernels": len(program.functions),
+            "kernels": [{**row, **files[row["name"]], "signature": dict(self._function(row["name"]).parameters)}
+                        for row in self.kernels],
+            "launches": [{"kernel": launch.function, "grid": list(launch.grid), "arguments": list(launch.arguments),
+                          "layers": list(launch.layers)} for launch in program.launches],
+            "buffers": {b.name: {"dtype": b.dtype, "elements": b.size, "persistent": b.persistent}
+                        for b in program.buffers.values()},
+            "pixel_ordered": {name: list(shape) for name, shape in program.order.items()},
+        }  # fmt: skip
+
+    def _function(self, name: str) -> Function:
+        return next(f for f in self.program.functions if f.name == name)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``kernels.py``, ``manifest.json`` and one binary and assembly file per kernel into ``folder``.
+
+        Everything is written beside it first and moved in at the end, so the folder never holds half a build. Files of
+        an earlier build there are replaced, others are left alone. Raises TricnnError if it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=".tricnn-", dir=folder))
+        except OSError as error:
+            raise TricnnError(f"cannot write to {folder}: {error.strerror or error}") from None
+        try:
+            contents: dict[str, bytes] = {"kernels.py": self.source.encode()}
+            for name, code in self.compiled.items():
+                contents[f"{name}.{code.binary_kind}"] = code.binary
+                contents |= {f"{name}.{kind}": text.encode() for kind, text in code.assembly.items()}
+            contents["manifest.json"] = (json.dumps(self.manifest(), indent=1) + "\n").encode()
+            for name, data in contents.items():
+                (staging / name).write_bytes(data)
+            for name in contents:
+                os.replace(staging / name, folder / name)
+            return [folder / name for name in contents]
+        except OSError as error:
+            raise TricnnError(f"cannot write to {folder}: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def build(
+    plan: Plan, dtype: str, batch: int, target: str, *, cache_dir: Path | None = None, workers: int | None = None,
+    on_done: Callable[[CompiledKernel], None] | None = None,
+) -> Build:  # fmt: skip
+    """Compile every kernel of a plan for ``target`` (which need not be there).
+
+    A kernel that spills registers, or asks for more shared memory than the target has, is compiled again with smaller
+    tiles, until it does not. Raises CompileError if none of its tiles will do.
+    """
+    start = time.perf_counter()
+    target = parse_target(target).name
+    attempts: dict[str, int] = {}
+    done: dict[str, tuple[KernelSpec, CompiledKernel]] = {}
+    for _ in range(ATTEMPTS + 1):
+        program = lower(plan, dtype, batch, target, attempts)
+        specs = {f.name: spec(f) for f in program.functions}
+        missing = [s for s in specs.values() if s.name not in done or done[s.name][0] != s]
+        results = compile_kernels(
+            missing, target, cache_dir=cache_dir, workers=workers, on_done=on_done, return_errors=True
+        )
+        again = False
+        for one, result in zip(missing, results, strict=True):
+            tries = attempts.get(one.name, 0)
+            if isinstance(result, CompileError):
+                if tries >= ATTEMPTS or "shared memory" not in result.reason:
+                    raise result
+                attempts[one.name], again = tries + 1, True
+                continue
+            done[one.name] = (one, result)
+            if result.spill_bytes and tries < ATTEMPTS:
+                attempts[one.name], again = tries + 1, True
+        if not again:
+            break
+    compiled = {name: done[name][1] for name in specs}
+    return Build(program, emit(program), target, compiled, time.perf_counter() - start)
+
+
+def spec(function: Function) -> KernelSpec:
+    """A function of the emitted file as a kernel to compile by itself."""
+    return KernelSpec(
+        function.name, standalone(function), dict(function.parameters), {}, function.num_warps, function.num_stages
+    )
