@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import GraphError
 from .graph import Graph, Node, Output, check_name
-from .table import OPS, check_attrs, infer_type
+from .table import OPS, check_attrs, infer_type, integer, pair
 from .types import N, TensorType
 
 
@@ -87,7 +87,8 @@ class GraphBuilder:
     ) -> str:  # fmt: skip
         """``filters`` kernels of ``kernel_size``; attributes: stride, padding, dilation, groups."""
         name = name or self.fresh("conv")[len(self._prefix) :]
-        r, s = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        r, s = pair().checked(f"{self._prefix}{name}", "kernel_size", kernel_size)
+        filters = integer(least=1).checked(f"{self._prefix}{name}", "filters", filters)
         groups = attrs.get("groups", 1)
         channels = self.type(x).channels
         if not isinstance(groups, int) or groups < 1 or channels % groups or filters % groups:
@@ -134,10 +135,10 @@ class GraphBuilder:
         return self.add("tanh", x, name=name)
 
     def max_pool2d(self, x: str, kernel_size: Any, stride: Any = None, *, name: str | None = None, **a: Any) -> str:
-        return self.add("max_pool2d", x, name=name, kernel_size=kernel_size, stride=stride or kernel_size, **a)
+        return self.add("max_pool2d", x, name=name, kernel_size=kernel_size, stride=kernel_size if stride is None else stride, **a)
 
     def avg_pool2d(self, x: str, kernel_size: Any, stride: Any = None, *, name: str | None = None, **a: Any) -> str:
-        return self.add("avg_pool2d", x, name=name, kernel_size=kernel_size, stride=stride or kernel_size, **a)
+        return self.add("avg_pool2d", x, name=name, kernel_size=kernel_size, stride=kernel_size if stride is None else stride, **a)
 
     def global_avg_pool(self, x: str, *, name: str | None = None) -> str:
         return self.add("global_avg_pool", x, name=name)

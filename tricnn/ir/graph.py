@@ -60,6 +60,9 @@ class Node:
     def __hash__(self) -> int:
         return hash((self.name, self.op, self.inputs))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Node, (self.name, self.op, self.inputs, dict(self.attrs)))
+
 
 @dataclass(frozen=True)
 class Output:
@@ -112,6 +115,9 @@ class Graph:
         object.__setattr__(self, "nodes", tuple(nodes))
         object.__setattr__(self, "types", MappingProxyType(types))
         self._check_references()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Graph, (self.name, self.nodes, self.outputs, self.updates, self.gradients))
 
     def _check_references(self) -> None:
         if not self.outputs:
@@ -225,6 +231,9 @@ def topological(nodes: Iterable[Node]) -> tuple[Node, ...]:
     """
     nodes = list(nodes)
     place = {node.name: i for i, node in enumerate(nodes)}
+    if len(place) < len(nodes):
+        twice = next(node.name for i, node in enumerate(nodes) if place[node.name] != i)
+        raise GraphError(f"layer {twice}: the name is used twice; every layer needs a name of its own")
     dag = nx.DiGraph()
     for node in nodes:
         dag.add_node(node.name)

@@ -42,6 +42,13 @@ class Attr:
     accepts: str
     default: Any = REQUIRED
 
+    def checked(self, layer: str, name: str, value: Any) -> Any:
+        """The value, normalised; raises GraphError naming the layer and what is accepted."""
+        try:
+            return self.check(value)
+        except (TypeError, ValueError, OverflowError):
+            raise GraphError(f"layer {layer}: {name}={shown(value)} is not accepted; {self.accepts}") from None
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -114,10 +121,7 @@ def check_attrs(node: Node) -> Mapping[str, Any]:
         value = node.attrs.get(name, attr.default)
         if value is REQUIRED:
             raise GraphError(f"layer {node.name}: {node.op} needs {name} ({attr.accepts})")
-        try:
-            values[name] = attr.check(value)
-        except (TypeError, ValueError, OverflowError):
-            raise GraphError(f"layer {node.name}: {name}={shown(value)} is not accepted; {attr.accepts}") from None
+        values[name] = attr.checked(node.name, name, value)
     return MappingProxyType(values)
 
 
