@@ -1,0 +1,185 @@
+"""Checkpoints: one safetensors file that a run can go on from, to the bit.
+
+Its tensors are the network's, under PyTorch's names and in PyTorch's layout (any safetensors reader can load them),
+and the optimiser's velocities as ``momentum/<parameter>``. Its metadata holds the format, the graph's name, one JSON
+object with the settings and the progress, and a SHA-256 over that object and every tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ..ir.errors import CheckpointError
+
+FORMAT = "tricnn checkpoint 1"
+MOMENTUM = "momentum/"  # no layer's name has a slash
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Progress:
+    """How far a run has come; everything the loop needs to go on is here or in the tensors."""
+
+    step: int = 0  # updates done
+    epoch: int = 0  # epochs done, their evaluation included
+    position: int = 0  # batches done of the epoch under way
+    images: int = 0
+    seconds: float = 0.0
+    epoch_loss: float = 0.0  # sums over the epoch under way, weighted by images
+    epoch_images: int = 0
+    recent_loss: float = 0.0  # sums since the curve's last point
+    recent_steps: int = 0
+    curve: list[list[float]] = field(default_factory=list)  # [step, mean loss of the steps up to it]
+    epochs: list[dict[str, float]] = field(default_factory=list)  # one record for each epoch done
+
+
+@dataclass
+class Checkpoint:
+    """``settings`` are those that decide the bits: a run goes on only under the same."""
+
+    graph: str
+    state: Arrays
+    velocity: Arrays
+    settings: dict[str, Any]
+    progress: Progress
+
+
+def state_sha256(state: Mapping[str, Any]) -> str:
+    """SHA-256 over every tensor, by sorted name: name, dtype, shape, little-endian bytes in C order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        x = _little_endian(state[name])
+        digest.update(f"{name}\0{x.dtype.str}{list(x.shape)}\0".encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write ``path`` so that whoever reads it, at whatever moment the writer dies, finds the old file or the new one
+    whole. Raises CheckpointError if it cannot be written."""
+    path = Path(path)
+    tensors = {name: _little_endian(x) for name, x in checkpoint.state.items()}
+    tensors |= {MOMENTUM + name: _little_endian(x) for name, x in checkpoint.velocity.items()}
+    content = json.dumps({"settings": checkpoint.settings, "progress": asdict(checkpoint.progress)})
+    metadata = {
+        "format": FORMAT,
+        "graph": checkpoint.graph,
+        "content": content,
+        "sha256": _digest(checkpoint.graph, content, tensors),
+    }
+    try:
+        write_atomically(path, save(tensors, metadata))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and verify. Raises CheckpointError, in one line, for a file that is missing, damaged or something else."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise CheckpointError(f"{path}: expected a checkpoint, found a damaged or truncated file ({reason})") from None
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "a safetensors file of something else")
+        raise CheckpointError(f"{path}: expected a {FORMAT}, found {str(found)[:60]}")
+    graph, content = metadata.get("graph", ""), metadata.get("content", "")
+    if metadata.get("sha256") != _digest(graph, content, tensors):
+        raise CheckpointError(f"{path}: damaged: its contents do not give the checksum it carries")
+    stored = json.loads(content)
+    known = {f.name for f in fields(Progress)}
+    return Checkpoint(
+        graph,
+        state={name: x for name, x in tensors.items() if not name.startswith(MOMENTUM)},
+        velocity={name.removeprefix(MOMENTUM): x for name, x in tensors.items() if name.startswith(MOMENTUM)},
+        settings=stored["settings"],
+        progress=Progress(**{k: v for k, v in stored["progress"].items() if k in known}),
+    )
+
+
+def check_same_run(path: str | Path, checkpoint: Checkpoint, graph: str, settings: Mapping[str, Any]) -> None:
+    """Raises CheckpointError, naming each difference, unless going on with ``settings`` gives the bits that the run
+    would have given without a stop."""
+    if checkpoint.graph != graph:
+        raise CheckpointError(f"{path}: it is a checkpoint of {checkpoint.graph}, not of {graph}")
+    mine = json.loads(json.dumps(settings))
+    if checkpoint.settings.get("network") != mine.get("network"):
+        raise CheckpointError(f"{path}: it is a checkpoint of another {graph}: its layers are not these")
+    differences = [
+        f"{name} {_shown(checkpoint.settings.get(name))}, not {_shown(mine.get(name))}"
+        for name in dict.fromkeys((*checkpoint.settings, *mine))
+        if checkpoint.settings.get(name) != mine.get(name)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{path}: it was made with {'; '.join(differences)}: resume with the same settings, or start anew"
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The whole of ``content`` under ``path``, or what was there before: written beside it, synced, renamed, and the
+    folder synced so that the name lasts as well."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` (made if need be) against another run. The lock goes with the process, however it ends.
+
+    Raises CheckpointError if the folder cannot be made or another run holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{folder}: another run is writing there; choose another --out") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _little_endian(x: Any) -> NDArray[Any]:
+    array = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
+
+
+def _digest(graph: str, content: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    return hashlib.sha256(f"{graph}\0{content}\0{state_sha256(tensors)}".encode()).hexdigest()
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else text[:57] + "..."

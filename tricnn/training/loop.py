@@ -1,0 +1,377 @@
+"""The training loop: batches, updates, evaluation, checkpoints.
+
+A run is a function of its settings. However often it is interrupted, by Ctrl-C, SIGTERM or SIGKILL, and resumed, it
+ends with the same bits as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ..ir.errors import TricnnError
+from .checkpoint import (
+    Checkpoint,
+    Progress,
+    check_same_run,
+    load_checkpoint,
+    save_checkpoint,
+    sole_writer,
+    state_sha256,
+)
+from .console import Reporter
+from .data import Dataset, batches, evaluation_batches, steps_per_epoch
+from .optim import SGD
+from .schedules import Schedule
+
+CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+POINTS_PER_EPOCH = 20  # of the training curve
+
+
+class Trainable(Protocol):
+    """What the loop asks of a model (:class:`tricnn.runtime.model.Model`, compiled for training)."""
+
+    graph: Any  # its name and, by ``str``, its text
+    step: int
+
+    def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]: ...
+    def parameters(self) -> dict[str, Any]: ...
+    def to_logical(self, name: str, x: Any) -> Any: ...
+    def to_storage(self, name: str, x: Any) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Evaluable(Protocol):
+    """What the loop asks of the same network compiled for inference."""
+
+    def __call__(self, x: Any) -> Any: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class DivergedError(TricnnError):
+    """The loss, or the network's output, is no longer a number."""
+
+
+class TrainingInterrupted(Exception):
+    """A signal ended the run after a whole step; what was done is saved. Its text says how to go on."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.exit_status = 128 + signum
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train. ``milestones`` are epochs at which the rate of the ``step`` schedule falls by ``gamma``.
+
+    ``fixed`` names further settings that decide the bits and that only the caller knows (executor, dtype, label
+    smoothing): a run is resumed only under the same.
+    """
+
+    epochs: int = 10
+    batch: int = 64
+    seed: int = 0
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay_vectors: bool = True  # False: biases and batch-norm parameters get no weight decay
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.5
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    shift: int = 0  # augmentation: move each training image by up to so many pixels
+    evaluation_batch: int = 500
+    checkpoint_every: int | None = None  # steps
+    checkpoint_seconds: float = 30.0
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 1), ("shift", 0), ("evaluation_batch", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise TricnnError(f"{name} {getattr(self, name)} is not accepted; it is at least {least}")
+        if not 0 <= self.warmup_epochs < math.inf:
+            raise TricnnError(f"warm-up of {self.warmup_epochs} epochs is not accepted; it is 0 or more")
+
+    def rates(self, steps_per_epoch: int) -> Schedule:
+        total = self.epochs * steps_per_epoch
+        return Schedule(
+            self.schedule,
+            self.lr,
+            warmup=min(round(self.warmup_epochs * steps_per_epoch), total - 1),
+            total=total if self.schedule == "cosine" else None,
+            milestones=tuple(m * steps_per_epoch for m in self.milestones) if self.schedule == "step" else (),
+            gamma=self.gamma,
+        )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """``history`` has ``curve`` (pairs of step and mean training loss), ``epochs`` (a record for each) and
+    ``steps_per_epoch``; :func:`tricnn.training.plot.save_curve` draws it."""
+
+    train_loss: float
+    test_accuracy: float
+    images_per_second: float
+    state_sha256: str
+    epochs: int
+    steps: int
+    history: dict[str, Any]
+    checkpoint: Path | None
+
+
+def train(
+    model: Trainable,
+    evaluator: Evaluable,
+    dataset: Dataset,
+    options: TrainOptions | None = None,
+    out_dir: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> TrainResult:
+    """Train ``model`` on ``dataset`` and evaluate it after each epoch with ``evaluator``, given its state.
+
+    With ``out_dir`` a checkpoint is kept there: at each epoch's end, every ``checkpoint_every`` steps or
+    ``checkpoint_seconds``, and when a signal ends the run. ``resume`` goes on from it (from the start where there is
+    none yet); otherwise one that is there is set aside as ``checkpoint.previous.safetensors``.
+
+    Raises CheckpointError for a checkpoint that is damaged, of another network or of other settings, or cannot be
+    written; DivergedError, naming the step, if the loss is not finite; TrainingInterrupted after SIGINT or SIGTERM.
+    """
+    options = options or TrainOptions()
+    with ExitStack() as stack:
+        if out_dir is not None:
+            stack.enter_context(sole_writer(Path(out_dir)))
+        run = _Run(model, evaluator, dataset, options, Path(out_dir) if out_dir is not None else None)
+        note = run.begin(resume)
+        report = Reporter(console or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step)
+        stack.enter_context(report)
+        if note:
+            report.say(note)
+        run.interrupt = stack.enter_context(_signals_noted())
+        while run.progress.epoch < options.epochs:
+            run.train_epoch(report)
+            report.evaluated(run.finish_epoch())
+        return run.result()
+
+
+class _Run:
+    """One run's state and the steps it is made of."""
+
+    def __init__(
+        self, model: Trainable, evaluator: Evaluable, dataset: Dataset, options: TrainOptions, out: Path | None
+    ):
+        self.model, self.evaluator, self.dataset, self.options = model, evaluator, dataset, options
+        self.path = out / CHECKPOINT if out else None
+        self.steps_per_epoch = steps_per_epoch(dataset, options.batch)
+        self.rates = options.rates(self.steps_per_epoch)
+        vectors = frozenset(name for name, x in model.state_dict().items() if len(x.shape) < 2)
+        no_decay = frozenset() if options.decay_vectors else vectors
+        self.optimiser = SGD(options.momentum, options.nesterov, options.weight_decay, no_decay)
+        self.progress = Progress()
+        self.interrupt: list[int] = []
+        self.saved_at = time.monotonic()
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the bits, as JSON has it."""
+        options, rates = self.options, self.rates
+        return {
+            "network": hashlib.sha256(str(self.model.graph).encode()).hexdigest()[:16],
+            "data": self.dataset.name,
+            "images of SHA-256": self.dataset.fingerprint,
+            "image shape": list(self.dataset.image_shape),
+            "seed": options.seed,
+            "batch": options.batch,
+            "lr": rates.lr,
+            "schedule": rates.kind,
+            "warm-up steps": rates.warmup,
+            "epochs": options.epochs if rates.total else None,  # without a cosine a finished run may go on
+            "milestones": list(rates.milestones),
+            "gamma": rates.gamma if rates.kind == "step" else None,
+            "momentum": options.momentum,
+            "nesterov": options.nesterov,
+            "weight decay": options.weight_decay,
+            "decay of vectors": options.decay_vectors,
+            "shift": options.shift,
+            **options.fixed,
+        }
+
+    def begin(self, resume: bool) -> str | None:
+        """Restore or make the first checkpoint; a line to say, if there is one."""
+        self.model.step = 0
+        if self.path is None:
+            return None
+        if resume and self.path.exists():
+            self.restore(self.path)
+            done = self.progress
+            return f"resumed after epoch {done.epoch}, batch {done.position} (step {done.step}) from {self.path}"
+        note = f"{self.path}: there is no checkpoint yet, starting from the beginning" if resume else None
+        if self.path.exists():
+            self.path.replace(self.path.with_name(PREVIOUS))
+            note = f"an earlier run's checkpoint is now {self.path.with_name(PREVIOUS)}"
+        self.save()
+        return note
+
+    def restore(self, path: Path) -> None:
+        checkpoint = load_checkpoint(path)
+        check_same_run(path, checkpoint, self.model.graph.name, self.settings())
+        self.model.load_state_dict(checkpoint.state)
+        self.model.step = checkpoint.progress.step
+        self.optimiser.velocity = {name: self.model.to_storage(name, x) for name, x in checkpoint.velocity.items()}
+        self.progress = checkpoint.progress
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        velocity = {name: self.model.to_logical(name, v) for name, v in self.optimiser.velocity.items()}
+        save_checkpoint(
+            self.path,
+            Checkpoint(self.model.graph.name, self.model.state_dict(), velocity, self.settings(), self.progress),
+        )
+        self.saved_at = time.monotonic()
+
+    def train_epoch(self, report: Reporter) -> None:
+        """The batches that are left of the epoch under way."""
+        options, done = self.options, self.progress
+        parameters = self.model.parameters()
+        began = time.perf_counter()
+        for x, labels in batches(
+            self.dataset, options.batch, options.seed, done.epoch, start=done.position, shift=options.shift
+        ):
+            loss, gradients = self.model.loss_and_storage_grads(x, labels)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"the loss is {loss} at step {done.step} (epoch {done.epoch + 1}, batch {done.position + 1}):"
+                    f" training diverged; a learning rate below {options.lr:g} may help"
+                )
+            self.optimiser.step(parameters, gradients, self.rates(done.step))
+            seconds = time.perf_counter() - began
+            self.count(loss, len(labels), seconds)
+            report.stepped(done.step, loss, len(labels), seconds)
+            self.stop_if_asked()
+            if self.is_time_to_save():
+                self.save()
+            began = time.perf_counter()
+
+    def count(self, loss: float, images: int, seconds: float) -> None:
+        done = self.progress
+        done.step += 1
+        done.position += 1
+        done.images += images
+        done.seconds += seconds
+        done.epoch_loss += loss * images
+        done.epoch_images += images
+        done.recent_loss += loss
+        done.recent_steps += 1
+        if done.recent_steps >= max(1, self.steps_per_epoch // POINTS_PER_EPOCH):
+            done.curve.append([done.step, done.recent_loss / done.recent_steps])
+            done.recent_loss, done.recent_steps = 0.0, 0
+
+    def is_time_to_save(self) -> bool:
+        if self.options.checkpoint_every:
+            return self.progress.step % self.options.checkpoint_every == 0
+        return time.monotonic() - self.saved_at >= self.options.checkpoint_seconds
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Evaluate, record, save; the epoch's record."""
+        done = self.progress
+        accuracy, loss = self.evaluate()
+        record = {
+            "epoch": done.epoch + 1,
+            "step": done.step,
+            "lr": self.rates(done.step - 1),
+            "train_loss": done.epoch_loss / done.epoch_images,
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            "images_per_second": done.images / done.seconds,
+        }
+        done.epochs.append(record)
+        done.epoch, done.position = done.epoch + 1, 0
+        done.epoch_loss, done.epoch_images = 0.0, 0
+        self.save()
+        return record
+
+    def evaluate(self) -> tuple[float, float]:
+        self.evaluator.load_state_dict(self.model.state_dict())
+        right, loss = 0, 0.0
+        for x, labels in evaluation_batches(self.dataset, self.options.evaluation_batch):
+            logits = _numpy(self.evaluator(x))
+            if not np.isfinite(logits).all():
+                raise DivergedError(f"the network's output is not finite after step {self.progress.step}")
+            right += int((logits.argmax(axis=1) == labels).sum())
+            loss += cross_entropy(logits, labels)
+            self.stop_if_asked()
+        count = len(self.dataset.test_images)
+        return right / count, loss / count
+
+    def stop_if_asked(self) -> None:
+        if not self.interrupt:
+            return
+        self.save()
+        signum, done = self.interrupt[0], self.progress
+        where = f"interrupted ({signal.Signals(signum).name}) in epoch {done.epoch + 1} after step {done.step}"
+        how = f"saved in {self.path}; the same command with --resume goes on" if self.path else "nothing was saved"
+        raise TrainingInterrupted(f"{where}; {how}", signum)
+
+    def result(self) -> TrainResult:
+        done = self.progress
+        last = done.epochs[-1]
+        return TrainResult(
+            train_loss=last["train_loss"],
+            test_accuracy=last["test_accuracy"],
+            images_per_second=done.images / done.seconds,
+            state_sha256=state_sha256(self.model.state_dict()),
+            epochs=done.epoch,
+            steps=done.step,
+            history={"curve": done.curve, "epochs": done.epochs, "steps_per_epoch": self.steps_per_epoch},
+            checkpoint=self.path,
+        )
+
+
+def cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The sum over images of ``log Σ exp(logits) - logits[label]``."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).sum())
+
+
+def _numpy(x: Any) -> NDArray[np.float64]:
+    return np.asarray(x.detach().cpu().double() if hasattr(x, "detach") else x, dtype=np.float64)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """The signals that came, for the loop to see after a whole step. The first gives a second its usual effect back,
+    so that Ctrl-C twice ends a run that hangs."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+    for s in before:
+        signal.signal(s, note)
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
