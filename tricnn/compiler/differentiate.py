@@ -47,6 +47,8 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
     depend on anything else. Raises GraphError if the loss is not a scalar or a layer in between has no gradient.
     """
     loss = loss or graph.outputs[0].value
+    if loss not in graph.types:
+        raise GraphError(f"the loss: there is no layer {loss!r}")
     if graph.types[loss].shape != ():
         raise GraphError(f"layer {loss}: only a scalar can be differentiated, this is {graph.types[loss]}")
     targets = [n.name for n in graph.parameters] if wrt is None else list(wrt)

@@ -135,10 +135,12 @@ class GraphBuilder:
         return self.add("tanh", x, name=name)
 
     def max_pool2d(self, x: str, kernel_size: Any, stride: Any = None, *, name: str | None = None, **a: Any) -> str:
-        return self.add("max_pool2d", x, name=name, kernel_size=kernel_size, stride=kernel_size if stride is None else stride, **a)
+        stride = kernel_size if stride is None else stride
+        return self.add("max_pool2d", x, name=name, kernel_size=kernel_size, stride=stride, **a)
 
     def avg_pool2d(self, x: str, kernel_size: Any, stride: Any = None, *, name: str | None = None, **a: Any) -> str:
-        return self.add("avg_pool2d", x, name=name, kernel_size=kernel_size, stride=kernel_size if stride is None else stride, **a)
+        stride = kernel_size if stride is None else stride
+        return self.add("avg_pool2d", x, name=name, kernel_size=kernel_size, stride=stride, **a)
 
     def global_avg_pool(self, x: str, *, name: str | None = None) -> str:
         return self.add("global_avg_pool", x, name=name)
@@ -174,5 +176,3 @@ class GraphBuilder:
         if logits is not None:
             self.outputs.insert(0, Output("logits", logits))
         return Graph(self.name, tuple(self.nodes), tuple(self.outputs))
-
-
