@@ -46,7 +46,8 @@ def _layer(draw: Any, b: GraphBuilder, kind: str, x: str, values: list[str]) -> 
         stride = draw(st.sampled_from([(r, s), (1, 1), (2, 1)]))
         padding = draw(st.sampled_from([0, (r // 2, 0, 0, s // 2)]))
         pool = b.max_pool2d if kind == "max" else b.avg_pool2d
-        return pool(x, (r, s), stride, padding=padding, ceil_mode=draw(st.booleans()))
+        ceil_mode = padding == 0 and draw(st.booleans())  # PyTorch knows no ceil mode with uneven padding
+        return pool(x, (r, s), stride, padding=padding, ceil_mode=ceil_mode)
     if kind == "dropout":
         return b.dropout(x, draw(st.sampled_from([0.2, 0.5])))
     return b.add("scale", x, factor=draw(st.sampled_from([-0.5, 1.0, 2.0])))

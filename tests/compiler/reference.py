@@ -1,0 +1,90 @@
+"""What a declared network computes, said by PyTorch's own functions and its autograd: nothing of ours but the names."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tricnn.ir import Graph
+from tricnn.ir.numpy_ops import keep_mask
+
+Values = Mapping[str, np.ndarray]
+
+
+def padded(x: torch.Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> torch.Tensor:
+    top, bottom, left, right = padding
+    return F.pad(x, (left, right, top, bottom), value=value)
+
+
+def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed: int = 0, step: int = 0) -> None:
+    """Add the value of every layer of a declared graph to ``tensors``; training updates the running statistics."""
+    for node in graph.nodes:
+        if node.name in tensors:
+            continue
+        x, *rest = [tensors[v] for v in node.inputs]
+        a = node.attrs
+        match node.op:
+            case "conv2d":
+                y = F.conv2d(padded(x, a["padding"]), *rest, stride=a["stride"], dilation=a["dilation"],
+                             groups=a["groups"])  # fmt: skip
+            case "linear":
+                y = F.linear(x, *rest)
+            case "batch_norm":
+                weight, bias, mean, var = rest
+                y = F.batch_norm(x, mean, var, weight, bias, training, a["momentum"], a["eps"])
+            case "max_pool2d":
+                x = padded(x, a["padding"], -torch.inf)
+                y = F.max_pool2d(x, a["kernel_size"], a["stride"], ceil_mode=a["ceil_mode"])
+            case "avg_pool2d":
+                y = F.avg_pool2d(padded(x, a["padding"]), a["kernel_size"], a["stride"], ceil_mode=a["ceil_mode"])
+            case "global_avg_pool":
+                y = F.adaptive_avg_pool2d(x, 1)
+            case "dropout":
+                y = x
+                if training:
+                    keep = keep_mask(tuple(x.shape), p=a["p"], seed=seed, layer=a["layer"], step=step)
+                    y = x * torch.from_numpy(np.ascontiguousarray(keep)) / (1 - a["p"])
+            case "relu" | "sigmoid" | "tanh":
+                y = getattr(torch, node.op)(x)
+            case "add":
+                y = x + rest[0]
+            case "concat":
+                y = torch.cat([x, *rest], 1)
+            case "scale":
+                y = x * a["factor"]
+            case "flatten":
+                y = x.flatten(1)
+            case _:
+                raise NotImplementedError(node.op)
+        tensors[node.name] = y
+
+
+def as_tensors(graph: Graph, values: Values) -> dict[str, torch.Tensor]:
+    return {n.name: torch.from_numpy(np.array(values[n.name])) for n in graph.nodes if n.name in values}
+
+
+def outputs(graph: Graph, values: Values) -> dict[str, np.ndarray]:
+    """Inference: outputs by name."""
+    tensors = as_tensors(graph, values)
+    run(graph, tensors, training=False)
+    return {o.name: tensors[o.value].numpy() for o in graph.outputs if not o.training_only}
+
+
+def training_step(
+    graph: Graph, values: Values, labels: np.ndarray, *, label_smoothing: float = 0.0, seed: int = 0, step: int = 0
+) -> dict[str, np.ndarray]:
+    """``loss``, ``grad:<parameter>`` by autograd, and the running statistics after the step."""
+    tensors = as_tensors(graph, values)
+    for node in graph.parameters:
+        tensors[node.name].requires_grad_(True)
+    run(graph, tensors, training=True, seed=seed, step=step)
+    loss = sum(
+        o.loss_weight * F.cross_entropy(tensors[o.value], torch.from_numpy(labels), label_smoothing=label_smoothing)
+        for o in graph.outputs
+    )
+    loss.backward()
+    results = {"loss": loss.detach().numpy()}
+    results |= {f"grad:{n.name}": tensors[n.name].grad.numpy() for n in graph.parameters}
+    results |= {n.name: tensors[n.name].numpy() for n in graph.buffers}
+    return results
