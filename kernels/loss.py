@@ -27,6 +27,24 @@ def softmax(
 
 
 @triton.jit
+def softmax_grad(
+    load_dy: tl.constexpr, dy_args, load_y: tl.constexpr, y_args, store_dx: tl.constexpr, dx_args, N,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """dx[n,c] = y[n,c] * (dy[n,c] - sum over j of dy[n,j]*y[n,j]), for y = softmax(x): [N, C].
+
+    Grid: (cdiv(N, BLOCK_M),); BLOCK_N >= C, a power of two. Loads and store as in `softmax`.
+    """
+    part = tl.program_id(0)
+    row = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    channel = tl.arange(0, BLOCK_N)[None, :]
+    mask = (row < N) & (channel < C)
+    dy = load_dy(row, channel, mask, dy_args).to(tl.float32)
+    y = load_y(row, channel, mask, y_args).to(tl.float32)
+    store_dx(y * (dy - tl.sum(dy * y, axis=1)[:, None]), row, channel, mask, part, dx_args)
+
+
+@triton.jit
 def cross_entropy(
     load_x: tl.constexpr, x_args, labels, losses, dlogits, N,
     C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,

@@ -307,18 +307,27 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     )  # fmt: skip
 
 
-def lower_softmax(state: Lowering, kernel: Kernel) -> None:
+def lower_rows(state: Lowering, kernel: Kernel) -> None:
+    """softmax, local_response_norm and their gradients: sums along the channels of each pixel."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
-    c = plan.type(node.name).channels
-    width = tiles.power_of_two(c)
-    rows = max(1, min(16, 2048 // width))
+    type_ = plan.type(node.name)
+    c, a = type_.channels, node.attrs
+    constants: dict[str, object] = {"C": c}
+    if node.op.startswith("softmax"):
+        width = tiles.power_of_two(c)
+        tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
+        grid: tuple[str, ...] = (f"cdiv(N, {tile.m})",)
+    else:
+        tile = tiles.elementwise(c, state.attempt(name))
+        grid = _grid(type_.pixels, c, tile)
+        constants |= {"PIXELS": type_.pixels, "SIZE": a["size"], "ALPHA": a["alpha"], "BETA": a["beta"], "BIAS": a["k"]}
     at = At("pixel", "channel", "mask", c)
     store = state.body(kernel)
     store.names.add("tile")
     epilogue(store, kernel, at, node.name, "tile")
-    store_text = store.function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", store.lines)
+    store_text = store.function(f"{name}_store", "tile, pixel, channel, mask, part, args", store.lines)
     loads, texts = [], [store_text]
-    for i, role in enumerate(("x",) if node.op == "softmax" else ("dy", "y")):
+    for i, role in enumerate({"softmax_grad": ("dy", "y"), "local_response_norm_grad": ("dy", "x")}.get(node.op, "x")):
         load = state.body(kernel)
         texts.append(load.load_function(f"{name}_load_{role}", node.inputs[i], c, role))
         loads.append((role, load))
@@ -326,18 +335,18 @@ def lower_softmax(state: Lowering, kernel: Kernel) -> None:
     def call(p: Parameter) -> str:
         positional = [t for role, b in loads for t in (f"{name}_load_{role}", as_tuple([p(v) for v in b.args]))]
         return call_text(
-            node.op, [*positional, f"{name}_store_y", as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {"C": c, "BLOCK_M": rows, "BLOCK_N": width},
+            node.op, [*positional, f"{name}_store", as_tuple([p(b) for b in everything_of(store)]), "N"],
+            {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
         )  # fmt: skip
 
     state.add(
-        name, kernel, texts, call, [*[b.args for _, b in loads], everything_of(store)], (f"cdiv(N, {rows})",),
-        tiles.Tile(rows, width, 1, 4, 1), writes=tuple(store.written), kind=node.op, flops=5 * c,
+        name, kernel, texts, call, [*[b.args for _, b in loads], everything_of(store)], grid, tile,
+        writes=tuple(store.written), kind=node.op, flops=5 * prod(type_.per_image),
     )  # fmt: skip
 
 
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
-    """concat, slice_channels, stack, and flatten or unflatten that really move data: one launch per operand."""
+    """concat, slice_channels, pad_channels, stack, and flatten or unflatten that really move data: one launch per operand."""
     node, plan = kernel.anchor, state.plan
     y = plan.type(node.name)
     start = 0
@@ -353,9 +362,10 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
         elif node.op == "stack":
             pixels, c = 1, x.per_image[0]
         else:
-            pixels, c = y.pixels, min(x.channels, y.channels)
+            pixels, c = y.pixels, y.channels if node.op == "pad_channels" else min(x.channels, y.channels)
         tile = tiles.elementwise(c, state.attempt(name))
         rows = f"N * {pixels}" if y.batched else "1"
+        inside = "mask"
         source = "x + pixel * {} + channel".format(x.channels if x.batched else 0)
         target = "y + pixel * {} + channel".format(y.channels if y.batched else 0)
         if node.op == "flatten":
@@ -366,10 +376,14 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
             target += f" + {start}"
         elif node.op == "slice_channels" and node.attrs["start"]:
             source += f" + {node.attrs['start']}"
+        elif node.op == "pad_channels":
+            before = node.attrs["before"]
+            source += f" - {before}"
+            inside = f"mask & (channel >= {before}) & (channel < {before + x.channels})"
         elif node.op == "stack":
             target = f"y + {start} + channel"
         args = {value: "x", node.name: "y"}
-        load, store = f"tl.load({source}, mask=mask, other=0.0)", "tl.store({}, {}, mask=mask)"
+        load, store = f"tl.load({source}, mask={inside}, other=0.0)", "tl.store({}, {}, mask=mask)"
         if template == "pointwise":
             helpers = [plain_function(f"{name}_body", "pixel, channel, mask, part, args", ["x", "y"],
                                       [store.format(target, load)])]  # fmt: skip
@@ -406,8 +420,9 @@ LOWERINGS |= {
     "channel_sum": lower_channel_sum, "batch_stats": lower_batch_stats, "normalize_grad_sums": lower_normalize_sums,
     "running_mean": lower_running, "running_var": lower_running,
     "cross_entropy": lower_loss, "cross_entropy_grad": lower_loss,
-    "softmax": lower_softmax, "softmax_grad": lower_softmax,
-    "concat": lower_copy, "slice_channels": lower_copy, "stack": lower_copy, "flatten": lower_copy,
+    "softmax": lower_rows, "softmax_grad": lower_rows,
+    "local_response_norm": lower_rows, "local_response_norm_grad": lower_rows,
+    "concat": lower_copy, "slice_channels": lower_copy, "pad_channels": lower_copy, "stack": lower_copy, "flatten": lower_copy,
     "unflatten": lower_copy,
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from .plan import Decision, Kernel, Plan
 #: operations a kernel can evaluate at (pixel, channel) as it loads, other than pointwise ones
 GATHERS = ("max_pool2d_grad", "avg_pool2d_grad", "global_avg_pool_grad")
 #: pointwise operations that are copies with a shape of their own, or work on vectors; never part of a chain
-ALONE = ("concat", "stack", "slice_channels", "running_mean", "running_var")
+ALONE = ("concat", "stack", "slice_channels", "pad_channels", "running_mean", "running_var")
 #: which operand of an anchor may have a prologue
 LOADED = {
     "conv2d": (0,), "conv2d_grad_input": (0,), "conv2d_grad_weight": (0, 1),
@@ -34,6 +34,8 @@ LOADED = {
     "max_pool2d": (0,), "max_pool2d_index": (0,), "avg_pool2d": (0,), "global_avg_pool": (0,),
 }  # fmt: skip
 WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
+#: reductions whose result has no pixels left to have an epilogue at
+COLLAPSING = ("channel_sum", "batch_stats", "normalize_grad_sums", "cross_entropy", "cross_entropy_grad")
 SIBLINGS = {"max_pool2d_index": "max_pool2d", "cross_entropy_grad": "cross_entropy"}
 
 
@@ -91,7 +93,7 @@ class _Fuser:
         if not self.enabled:
             return
         self.take_siblings(group, node)
-        if node.op not in ALONE and node.op not in ("cross_entropy", "cross_entropy_grad", "softmax"):
+        if node.op not in ALONE:
             self.grow(group, node)
 
     def join(self, group: _Group, node: Node) -> None:
@@ -100,7 +102,7 @@ class _Fuser:
 
     def take_siblings(self, group: _Group, node: Node) -> None:
         """Nodes that want the same loop over the same operands: index beside maximum, dloss beside loss, bias sum
-        beside wgrad."""
+        beside wgrad, running statistics beside the batch's."""
         for other in self.nodes:
             if other.name in self.group:
                 continue
@@ -110,6 +112,8 @@ class _Fuser:
             elif node.op in WGRADS and other.op == "channel_sum" and self.base(other.inputs[0]) == self.base(
                 node.inputs[0]
             ):  # fmt: skip
+                self.join(group, other)
+            elif node.op == "batch_stats" and other.op in ("running_mean", "running_var") and other.inputs[1] == node.name:
                 self.join(group, other)
 
     def ready(self, node: Node, group: _Group) -> bool:
@@ -122,7 +126,7 @@ class _Fuser:
 
     def grow(self, group: _Group, tail: Node) -> None:
         """Take pointwise readers of ``tail`` into the epilogue, then pooling, and go on from what they give."""
-        if tail.op in WGRADS or (tail.kind is Kind.REDUCTION):
+        if tail.op in WGRADS or tail.op in COLLAPSING or tail.kind is Kind.VIEW:
             return
         for node in self.readers[tail.name]:
             if node.name in self.group or not self.ready(node, group):
@@ -188,6 +192,8 @@ class _Fuser:
             return f"{node.op} cannot be computed at one pixel as it is loaded"
         if node.op in ("max_pool2d_grad", "avg_pool2d_grad") and not _exclusive(node):
             return "the windows overlap: a pixel's gradient is a sum over several windows"
+        if node.op == "avg_pool2d_grad" and self.cut_off(node):
+            return "windows at the border are cut off and divide by less"
         for reader in self.readers[node.name]:
             if reader.name in self.group and chainable(reader):
                 continue
@@ -201,6 +207,13 @@ class _Fuser:
             if self.graph.types[node.name].elements(1) != self.graph.types[self.read_as(reader, node)].elements(1):
                 return "its reader sees it under another shape"
         return None if self.readers[node.name] else "nothing reads it"
+
+    def cut_off(self, node: Node) -> bool:
+        """Do windows (of ceil mode) reach beyond the image?"""
+        (h, w), (p, q), (r, s) = (
+            node.attrs["input_size"], self.graph.types[node.inputs[0]].spatial, node.attrs["kernel_size"],
+        )  # fmt: skip
+        return p * r > h or q * s > w
 
     def read_as(self, reader: Node, node: Node) -> str:
         return next(v for v in reader.inputs if self.base(v) == node.name)

@@ -149,7 +149,8 @@ def _arithmetic_error(model: Model, kernel: Kernel, node: Node, values: Mapping[
     depth = _depth(anchor, operands)
     magnitude = _magnitude(anchor, operands, values, floor)
     steps = len(kernel.nodes) + 1
-    largest = max(float(np.max(np.abs(values[n.name]), initial=0.0)) for n in kernel.nodes if _real(values[n.name]))
+    real = [values[n.name] for n in kernel.nodes if _real(values[n.name])]
+    largest = max((float(np.max(np.abs(x), initial=0.0)) for x in real), default=0.0)
     amplify = _amplification(kernel, values)
     return (u + u32 * sqrt(depth)) * magnitude * amplify + u32 * steps * largest
 
