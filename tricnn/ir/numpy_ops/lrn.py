@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tricnn.ir.numpy_ops.layout import to_nchw, to_nhwc
+from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc
 
 
 def local_response_norm(x: np.ndarray, *, size: int, alpha: float, beta: float, k: float) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tricnn.ir.numpy_ops.layout import to_nchw, to_nhwc
+from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc
 from tricnn.ir.numpy_ops.sizes import output_size
 
 Pair = tuple[int, int]
