@@ -395,8 +395,8 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     name, plan = kernel.name, state.plan
     type_ = plan.type(kernel.anchor.name)
     channels = type_.per_image[-1] if not type_.batched and type_.per_image else (type_.channels if type_.shape else 1)
-    pixels = type_.pixels if type_.batched else 1
-    rows = f"N * {pixels}" if type_.batched else "1"
+    pixels = type_.pixels if type_.batched else type_.elements(1) // channels
+    rows = f"N * {pixels}" if type_.batched else f"{pixels}"
     tile = tiles.elementwise(channels, state.attempt(name))
     body = state.body(kernel)
     at = At("pixel", "channel", "mask", channels)
