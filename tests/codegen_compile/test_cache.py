@@ -1,0 +1,193 @@
+"""The cache of compiled kernels: what is damaged is never used, and nothing is ever compiled twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tricnn.codegen import worker_pool
+from tricnn.codegen.cache import Entry, KernelCache, default_directory
+from tricnn.codegen.compile import KernelSpec, compile_kernels
+
+ROOT = Path(__file__).parents[2]
+
+FILL = """import triton
+import triton.language as tl
+
+
+@triton.jit
+def fill(x, n, VALUE: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, VALUE, i < n)
+"""
+
+
+def fill_spec(value: object) -> KernelSpec:
+    return KernelSpec("fill", FILL, {"x": "*fp32", "n": "i32"}, {"VALUE": value, "BLOCK": 256})
+
+
+def only_entry(cache: Path) -> Path:
+    (path,) = cache.rglob("*.kernel")
+    return path
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(worker_pool.subprocess, "Popen", refuse)
+    worker_pool.POOL.close()
+
+
+def test_second_call_reads_the_file(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    specs = [fill_spec(1.0), fill_spec(2.0)]
+    first = compile_kernels(specs, "sm_90", cache_dir=tmp_path)
+    request.getfixturevalue("no_workers")
+    seen = []
+    second = compile_kernels(specs, "sm_90", cache_dir=tmp_path, on_done=seen.append)
+    assert [k.from_cache for k in first] == [False, False] and [k.from_cache for k in second] == [True, True]
+    assert second == [dataclasses.replace(k, from_cache=True) for k in first] == seen
+
+
+def test_reading_the_cache_does_not_import_triton(tmp_path: Path) -> None:
+    compile_kernels([fill_spec(1.0)], "sm_90", cache_dir=tmp_path)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom tricnn.codegen.compile import KernelSpec, compile_kernels\n"
+        f"spec = KernelSpec('fill', {FILL!r}, {{'x': '*fp32', 'n': 'i32'}}, {{'VALUE': 1.0, 'BLOCK': 256}})\n"
+        f"(kernel,) = compile_kernels([spec], 'sm_90', cache_dir=Path({str(tmp_path)!r}))\n"
+        "assert kernel.from_cache and not {'triton', 'torch'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def flip(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: flip(data, len(data) // 2),
+        lambda data: flip(data, 0),
+        lambda data: flip(data, 20),
+        lambda data: flip(data, len(data) - 1),
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:10],
+        lambda data: b"",
+        lambda data: data + b"more",
+        lambda data: b"\x7fELF" * 100,
+    ],
+)
+def test_a_damaged_file_is_compiled_anew(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    (first,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+    path = only_entry(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    (second,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+    assert second == first and not second.from_cache
+    assert path.read_bytes() == whole
+
+
+def test_another_kernels_file_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    one, two = compile_kernels([fill_spec(1.0), fill_spec(2.0)], "sm_80", cache_dir=tmp_path)
+    cache = KernelCache(tmp_path)
+    cache.path(two.digest).write_bytes(cache.path(one.digest).read_bytes())
+    (again,) = compile_kernels([fill_spec(2.0)], "sm_80", cache_dir=tmp_path)
+    assert not again.from_cache and again == two
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry({}, {"binary": b"x"}),
+        Entry({"registers": "many"}, {}),
+        Entry({**dict.fromkeys(["registers", "spill_bytes", "shared_bytes", "num_warps"], 1), "tensor_core": 1}, {}),
+    ],
+)
+def test_a_whole_file_with_other_contents_is_compiled_anew(entry: Entry, tmp_path: Path) -> None:
+    (first,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+    KernelCache(tmp_path).put(first.digest, entry)
+    (again,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+    assert again == first and not again.from_cache
+
+
+def test_equal_specifications_are_compiled_once(tmp_path: Path) -> None:
+    results = compile_kernels([fill_spec(1.0), fill_spec(2.0), fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+    assert results[0] == results[2] != results[1] and len(list(tmp_path.rglob("*.kernel"))) == 2
+
+
+def test_everything_that_changes_the_code_changes_the_key(tmp_path: Path) -> None:
+    spec = fill_spec(1)
+    variants = [spec, fill_spec(1.0), fill_spec(True), fill_spec(0.0), fill_spec(-0.0), fill_spec(float("inf"))]
+    variants.append(dataclasses.replace(spec, source=FILL + "\n"))
+    variants.append(dataclasses.replace(spec, num_warps=8))
+    variants.append(dataclasses.replace(spec, num_stages=3))
+    variants.append(dataclasses.replace(spec, signature={"x": "*fp16", "n": "i32"}))
+    kernels = compile_kernels(variants, "sm_80", cache_dir=tmp_path) + compile_kernels(
+        [spec], "sm_86", cache_dir=tmp_path
+    )
+    assert len({kernel.digest for kernel in kernels}) == len(variants) + 1
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tricnn.codegen.compile import KernelSpec, compile_kernels
+specs = [KernelSpec("fill", {source!r}, {{"x": "*fp32", "n": "i32"}}, {{"VALUE": v, "BLOCK": 256}}) for v in range(3)]
+kernels = compile_kernels(specs, "sm_80", cache_dir=Path({cache!r}), workers=1)
+print(*[kernel.registers for kernel in kernels], *[len(kernel.binary) for kernel in kernels])
+"""
+
+
+def test_two_processes_may_compile_at_once(tmp_path: Path) -> None:
+    """Also: a script with no `if __name__ == "__main__"` works."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(source=FILL, cache=str(tmp_path / "cache")))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) for _ in "ab"
+    ]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and said[0] == said[1] != ""
+    kernels = compile_kernels([fill_spec(v) for v in range(3)], "sm_80", cache_dir=tmp_path / "cache")
+    assert all(kernel.from_cache for kernel in kernels)
+    assert not list((tmp_path / "cache").rglob(".new-*"))
+
+
+def test_a_directory_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(RuntimeWarning, match="kernels are not cached: cannot write") as caught:
+        kernels = compile_kernels([fill_spec(1.0), fill_spec(2.0)], "sm_80", cache_dir=tmp_path / "file" / "cache")
+    assert len(kernels) == 2 and len(caught) == 1
+
+
+def test_default_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("TRICNN_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_directory() == Path("/home/someone/.cache/tricnn")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
+    assert default_directory() == Path("/var/cache/me/tricnn")
+    monkeypatch.setenv("TRICNN_CACHE", str(tmp_path))
+    assert default_directory() == tmp_path
+    compile_kernels([fill_spec(1.0)], "sm_80")
+    assert only_entry(tmp_path)
+
+
+def test_reading_never_warns_or_raises(tmp_path: Path) -> None:
+    key = "ab" * 32
+    cache = KernelCache(tmp_path)
+    path = cache.path(key)
+    assert path is not None
+    path.mkdir(parents=True)  # a directory where the file should be
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cache.get(key) is None and KernelCache(None).get(key) is None

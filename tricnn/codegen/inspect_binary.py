@@ -1,0 +1,134 @@
+"""Facts about a compiled kernel, read off the machine code and the assembler's own report.
+
+Imports the standard library only, and nothing of tricnn: the compile workers load this file by its path.
+
+Where each fact comes from:
+
+============  ==========================================  ===================================================
+fact          NVIDIA                                      AMD
+============  ==========================================  ===================================================
+registers     ptxas -v, per thread                        `.vgpr_count`, per lane; accumulation registers included
+spill_bytes   ptxas -v: the larger of spill stores and    4 * (`.vgpr_spill_count` + `.sgpr_spill_count`)
+              spill loads, bytes per thread
+shared_bytes  what the launch asks for, as Triton         the same + `.group_segment_fixed_size`
+              allocated it, + static from ptxas -v
+tensor_core   matrix instructions in the cubin's code     `v_mfma*`, `v_smfmac*`, `v_wmma*`, `v_swmmac*`
+bulk_copy     TMA and bulk copies in the cubin's code     false: there is no such instruction on these targets
+============  ==========================================  ===================================================
+
+ptxas's report is of the very run that made the cubin. A kernel with local arrays has a stack frame and no spill; a
+scalar register spilt to a lane of a vector register (AMD) counts as a spill although it never reaches memory, so that
+`spill_bytes == 0` always means that nothing was spilt.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+
+class InspectionError(Exception):
+    """A binary or a report that does not look as the tools of this Triton write it."""
+
+
+# The low 12 bits of NVIDIA's 16-byte instructions name the operation. nvdisasm takes 0.4 s to start, as long as a
+# compilation, so the few operations we look for are listed here. The list was found by giving nvdisasm every opcode
+# with random operands, for sm_80 to sm_121: each opcode below is either of the one kind or no instruction at all, on
+# every one of these architectures. (Not so before: 0x236 is HMMA on sm_75 and VIADD on sm_90.)
+_CUDA_MATRIX = {
+    **dict.fromkeys([0x237], "IMMA"),
+    **dict.fromkeys([0x23C], "HMMA"),
+    **dict.fromkeys([0x23D], "BMMA"),
+    **dict.fromkeys([0x23F], "DMMA"),
+    **dict.fromkeys([0x27A, 0x47A], "QMMA"),  # 8-bit floats, sm_89 and sm_120
+    **dict.fromkeys([0x47F], "OMMA"),  # 4-bit floats, sm_120
+    **dict.fromkeys([0x9F0, 0xDF0], "HGMMA"),  # wgmma, sm_90
+    **dict.fromkeys([0x9F1, 0xDF1], "IGMMA"),
+    **dict.fromkeys([0x9F2, 0xDF2], "BGMMA"),
+    **dict.fromkeys([0x9F3, 0xDF3], "QGMMA"),
+    **dict.fromkeys([0x5EA, 0x9EA, 0xDEA, 0xFEA], "UTCMMA"),  # tcgen05.mma, sm_100: UTCHMMA, UTCIMMA, UTCQMMA, UTCOMMA
+}
+_CUDA_BULK = {
+    **dict.fromkeys([0x3B4, 0x5B4], "UTMALDG"),
+    **dict.fromkeys([0x3B5], "UTMASTG"),
+    **dict.fromkeys([0x3B6], "UTMAREDG"),
+    **dict.fromkeys([0x3BA], "UBLKCP"),
+    **dict.fromkeys([0x3BB], "UBLKRED"),
+}
+_CUDA_LOCAL = {0x387: "STL", 0x987: "STL", 0x983: "LDL"}
+_CUDA_NAMED = {**_CUDA_MATRIX, **_CUDA_BULK, **_CUDA_LOCAL}
+
+_EM_CUDA = 190
+_SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
+
+
+def code_sections(cubin: bytes) -> Iterator[bytes]:
+    """The machine code of each function of a cubin (ELF sections `.text.*`)."""
+    try:
+        if cubin[:4] != b"\x7fELF" or struct.unpack_from("<H", cubin, 18)[0] != _EM_CUDA:
+            raise InspectionError("the cubin is not a CUDA ELF file")
+        (table,) = struct.unpack_from("<Q", cubin, 40)
+        size, count, names_index = struct.unpack_from("<HHH", cubin, 58)
+        headers = [_SECTION_HEADER.unpack_from(cubin, table + size * i) for i in range(count)]
+        names = headers[names_index][4]
+        for name, _type, _flags, _address, offset, length, *_rest in headers:
+            if cubin.startswith(b".text.", names + name):
+                if length % 16 or offset + length > len(cubin):
+                    raise InspectionError("the cubin has a damaged code section")
+                yield cubin[offset : offset + length]
+    except (struct.error, IndexError) as error:
+        raise InspectionError("the cubin is damaged") from error
+
+
+def named_instructions(cubin: bytes) -> dict[str, int]:
+    """How often each matrix, bulk-copy and local-memory instruction stands in a cubin, by its name in SASS."""
+    counts: dict[str, int] = {}
+    sections = list(code_sections(cubin))
+    if not any(sections):
+        raise InspectionError("the cubin has no code")
+    for code in sections:
+        for offset in range(0, len(code), 16):
+            name = _CUDA_NAMED.get((code[offset] | code[offset + 1] << 8) & 0xFFF)
+            if name is not None:
+                counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def cuda_facts(cubin: bytes, ptxas_report: str, dynamic_shared: int) -> dict[str, int | bool]:
+    """Facts of a cubin, `ptxas_report` being what `ptxas -v` printed when it made it."""
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", ptxas_report)]
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", ptxas_report)
+    if not registers or not spills:
+        raise InspectionError("ptxas reported no registers and spills")
+    spill_bytes = max(sum(int(stores) for stores, _ in spills), sum(int(loads) for _, loads in spills))
+    frames = sum(int(n) for n in re.findall(r"(\d+) bytes stack frame", ptxas_report))
+    static_shared = sum(int(n) for n in re.findall(r"(\d+) bytes smem", ptxas_report))
+    counts = named_instructions(cubin)
+    if spill_bytes == 0 and frames == 0 and (counts.get("STL") or counts.get("LDL")):
+        raise InspectionError("ptxas reported no stack, yet the code uses local memory")
+    return {
+        "registers": max(registers),
+        "spill_bytes": spill_bytes,
+        "shared_bytes": dynamic_shared + static_shared,
+        "tensor_core": any(name in counts for name in _CUDA_MATRIX.values()),
+        "bulk_copy": any(name in counts for name in _CUDA_BULK.values()),
+    }
+
+
+def hip_facts(assembly: str, dynamic_shared: int) -> dict[str, int | bool]:
+    """Facts of AMD assembly, from the metadata and the instructions the binary is assembled from."""
+
+    def metadata(key: str) -> int:
+        values = re.findall(rf"^\s+(?:- )?\.{key}:\s+(\d+)\s*$", assembly, re.MULTILINE)
+        if len(values) != 1:
+            raise InspectionError(f"the assembly has {len(values)} entries .{key}, not one")
+        return int(values[0])
+
+    return {
+        "registers": metadata("vgpr_count"),
+        "spill_bytes": 4 * (metadata("vgpr_spill_count") + metadata("sgpr_spill_count")),
+        "shared_bytes": dynamic_shared + metadata("group_segment_fixed_size"),
+        "tensor_core": re.search(r"^\s+v_(mfma|smfmac|wmma|swmmac)", assembly, re.MULTILINE) is not None,
+        "bulk_copy": False,
+    }
