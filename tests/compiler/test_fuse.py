@@ -1,0 +1,304 @@
+"""Fusion: the fused plan computes what the graph does, kernel by kernel, and nothing is fused or left apart silently.
+
+A plan is run as a device would run it: each kernel sees only what it declares to read, and leaves only what it declares
+to write. A fusion that forgets a buffer, or runs too early, then fails here and not on somebody's GPU.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.compiler.nets import NETS
+from tests.ir.random_graphs import networks, values_for
+from tricnn.compiler.differentiate import differentiate
+from tricnn.compiler.fold import fold_batch_norm
+from tricnn.compiler.fuse import fuse, pixel_ordered
+from tricnn.compiler.plan import Plan
+from tricnn.compiler.specialise import for_inference, for_training, tidy
+from tricnn.graphs import lenet, lenet_sigmoid
+from tricnn.ir import Environment, Graph, GraphBuilder, Kind
+from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run_nodes
+
+ENV = Environment(seed=3, step=1)
+
+
+def specialised(net: Graph, mode: str, *, rewritten: bool = True) -> Graph:
+    """The graph that a mode runs; not ``rewritten``: with nothing folded or moved, the definition."""
+    if mode == "infer":
+        graph = for_inference(net)
+        return tidy(fold_batch_norm(graph)) if rewritten else graph
+    return differentiate(tidy(for_training(net)) if rewritten else for_training(net))
+
+
+def run_plan(plan: Plan, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The results of a plan, by the names ``interpret`` gives them."""
+    graph = plan.graph
+    sources = {n.name for n in graph.nodes if n.op in ("input", "parameter", "buffer")}
+    memory = {name: channels_last(x) if x.dtype.kind == "f" else x for name, x in values.items() if name in sources}
+    memory |= {n.name: run_nodes(plan.prepared, memory, ENV)[n.name] for n in plan.prepared}
+    for kernel in plan.kernels:
+        missing = [v for v in kernel.reads if v not in memory]
+        assert not missing, f"{kernel.name} runs before {missing} are there"
+        written = run_kernel(plan, kernel, memory, ENV)
+        assert set(written) == set(kernel.writes)
+        assert not set(written) & set(memory), "a value is written twice"
+        memory |= written
+
+    def fetch(value: str) -> np.ndarray:
+        if value not in memory:
+            node = graph.by_name[value]
+            assert value in plan.views or node.op == "fill", f"nobody wrote the result {value}"
+            memory[value] = run_nodes([node], {v: fetch(v) for v in node.inputs}, ENV)[value]
+        return memory[value]
+
+    results = {o.name: fetch(o.value) for o in graph.outputs}
+    results |= {buffer: fetch(v) for buffer, v in graph.updates}
+    return results | {f"grad:{parameter}": fetch(v) for parameter, v in graph.gradients}
+
+
+def check_structure(plan: Plan) -> None:
+    graph, views = plan.graph, plan.views
+    prepared = {n.name for n in plan.prepared}
+    computed = {n.name for n in graph.nodes if n.kind is not Kind.SOURCE} - prepared - set(views)
+    homes = Counter(n.name for k in plan.kernels for n in k.nodes)
+    written = Counter(v for k in plan.kernels for v in k.writes)
+    assert set(homes) == computed, "every layer has a kernel"
+    assert all(count == 1 for count in written.values())
+    for value in computed:
+        assert homes[value] == 1 or value not in written, f"{value} is recomputed although it is stored"
+    needed = {plan.storage(v) for k in plan.kernels for v in k.reads} | {plan.storage(v) for v in graph.results}
+    assert set(written) <= needed, "nothing is stored that nobody reads"
+    assert len({k.name for k in plan.kernels}) == len(plan.kernels)
+    for kernel in plan.kernels:
+        assert kernel.name.isidentifier()
+        assert kernel.anchor in kernel.nodes
+        operands = {plan.storage(v) for n in kernel.nodes for v in n.inputs}
+        assert set(kernel.reads) <= operands, "nothing is loaded that is not used"
+        kinds = Counter(n.kind for n in kernel.nodes)
+        assert kinds[Kind.CONTRACTION] <= 1, "one contraction a kernel"
+        if kinds[Kind.CONTRACTION]:
+            assert kernel.anchor.kind is Kind.CONTRACTION
+        assert not set(kernel.reads) & {n.name for n in kernel.nodes}
+
+
+def check_decisions(plan: Plan) -> None:
+    """One for every edge between computed values: fused exactly where the value does not go through memory."""
+    in_kernel = {n.name for k in plan.kernels for n in k.nodes}
+    edges = {
+        (plan.storage(v), n.name)
+        for k in plan.kernels
+        for n in k.nodes
+        for v in n.inputs
+        if plan.storage(v) in in_kernel
+    }
+    assert {(d.producer, d.consumer) for d in plan.decisions} == edges
+    assert len(plan.decisions) == len(edges)
+    for decision in plan.decisions:
+        loads = any(
+            decision.producer in k.reads and any(n.name == decision.consumer for n in k.nodes) for k in plan.kernels
+        )
+        assert decision.fused == (not loads), decision
+        assert len(decision.rule) > 10
+        assert decision.fused or decision.bytes_saved_per_image == 0
+
+
+def check_plan(net: Graph, mode: str, enabled: bool, batch: int = 2, ties: bool = False) -> Plan:
+    graph = specialised(net, mode, rewritten=enabled)
+    plan = fuse(graph, mode, enabled=enabled)
+    check_structure(plan)
+    check_decisions(plan)
+    values = values_for(specialised(net, mode, rewritten=False), batch=batch, ties=ties)
+    results = run_plan(plan, values)
+    exact = interpret(graph, values, seed=ENV.seed, step=ENV.step)
+    assert set(results) == set(exact)
+    for name in exact:
+        np.testing.assert_array_equal(results[name], exact[name], err_msg=name)
+    defined = interpret(specialised(net, mode, rewritten=False), values, seed=ENV.seed, step=ENV.step)
+    for name, expected in defined.items():
+        tolerance = 1e-11 * max(1.0, float(np.abs(expected).max())) if mode == "infer" else 0.0
+        np.testing.assert_allclose(results[name], expected, rtol=0, atol=tolerance, err_msg=name)
+    return plan
+
+
+def bytes_moved(plan: Plan) -> int:
+    return sum(plan.type(v).elements(16) for k in plan.kernels for v in (*k.reads, *k.writes))
+
+
+@pytest.mark.parametrize("enabled", [True, False], ids=["fused", "unfused"])
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
+def test_a_plan_computes_what_its_graph_does(net, mode, enabled):
+    plan = check_plan(net, mode, enabled)
+    if not enabled:
+        assert all(len(k.nodes) == 1 for k in plan.kernels)
+        assert {d.rule for d in plan.decisions} <= {"fusion is off"}
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
+def test_a_fused_plan_has_fewer_launches_and_moves_fewer_bytes(net):
+    for mode in ("infer", "train"):
+        fused = fuse(specialised(net, mode), mode)
+        unfused = fuse(specialised(net, mode, rewritten=False), mode, enabled=False)
+        assert len(fused.kernels) < len(unfused.kernels)
+        assert bytes_moved(fused) < bytes_moved(unfused)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(networks())
+def test_plans_of_random_networks_compute_what_their_graphs_do(net):
+    for mode in ("infer", "train"):
+        for enabled in (True, False):
+            check_plan(net, mode, enabled)
+    check_plan(net, "train", True, ties=True)
+
+
+# --- how many kernels ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", [lenet(), lenet_sigmoid()], ids=lambda g: g.name)
+def test_lenet_is_five_kernels_to_infer_and_fifteen_to_train(net):
+    """One per layer with weights; and to train 5 forward, the loss, and per layer dgrad (but the first) and wgrad."""
+    assert len(fuse(specialised(net, "infer"), "infer").kernels) == 5
+    assert len(fuse(specialised(net, "train"), "train").kernels) == 5 + 1 + 4 + 5
+
+
+def one_layer(declare) -> Graph:
+    b = GraphBuilder("g")
+    return b.build(declare(b, b.input("x", (3, 8, 8)))).pruned()
+
+
+@pytest.mark.parametrize(
+    ("declare", "kernels"),
+    [
+        (lambda b, x: b.relu(b.batch_norm(b.conv2d(x, 4, 3))), 1),
+        (lambda b, x: b.sigmoid(b.conv2d(x, 4, 3)), 1),
+        (lambda b, x: b.relu(b.add_(b.batch_norm(b.conv2d(x, 3, 3, padding=1)), x)), 1),
+        (lambda b, x: b.max_pool2d(b.relu(b.batch_norm(b.conv2d(x, 4, 3))), 2), 1),
+        (lambda b, x: b.avg_pool2d(b.tanh(b.conv2d(x, 4, 3)), 2), 1),
+        (lambda b, x: b.max_pool2d(b.relu(b.conv2d(x, 4, 3)), 3, 2), 2),  # windows overlap
+        (lambda b, x: b.relu(b.batch_norm(b.linear(x, 4))), 1),  # flattening is free
+        (lambda b, x: b.relu(b.linear(b.global_avg_pool(x), 4)), 2),
+        (lambda b, x: b.conv2d(b.relu(b.batch_norm(x)), 4, 3), 1),  # a prologue
+        (lambda b, x: b.relu(b.tanh(b.add_(b.sigmoid(x), x))), 1),
+        (lambda b, x: b.concat([b.relu(b.conv2d(x, 4, 1)), b.relu(b.conv2d(x, 2, 1))]), 3),
+    ],
+    ids=["conv-bn-relu", "conv-sigmoid", "conv-bn-add-relu", "conv-bn-relu-pool", "conv-tanh-avg", "overlapping-pool",
+         "linear-bn-relu", "mean-linear-relu", "bn-relu-conv", "pointwise", "concat"],
+)  # fmt: skip
+def test_inference_kernels(declare, kernels):
+    net = one_layer(declare)
+    plan = check_plan(net, "infer", True)
+    assert len(plan.kernels) == kernels, str(plan)
+
+
+def test_residual_blocks_infer_in_a_kernel_per_convolution():
+    """The shortcut's addition and the ReLU after it belong to the convolution computed last."""
+    net = next(n for n in NETS if n.name == "residual")
+    plan = fuse(specialised(net, "infer"), "infer")
+    assert len(plan.kernels) == len(net.of("conv2d")) + 2  # the global mean and the dense layer
+    joins = [k for k in plan.kernels if any(n.op == "add" for n in k.nodes)]
+    assert len(joins) == 2 and all(k.anchor.op == "conv2d" for k in joins)
+
+
+def test_the_backward_pass_of_a_dense_layer_is_two_kernels_with_mask_and_bias_fused():
+    b = GraphBuilder("mlp")
+    x = b.relu(b.linear(b.input("x", (6,)), 5, name="fc1"))
+    net = b.build(b.linear(x, 4, name="fc2"))
+    plan = check_plan(net, "train", True)
+    backward = {k.anchor.op: [n.op for n in k.nodes] for k in plan.kernels[3:]}
+    assert len(plan.kernels) == 3 + 3
+    assert backward["linear_grad_input"] == ["linear_grad_input", "relu_grad"]
+    assert sorted(backward["linear_grad_weight"]) == ["channel_sum", "linear_grad_weight"]
+
+
+# --- what a plan says of itself --------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_fused_says_why():
+    b = GraphBuilder("g")
+    x = b.input("x", (3, 8, 8))
+    overlap = b.max_pool2d(b.relu(b.conv2d(x, 4, 3, name="c1")), 3, 2, name="overlap")
+    b.output(b.conv2d(overlap, 2, 1, name="c2"), "y")
+    b.output(b.softmax(b.flatten(b.global_avg_pool(overlap, name="mean")), name="p"), "p")
+    decisions = {(d.producer, d.consumer): d for d in fuse(specialised(b.build(), "infer"), "infer").decisions}
+    assert "overlap" in decisions["c1", "overlap"].rule and not decisions["c1", "overlap"].fused
+    assert "memory" in decisions["relu1", "c2"].rule or "memory" in decisions["relu1", "mean"].rule
+
+
+def test_a_plan_prints_as_a_program():
+    text = str(fuse(specialised(lenet(), "train"), "train"))
+    lines = text.splitlines()
+    assert lines[0] == "# plan of lenet: train, fused, 15 kernels"
+    assert any(line.startswith("k00_conv1(x, conv1.weight, conv1.bias) -> ") for line in lines)
+    assert "  * conv1 = conv2d(x, conv1.weight, conv1.bias, padding=[2, 2, 2, 2])" in lines
+    assert "return loss = loss" in lines
+    assert sum(line.startswith("k") for line in lines) == 15
+
+
+def test_what_the_backward_pass_reads_of_the_forward_pass_is_kept():
+    plan = fuse(specialised(lenet(), "train"), "train")
+    assert {"act1", "act2", "act3", "act4"} <= set(plan.kept)
+    assert not {"conv1", "conv2", "pool1", "fc1"} & set(plan.kept), "an activation is stored once"
+    assert fuse(specialised(lenet(), "infer"), "infer").kept == ()
+
+
+# --- the order of pixels in dense weights ----------------------------------------------------------------------------
+
+
+def dense_net(declare) -> Graph:
+    b = GraphBuilder("g")
+    x = b.relu(b.conv2d(b.input("x", (2, 6, 6)), 3, 3, name="c"))
+    declare(b, x)
+    return b.build()
+
+
+def two_heads(b, x):
+    f = b.flatten(x)
+    b.output(b.linear(f, 3, name="one"), "one")
+    b.output(b.linear(f, 3, name="two"), "two")
+
+
+def one_weight_two_images(b, x):
+    w = b.parameter("w", (3, 48), "constant(0)")
+    y = [b.add("linear", b.flatten(v), w) for v in (x, b.tanh(x))]
+    b.output(b.add_(*y))
+
+
+def one_weight_read_in_two_orders(b, x):
+    w = b.parameter("w", (3, 48), "constant(0)")
+    f = b.flatten(x)
+    b.output(b.add_(b.add("linear", f, w), b.add("linear", b.linear(f, 48, name="inner"), w)))
+
+
+def test_dense_weights_lie_in_pixel_order_only_if_nobody_reads_them_otherwise():
+    """``[O, C*H*W]`` kept as ``[O, H, W, C]`` makes flattening free; a second reader would take it for the first."""
+    graph = specialised(dense_net(two_heads), "train")
+    ordered = pixel_ordered(graph)
+    assert {"one.weight", "two.weight"} <= set(ordered)
+    plan = fuse(graph, "train")
+    (unflatten,) = [n.name for n in graph.of("unflatten")]
+    assert plan.storage(unflatten) in ordered, "the sum of the two heads' gradients lies in pixel order as well"
+    for net in (one_weight_two_images, one_weight_read_in_two_orders):
+        assert "w" not in pixel_ordered(specialised(dense_net(net), "train"))
+
+
+@pytest.mark.parametrize("declare", [two_heads, one_weight_two_images, one_weight_read_in_two_orders])
+def test_shared_flattened_images_and_weights_train_alike_in_triton(declare):
+    from tricnn.runtime.model import compile
+
+    net = dense_net(declare)
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(2, 2, 6, 6)).astype(np.float32), np.array([2, 0])
+    steps = []
+    for executor in ("triton", "numpy"):
+        m = compile(net, mode="train", batch=2, executor=executor, target="sm_90")
+        rng = np.random.default_rng(1)
+        m.load_state_dict({k: rng.normal(size=v.shape).astype(np.float32) for k, v in m.state_dict().items()})
+        steps.append(m.loss_and_grads(x, labels))
+    (loss, grads), (expected_loss, expected) = steps
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    for name in expected:
+        np.testing.assert_allclose(np.asarray(grads[name]), expected[name], rtol=0, atol=1e-4, err_msg=name)
