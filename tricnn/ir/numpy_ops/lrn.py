@@ -3,6 +3,7 @@
 import numpy as np
 
 from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc
+from tricnn.ir.numpy_ops.parallel import for_tiles
 
 
 def local_response_norm(x: np.ndarray, *, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
@@ -12,7 +13,14 @@ def local_response_norm(x: np.ndarray, *, size: int, alpha: float, beta: float, 
     size even where the window is clipped, as PyTorch does (the paper does not divide). x, y: [N, C, H, W].
     """
     x = to_nhwc(x)
-    return to_nchw(x * _power(_denominator(x, size, alpha, k), -beta))
+    y = np.empty_like(x)
+
+    def work(images: slice) -> None:
+        part = x[images]
+        np.multiply(part, _power(_denominator(part, size, alpha, k), -beta), out=y[images])
+
+    for_tiles(work, len(x), x[:1].size)
+    return to_nchw(y)
 
 
 def local_response_norm_grad(
@@ -20,16 +28,22 @@ def local_response_norm_grad(
 ) -> np.ndarray:
     """dx_c = dy_c d_c^-beta - 2 alpha beta / size * x_c * sum over {j : c in window of j} of dy_j x_j d_j^-(beta+1)."""
     dy, x = to_nhwc(dy), to_nhwc(x)
-    d = _denominator(x, size, alpha, k)
-    scaled = _power(d, -beta)
-    scaled *= dy
-    t = scaled * x
-    t /= d
-    t = _window_sum(t, (size - 1) // 2, size // 2)
-    t *= x
-    t *= x.dtype.type(2 * alpha * beta / size)
-    scaled -= t
-    return to_nchw(scaled)
+    dx = np.empty_like(x)
+
+    def work(images: slice) -> None:
+        part = x[images]
+        d = _denominator(part, size, alpha, k)
+        scaled = _power(d, -beta)
+        scaled *= dy[images]
+        t = scaled * part
+        t /= d
+        t = _window_sum(t, (size - 1) // 2, size // 2)
+        t *= part
+        t *= part.dtype.type(2 * alpha * beta / size)
+        np.subtract(scaled, t, out=dx[images])
+
+    for_tiles(work, len(x), x[:1].size)
+    return to_nchw(dx)
 
 
 def _denominator(x: np.ndarray, size: int, alpha: float, k: float) -> np.ndarray:

@@ -1,14 +1,12 @@
-"""Max and average pooling, one pass over the input per window position (tap) and vectorised over everything else."""
+"""Max and average pooling: a loop over the positions in the window (taps), vectorised over everything else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc
-from tricnn.ir.numpy_ops.sizes import output_size
-
-Pair = tuple[int, int]
-Padding = tuple[int, int, int, int]
+from tricnn.ir.numpy_ops.parallel import for_tiles
+from tricnn.ir.numpy_ops.windows import Axis, Padding, Pair, Reach, axes
 
 
 def max_pool2d(
@@ -20,10 +18,9 @@ def max_pool2d(
     """
     x = to_nhwc(x)
     n, h, w, c = x.shape
-    p, q = _output_hw(h, w, kernel_size, stride, padding, ceil_mode)
-    y = np.full((n, p, q, c), -np.inf, dtype=x.dtype)
-    for _, out, inp in _taps(h, w, p, q, kernel_size, stride, padding):
-        np.maximum(y[out], x[inp], out=y[out])
+    rows, cols = axes((h, w), kernel_size, stride, padding, ceil_mode)
+    y = np.empty((n, rows.count, cols.count, c), dtype=x.dtype)
+    for_tiles(lambda images: _fold(np.maximum, -np.inf, x[images], rows, cols, y[images]), n, h * w * c)
     return to_nchw(y)
 
 
@@ -34,27 +31,31 @@ def max_pool2d_index(
 
     The first of equal maxima wins, and the last NaN if there is one, as in PyTorch. x: [N, C, H, W] -> [N, C, P, Q].
     """
-    y = to_nhwc(
-        max_pool2d(x, kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
-    )
     x = to_nhwc(x)
-    _, h, w, _ = x.shape
-    n, p, q, c = y.shape
-    taps = list(_taps(h, w, p, q, kernel_size, stride, padding))
+    n, h, w, c = x.shape
+    rows, cols = axes((h, w), kernel_size, stride, padding, ceil_mode)
     area = kernel_size[0] * kernel_size[1]
-    index = np.zeros(y.shape, dtype=np.uint8 if area <= 255 else np.uint16)
-    # Count the taps before the first that equals the maximum: byte-wide arithmetic only.
-    found = np.zeros(y.shape, dtype=bool)
-    valid = {t: (out, inp) for t, out, inp in taps}
-    for t in range(area):
-        if t in valid:
-            out, inp = valid[t]
-            found[out] |= x[inp] == y[out]
-        index += ~found
-    if not found.all():
-        index[~found] = 0
-        for t, out, inp in taps:
-            index[out][np.isnan(x[inp])] = t
+    taps = {r.position * cols.kernel + s.position: (r, s) for r in rows.reaches() for s in cols.reaches()}
+    index = np.empty((n, rows.count, cols.count, c), dtype=np.uint8 if area <= 255 else np.uint16)
+
+    def work(images: slice) -> None:
+        # The index is the number of taps before the first that equals the maximum: bytes only, and no branches.
+        part, passed = x[images], index[images]
+        y = np.empty(passed.shape, dtype=x.dtype)
+        _fold(np.maximum, -np.inf, part, rows, cols, y)
+        missing = np.ones(y.shape, dtype=bool)
+        passed.fill(0)
+        for t in range(area):
+            if t in taps:
+                r, s = taps[t]
+                missing[:, r.out, s.out] &= part[:, r.inp, s.inp] != y[:, r.out, s.out]
+            passed += missing.view(np.uint8)
+        if missing.any():  # these windows hold a NaN, which equals nothing
+            passed[missing] = 0
+            for t, (r, s) in taps.items():
+                passed[:, r.out, s.out][np.isnan(part[:, r.inp, s.inp])] = t
+
+    for_tiles(work, n, h * w * c)
     return to_nchw(index)
 
 
@@ -73,11 +74,24 @@ def max_pool2d_grad(
     dy, index: [N, C, P, Q] -> dx: [N, C, H, W] with (H, W) = input_size.
     """
     dy, index = to_nhwc(dy), to_nhwc(index)
-    n, p, q, c = dy.shape
-    h, w = input_size
-    dx = np.zeros((n, h, w, c), dtype=dy.dtype)
-    for t, out, inp in _taps(h, w, p, q, kernel_size, stride, padding):
-        dx[inp] += np.where(index[out] == t, dy[out], dy.dtype.type(0))
+    rows, cols = axes(input_size, kernel_size, stride, padding, ceil_mode)
+    dx = np.empty((dy.shape[0], *input_size, dy.shape[3]), dtype=dy.dtype)
+    bits_type = np.dtype(f"i{dy.itemsize}")
+
+    def work(images: slice) -> None:
+        bits, at = dy[images].view(bits_type), index[images]
+        mask = np.empty(bits.shape, dtype=bits_type)
+
+        def at_tap(r: Reach, s: Reach) -> np.ndarray:
+            # dy where index is this tap, else 0: all bits or none. (numpy.where takes five times as long, and a
+            # product would turn an infinite dy into NaN.)
+            chosen = (at == at.dtype.type(r.position * cols.kernel + s.position)).view(np.int8)
+            np.copyto(mask, np.negative(chosen, out=chosen))
+            return np.bitwise_and(mask, bits, out=mask).view(dy.dtype)
+
+        _unfold(at_tap, rows, cols, dx[images])
+
+    for_tiles(work, *_images_and_size(dx))
     return to_nchw(dx)
 
 
@@ -97,11 +111,15 @@ def avg_pool2d(
     """
     x = to_nhwc(x)
     n, h, w, c = x.shape
-    p, q = _output_hw(h, w, kernel_size, stride, padding, ceil_mode)
-    y = np.zeros((n, p, q, c), dtype=x.dtype)
-    for _, out, inp in _taps(h, w, p, q, kernel_size, stride, padding):
-        y[out] += x[inp]
-    y /= _counts(h, w, p, q, kernel_size, stride, padding, count_include_pad).astype(x.dtype)
+    rows, cols = axes((h, w), kernel_size, stride, padding, ceil_mode)
+    count = _counts(rows, cols, count_include_pad, x.dtype)
+    y = np.empty((n, rows.count, cols.count, c), dtype=x.dtype)
+
+    def work(images: slice) -> None:
+        _fold(np.add, 0, x[images], rows, cols, y[images])
+        y[images] /= count
+
+    for_tiles(work, n, h * w * c)
     return to_nchw(y)
 
 
@@ -115,59 +133,91 @@ def avg_pool2d_grad(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> np.ndarray:
-    """dx[n,c,h,w] = sum of dy / count over the windows that hold (h, w). dy: [N, C, P, Q] -> dx: [N, C, H, W]."""
+    """dx[n,c,h,w] = sum of dy / count over the windows that hold (h, w).
+
+    dy: [N, C, P, Q] -> dx: [N, C, H, W] with (H, W) = input_size.
+    """
     dy = to_nhwc(dy)
-    n, p, q, c = dy.shape
-    h, w = input_size
-    share = dy / _counts(h, w, p, q, kernel_size, stride, padding, count_include_pad).astype(dy.dtype)
-    dx = np.zeros((n, h, w, c), dtype=dy.dtype)
-    for _, out, inp in _taps(h, w, p, q, kernel_size, stride, padding):
-        dx[inp] += share[out]
+    rows, cols = axes(input_size, kernel_size, stride, padding, ceil_mode)
+    count = _counts(rows, cols, count_include_pad, dy.dtype)
+    dx = np.empty((dy.shape[0], *input_size, dy.shape[3]), dtype=dy.dtype)
+
+    def work(images: slice) -> None:
+        share = dy[images] / count
+        _unfold(lambda r, s: share, rows, cols, dx[images])
+
+    for_tiles(work, *_images_and_size(dx))
     return to_nchw(dx)
 
 
-def _output_hw(h: int, w: int, kernel: Pair, stride: Pair, padding: Padding, ceil_mode: bool) -> Pair:
-    top, bottom, left, right = padding
-    return (
-        output_size(h, kernel[0], stride[0], top, bottom, ceil_mode=ceil_mode),
-        output_size(w, kernel[1], stride[1], left, right, ceil_mode=ceil_mode),
-    )
+def _fold(operation: np.ufunc, start: float, x: np.ndarray, rows: Axis, cols: Axis, y: np.ndarray) -> None:
+    """y = operation over each window of x, first down its columns (long contiguous runs), then along its rows.
+
+    x: [n, H, W, C], y: [n, P, Q, C].
+    """
+    down = np.empty((*y.shape[:2], *x.shape[2:]), dtype=x.dtype)
+    _fold_axis(operation, start, x, rows, 1, down)
+    _fold_axis(operation, start, down, cols, 2, y)
 
 
-def _taps(
-    h: int, w: int, p: int, q: int, kernel: Pair, stride: Pair, padding: Padding
-) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
-    """(r*S + s, slices of the output, slices of the input it reads through that tap), row-major; NHWC."""
-    everything = slice(None)
-    for r in range(kernel[0]):
-        out_h, in_h = _reach(h, p, stride[0], r - padding[0])
-        for s in range(kernel[1]):
-            out_w, in_w = _reach(w, q, stride[1], s - padding[2])
-            if out_h.start < out_h.stop and out_w.start < out_w.stop:
-                yield r * kernel[1] + s, (everything, out_h, out_w), (everything, in_h, in_w)
+def _fold_axis(operation: np.ufunc, start: float, x: np.ndarray, axis: Axis, number: int, y: np.ndarray) -> None:
+    every = (slice(None),) * number
+    reaches = axis.reaches()
+    complete = next((r for r in reaches if r.out == slice(0, axis.count)), None)
+    if complete is None:
+        y.fill(start)
+    else:  # it reaches every window, so it can go first
+        reaches.remove(complete)
+        np.copyto(y, x[*every, complete.inp])
+    for r in reaches:
+        part = y[*every, r.out]
+        operation(part, x[*every, r.inp], out=part)
 
 
-def _reach(size: int, count: int, stride: int, offset: int) -> tuple[slice, slice]:
-    """The outputs i in 0..count-1 with 0 <= i*stride + offset < size, and those inputs, as slices."""
-    first = max(0, -(offset // stride))
-    last = min(count - 1, (size - 1 - offset) // stride)
-    start = first * stride + offset
-    return slice(first, last + 1), slice(start, start + max(0, last - first) * stride + 1, stride)
+def _unfold(values: Callable[[Reach, Reach], np.ndarray], rows: Axis, cols: Axis, dx: np.ndarray) -> None:
+    """dx[n,h,w,c] = sum of values(r, s)[n,p,q,c] over the windows (p, q) that have (h, w) at their tap (r, s).
+
+    `values` may reuse its result's memory. One residue of (h, w) modulo the stride at a time, so that the sums run over
+    contiguous memory, and only the finished ones go to strided places.
+    """
+    for a in range(rows.stride):
+        for b in range(cols.stride):
+            part = dx[:, a :: rows.stride, b :: cols.stride]
+            taps = [(r, s) for r in _of_residue(rows, a) for s in _of_residue(cols, b)]
+            if len(taps) == 1 and part.shape[1:3] == (_length(taps[0][0].out), _length(taps[0][1].out)):
+                r, s = taps[0]
+                _copy_pixels(values(r, s)[:, r.out, s.out], part)
+                continue
+            total = part if part.size == dx.size else np.empty(part.shape, dtype=dx.dtype)
+            total.fill(0)
+            for r, s in taps:
+                i, j = r.inp.start // rows.stride, s.inp.start // cols.stride
+                found = values(r, s)[:, r.out, s.out]
+                total[:, i : i + found.shape[1], j : j + found.shape[2]] += found
+            if total is not part:
+                _copy_pixels(total, part)
 
 
-def _counts(
-    h: int, w: int, p: int, q: int, kernel: Pair, stride: Pair, padding: Padding, include_pad: bool
-) -> np.ndarray:
+def _length(part: slice) -> int:
+    return part.stop - part.start
+
+
+def _of_residue(axis: Axis, residue: int) -> list[Reach]:
+    return [r for r in axis.reaches() if r.inp.start % axis.stride == residue]
+
+
+def _copy_pixels(source: np.ndarray, target: np.ndarray) -> None:
+    """Copy [n, h, w, C] with a pixel's C numbers as one item: fast for few channels too."""
+    if source.size:
+        pixel = f"V{source.shape[3] * source.itemsize}"
+        np.copyto(target.view(pixel), source.view(pixel))
+
+
+def _counts(rows: Axis, cols: Axis, include_pad: bool, dtype: np.dtype) -> np.ndarray:
     """Elements in each window, [P, Q, 1], at least 1."""
+    counts = rows.counts(include_pad)[:, None, None] * cols.counts(include_pad)[None, :, None]
+    return np.maximum(counts, 1).astype(dtype)
 
-    def along(size: int, count: int, k: int, step: int, before: int, after: int) -> np.ndarray:
-        start = np.arange(count) * step - before
-        stop = np.minimum(start + k, size + after)
-        if not include_pad:
-            start, stop = np.maximum(start, 0), np.minimum(stop, size)
-        return np.maximum(stop - start, 0)
 
-    top, bottom, left, right = padding
-    rows = along(h, p, kernel[0], stride[0], top, bottom)
-    columns = along(w, q, kernel[1], stride[1], left, right)
-    return np.maximum(rows[:, None, None] * columns[None, :, None], 1)
+def _images_and_size(x: np.ndarray) -> tuple[int, int]:
+    return x.shape[0], x[:1].size

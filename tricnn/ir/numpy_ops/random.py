@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from tricnn.ir.numpy_ops.parallel import for_tiles
+
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
-_CHUNK = 1 << 14  # elements at a time, so that the temporaries stay in cache
 
 
 def philox_4x32(counter0, counter1, counter2, counter3, key0: int, key1: int) -> tuple[np.ndarray, ...]:
@@ -46,10 +47,12 @@ def keep_mask(shape: tuple[int, ...], *, p: float, seed: int, layer: int, step: 
         keep[:] = False
     else:
         key0, key1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
-        for start in range(0, element.size, _CHUNK):
-            part = slice(start, start + _CHUNK)
+
+        def work(part: slice) -> None:
             word = philox_4x32(element[part], layer & 0xFFFFFFFF, step & 0xFFFFFFFF, 0, key0, key1)[0]
             np.greater_equal(word, np.uint32(threshold), out=keep[part])
+
+        for_tiles(work, element.size, 4)
     keep = keep.reshape(memory_shape)
     return keep.transpose(0, 3, 1, 2) if len(shape) == 4 else keep
 
