@@ -131,16 +131,25 @@ def build(
             missing, target, cache_dir=cache_dir, workers=workers, on_done=on_done, return_errors=True
         )
         again = False
+
+        def smaller(name: str) -> None:
+            """Shrink the tiles of a function, that is of every kernel that shares it."""
+            nonlocal again
+            sharing = [launch.kernel for launch in program.launches if launch.function == name]
+            suffix = name[len(sharing[0]) :]
+            attempts.update({kernel + suffix: attempts.get(name, 0) + 1 for kernel in sharing})
+            again = True
+
         for one, result in zip(missing, results, strict=True):
             tries = attempts.get(one.name, 0)
             if isinstance(result, CompileError):
                 if tries >= ATTEMPTS or "shared memory" not in result.reason:
                     raise result
-                attempts[one.name], again = tries + 1, True
+                smaller(one.name)
                 continue
             done[one.name] = (one, result)
             if result.spill_bytes and tries < ATTEMPTS:
-                attempts[one.name], again = tries + 1, True
+                smaller(one.name)
         if not again:
             break
     compiled = {name: done[name][1] for name in specs}
