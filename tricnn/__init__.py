@@ -1,0 +1,34 @@
+"""tricnn: convolutional networks compiled to few, readable Triton kernels, for training as well as inference.
+
+    import tricnn
+    g = tricnn.graphs.lenet()
+    m = tricnn.compile(g, mode="train", batch=64)
+    loss, grads = m.loss_and_grads(images, labels)
+    print(m.plan)       # the kernels as a short program
+    print(m.source)     # the Triton file that runs
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import graphs, ir
+    from .ir import Graph, GraphBuilder, TricnnError, from_text
+    from .runtime import Model, compile
+
+__version__ = "0.1.0"
+__all__ = ["Graph", "GraphBuilder", "Model", "TricnnError", "compile", "from_text", "graphs", "ir"]
+
+_HOME = {"compile": "runtime", "Model": "runtime", "Graph": "ir", "GraphBuilder": "ir", "TricnnError": "ir",
+         "from_text": "ir"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``import tricnn`` (and each compiler process) stays light."""
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name in ("graphs", "ir", "kernels"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'tricnn' has no attribute {name!r}")

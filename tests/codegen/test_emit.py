@@ -1,0 +1,78 @@
+"""The emitted file: what a person reads, and what must stay true of it whatever the network is called."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tricnn.codegen.emit import emit
+from tricnn.codegen.lower import lower
+from tricnn.compiler.fuse import fuse
+from tricnn.graphs import lenet
+from tricnn.ir import GraphBuilder
+from tricnn.runtime.model import specialised
+from tricnn.runtime.verify import verify
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def emitted(graph, mode="train", dtype="bf16", batch=256):  # type: ignore[no-untyped-def]
+    return emit(lower(fuse(specialised(graph, mode), mode), dtype, batch))
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_golden(mode: str) -> None:
+    """The text people read. UPDATE_GOLDEN=1 rewrites it; read the difference before you commit it."""
+    path = GOLDEN / f"lenet_{mode}_bf16.py.txt"
+    text = emitted(lenet(), mode)
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_imports_only_triton_and_torch_and_fits_the_page() -> None:
+    text = emitted(lenet())
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        assert not isinstance(node, ast.ImportFrom)
+    assert names == {"torch", "triton", "triton.language"}
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_names_that_mean_something_to_python_or_triton_are_only_names() -> None:
+    b = GraphBuilder("class")
+    x = b.input("tl", (3, 6, 6))
+    x = b.relu(b.conv2d(x, 4, 3, name="N"), name="import")
+    x = b.relu(b.conv2d(x, 4, 3, name="args.acc-mask"), name="triton")
+    graph = b.build(b.linear(x, 2, name="lambda"))
+    assert all(c.ok for c in verify(graph, mode="train", batch=1))
+
+
+SCRIPT = """
+import sys, importlib.util, torch
+spec = importlib.util.spec_from_file_location("kernels_of_lenet", sys.argv[1])
+module = importlib.util.module_from_spec(spec); sys.modules["kernels_of_lenet"] = module
+spec.loader.exec_module(module)
+t = module.allocate(1, device="cpu")
+for x in t.values():
+    x.fill_(0)
+t["fc3.bias"].copy_(torch.arange(10.0))
+module.step(t, 1)
+assert t["fc3"].tolist() == list(range(10)), t["fc3"]
+assert not any(name.startswith("tricnn") for name in sys.modules)
+"""
+
+
+def test_the_file_runs_alone(tmp_path: Path) -> None:
+    """allocate() and step() in a process that has never heard of tricnn."""
+    path = tmp_path / "lenet.py"
+    path.write_text(emitted(lenet(), "infer", "fp32", 1))
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(path)], env=env, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]

@@ -1,0 +1,88 @@
+"""Launches and bytes are exact, so they are tested: against counting by hand."""
+
+import pytest
+
+from tricnn.codegen.lower import lower
+from tricnn.codegen.program import Program
+from tricnn.compiler.fuse import fuse
+from tricnn.graphs import lenet
+from tricnn.ir import OPS, Graph, GraphBuilder, Kind
+from tricnn.runtime.model import specialised
+
+
+def program(graph: Graph, mode: str = "infer", dtype: str = "bf16", batch: int = 8, fused: bool = True) -> Program:
+    return lower(fuse(specialised(graph, mode, fuse=fused), mode, enabled=fused), dtype, batch)
+
+
+def test_bytes_of_a_convolution_by_hand() -> None:
+    """conv + bias + ReLU: image and weights in, result out; nothing in between. bf16 images, fp32 weights."""
+    b = GraphBuilder("one")
+    x = b.input("x", (16, 10, 12))
+    p = program(b.build(b.relu(b.conv2d(x, 32, 3, padding=1))))
+    image, weights, bias, result = 16 * 10 * 12 * 2, 32 * 16 * 9 * 4, 32 * 4, 32 * 10 * 12 * 2
+    assert len(p.launches) == 1
+    assert p.dram_bytes(8) == 8 * (image + result) + weights + bias
+    assert p.flops(8) == 8 * 2 * 32 * 16 * 9 * 120
+
+
+def test_a_strided_1x1_convolution_reads_a_fraction() -> None:
+    b = GraphBuilder("strided")
+    x = b.input("x", (16, 8, 8))
+    p = program(b.build(b.conv2d(x, 16, 1, stride=2, bias=False)))
+    assert p.dram_bytes(4) == 4 * (16 * 64 * 2 // 4 + 16 * 16 * 2) + 16 * 16 * 4
+
+
+def test_lenet_training_fuses_to_few_launches() -> None:
+    fused, unfused = (program(lenet(), "train", batch=256, fused=f) for f in (True, False))
+    assert len(fused.launches) == 18 and len(unfused.launches) == 42
+    assert fused.dram_bytes() < unfused.dram_bytes() / 3
+    assert fused.peak_memory_bytes() < unfused.peak_memory_bytes() * 0.7
+
+
+def test_layers_of_one_shape_share_a_kernel() -> None:
+    b = GraphBuilder("twins")
+    x = b.input("x", (16, 8, 8))
+    for _ in range(3):
+        x = b.relu(b.conv2d(x, 16, 3, padding=1))
+    p = program(b.build(x))
+    assert len(p.launches) == 3 and len(p.functions) == 1
+
+
+def test_the_arena_holds_no_two_live_buffers_in_one_place() -> None:
+    p = program(lenet(), "train", batch=4)
+    arena, spans = p.arena(), {}
+    for step, launch in enumerate(p.launches):
+        for name in (*launch.reads, *launch.writes):
+            spans[name] = (spans.get(name, (step, 0))[0], step)
+    names = list(arena.offsets)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            apart = arena.offsets[a] + p.buffers[a].bytes(4) <= arena.offsets[b] or arena.offsets[b] + p.buffers[
+                b
+            ].bytes(4) <= arena.offsets[a]  # fmt: skip
+            disjoint = spans[a][1] < spans[b][0] or spans[b][1] < spans[a][0]
+            assert apart or disjoint, (a, b)
+
+
+def test_every_operation_can_be_lowered() -> None:
+    """A row of the table without a kernel or an expression is a missing cell."""
+    from tricnn.codegen.expressions import EXPRESSIONS
+    from tricnn.codegen.lower import LOWERINGS
+    from tricnn.codegen.lower_others import LOWERINGS as every
+    from tricnn.compiler.fuse import ALONE
+
+    assert LOWERINGS is every
+    once = {"fold_weight", "fold_bias", "row"}  # computed when weights are loaded; a view
+    missing = [
+        op
+        for op, row in OPS.items()
+        if row.kind is not Kind.SOURCE and op not in once and op not in LOWERINGS and op not in EXPRESSIONS
+    ]
+    assert missing == []
+    assert [op for op in ALONE if op not in LOWERINGS] == []
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "tf32", "fp16", "bf16"])
+def test_any_batch_size_has_a_plan(dtype: str) -> None:
+    p = program(lenet(), "train", dtype, batch=64)
+    assert 0 < p.arena(1).size < p.arena(64).size < p.arena(256).size

@@ -1,0 +1,133 @@
+"""tricnn.compile and the model it returns: the contract, on all three executors."""
+
+import numpy as np
+import pytest
+import torch
+from tests.runtime.networks import KINDS, network
+
+import tricnn
+from tricnn.ir import CheckpointError, DataError, ShapeError, TargetError
+
+EXECUTORS = ("numpy", "eager", "triton")
+
+
+def images(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, 4, 9, 9), dtype=np.float32), rng.integers(0, 3, n)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_executors_agree_on_training(kind: str) -> None:
+    """Loss, every gradient, and the running statistics after two steps (so dropout's masks agree as well)."""
+    x, labels = images(3)
+    results = {}
+    for executor in EXECUTORS:
+        model = tricnn.compile(network(kind), "train", batch=3, executor=executor, seed=7)
+        model.loss_and_grads(x, labels)
+        loss, grads = model.loss_and_grads(x, labels)
+        results[executor] = (loss, grads, model.state_dict())
+    loss, grads, state = results["numpy"]
+    for executor in EXECUTORS[1:]:
+        other_loss, other_grads, other_state = results[executor]
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        assert other_grads.keys() == grads.keys()
+        for name in grads:
+            np.testing.assert_allclose(other_grads[name], grads[name], atol=2e-5 * abs(grads[name]).max() + 1e-6)
+        for name in state:
+            np.testing.assert_allclose(other_state[name], state[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_another_batch_size_needs_no_new_compilation(executor: str) -> None:
+    model = tricnn.compile(network("residual"), "infer", batch=4, executor=executor)
+    x, _ = images(5)
+    whole = model(x)
+    assert whole.shape == (5, 3)
+    np.testing.assert_allclose(np.concatenate([model(x[:1]), model(x[1:])]), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_tensors_in_tensors_out(executor: str) -> None:
+    x, labels = images(2)
+    model = tricnn.compile(network("residual"), "train", batch=2, executor=executor)
+    loss, grads = model.loss_and_grads(
+        torch.as_tensor(x).contiguous(memory_format=torch.channels_last), torch.as_tensor(labels)
+    )
+    assert isinstance(loss, float) and all(isinstance(g, torch.Tensor) for g in grads.values())
+    assert grads["c1.weight"].shape == (8, 4, 3, 3)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_state_dict_is_pytorchs_layout_and_comes_back_whole(executor: str) -> None:
+    graph = network("heads")
+    state = {n.name: np.random.default_rng(1).standard_normal(graph.types[n.name].per_image) for n in graph.parameters}
+    model = tricnn.compile(graph, "infer", executor=executor)
+    model.load_state_dict({name: torch.as_tensor(x) for name, x in state.items()})
+    for name, x in model.state_dict().items():
+        np.testing.assert_array_equal(x, state[name].astype(np.float32), err_msg=name)
+
+
+def test_folded_batch_norm_follows_new_weights() -> None:
+    """Weights are folded when they are loaded, so they never go stale (pytorch #108863)."""
+    x, labels = images(4)
+    train = tricnn.compile(network("residual"), "train", batch=4)
+    infer, plain = (tricnn.compile(network("residual"), "infer", batch=4, fuse=fuse) for fuse in (True, False))
+    for _ in range(2):
+        train.loss_and_grads(x, labels)
+        for model in (infer, plain):
+            model.load_state_dict(train.state_dict())
+        np.testing.assert_allclose(infer(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_stored_activations_are_rounded_in_numpy_too() -> None:
+    x, _ = images(2)
+    exact = tricnn.compile(network("residual"), "infer", executor="numpy")
+    rough = tricnn.compile(network("residual"), "infer", executor="numpy", dtype="bf16")
+    difference = np.abs(exact(x) - rough(x)).max() / np.abs(exact(x)).max()
+    assert 1e-5 < difference < 2**-4
+
+
+def test_bad_calls_say_what_is_accepted() -> None:
+    model = tricnn.compile(network("residual"), "train", batch=2)
+    x, labels = images(2)
+    with pytest.raises(ShapeError, match=r"input x: expected \[N, 4, 9, 9\], got \[2, 4, 9\]"):
+        model.loss_and_grads(x[..., 0], labels)
+    with pytest.raises(DataError, match="NaN"):
+        model.loss_and_grads(np.full_like(x, np.nan), labels)
+    with pytest.raises(DataError, match="3 is out of range; residual has classes 0 to 2"):
+        model.loss_and_grads(x, np.array([0, 3]))
+    with pytest.raises(DataError, match="-1 is out of range"):
+        model.loss_and_grads(x, np.array([0, -1]))
+    with pytest.raises(ShapeError, match="one per image"):
+        model.loss_and_grads(x, labels[:1])
+    with pytest.raises(TargetError, match="mode='infer'"):
+        model(x)
+    for change, message in [({"dtype": "fp8"}, "fp32"), ({"executor": "gpu"}, "auto"), ({"mode": "eval"}, "infer"),
+                            ({"batch": 0}, "at least 1"), ({"target": "sm_12"}, "sm_90"),
+                            ({"executor": "triton", "dtype": "fp64"}, "fp64")]:  # fmt: skip
+        with pytest.raises(TargetError, match=message):
+            tricnn.compile(network("residual"), **change)  # type: ignore[arg-type]
+
+
+def test_weights_that_do_not_fit_are_listed_and_nothing_is_loaded() -> None:
+    model = tricnn.compile(network("residual"), "infer")
+    before = model.state_dict()
+    state = dict(before) | {"c9.weight": np.zeros(3), "fc.bias": np.zeros(4)}
+    del state["c1.weight"]
+    with pytest.raises(CheckpointError) as error:
+        model.load_state_dict(state)
+    for part in ("missing c1.weight", "unexpected c9.weight", "fc.bias has shape (4,), needs (3,)"):
+        assert part in str(error.value)
+    for name, x in model.state_dict().items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+def test_the_same_inputs_give_the_same_bits() -> None:
+    x, labels = images(3)
+    for executor in ("numpy", "triton"):
+        runs = []
+        for _ in range(2):
+            model = tricnn.compile(network("residual"), "train", batch=3, executor=executor, seed=3)
+            loss, grads = model.loss_and_grads(x, labels)
+            runs.append((loss, {k: g.tobytes() for k, g in grads.items()}))
+        assert runs[0] == runs[1]

@@ -1,0 +1,50 @@
+"""The emitted kernels, run by Triton's interpreter, against float64: what a user trusts when they see 'verified'."""
+
+import pytest
+from tests.runtime.networks import KINDS, network
+
+from tricnn.codegen import expressions
+from tricnn.graphs import lenet
+from tricnn.runtime.verify import verify
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_kernels_are_within_their_tolerance(kind: str, dtype: str) -> None:
+    checks = verify(network(kind), mode="train", batch=2, dtype=dtype)
+    assert checks and [c for c in checks if not c.ok] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fuse", [True, False])
+def test_inference_kernels_are_within_their_tolerance(kind: str, fuse: bool) -> None:
+    assert [c for c in verify(network(kind), mode="infer", batch=3, dtype="fp16", fuse=fuse) if not c.ok] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_unfused_training_kernels_too(kind: str) -> None:
+    assert [c for c in verify(network(kind), mode="train", batch=2, dtype="fp32", fuse=False) if not c.ok] == []
+
+
+def test_a_wrong_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ReLU off by one part in a thousand, in fp32."""
+    wrong = expressions._formula("tl.where({0} < 0.0, 0.0, {0} * 1.001)")
+    monkeypatch.setitem(expressions.EXPRESSIONS, "relu", wrong)
+    checks = verify(lenet(width=0.5), mode="infer", batch=1, dtype="fp32")
+    assert {c.value for c in checks if not c.ok} == {"act1", "act2", "act3", "act4"}
+
+
+def test_an_element_that_is_never_written_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last channel of a store masked away: the NaN that the buffer was filled with must show."""
+    from tricnn.codegen.body import Body
+
+    store = Body.store
+
+    def forgetful(self, value, variable, at):  # type: ignore[no-untyped-def]
+        store(self, value, variable, at)
+        self.lines[-1] = self.lines[-1].replace("mask=mask", f"mask=mask & (channel < {at.width - 1})")
+
+    monkeypatch.setattr(Body, "store", forgetful)
+    checks = verify(lenet(width=0.5), mode="infer", batch=1, dtype="fp32")
+    assert not all(c.ok for c in checks)
