@@ -3,10 +3,11 @@
     out[n,p,q,k] = sum over r, s, c of src[n, rows(p, r), cols(q, s), c + first channel of k's group] * taps[r,s,c,k]
 
 It is a matrix product for each tile of columns and each group. Products with few channels run far below a BLAS's best
-rate and their columns are made of short copies, so neighbours are computed together where that is cheaper, over a weight
-matrix with zeros in it: `block` outputs in a row (they share most of their window) and `merge` groups.
+rate and their columns are made of short copies. So neighbours are computed together where that is cheaper, with a
+weight matrix that has zeros in it: `block` outputs in a row (they share most of their windows) and `merge` groups.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +16,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from tricnn.ir.numpy_ops.depthwise import correlate_depthwise, correlate_depthwise_grad
 from tricnn.ir.numpy_ops.im2col import Axis, columns, tiles
+
+_Index = tuple  # of slices, integers and ellipses
 
 
 def correlate(src: np.ndarray, taps: np.ndarray, rows: Axis, cols: Axis, groups: int, out: np.ndarray) -> None:
@@ -102,7 +105,7 @@ class _Product:
         for into, of in self._places(cols, c, k):
             taps[of] += matrix[into]
 
-    def _places(self, cols: Axis, c: int, k: int):
+    def _places(self, cols: Axis, c: int, k: int) -> Iterator[tuple[_Index, _Index]]:
         """Where the taps of each group stand in the matrix, once for each neighbour."""
         reach = (cols.taps - 1) * cols.step + 1
         kg = k // self.merge
@@ -150,6 +153,7 @@ def _as_matrix(part: np.ndarray, block: int) -> np.ndarray | None:
     """part: [n, p, q, k] as [n*p*q/block, block*k] over the same memory, or None if its strides do not allow it."""
     n, p, q, k = part.shape
     sn, sp, sq, sk = part.strides
-    if sk != part.itemsize or (p > 1 and sp != q * sq) or (n > 1 and sn != p * sp) or (block > 1 and sq != k * sk):
+    evenly_spaced = (p == 1 or sp == q * sq) and (n == 1 or sn == p * q * sq)
+    if sk != part.itemsize or not evenly_spaced or (block > 1 and sq != k * sk):
         return None
     return as_strided(part, (n * p * (q // block), block * k), (sq * block, sk))

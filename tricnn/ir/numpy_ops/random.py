@@ -1,6 +1,7 @@
 """Counter-based random numbers: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)."""
 
 import numpy as np
+import numpy.typing as npt
 
 from tricnn.ir.numpy_ops.parallel import for_tiles
 
@@ -9,7 +10,14 @@ _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 
 
-def philox_4x32(counter0, counter1, counter2, counter3, key0: int, key1: int) -> tuple[np.ndarray, ...]:
+def philox_4x32(
+    counter0: npt.ArrayLike,
+    counter1: npt.ArrayLike,
+    counter2: npt.ArrayLike,
+    counter3: npt.ArrayLike,
+    key0: int,
+    key1: int,
+) -> tuple[np.ndarray, ...]:
     """Ten rounds of Philox-4x32: four uint32 arrays from four uint32 counters (which broadcast) and a 2x32-bit key.
 
     Each round, with hi and lo the halves of the 64-bit product:
