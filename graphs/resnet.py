@@ -1,0 +1,113 @@
+"""ResNet: He, Zhang, Ren & Sun, "Deep residual learning for image recognition" (CVPR 2016), section 3.3 and table 1.
+
+    stage    output   18        34        50         101        152
+    conv1    112x112  7x7, 64, stride 2; 3x3 max pooling, stride 2
+    layer1   56x56    2 basic   3 basic   3 bottle   3 bottle   3 bottle      64 filters (256 out of a bottleneck)
+    layer2   28x28    2         4         4          4          8             128 (512)
+    layer3   14x14    2         6         6          23         36            256 (1024)
+    layer4   7x7      2         3         3          3          3             512 (2048)
+    fc       1x1      average pooling, dense layer
+
+Shortcuts are the paper's option B: the identity, and a 1x1 convolution where the shape changes. Names are
+torchvision's. The dense layer starts as N(0, 0.01^2), after Goyal et al., "Accurate, large minibatch SGD" (2017),
+section 5.1.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tricnn.ir import Graph, GraphBuilder
+from tricnn.ir.errors import GraphError
+
+from .widths import scaled
+
+ImageShape = Sequence[int]
+Block = Callable[[GraphBuilder, str, int, int], str]
+
+
+def resnet18(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """ResNet-18: 2-2-2-2 basic blocks."""
+    return _resnet("resnet18", (2, 2, 2, 2), basic, num_classes, input_shape, width)
+
+
+def resnet34(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """ResNet-34: 3-4-6-3 basic blocks."""
+    return _resnet("resnet34", (3, 4, 6, 3), basic, num_classes, input_shape, width)
+
+
+def resnet50(
+    num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0, stride_on: str = "3x3"
+) -> Graph:
+    """ResNet-50: 3-4-6-3 bottleneck blocks, stride on the 3x3 convolution (v1.5)."""
+    return _resnet("resnet50", (3, 4, 6, 3), _bottleneck(stride_on), num_classes, input_shape, width)
+
+
+def resnet101(
+    num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0, stride_on: str = "3x3"
+) -> Graph:
+    """ResNet-101: 3-4-23-3 bottleneck blocks, stride on the 3x3 convolution (v1.5)."""
+    return _resnet("resnet101", (3, 4, 23, 3), _bottleneck(stride_on), num_classes, input_shape, width)
+
+
+def resnet152(
+    num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0, stride_on: str = "3x3"
+) -> Graph:
+    """ResNet-152: 3-8-36-3 bottleneck blocks, stride on the 3x3 convolution (v1.5)."""
+    return _resnet("resnet152", (3, 8, 36, 3), _bottleneck(stride_on), num_classes, input_shape, width)
+
+
+def _resnet(
+    name: str, depths: Sequence[int], block: Block, num_classes: int, input_shape: ImageShape, width: float
+) -> Graph:
+    w = scaled(width)
+    b = GraphBuilder(name)
+    x = b.input("x", input_shape)
+    x = conv(b, x, w(64), 7, 2, name="conv1")
+    x = b.relu(b.batch_norm(x, name="bn1"), name="relu")
+    x = b.max_pool2d(x, 3, 2, padding=1, name="maxpool")
+    for stage, depth in enumerate(depths):
+        for i in range(depth):
+            with b.scope(f"layer{stage + 1}.{i}"):
+                x = block(b, x, w(64 << stage), 2 if stage and not i else 1)
+    x = b.global_avg_pool(x, name="avgpool")
+    return b.build(b.linear(x, num_classes, name="fc", weight_init="normal(0.01)"))
+
+
+def basic(b: GraphBuilder, x: str, filters: int, stride: int) -> str:
+    """``relu(shortcut(x) + bn(conv3x3(relu(bn(conv3x3(x))))))``, figure 5 left."""
+    y = conv(b, x, filters, 3, stride, name="conv1")
+    y = b.relu(b.batch_norm(y, name="bn1"), name="relu1")
+    y = conv(b, y, filters, 3, name="conv2")
+    y = b.batch_norm(y, name="bn2")
+    return b.relu(b.add_(y, projection(b, x, filters, stride), name="add"), name="relu2")
+
+
+def bottleneck(b: GraphBuilder, x: str, filters: int, stride: int, *, strides: Callable[[int], tuple[int, int]]) -> str:
+    """1x1 down to ``filters``, 3x3, 1x1 up to four times as many, figure 5 right."""
+    first, second = strides(stride)
+    y = conv(b, x, filters, 1, first, name="conv1")
+    y = b.relu(b.batch_norm(y, name="bn1"), name="relu1")
+    y = conv(b, y, filters, 3, second, name="conv2")
+    y = b.relu(b.batch_norm(y, name="bn2"), name="relu2")
+    y = conv(b, y, 4 * filters, 1, name="conv3")
+    y = b.batch_norm(y, name="bn3")
+    return b.relu(b.add_(y, projection(b, x, 4 * filters, stride), name="add"), name="relu3")
+
+
+def _bottleneck(stride_on: str) -> Block:
+    """``1x1`` is the paper (v1); ``3x3`` what everyone trains since (v1.5): the stride skips no input pixel."""
+    if stride_on not in ("1x1", "3x3"):
+        raise GraphError(f"stride_on={stride_on!r} is not accepted; one of 1x1 (the paper, v1), 3x3 (v1.5)")
+    return partial(bottleneck, strides=lambda s: (s, 1) if stride_on == "1x1" else (1, s))
+
+
+def projection(b: GraphBuilder, x: str, filters: int, stride: int) -> str:
+    """The identity where the shape stays, else a 1x1 convolution with batch norm (option B)."""
+    if stride == 1 and b.type(x).channels == filters:
+        return x
+    return b.batch_norm(conv(b, x, filters, 1, stride, name="downsample.0"), name="downsample.1")
+
+
+def conv(b: GraphBuilder, x: str, filters: int, size: int, stride: int = 1, *, name: str) -> str:
+    """A convolution without bias (a batch norm follows or precedes), padded to keep the image's size at stride 1."""
+    return b.conv2d(x, filters, size, stride=stride, padding=size // 2, bias=False, name=name)
