@@ -1,5 +1,6 @@
-"""LeNet: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section II.B,
-in the sizes of the lecture: two convolutions, two poolings, three dense layers, 61,706 parameters for 10 classes."""
+"""LeNet: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section
+II.B, in the sizes of the lecture: two convolutions, two poolings, three dense layers, 61,706 parameters for 10 classes.
+"""
 
 from collections.abc import Sequence
 
@@ -8,13 +9,21 @@ from tricnn.ir import Graph, GraphBuilder
 
 def lenet(num_classes: int = 10, input_shape: Sequence[int] = (1, 28, 28), width: float = 1.0) -> Graph:
     """LeNet with ReLU and max pooling, as it is trained today."""
-    return _lenet("lenet", GraphBuilder.relu, GraphBuilder.max_pool2d, "he_normal(fan_in)", num_classes, input_shape, width)
+    return _lenet(
+        "lenet", GraphBuilder.relu, GraphBuilder.max_pool2d, "he_normal(fan_in)", num_classes, input_shape, width
+    )
 
 
 def lenet_sigmoid(num_classes: int = 10, input_shape: Sequence[int] = (1, 28, 28), width: float = 1.0) -> Graph:
     """LeNet as the lecture first draws it: sigmoid and average pooling."""
     return _lenet(
-        "lenet_sigmoid", GraphBuilder.sigmoid, GraphBuilder.avg_pool2d, "xavier_uniform", num_classes, input_shape, width
+        "lenet_sigmoid",
+        GraphBuilder.sigmoid,
+        GraphBuilder.avg_pool2d,
+        "xavier_uniform",
+        num_classes,
+        input_shape,
+        width,
     )
 
 
