@@ -1,7 +1,92 @@
-"""The architectures, declared. Each is a function that returns a :class:`tricnn.ir.Graph`."""
+"""The architectures, declared. Each is a function that returns a :class:`tricnn.ir.Graph`.
 
+Every one takes ``num_classes``, ``input_shape`` (channels, height, width) and ``width``, which multiplies the number of
+channels: the same topology at any size. Dropout's probability is an argument too; 0 leaves it out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tricnn.ir import Graph
+
+from .alexnet import alexnet, alexnet_2012, alexnet_lecture
+from .cifar_resnet import (
+    cifar_resnet20,
+    cifar_resnet20_bn_after_addition,
+    cifar_resnet20_preactivation,
+    cifar_resnet20_relu_before_addition,
+    cifar_resnet20_relu_preactivation,
+    cifar_resnet32,
+    cifar_resnet44,
+    cifar_resnet56,
+    cifar_resnet110,
+)
+from .googlenet import googlenet, googlenet_bn, inception_block
+from .inception_bn import inception_bn
+from .inception_resnet_v2 import inception_resnet_v2
+from .inception_v3 import inception_v3
+from .inception_v4 import inception_v4
 from .lenet import lenet, lenet_sigmoid
+from .lenet5 import lenet5
+from .resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+from .resnet_v2 import resnet18_v2, resnet34_v2, resnet50_v2, resnet101_v2, resnet152_v2
+from .vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
-ARCHITECTURES = {f.__name__: f for f in (lenet, lenet_sigmoid)}
+_TINY: dict[str, Any] = {"num_classes": 10, "width": 1 / 16}
+_AT_32 = {**_TINY, "input_shape": (3, 32, 32)}
+_AT_64 = {**_TINY, "input_shape": (3, 64, 64)}
+#: the smallest images that leave the Inceptions' last blocks 2x2 pixels
+_AT_107 = {**_TINY, "input_shape": (3, 107, 107)}
+_CIFAR = {"width": 1 / 4, "input_shape": (3, 16, 16)}
 
-__all__ = ["ARCHITECTURES", *ARCHITECTURES]
+#: every architecture, with the arguments that keep its topology and make it small enough to check without a GPU
+_ZOO: dict[Callable[..., Graph], dict[str, Any]] = {
+    lenet: {},
+    lenet_sigmoid: {},
+    lenet5: {},
+    alexnet: _AT_64,
+    alexnet_lecture: {**_TINY, "input_shape": (3, 67, 67)},
+    alexnet_2012: _AT_64,
+    vgg11: _AT_32,
+    vgg11_bn: _AT_32,
+    vgg13: _AT_32,
+    vgg13_bn: _AT_32,
+    vgg16: _AT_32,
+    vgg16_bn: _AT_32,
+    vgg19: _AT_32,
+    vgg19_bn: _AT_32,
+    inception_block: {**_TINY, "input_shape": (12, 7, 7)},
+    googlenet: {**_TINY, "input_shape": (3, 80, 80)},
+    googlenet_bn: _AT_64,
+    inception_bn: _AT_64,
+    inception_v3: _AT_107,
+    inception_v4: _AT_107,
+    inception_resnet_v2: _AT_107,
+    resnet18: _AT_64,
+    resnet34: _AT_64,
+    resnet50: _AT_64,
+    resnet101: _AT_64,
+    resnet152: _AT_64,
+    resnet18_v2: _AT_64,
+    resnet34_v2: _AT_64,
+    resnet50_v2: _AT_64,
+    resnet101_v2: _AT_64,
+    resnet152_v2: _AT_64,
+    cifar_resnet20: _CIFAR,
+    cifar_resnet32: _CIFAR,
+    cifar_resnet44: _CIFAR,
+    cifar_resnet56: _CIFAR,
+    cifar_resnet110: _CIFAR,
+    cifar_resnet20_bn_after_addition: _CIFAR,
+    cifar_resnet20_relu_before_addition: _CIFAR,
+    cifar_resnet20_relu_preactivation: _CIFAR,
+    cifar_resnet20_preactivation: _CIFAR,
+}
+
+#: name -> function, in the order of the lecture; the first line of its docstring is its description
+ARCHITECTURES: dict[str, Callable[..., Graph]] = {f.__name__: f for f in _ZOO}
+
+#: name -> arguments of a small member with the same topology, for checks and training without a GPU
+SMALL: dict[str, dict[str, Any]] = {f.__name__: arguments for f, arguments in _ZOO.items()}
+
+__all__ = ["ARCHITECTURES", "SMALL", *ARCHITECTURES]

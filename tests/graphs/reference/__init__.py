@@ -1,0 +1,58 @@
+"""The zoo once more, written for the tests in plain ``torch.nn`` from the papers and with torchvision's and timm's
+attribute names. Nothing here knows of tricnn; the number of input channels of each layer is PyTorch's own inference
+(lazy modules), so a wrong join or a wrong stride shows as a wrong shape.
+
+A module returns its logits, or while it trains and has auxiliary heads, the logits and ``{head: logits}``.
+"""
+
+from torch import nn
+
+from . import alexnet, cifar, inception, lenet, resnet, vgg
+
+#: name in tricnn -> ``(num_classes, width, **options) -> module``; dropout left out
+REFERENCE = {
+    "lenet": lambda classes, width: lenet.lenet(classes, width, nn.ReLU, nn.MaxPool2d),
+    "lenet_sigmoid": lambda classes, width: lenet.lenet(classes, width, nn.Sigmoid, nn.AvgPool2d),
+    "lenet5": lenet.LeNet5,
+    "alexnet": alexnet.OneTower,
+    "alexnet_lecture": alexnet.Lecture,
+    "alexnet_2012": alexnet.TwoTowers,
+    "vgg11": lambda classes, width: vgg.VGG(classes, width, "1 1 2 2 2", False),
+    "vgg11_bn": lambda classes, width: vgg.VGG(classes, width, "1 1 2 2 2", True),
+    "vgg13": lambda classes, width: vgg.VGG(classes, width, "2 2 2 2 2", False),
+    "vgg13_bn": lambda classes, width: vgg.VGG(classes, width, "2 2 2 2 2", True),
+    "vgg16": lambda classes, width: vgg.VGG(classes, width, "2 2 3 3 3", False),
+    "vgg16_bn": lambda classes, width: vgg.VGG(classes, width, "2 2 3 3 3", True),
+    "vgg19": lambda classes, width: vgg.VGG(classes, width, "2 2 4 4 4", False),
+    "vgg19_bn": lambda classes, width: vgg.VGG(classes, width, "2 2 4 4 4", True),
+    "inception_block": inception.OneBlock,
+    "googlenet": inception.GoogLeNet,
+    "googlenet_bn": inception.GoogLeNetBN,
+    "inception_bn": inception.InceptionBN,
+    "inception_v3": inception.InceptionV3,
+    "inception_v4": inception.InceptionV4,
+    "inception_resnet_v2": inception.InceptionResNetV2,
+    "resnet18": lambda classes, width: resnet.ResNet(classes, width, [2, 2, 2, 2], resnet.Basic),
+    "resnet34": lambda classes, width: resnet.ResNet(classes, width, [3, 4, 6, 3], resnet.Basic),
+    "resnet50": lambda classes, width, **o: resnet.ResNet(classes, width, [3, 4, 6, 3], resnet.Bottleneck, **o),
+    "resnet101": lambda classes, width, **o: resnet.ResNet(classes, width, [3, 4, 23, 3], resnet.Bottleneck, **o),
+    "resnet152": lambda classes, width, **o: resnet.ResNet(classes, width, [3, 8, 36, 3], resnet.Bottleneck, **o),
+    "resnet18_v2": lambda classes, width: resnet.ResNetV2(classes, width, [2, 2, 2, 2], resnet.PreBasic),
+    "resnet34_v2": lambda classes, width: resnet.ResNetV2(classes, width, [3, 4, 6, 3], resnet.PreBasic),
+    "resnet50_v2": lambda classes, width: resnet.ResNetV2(classes, width, [3, 4, 6, 3], resnet.PreBottleneck),
+    "resnet101_v2": lambda classes, width: resnet.ResNetV2(classes, width, [3, 4, 23, 3], resnet.PreBottleneck),
+    "resnet152_v2": lambda classes, width: resnet.ResNetV2(classes, width, [3, 8, 36, 3], resnet.PreBottleneck),
+    "cifar_resnet20": lambda classes, width: cifar.Cifar(classes, width, 3, cifar.Original),
+    "cifar_resnet32": lambda classes, width: cifar.Cifar(classes, width, 5, cifar.Original),
+    "cifar_resnet44": lambda classes, width: cifar.Cifar(classes, width, 7, cifar.Original),
+    "cifar_resnet56": lambda classes, width: cifar.Cifar(classes, width, 9, cifar.Original),
+    "cifar_resnet110": lambda classes, width: cifar.Cifar(classes, width, 18, cifar.Original),
+    "cifar_resnet20_bn_after_addition": lambda classes, width: cifar.Cifar(
+        classes, width, 3, cifar.BatchNormAfterAddition
+    ),
+    "cifar_resnet20_relu_before_addition": lambda classes, width: cifar.Cifar(
+        classes, width, 3, cifar.ReLUBeforeAddition
+    ),
+    "cifar_resnet20_relu_preactivation": lambda classes, width: cifar.Cifar(classes, width, 3, cifar.ReLUPreactivation),
+    "cifar_resnet20_preactivation": lambda classes, width: cifar.Cifar(classes, width, 3, cifar.Preactivation),
+}

@@ -1,0 +1,69 @@
+"""Every network, scaled down: what a training step and an inference compute, against PyTorch.
+
+A block wired wrongly still trains, to a worse network that bears a good one's name, and published weights that load
+into it give nonsense. So each member's logits, loss, every gradient and every running statistic must be those of an
+independent module (``tests/graphs/reference``) with the same weights under the same names.
+"""
+
+import numpy as np
+import pytest
+
+from tricnn.compiler.specialise import for_inference
+from tricnn.graphs import ARCHITECTURES, SMALL
+
+from .comparison import Case, small, without_dropout
+from .reference import REFERENCE
+
+#: deeper members made of the same blocks as a shallower one
+DEEP = ("resnet101", "resnet152", "resnet101_v2", "resnet152_v2", "cifar_resnet110", "vgg13", "vgg19", "vgg19_bn")
+
+CASES = {
+    **dict.fromkeys(ARCHITECTURES, Case),
+    "googlenet_bn with heads": lambda name: Case("googlenet_bn", {"aux": True, "input_shape": (3, 80, 80)}),
+    "googlenet without heads": lambda name: Case("googlenet", {"aux": False, "width": 1 / 8}),
+    "inception_v3 without its head": lambda name: Case("inception_v3", {"aux": False}),
+    "inception_v3, 2x2 pixels in its head": lambda name: Case(
+        "inception_v3", {"input_shape": (3, 155, 155)}, {"left": 2}
+    ),
+    "resnet50 as published (v1)": lambda name: Case("resnet50", {"stride_on": "1x1"}),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in DEEP else []) for n in CASES])
+def test_a_step_and_an_inference_equal_pytorch(name):
+    case = CASES[name](name)
+    logits, expected_logits = case.inferred()
+    np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=1e-9 * np.abs(expected_logits).max())
+    computed, expected = case.computed(), case.expected()
+    assert set(computed) == set(expected)
+    largest = max(np.abs(value).max() for name, value in expected.items() if name.startswith("grad:"))
+    for value, there in expected.items():
+        size, difference = np.abs(there).max(), np.abs(computed[value] - there).max()
+        if cancels(case, value):
+            assert size + difference < 1e-13 * largest, value
+        else:
+            assert size > 1e-7 * largest, f"{value} has hardly a gradient; the comparison would say nothing"
+            assert difference < 1e-9 * size, value
+
+
+def cancels(case: Case, value: str) -> bool:
+    """A bias that batch norm takes away again: its gradient is zero but for rounding."""
+    graph = case.graph
+    layer = value.removeprefix("grad:").removesuffix(".bias")
+    if layer == value or layer not in graph.by_name or graph.by_name[layer].op != "conv2d":
+        return False
+    if case.name == "inception_resnet_v2":
+        return layer == "block8.conv2d"  # the last residual: nothing but conv2d_7b, normalised, reads it
+    return [n.op for n in graph.consumers[layer]] == ["batch_norm"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_dropout_is_all_that_the_comparison_leaves_out(name):
+    """The declared network, dropout in, is at inference the one compared above."""
+    declared = ARCHITECTURES[name](**SMALL[name])
+    assert for_inference(declared) == for_inference(small(name))
+    assert bool(declared.of("dropout")) == bool(without_dropout(name))
+
+
+def test_every_network_has_a_reference():
+    assert set(REFERENCE) == set(ARCHITECTURES) == set(SMALL)
