@@ -130,8 +130,9 @@ class Body:
         names = [*self.args.values(), *self.written.values()]
         return [f"({names[0]},) = args" if len(names) == 1 else f"{', '.join(names)} = args"] if names else []
 
-    def load_function(self, name: str, raw: str, width: int, stem: str) -> str:
-        """``load(pixel, channel, mask, args)`` for one operand, prologue and all."""
+    def load_function(self, name: str, raw: str, width: int, stem: str, *, multiplied: bool = False) -> str:
+        """``load(pixel, channel, mask, args)`` for one operand, prologue and all. A computed tile is fp32, unless it is
+        to be ``multiplied``: then it is rounded to the storage type, for the tensor cores."""
         at = At("pixel", "channel", "mask", width)
         value = self.plan.storage(raw)
         computed = value in self.kernel.by_name
@@ -139,7 +140,8 @@ class Body:
         if computed:
             if not self.keeps_zero(value):
                 tile = f"tl.where(mask, {tile}, 0.0)"
-            tile = self.rounded(tile, self.storage)
+            if multiplied:
+                tile = self.rounded(tile, self.storage)
         elif self.lines and self.lines[-1].startswith(f"{tile} = "):
             tile = self.lines.pop().split(" = ", 1)[1]
         return self.function(name, "pixel, channel, mask, args", [*self.lines, f"return {tile}"])

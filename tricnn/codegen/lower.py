@@ -243,7 +243,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         state.attempt(name),
     )  # fmt: skip
     load, store = state.body(kernel), state.body(kernel)
-    load_text = load.load_function(f"{name}_load_x", node.inputs[0], c["C"], "x")
+    load_text = load.load_function(f"{name}_load_x", node.inputs[0], c["C"], "x", multiplied=True)
     at = At("pixel", "channel", "mask", c["K"])
     result = "acc"
     if len(node.inputs) > 2:
@@ -285,7 +285,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     if tile.k > max(tiles.power_of_two(c["K"] // groups), 16):
         tile = replace(tile, k=max(tiles.power_of_two(c["K"] // groups), 16))
     load, store = state.body(kernel), state.body(kernel)
-    load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy")
+    load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True)
     epilogue(store, kernel, At("pixel", "channel", "mask", c["C"]), node.name, "acc")
     store_text = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
     weight = plan.storage(node.inputs[1])
@@ -318,8 +318,8 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     split = tiles.split_of(count, pixels, tile.k)
     bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)
     load_dy, load_x = state.body(kernel), state.body(kernel)
-    dy_text = load_dy.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy")
-    x_text = load_x.load_function(f"{name}_load_x", node.inputs[1], c["C"], "x")
+    dy_text = load_dy.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True)
+    x_text = load_x.load_function(f"{name}_load_x", node.inputs[1], c["C"], "x", multiplied=True)
     total = c["K"] * columns
     everything = total + (c["K"] if bias else 0)
     if split > 1:
