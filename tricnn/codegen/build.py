@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .lower import lower
 from .program import Function, Program
 from .targets import parse_target
 
+SYMBOL = "kernel"  # the name of every compiled kernel inside its binary
 ATTEMPTS = 8  # how many times a kernel's tiles may be made smaller
 
 
@@ -59,7 +60,7 @@ class Build:
         program = self.program
         files = {
             name: {"binary": f"{name}.{code.binary_kind}", "assembly": [f"{name}.{kind}" for kind in code.assembly],
-                   "sha256_of_inputs": code.digest, "num_warps": code.num_warps}
+                   "symbol": SYMBOL, "sha256_of_inputs": code.digest, "num_warps": code.num_warps}
             for name, code in self.compiled.items()
         }  # fmt: skip
         return {
@@ -126,9 +127,9 @@ def build(
     for _ in range(ATTEMPTS + 1):
         program = lower(plan, dtype, batch, target, attempts)
         specs = {f.name: spec(f) for f in program.functions}
-        missing = [s for s in specs.values() if s.name not in done or done[s.name][0] != s]
+        missing = {name: s for name, s in specs.items() if name not in done or done[name][0] != s}
         results = compile_kernels(
-            missing, target, cache_dir=cache_dir, workers=workers, on_done=on_done, return_errors=True
+            list(missing.values()), target, cache_dir=cache_dir, workers=workers, on_done=on_done, return_errors=True
         )
         again = False
 
@@ -140,16 +141,16 @@ def build(
             attempts.update({kernel + suffix: attempts.get(name, 0) + 1 for kernel in sharing})
             again = True
 
-        for one, result in zip(missing, results, strict=True):
-            tries = attempts.get(one.name, 0)
+        for (name, one), result in zip(missing.items(), results, strict=True):
+            tries = attempts.get(name, 0)
             if isinstance(result, CompileError):
                 if tries >= ATTEMPTS or "shared memory" not in result.reason:
-                    raise result
-                smaller(one.name)
+                    raise CompileError(name, target, result.reason, result.detail)
+                smaller(name)
                 continue
-            done[one.name] = (one, result)
+            done[name] = (one, replace(result, name=name))
             if result.spill_bytes and tries < ATTEMPTS:
-                smaller(one.name)
+                smaller(name)
         if not again:
             break
     compiled = {name: done[name][1] for name in specs}
@@ -157,7 +158,9 @@ def build(
 
 
 def spec(function: Function) -> KernelSpec:
-    """A function of the emitted file as a kernel to compile by itself."""
+    """A function of the emitted file as a kernel to compile by itself. Its symbol does not depend on the layer, so
+    layers of one shape, and networks that share shapes, share the machine code in the cache."""
     return KernelSpec(
-        function.name, standalone(function), dict(function.parameters), {}, function.num_warps, function.num_stages
-    )
+        SYMBOL, standalone(function).replace(function.name, SYMBOL), dict(function.parameters), {}, function.num_warps,
+        function.num_stages,
+    )  # fmt: skip
