@@ -17,6 +17,7 @@ from tricnn.codegen.cache import Entry, KernelCache, default_directory
 from tricnn.codegen.compile import KernelSpec, compile_kernels
 
 ROOT = Path(__file__).parents[2]
+PYTHONPATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 FILL = """import triton
 import triton.language as tl
@@ -65,7 +66,7 @@ def test_reading_the_cache_does_not_import_triton(tmp_path: Path) -> None:
         f"(kernel,) = compile_kernels([spec], 'sm_90', cache_dir=Path({str(tmp_path)!r}))\n"
         "assert kernel.from_cache and not {'triton', 'torch'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | PYTHONPATH)
 
 
 def flip(data: bytes, position: int) -> bytes:
@@ -151,7 +152,7 @@ def test_two_processes_may_compile_at_once(tmp_path: Path) -> None:
     """Also: a script with no `if __name__ == "__main__"` works."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(source=FILL, cache=str(tmp_path / "cache")))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | PYTHONPATH
     both = [
         subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) for _ in "ab"
     ]

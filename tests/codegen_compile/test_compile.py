@@ -21,6 +21,7 @@ from tricnn.ir.errors import TargetError
 FIVE = ["sm_80", "sm_90", "sm_100", "sm_120", "gfx942"]
 NVIDIA = FIVE[:4]
 ROOT = Path(__file__).parents[2]
+PYTHONPATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 HEAD = "import triton\nimport triton.language as tl\n\n\n"
 
@@ -163,8 +164,9 @@ def test_facts_agree_with_nvidias_disassembler(target: str, compiled: dict, tmp_
 @pytest.mark.parametrize("target", NVIDIA)
 def test_spills_are_seen_and_only_where_there_are_some(target: str, compiled: dict) -> None:
     for name, kernel in compiled[target].items():
-        local = {"STL", "LDL"} & set(named_instructions(kernel.binary))
-        assert (kernel.spill_bytes > 0) == bool(local) == (name == "spilling"), name
+        # A store alone is no spill: ptxas 12.9's checks of TMA addresses put an argument on the stack for a trap.
+        reloads = "LDL" in named_instructions(kernel.binary)
+        assert (kernel.spill_bytes > 0) == reloads == (name == "spilling"), name
 
 
 def test_amd_spills_are_the_bytes_its_assembly_stores(tmp_path: Path) -> None:
@@ -306,7 +308,7 @@ def test_interrupting_leaves_no_process(how: signal.Signals, tmp_path: Path) -> 
         "from pathlib import Path\nfrom tricnn.codegen.compile import KernelSpec, compile_kernels\n"
         f"compile_kernels([KernelSpec('k', {source!r}, {{}}, {{}})], 'sm_80', cache_dir=Path({str(tmp_path)!r}))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    environment = os.environ | PYTHONPATH | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
     pids: list[int] = []
     deadline = time.monotonic() + 30

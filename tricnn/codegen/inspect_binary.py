@@ -16,7 +16,8 @@ tensor_core   matrix instructions in the cubin's code     `v_mfma*`, `v_smfmac*`
 bulk_copy     TMA and bulk copies in the cubin's code     false: there is no such instruction on these targets
 ============  ==========================================  ===================================================
 
-ptxas's report is of the very run that made the cubin. A kernel with local arrays has a stack frame and no spill; a
+ptxas's report is of the very run that made the cubin. A kernel with local arrays, or one that puts an argument on the
+stack before a trap (ptxas 12.9's checks of TMA addresses do), has a stack frame and STL instructions, yet no spill; a
 scalar register spilt to a lane of a vector register (AMD) counts as a spill although it never reaches memory, so that
 `spill_bytes == 0` always means that nothing was spilt.
 """
