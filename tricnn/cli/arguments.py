@@ -1,0 +1,238 @@
+"""Options that several commands share, and how MODEL becomes a graph."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tricnn.codegen.program import Program
+    from tricnn.ir import Graph
+
+LARGEST_FILE = 16 << 20  # of a graph as text, in bytes
+LARGEST_BATCH = 2**31 - 1
+
+
+class UsageError(Exception):
+    """Arguments that do not make a command."""
+
+    exit_status = 2
+
+
+# --- kinds of values ------------------------------------------------------------------------------------------------
+
+
+def whole(least: int, most: int = LARGEST_BATCH) -> Callable[[str], int]:
+    """A whole number between ``least`` and ``most``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text) if len(text) < 20 else None
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            limit = f"of at least {least}" if most == LARGEST_BATCH else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number {limit}")
+        return value
+
+    return parse
+
+
+def real(least: float = 0.0, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """A finite number of at least (or, ``above``, greater than) ``least``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not least <= value <= most or (above and value == least):
+            limit = f"{'above' if above else 'of at least'} {least:g}"
+            limit += f" and at most {most:g}" if most < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number {limit}")
+        return value
+
+    return parse
+
+
+def image_shape(text: str) -> tuple[int, int, int]:
+    """``C,H,W``."""
+    parts = text.replace("x", ",").split(",")
+    try:
+        c, h, w = (whole(1, 1 << 20)(part.strip()) for part in parts)
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not channels,height,width, such as 3,224,224"
+        ) from None  # fmt: skip
+    return c, h, w
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="an architecture (tricnn list), or a file with a graph as text")
+    group = parser.add_argument_group("the size of an architecture")
+    group.add_argument("--classes", type=whole(1, 1 << 24), metavar="N", help="how many classes")
+    group.add_argument("--input", type=image_shape, metavar="C,H,W", help="the images' channels, height and width")
+    group.add_argument("--width", type=real(0, 64, above=True), metavar="F", help="times as many channels everywhere")
+
+
+def add_compilation(parser: argparse.ArgumentParser, mode: str = "infer", batch: int | None = 1) -> None:
+    parser.add_argument("--mode", default=mode, metavar="M", help=f"infer or train ({mode})")
+    what = f"({batch})" if batch else "(small without a GPU)"
+    parser.add_argument("--batch", type=whole(1), default=batch, metavar="N", help=f"images in a batch {what}")
+    parser.add_argument("--dtype", default="fp32", metavar="D", help="fp32, tf32, fp16 or bf16 (fp32)")
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target", metavar="T", help="sm_80, sm_90, sm_100, sm_120, gfx942, ... (the GPU at hand, else sm_90)"
+    )
+
+
+# --- MODEL ----------------------------------------------------------------------------------------------------------
+
+
+def load_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
+    """The graph that MODEL names. ``defaults`` are an architecture's arguments where the user gave none.
+
+    Raises UsageError for a name that is unknown (with those near to it), TricnnError for a file that does not hold a
+    graph.
+    """
+    from tricnn.graphs import ARCHITECTURES
+
+    name = options.model
+    given = {
+        "num_classes": options.classes,
+        "input_shape": options.input,
+        "width": options.width,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name](**{**defaults, **given})
+    if os.path.lexists(name):
+        if given:
+            flags = {"num_classes": "--classes", "input_shape": "--input", "width": "--width"}
+            raise UsageError(
+                f"{flags[next(iter(given))]} is for architectures; {name} is a file, which says its sizes itself"
+            )
+        return read_graph(Path(name))
+    near = difflib.get_close_matches(name, ARCHITECTURES, 3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    if "/" in name or name.endswith(".txt"):
+        raise UsageError(f"there is no file {name}; MODEL is an architecture or a file with a graph as text")
+    raise UsageError(f"unknown model {name!r}: {hint}`tricnn list` shows all {len(ARCHITECTURES)}; a file's path will do too")
+
+
+def read_graph(path: Path) -> Graph:
+    """A graph from its text form, errors with the file's name, the line and the column."""
+    from tricnn.ir import TricnnError, from_text
+
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise UsageError(f"{path} is a folder; MODEL is an architecture or a file with a graph as text")
+        with open(path, "rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(raw) > LARGEST_FILE:
+        raise UsageError(f"{path}: more than {LARGEST_FILE >> 20} MB; a graph as text is shorter")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}: line {line}: not text in UTF-8; a graph as text was expected") from None
+    try:
+        return from_text(text)
+    except TricnnError as error:
+        raise TricnnError(f"{path}: {error}") from None
+
+
+def small_arguments(name: str) -> Mapping[str, Any]:
+    """An architecture's arguments for checks without a GPU: its topology, small."""
+    from tricnn.graphs import SMALL
+
+    return SMALL.get(name, {})
+
+
+# --- what is compiled -----------------------------------------------------------------------------------------------
+
+
+def chosen_target(name: str | None) -> str:
+    """The target's canonical name; the GPU at hand, else sm_90, if none is given."""
+    from tricnn.codegen.targets import parse_target
+    from tricnn.runtime.model import device_target
+
+    return parse_target(name if name is not None else device_target()).name
+
+
+def check_dtype(dtype: str) -> None:
+    from tricnn.codegen.program import DTYPES
+
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not one that kernels are compiled for; accepted: {', '.join(DTYPES)}")
+
+
+def lowered(graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool) -> Program:
+    """The program of a graph, not compiled: its launches and what they move are known exactly."""
+    from tricnn.codegen.lower import lower
+    from tricnn.compiler.fuse import fuse as fuse_graph
+    from tricnn.runtime.model import specialised
+
+    check_dtype(dtype)
+    plan = fuse_graph(specialised(graph, mode, fuse=fuse), mode, enabled=fuse)
+    return lower(plan, dtype, batch, target)
+
+
+def static_figures(program: Program) -> dict[str, int]:
+    """What is known of a program without running it."""
+    return {
+        "launches": len(program.launches),
+        "dram_bytes": program.dram_bytes(),
+        "flops": program.flops(),
+        "peak_memory_bytes": program.peak_memory_bytes(),
+    }
+
+
+# --- --out ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def output_folder(path: str | None) -> Iterator[Path | None]:
+    """The folder to write to, made if need be and tried before any work is done; taken away again if it stays empty.
+
+    Raises UsageError if nothing can be written there.
+    """
+    if path is None:
+        yield None
+        return
+    folder = Path(path)
+    made: list[Path] = []
+    try:
+        for parent in (folder, *folder.parents):
+            if parent.exists():
+                break
+            made.append(parent)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"--out {path}: cannot be written ({reason})") from None
+        yield folder
+    finally:
+        for parent in made:
+            try:
+                parent.rmdir()
+            except OSError:
+                break

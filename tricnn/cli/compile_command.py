@@ -1,0 +1,122 @@
+"""A network compiled to GPU kernels for a target, which need not be there: which layers share a kernel, what each
+kernel moves, and what its machine code uses."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .arguments import (
+    add_compilation,
+    add_model,
+    add_target,
+    chosen_target,
+    load_graph,
+    lowered,
+    output_folder,
+    static_figures,
+)
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tricnn.codegen.build import Build
+    from tricnn.codegen.program import Program
+    from tricnn.ir import Graph
+
+EXAMPLES = """\
+examples:
+  tricnn compile lenet                                           for inference, on the GPU at hand or sm_90
+  tricnn compile lenet --mode train --batch 256 --dtype bf16     one training step
+  tricnn compile resnet18 --target gfx942 --out out/resnet18     kernels.py, machine code, manifest.json
+  tricnn compile mine.txt --mode train --no-fuse                 one kernel a layer
+
+Columns: bytes counts each operand read once and each result written once, per launch; spills and registers are per
+thread; "unfused" is the same layers as one kernel each.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_compilation(parser)
+    add_target(parser)
+    parser.add_argument("--no-fuse", action="store_true", help="one kernel for each layer")
+    parser.add_argument("--out", metavar="DIR", help="write kernels.py, the machine code and manifest.json there")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..report import tables
+    from ..report.figures import size
+
+    screen = Screen(options.json)
+    target = chosen_target(options.target)
+    graph = load_graph(options)
+    unfused = lowered(graph, options.mode, options.batch, options.dtype, target, fuse=False)
+    program = unfused if options.no_fuse else lowered(graph, options.mode, options.batch, options.dtype, target, fuse=True)
+    with output_folder(options.out) as folder:
+        built = compile_shown(program, target, screen)
+        files = built.write(folder) if folder else []
+    result = summary(graph, built, unfused)
+    screen.json(result)
+    beside = None if options.no_fuse else _replaced(built, unfused)
+    screen.show(tables.kernels(result, beside, screen.out.width), *sentences(result))
+    if files:
+        total = sum(f.stat().st_size for f in files)
+        screen.show(f"{len(files)} files ({size(total)}) in {options.out}: kernels.py, manifest.json, machine code")
+    return 0
+
+
+def _replaced(built: Build, unfused: Program) -> dict[str, tuple[int, int]]:
+    from ..report.replaced import replaced
+
+    return replaced(built.program, unfused)
+
+
+def compile_shown(program: Program, target: str, screen: Screen, cache_dir: Path | None = None) -> Build:
+    """Compile a program's plan, with its progress on the screen."""
+    from tricnn.codegen.build import build
+
+    from ..report.progress import Steps
+
+    with Steps(screen.progress, f"compiling for {target}", len(program.functions), "kernels") as steps:
+        return build(
+            program.plan, program.dtype, program.batch, target, cache_dir=cache_dir,
+            on_done=lambda kernel: steps.done(),
+        )  # fmt: skip
+
+
+def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
+    """The object that ``--json`` prints; its keys are a contract."""
+    program = built.program
+    return {
+        "graph": graph.name,
+        "mode": program.plan.mode,
+        "batch": program.batch,
+        "dtype": program.dtype,
+        "target": built.target,
+        **static_figures(program),
+        "parameters": graph.num_parameters,
+        "macs_per_image": graph.macs,
+        "compile_seconds": round(built.seconds, 3),
+        "kernels": built.kernels,
+        "unfused": {"launches": len(unfused.launches), "dram_bytes": unfused.dram_bytes()},
+    }
+
+
+def sentences(result: dict[str, Any]) -> list[str]:
+    """What the table comes to."""
+    from ..report.figures import plural, scaled, size, times
+
+    plain = result["unfused"]
+    lines = [
+        f"{plural(result['launches'], 'launch')} moving {size(result['dram_bytes'])}; unfused "
+        f"{plural(plain['launches'], 'launch')} moving {size(plain['dram_bytes'])} "
+        f"({times(plain['dram_bytes'] / max(1, result['dram_bytes']))} as much)",
+        f"{scaled(result['flops'])} floating-point operations, {size(result['peak_memory_bytes'])} of memory at most, "
+        f"compiled in {result['compile_seconds']:.1f} s",
+    ]
+    spilling = [k["name"] for k in result["kernels"] if k["spill_bytes"]]
+    if spilling:
+        lines.append(f"{plural(len(spilling), 'kernel')} spill registers to memory: {', '.join(spilling)}")
+    return lines

@@ -1,0 +1,87 @@
+"""Every edge of the graph: fused, by which rule, or not, for which reason; and what that comes to in bytes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, static_figures
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from tricnn.codegen.program import Program
+
+EXAMPLES = """\
+examples:
+  tricnn explain lenet
+  tricnn explain resnet18 --mode train --batch 64 --dtype bf16
+  tricnn explain resnet18 --mode train --plan            the plan itself, as a program
+
+"bytes saved" of an edge is the value that need not be read from memory there. The totals below are exact: they also
+count what is not written, and what a prologue reads more than once.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_compilation(parser)
+    add_target(parser)
+    parser.add_argument("--plan", action="store_true", help="print the plan as a program instead")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..report import tables
+    from ..report.figures import size, times
+
+    screen = Screen(options.json)
+    target = chosen_target(options.target)
+    graph = load_graph(options)
+    fused, unfused = (
+        lowered(graph, options.mode, options.batch, options.dtype, target, fuse=fuse) for fuse in (True, False)
+    )
+    if options.plan and not options.json:
+        print(fused.plan, end="")
+        return 0
+    result = explanation(graph.name, fused, unfused)
+    screen.json(result)
+    edges = result["edges"]
+    together = [e for e in edges if e["fused"]]
+    apart = [e for e in edges if not e["fused"]]
+    what = f"{graph.name}: {options.mode}, {options.dtype}, batch {options.batch}"
+    plain = result["unfused"]
+    screen.show(
+        tables.edges(f"{what}: {len(together)} of {len(edges)} edges fused", together, True),
+        tables.edges(f"{len(apart)} edges not fused", apart, False),
+        f"launches {plain['launches']} -> {result['launches']}; bytes {size(plain['dram_bytes'])} -> "
+        f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less",
+    )
+    return 0
+
+
+def explanation(name: str, fused: Program, unfused: Program) -> dict[str, Any]:
+    """The object that ``--json`` prints."""
+    from tricnn.codegen.program import BYTES, element
+
+    edges = []
+    for d in fused.plan.decisions:
+        type_ = fused.plan.type(d.producer)
+        volume = type_.elements(fused.batch) * BYTES[element(type_, fused.storage)]
+        edges.append({
+            "producer": d.producer,
+            "consumer": d.consumer,
+            "fused": d.fused,
+            "rule" if d.fused else "reason": d.rule,
+            "bytes_saved": volume if d.fused else 0,
+        })  # fmt: skip
+    return {
+        "graph": name,
+        "mode": fused.plan.mode,
+        "batch": fused.batch,
+        "dtype": fused.dtype,
+        "edges": edges,
+        "fused_edges": sum(e["fused"] for e in edges),
+        "launches": len(fused.launches),
+        "dram_bytes": fused.dram_bytes(),
+        "bytes_saved": unfused.dram_bytes() - fused.dram_bytes(),
+        "unfused": {k: v for k, v in static_figures(unfused).items() if k in ("launches", "dram_bytes")},
+    }

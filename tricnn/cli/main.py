@@ -1,0 +1,146 @@
+"""The parser, and what every command has in common: errors as one line, exit statuses, broken pipes, Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from .arguments import UsageError
+
+#: command -> what it does, in a few words; each is a module of this folder with ``add_arguments`` and ``run``
+COMMANDS = {
+    "list": "the architectures, with parameters and multiply-adds",
+    "show": "a network layer by layer, with totals",
+    "compile": "a network to GPU kernels; the GPU need not be there",
+    "explain": "what was fused, what was not, and why",
+    "verify": "every compiled kernel against float64 NumPy",
+    "train": "a network on a data set of images",
+    "bench": "fused, unfused and PyTorch, side by side",
+}
+
+INTERNAL_ERROR = 70  # EX_SOFTWARE: neither the input's fault nor an answer
+
+EXAMPLES = """\
+examples:
+  tricnn list                                            what there is
+  tricnn show resnet18 --batch 32                        its layers, their shapes and costs
+  tricnn compile lenet --mode train --target sm_90       its kernels for an H100, without one
+  tricnn explain lenet --mode train                      which layers share a kernel, and why others do not
+  tricnn verify lenet                                    do those kernels compute the right numbers?
+  tricnn train lenet --data digits --out out/digits      98 % of handwritten digits in about a minute
+  tricnn bench lenet                                     how fast it is here
+
+MODEL is an architecture of `tricnn list` or a file with a graph as text.
+`tricnn COMMAND --help` has the options and more examples. With --json a command prints one JSON object.
+exit status: 0 done; 1 what was asked is not so (a kernel fails verification); 2 bad input.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line (see :func:`run`)."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*arguments, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        where = f"{self.prog}: " if " " in self.prog else ""
+        raise UsageError(f"{where}{message} (see: {self.prog} --help)".removeprefix("tricnn "))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Parse and run one command; every way out of it as an exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that has no γ shows a ? rather than a traceback
+    try:
+        status = dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `tricnn list | head -1`: as if the signal had ended us
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except KeyboardInterrupt:
+        print("tricnn: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return fail(error)
+
+
+def dispatch(arguments: list[str]) -> int:
+    """The command that the first word names."""
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "help"):
+        if first == "help" and len(arguments) > 1:
+            return dispatch([arguments[1], "--help"])
+        top_parser().print_help()
+        return 0
+    if first in ("-V", "--version"):
+        print(f"tricnn {version()}")
+        return 0
+    if first not in COMMANDS:
+        if first.startswith("-"):
+            raise UsageError(f"the command comes first: tricnn COMMAND {first} ...; commands: {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(first, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"unknown command {first!r}{hint} (commands: {', '.join(COMMANDS)})")
+    module = import_module(f".{first}_command", __package__)
+    parser = Parser(prog=f"tricnn {first}", description=module.__doc__, epilog=module.EXAMPLES)
+    module.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+    try:
+        options = parser.parse_args(arguments[1:])
+    except SystemExit as end:  # --help
+        return int(end.code or 0)
+    return int(module.run(options))
+
+
+def top_parser() -> Parser:
+    commands = "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
+    parser = Parser(
+        prog="tricnn",
+        usage="tricnn COMMAND ...",
+        description="Convolutional networks compiled to fused, readable Triton kernels, forward and backward.\n\n"
+        f"commands:\n{commands}",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    return parser
+
+
+def version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("tricnn")
+    except metadata.PackageNotFoundError:
+        return "(from source, not installed)"
+
+
+def fail(error: Exception) -> int:
+    """One line for whatever went wrong."""
+    if os.environ.get("TRICNN_DEBUG"):
+        raise error
+    status, text = 2, str(error)
+    if hasattr(error, "exit_status"):  # UsageError, TrainingInterrupted
+        status = error.exit_status
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        text = "not enough memory for this; a smaller --batch or --input may fit"
+    elif isinstance(error, OSError):
+        text = f"{error.filename or 'file'}: {error.strerror or error}"
+    elif "tricnn.ir.errors" not in sys.modules or not isinstance(error, sys.modules["tricnn.ir.errors"].TricnnError):
+        status = INTERNAL_ERROR
+        text = f"internal error, please report it (TRICNN_DEBUG=1 shows where): {type(error).__name__}: {text}"
+    print(f"tricnn: error: {one_line(text)}", file=sys.stderr)
+    return int(status)
+
+
+def one_line(text: str) -> str:
+    """Printable, without line breaks, whatever was in a file's name."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

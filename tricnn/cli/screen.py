@@ -1,0 +1,51 @@
+"""Where a command's words go: the table or the JSON object to standard output, progress to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+WIDTH_OF_PIPES = 140  # columns, where there is no terminal to ask (and COLUMNS is not set)
+
+
+class _Console(Console):
+    """Plain text in, plain text out; a reader that went away is the caller's business."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
+
+
+def console(*, to_stderr: bool = False) -> Console:
+    stream = sys.stderr if to_stderr else sys.stdout
+    wide = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_PIPES
+    return _Console(file=stream, width=wide, markup=False, highlight=False, emoji=False)
+
+
+class Screen:
+    """``--json``: one object on standard output, progress only where somebody watches standard error."""
+
+    def __init__(self, as_json: bool):
+        self.as_json = as_json
+        self.out = console()
+        self.progress: Console | None = console(to_stderr=True) if as_json else self.out
+        if as_json and not sys.stderr.isatty():
+            self.progress = None
+
+    def show(self, *things: Any) -> None:
+        """Tables and lines, for people."""
+        if not self.as_json:
+            for thing in things:
+                with self.out.capture() as captured:
+                    self.out.print(thing, soft_wrap=isinstance(thing, str))
+                for line in captured.get().splitlines():  # tables fill their lines up with blanks
+                    print(line.rstrip())
+            sys.stdout.flush()
+
+    def json(self, result: dict[str, Any]) -> None:
+        """The object, for programs."""
+        if self.as_json:
+            print(json.dumps(result, allow_nan=False, indent=1))

@@ -1,0 +1,84 @@
+"""A network layer by layer: operation, output shape, parameters, multiply-adds and bytes, with totals."""
+
+from __future__ import annotations
+
+import argparse
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from .arguments import add_model, check_dtype, load_graph, whole
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from tricnn.ir import Graph
+
+EXAMPLES = """\
+examples:
+  tricnn show lenet
+  tricnn show resnet18 --batch 32 --dtype bf16
+  tricnn show vgg16 --input 3,32,32 --classes 10        at CIFAR's size
+  tricnn show vgg16 --text > mine.txt                   as text, to change and give to any command
+  tricnn show mine.txt
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--batch", type=whole(1), default=1, metavar="N", help="images in a batch (1)")
+    parser.add_argument("--dtype", default="fp32", metavar="D", help="how activations are stored (fp32)")
+    parser.add_argument("--text", action="store_true", help="the graph's text form instead of the table")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..report import tables
+    from ..report.figures import size
+
+    screen = Screen(options.json)
+    check_dtype(options.dtype)
+    graph = load_graph(options)
+    shown = describe(graph, options.batch, options.dtype)
+    if options.json:
+        screen.json(shown)
+    elif options.text:
+        print(graph, end="")
+    else:
+        screen.show(
+            tables.layers(shown),
+            f"parameters {shown['parameters']:,} ({size(shown['parameter_bytes'])} in fp32); "
+            f"{shown['macs_per_image']:,} multiply-adds an image; bytes are of each layer's output",
+        )
+    return 0
+
+
+def describe(graph: Graph, batch: int, dtype: str) -> dict[str, Any]:
+    """One row for each node that computes; parameters count for the first layer that reads them."""
+    from tricnn.codegen.program import BYTES, DTYPES, element
+    from tricnn.ir import Kind
+
+    storage, counted, rows = DTYPES[dtype][0], set(), []
+    for node in graph.nodes:
+        if node.kind is Kind.SOURCE and node.op != "input":
+            continue
+        owned = [v for v in node.inputs if graph.by_name[v].op == "parameter" and v not in counted]
+        counted.update(owned)
+        type_ = graph.types[node.name]
+        rows.append({
+            "name": node.name,
+            "op": node.op,
+            "inputs": [v for v in node.inputs if graph.by_name[v].op not in ("parameter", "buffer")],
+            "output_shape": list(type_.at(batch)),
+            "parameters": sum(prod(graph.types[v].per_image) for v in owned),
+            "macs": graph.node_macs(node) * batch,
+            "bytes": type_.elements(batch) * BYTES[element(type_, storage)],
+        })  # fmt: skip
+    return {
+        "graph": graph.name,
+        "batch": batch,
+        "dtype": dtype,
+        "parameters": graph.num_parameters,
+        "parameter_bytes": graph.num_parameters * 4,
+        "macs": graph.macs * batch,
+        "macs_per_image": graph.macs,
+        "activation_bytes": sum(r["bytes"] for r in rows),
+        "layers": rows,
+    }

@@ -1,0 +1,174 @@
+"""Train a network on a data set of images and test it after every epoch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .arguments import UsageError, add_model, load_graph, real, whole
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tricnn.ir import Graph
+    from tricnn.runtime.model import Model
+    from tricnn.training import Dataset, TrainOptions, TrainResult
+
+EXAMPLES = """\
+examples:
+  tricnn train lenet --data digits --out out/digits
+  tricnn train lenet --data digits --out out/digits --resume     goes on after a crash, to the same bits
+  tricnn train lenet --data fashion-mnist --epochs 10
+  tricnn train cifar_resnet20 --input 1,28,28 --data fashion-mnist --nesterov --weight-decay 1e-4
+
+data sets: digits (scikit-learn's handwritten digits, at hand), fashion-mnist, mnist (files in --data-dir, $TRICNN_DATA
+or from Debian's dataset-fashion-mnist; downloaded otherwise). Images are resized to the network's input.
+--out holds the checkpoint (safetensors, PyTorch's names) and a picture of the training curve.
+"""
+
+#: the defaults of ``tricnn train``: LeNet gets 98 % of digits with every seed tried (0 to 4), and 89 % of
+#: fashion-mnist in 10 epochs
+DEFAULTS: dict[str, Any] = {
+    "epochs": 20, "batch": 64, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
+    "warmup": 0.5, "gamma": 0.1, "shift": 0, "label_smoothing": 0.0, "checkpoint_seconds": 10.0,
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    d = DEFAULTS
+    add_model(parser)
+    parser.add_argument("--data", required=True, metavar="NAME", help="digits, fashion-mnist or mnist")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data set's files are")
+    parser.add_argument("--epochs", type=whole(1), default=d["epochs"], metavar="N", help=f"({d['epochs']})")
+    parser.add_argument("--batch", type=whole(1), default=d["batch"], metavar="N", help=f"({d['batch']})")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="S", help="parameters, order, dropout (0)")
+    parser.add_argument("--out", metavar="DIR", help="keep the checkpoint and the training curve there")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="the GPU if there is one (auto)")
+    where.add_argument("--executor", default="auto", metavar="E", help="triton, numpy or eager (triton on a GPU, else numpy)")
+    where.add_argument("--dtype", default="fp32", metavar="D", help="fp32, tf32, fp16, bf16, or fp64 (fp32)")
+    where.add_argument("--no-fuse", action="store_true", help="one kernel for each layer")
+    how = parser.add_argument_group("how it learns")
+    how.add_argument("--lr", type=real(above=True), default=d["lr"], metavar="R", help=f"learning rate ({d['lr']})")
+    how.add_argument("--momentum", type=real(0, 0.9999), default=d["momentum"], metavar="M", help=f"({d['momentum']})")
+    how.add_argument("--nesterov", action="store_true", help="Nesterov's momentum")
+    how.add_argument("--weight-decay", type=real(), default=d["weight_decay"], metavar="W", help=f"({d['weight_decay']})")
+    how.add_argument("--schedule", default=d["schedule"], metavar="S", help=f"constant, step or cosine ({d['schedule']})")
+    how.add_argument("--warmup", type=real(), default=d["warmup"], metavar="E", help=f"epochs of warm-up ({d['warmup']})")
+    how.add_argument("--milestones", type=_epochs, default=(), metavar="E,E", help="where the step schedule falls")
+    how.add_argument("--gamma", type=real(above=True), default=d["gamma"], metavar="G", help=f"by how much ({d['gamma']})")
+    how.add_argument("--shift", type=whole(0, 64), default=d["shift"], metavar="P",
+                     help=f"move each image by up to so many pixels ({d['shift']})")  # fmt: skip
+    how.add_argument("--label-smoothing", type=real(0, 0.999), default=0.0, metavar="L", help="(0)")
+    parser.add_argument("--checkpoint-seconds", type=real(), default=d["checkpoint_seconds"], metavar="T",
+                        help=f"save so often between epochs ({d['checkpoint_seconds']:g})")  # fmt: skip
+
+
+def _epochs(text: str) -> tuple[int, ...]:
+    return tuple(whole(1)(part.strip()) for part in text.split(","))
+
+
+def run(options: argparse.Namespace) -> int:
+    from tricnn.training import load_dataset
+
+    screen = Screen(options.json)
+    if options.resume and not options.out:
+        raise UsageError("--resume needs --out DIR, the folder that holds the checkpoint")
+    choose_device(options.device)
+    note = screen.progress.print if screen.progress else None
+    dataset = load_dataset(options.data, options.data_dir, note=note)
+    graph = load_graph(options, num_classes=dataset.num_classes)
+    dataset = fitted(dataset, graph)
+    model, result = train(graph, dataset, options, screen)
+    screen.json({
+        "graph": graph.name,
+        "data": dataset.name,
+        "executor": model.executor.name,
+        "device": str(model.executor.device).partition(":")[0],
+        "seed": options.seed,
+        "epochs": result.epochs,
+        "train_loss": result.train_loss,
+        "test_accuracy": result.test_accuracy,
+        "images_per_second": result.images_per_second,
+        "state_sha256": result.state_sha256,
+    })  # fmt: skip
+    screen.show(
+        f"{graph.name} on {dataset.name}: test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs "
+        f"({result.images_per_second:,.0f} images/s, {model.executor.name} executor)",
+        f"state_sha256 {result.state_sha256}",
+    )
+    if result.checkpoint:
+        screen.show(f"checkpoint in {result.checkpoint}", *picture(result, graph, dataset))
+    return 0
+
+
+def choose_device(device: str) -> None:
+    """Hide the GPU for ``cpu``, miss it for ``cuda``; must come before torch is imported."""
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
+    elif device == "cuda":
+        from tricnn.runtime.model import gpu_present
+
+        if not gpu_present():
+            raise UsageError("--device cuda: there is no CUDA device that this PyTorch can use; --device cpu runs anywhere")
+
+
+def fitted(dataset: Dataset, graph: Graph) -> Dataset:
+    """The data set with images of the network's size. Raises UsageError if network and data do not go together."""
+    if not graph.inputs or len(graph.types[graph.inputs[0].name].per_image) != 3:
+        raise UsageError(f"{graph.name} takes no images [N, C, H, W]; it cannot be trained on {dataset.name}")
+    channels, height, width = graph.types[graph.inputs[0].name].per_image
+    output = graph.types[graph.outputs[0].value]
+    if len(output.shape) == 2 and output.channels < dataset.num_classes:
+        raise UsageError(
+            f"{graph.name} tells {output.channels} classes apart, {dataset.name} has {dataset.num_classes}"
+        )  # fmt: skip
+    return replace(dataset, image_size=(height, width), channels=channels)
+
+
+def train(graph: Graph, dataset: Dataset, options: argparse.Namespace, screen: Screen) -> tuple[Model, TrainResult]:
+    """Compile for training and for inference, and run the loop."""
+    from tricnn.runtime.model import compile
+    from tricnn.training import train
+
+    settings = training_options(options)
+    executor = options.executor
+    model = compile(
+        graph, "train", options.batch, options.dtype, executor, None, not options.no_fuse, seed=options.seed,
+        label_smoothing=options.label_smoothing,
+    )  # fmt: skip
+    executor = model.executor.name
+    settings = replace(settings, fixed={
+        "executor": executor, "dtype": options.dtype, "fused": not options.no_fuse,
+        "label smoothing": options.label_smoothing,
+    })  # fmt: skip
+    evaluator = compile(graph, "infer", settings.evaluation_batch, options.dtype, executor, None, not options.no_fuse)
+    return model, train(model, evaluator, dataset, settings, options.out, options.resume, screen.progress)
+
+
+def training_options(options: argparse.Namespace) -> TrainOptions:
+    from tricnn.training import TrainOptions
+
+    return TrainOptions(
+        epochs=options.epochs, batch=options.batch, seed=options.seed, lr=options.lr, momentum=options.momentum,
+        nesterov=options.nesterov, weight_decay=options.weight_decay, decay_vectors=False, schedule=options.schedule,
+        warmup_epochs=options.warmup, milestones=options.milestones, gamma=options.gamma, shift=options.shift,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )  # fmt: skip
+
+
+def picture(result: TrainResult, graph: Graph, dataset: Dataset) -> list[str]:
+    """Draw the training curve beside the checkpoint; a line that says so."""
+    from tricnn.ir.errors import DataError
+    from tricnn.training.plot import save_curve
+
+    assert result.checkpoint is not None
+    path: Path = result.checkpoint.with_name("curve.png")
+    try:
+        return [f"training curve in {save_curve(result.history, path, f'{graph.name} on {dataset.name}')}"]
+    except DataError as error:
+        return [f"no picture: {error}"]

@@ -1,0 +1,129 @@
+"""Run the compiled kernels, on the GPU or under Triton's interpreter, and hold every value that goes through memory to
+float64 NumPy on the same inputs, within a tolerance derived from the arithmetic."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, small_arguments
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from tricnn.ir import Graph
+    from tricnn.runtime.verify import Check
+
+EXAMPLES = """\
+examples:
+  tricnn verify lenet                          one training step, forward and backward
+  tricnn verify resnet18 --dtype bf16          without a GPU: a small member of the same topology
+  tricnn verify resnet18 --input 3,224,224 --batch 1
+  tricnn verify mine.txt --mode infer --no-fuse
+
+Exit status 1 if any kernel is outside its tolerance.
+"""
+
+BATCH_INTERPRETED, BATCH_ON_GPU = 2, 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_compilation(parser, mode="train", batch=None)
+    add_target(parser)
+    parser.add_argument("--no-fuse", action="store_true", help="one kernel for each layer")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random images and parameters (0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..report import tables
+    from ..report.figures import plural
+
+    screen = Screen(options.json)
+    target = chosen_target(options.target)
+    on_gpu = runs_on_gpu()
+    batch = options.batch or (BATCH_ON_GPU if on_gpu else BATCH_INTERPRETED)
+    sized = options.batch or options.input or options.width
+    graph = load_graph(options, **({} if on_gpu or sized else small_arguments(options.model)))
+    result = verified(
+        graph, screen, mode=options.mode, batch=batch, dtype=options.dtype, target=target, fuse=not options.no_fuse,
+        seed=options.seed,
+    )  # fmt: skip
+    screen.json(result)
+    failed = [c for c in result["checks"] if not c["ok"]]
+    screen.show(
+        tables.checks(result),
+        f"{plural(result['kernels'], 'kernel')}, {plural(len(result['checks']), 'value')}: "
+        + (f"{len(failed)} outside tolerance" if failed else "all within tolerance")
+        + f" ({result['seconds']:.1f} s)",
+    )
+    return 1 if failed else 0
+
+
+def runs_on_gpu() -> bool:
+    """Is there a GPU to run on? If not, turn Triton's interpreter on (unless the user turned it off), which must happen
+    before triton is imported."""
+    from tricnn.runtime.model import gpu_present
+    from tricnn.runtime.triton_executor import interpreting
+
+    if not gpu_present():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+        return False
+    return not interpreting()
+
+
+def verified(
+    graph: Graph, screen: Screen, *, mode: str, batch: int, dtype: str, target: str, fuse: bool, seed: int,
+    compiled_batch: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The object that ``--json`` prints. Tiles are those of ``compiled_batch``, if it is not the batch that runs."""
+    from tricnn.runtime.model import compile
+    from tricnn.runtime.verify import verify_model
+
+    from ..report.progress import Steps
+
+    began = time.perf_counter()
+    program = lowered(graph, mode, compiled_batch or batch, dtype, target, fuse=fuse)
+    count = sum(len(kernel.writes) for kernel in program.plan.kernels)
+    with Steps(screen.progress, "verifying", count, "values") as steps:
+        model = compile(graph, mode, compiled_batch or batch, dtype, "triton", target, fuse, seed=seed)
+        checks = verify_model(model, batch, seed, lambda check: steps.done(check.kernel))
+    return {
+        "graph": graph.name,
+        "mode": mode,
+        "batch": batch,
+        "dtype": dtype,
+        "target": target,
+        "fused": fuse,
+        "device": device_name(),
+        "ok": all(c.ok for c in checks),
+        "kernels": len(program.plan.kernels),
+        "seconds": round(time.perf_counter() - began, 3),
+        "checks": [as_json(c) for c in checks],
+    }
+
+
+def as_json(check: Check) -> dict[str, Any]:
+    """A check; an error that is not a number (a kernel wrote NaN) has no place in JSON and becomes null."""
+    return {
+        "kernel": check.kernel,
+        "kind": check.kind,
+        "layers": list(check.layers),
+        "value": check.value,
+        "error": check.error if math.isfinite(check.error) else None,
+        "tolerance": check.tolerance,
+        "ok": check.ok,
+    }
+
+
+def device_name() -> str:
+    """What ran the kernels."""
+    from tricnn.runtime.triton_executor import interpreting
+
+    if interpreting():
+        return "Triton's interpreter"
+    import torch
+
+    return str(torch.cuda.get_device_name())

@@ -1,0 +1,1 @@
+"""What a person reads: figures with their units, tables, progress."""
