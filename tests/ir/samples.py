@@ -129,6 +129,7 @@ CONVOLUTIONS = (
     (batched(3, 8, 9), fixed(2, 3, 3, 2), {"dilation": (2, 3), "padding": (2, 1, 3, 0)}, (7, 9)),
     (batched(1, 5, 5), fixed(2, 1, 2, 2), {"padding": (1, 0, 1, 0)}, (5, 5)),
     (batched(2, 3, 3), fixed(3, 2, 3, 3), {"stride": (4, 5)}, (1, 1)),
+    (batched(2, 3, 5), fixed(3, 2, 3, 1), {"stride": (3, 2)}, (1, 3)),  # one row of results per image
 )
 
 POOLS = (
