@@ -30,10 +30,12 @@ $(READY): pyproject.toml constraints.txt
 	@# Without the mark the environment was never finished, or is being made anew: begin again.
 	@if [ -e $(READY) ] && $(PY) -m pip --version >/dev/null 2>&1; then rm -f $(READY); \
 	    else rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi
+	@# A dot every two seconds for as long as this shell lives; byte code is compiled on all cores, pip knows one.
 	@printf 'Installing tricnn and what it needs into $(VENV) '; \
-	    while sleep 2; do printf .; done & dots=$$!; \
-	    trap 'kill $$dots 2>/dev/null' EXIT; \
-	    $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' && echo ' done'
+	    while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done & dots=$$!; \
+	    $(PY) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'; status=$$?; \
+	    $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1; \
+	    kill $$dots; [ $$status = 0 ] && echo ' done' || { echo; exit $$status; }
 	@touch $(READY)
 
 # An interpreter named on the command line that is not the environment's: make the environment anew.

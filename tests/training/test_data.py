@@ -98,6 +98,7 @@ WHOLE = idx_bytes(np.zeros((4, 2, 2), np.uint8))
         (gzip.compress(WHOLE)[:12], "truncated"),
         (gzip.compress(WHOLE)[:-8] + b"\1" * 8, "damaged"),
     ],
+    ids=range(12),
 )
 def test_damaged_idx_is_refused_by_name(tmp_path, content, says):
     path = tmp_path / "train-images-idx3-ubyte"
