@@ -1,0 +1,109 @@
+"""A declared graph as an ordinary PyTorch module that autograd differentiates: what ``bench`` measures against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from tricnn.compiler.specialise import for_inference
+from tricnn.ir import OPS, Environment, Graph
+from tricnn.ir.table import Kind
+
+REAL = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class PyTorchNetwork(torch.nn.Module):
+    """``y = network(x)``, x channels-last; for training, the outputs of all heads."""
+
+    def __init__(self, graph: Graph, mode: str):
+        super().__init__()
+        self.graph = graph if mode == "train" else for_inference(graph)
+        self.train(mode == "train")
+        self.environment = Environment()
+        self.slot = {n.name: n.name.replace(".", "_dot_") for n in (*self.graph.parameters, *self.graph.buffers)}
+        for node in self.graph.parameters:
+            self.register_parameter(self.slot[node.name], torch.nn.Parameter(torch.zeros(self.shape(node.name))))
+        for node in self.graph.buffers:
+            self.register_buffer(self.slot[node.name], torch.zeros(self.shape(node.name)))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.graph.types[name].per_image
+
+    def load(self, state: dict[str, Any]) -> PyTorchNetwork:
+        """Take the parameters of a tricnn model (its ``state_dict``)."""
+        self.load_state_dict({slot: torch.as_tensor(state[name]) for name, slot in self.slot.items()})
+        return self
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        values: dict[str, torch.Tensor] = {}
+        for node in self.graph.nodes:
+            if node.op == "input":
+                values[node.name] = x
+            elif node.name in self.slot:
+                values[node.name] = getattr(self, self.slot[node.name])
+            elif node.kind is Kind.SOURCE:
+                values[node.name] = OPS[node.op].aten(self.environment, node.attrs)
+            else:
+                values[node.name] = self.layer(node, [values[v] for v in node.inputs])
+        return [values[output.value] for output in self.graph.outputs]
+
+    def layer(self, node: Any, operands: list[torch.Tensor]) -> torch.Tensor:
+        if node.op == "batch_norm":
+            x, weight, bias, mean, var = operands
+            return F.batch_norm(x, mean, var, weight, bias, self.training, node.attrs["momentum"], node.attrs["eps"])
+        if node.op == "dropout":
+            return F.dropout(operands[0], node.attrs["p"], self.training)
+        if node.op == "linear" and torch.is_autocast_enabled(operands[0].device.type):
+            return F.linear(*operands)  # the table's row casts the weights by itself
+        if node.op == "conv2d" and torch.is_autocast_enabled(operands[0].device.type) and _symmetric(node.attrs):
+            top, _, left, _ = node.attrs["padding"]
+            a = node.attrs
+            bias = operands[2] if len(operands) > 2 else None
+            return F.conv2d(operands[0], operands[1], bias, a["stride"], (top, left), a["dilation"], a["groups"])
+        return OPS[node.op].aten(self.environment, node.attrs, *operands)
+
+
+def _symmetric(attrs: Any) -> bool:
+    top, bottom, left, right = attrs["padding"]
+    return bool(top == bottom and left == right)
+
+
+def step(
+    graph: Graph, mode: str, state: dict[str, Any], images: Any, labels: Any, dtype: str, device: str,
+    wrap: Callable[[Any], Any] = lambda network: network,
+) -> Callable[[], Any]:  # fmt: skip
+    """One inference, or one forward and backward pass, as PyTorch's users write it: channels-last; 16-bit inference
+    with 16-bit weights, 16-bit training under autocast with fp32 weights. ``wrap`` may compile the network."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    torch.backends.cudnn.benchmark = True
+    network = PyTorchNetwork(graph, mode).load(state).to(device=device, memory_format=torch.channels_last)
+    x = torch.as_tensor(images).to(device).contiguous(memory_format=torch.channels_last)
+    real, narrow = REAL[dtype], dtype in ("fp16", "bf16")
+    if mode == "infer":
+        network, x = network.to(real), x.to(real)
+        forward = wrap(network)
+
+        def infer() -> Any:
+            with torch.no_grad():
+                return forward(x)
+
+        return infer
+    x = x.to(real)
+    y = torch.as_tensor(labels).to(device)
+    weights = [output.loss_weight for output in network.graph.outputs]
+    forward = wrap(network)
+
+    def train() -> Any:
+        for p in network.parameters():
+            p.grad = None
+        with torch.autocast(device, dtype=real, enabled=narrow):
+            outputs = forward(x)
+            loss = sum(w * F.cross_entropy(o.float(), y) for w, o in zip(weights, outputs, strict=True))
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    return train
