@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "tricnn needs Python 3.11 or newer; try: make PYTHON=python3.12 $(or $(MAKECMDGOALS),setup)" >&2; exit 1; }
 	@# Without the mark the environment was never finished, or is being made anew: begin again.
-	@if [ -e $(READY) ] && $(PY) -m pip --version >/dev/null 2>&1; then rm -f $(READY); \
+	@if [ -z "$(ANEW)" ] && [ -e $(READY) ] && $(PY) -m pip --version >/dev/null 2>&1; then rm -f $(READY); \
 	    else rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi
 	@# A dot every two seconds for as long as this shell lives; byte code is compiled on all cores, pip knows one.
 	@printf 'Installing tricnn and what it needs into $(VENV) '; \
@@ -41,7 +41,8 @@ $(READY): pyproject.toml constraints.txt
 # An interpreter named on the command line that is not the environment's: make the environment anew.
 ifeq ($(origin PYTHON),command line)
 ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(PY) -V 2>&1))
-$(shell rm -f $(READY))
+$(READY): FORCE
+ANEW = yes
 endif
 endif
 
