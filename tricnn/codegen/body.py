@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from ..ir.table import OPS
@@ -39,6 +40,7 @@ class Body:
         self.args: dict[str, str] = {}  # buffer or scalar -> the name of the argument
         self.written: dict[str, str] = {}
         self.known: dict[tuple[str, At], str] = {}  # values in registers
+        self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
         self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
 
     # --- names ---------------------------------------------------------------------------------------------------------
@@ -160,7 +162,32 @@ class Body:
         dtype = element(self.plan.type(value), self.storage)
         argument = self.result(value, f"{variable}_out")
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
+        if rounded != variable and any(n.op in SIDE_SUMS and n.inputs[0] == value for n in self.kernel.nodes):
+            rounded = self.let(f"{variable}_stored", rounded)
+            self.known[value + "#stored", at] = rounded
         self.lines.append(f"tl.store({argument} + {self.offset(at)}, {rounded}, mask={at.mask})")
+
+    def side_sum(self, node: Node, at: At) -> None:
+        """Leave a tile's share of a sum over pixels of what it stored: (count, mean, M2), or the sums of dy and
+        dy * xhat, per channel."""
+        tile = self.known.get((node.inputs[0] + "#stored", at), self.known[self.plan.storage(node.inputs[0]), at])
+        partial = f"{self.kernel.name}.{node.name}.partial"
+        argument = self.result(partial, "partial")
+        self.sides.append((node, partial))
+        c = at.width
+        if node.op == "batch_stats":
+            self.lines.append(f"store_tile_stats({tile}, {at.channel}, {at.mask}, part, {argument}, {c})")
+            return
+        from .expressions import statistics
+
+        x = self.operand(node, 1, at)
+        mean, var = statistics(self, node, 2, at)
+        dy = self.let("dy_kept", f"tl.where({at.mask}, {tile}.to(tl.float32), 0.0)")
+        xhat = self.let("xhat", f"({x} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']})")
+        row = f"{argument} + part * {2 * c} + {at.channel}"
+        known = f"mask={at.channel} < {c}"
+        self.lines.append(f"tl.store({row}, tl.sum({dy}, axis=0)[None, :], {known})")
+        self.lines.append(f"tl.store({row} + {c}, tl.sum({dy} * {xhat}, axis=0)[None, :], {known})")
 
     def function(self, name: str, parameters: str, lines: list[str]) -> str:
         code = "\n".join(f"    {line}" for line in [*self.unpack(), *lines])

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from ..compiler.fuse import pixel_ordered
+from ..compiler.fuse import SIDE_SUMS, pixel_ordered
 from ..compiler.plan import Kernel, Plan
 from ..ir.errors import TargetError
 from ..ir.graph import Node
 from ..ir.table import Kind
 from . import tiles
 from .body import At, Body
-from .program import DTYPES, Buffer, Function, Launch, Program, element, plan_buffers
+from .program import DTYPES, Buffer, Function, Launch, Program, element, evaluate, plan_buffers
 
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "u8": "*u8", "i64": "*i64"}
 SCALARS = {"N": "i32", "seed": "i64", "step": "i32"}
@@ -161,8 +161,13 @@ def epilogue(body: Body, kernel: Kernel, at: At, start: str, first: str | None =
     if start in kernel.writes:
         body.store(start, body.known[start, at], at)
     for node in downstream(body.plan, kernel, {start}):
-        source = next(v for v in map(body.plan.storage, node.inputs) if v in places)
+        source = next((v for v in map(body.plan.storage, node.inputs) if v in places), start)
         here = places[source]
+        if node.op in SIDE_SUMS and node is not kernel.anchor:
+            body.side_sum(node, here)
+            continue
+        if node.op in ("running_mean", "running_var"):
+            continue  # with the merge of the statistics
         if node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):
             here = pooled(body, node, source, here)
         else:
@@ -266,10 +271,13 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         )  # fmt: skip
 
     grid = (f"cdiv({rows}, {tile.m}) * {-(-c['K'] // groups // tile.n)}", f"{groups}")
+    parts = f"cdiv({rows}, {tile.m})"
+    side_buffers(state, store, parts, c["K"])
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {weight: "weight"}, everything_of(store)], grid, tile,
         writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
     )  # fmt: skip
+    finish_sides(state, kernel, store, parts, c["K"])
 
 
 def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
@@ -299,10 +307,30 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
         )  # fmt: skip
 
     grid = (f"cdiv(N * {rows}, {tile.m}) * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
+    parts = f"cdiv(N * {rows}, {tile.m})" + (f" * {sh * sw}" if sh * sw > 1 else "")
+    side_buffers(state, store, parts, c["C"])
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {weight: "weight"}, everything_of(store)], grid, tile,
         writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
     )  # fmt: skip
+    finish_sides(state, kernel, store, parts, c["C"])
+
+
+def side_buffers(state: Lowering, body: Body, parts: str, channels: int) -> None:
+    """Room for what each tile leaves of its side sums."""
+    for node, partial in body.sides:
+        state.workspace(partial, f"{parts} * {(3 if node.op == 'batch_stats' else 2) * channels}")
+
+
+def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: str, channels: int) -> None:
+    """Launch what adds the tiles' partial results."""
+    from .lower_others import lower_merge
+
+    for node, partial in body.sides:
+        if node.op == "batch_stats":
+            lower_merge(state, kernel, node, partial, channels, parts)
+        else:
+            lower_split_sum(state, kernel, partial, parts, 2 * channels, 2 * channels, node.name, None, node.name)
 
 
 def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
@@ -357,14 +385,44 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         writes=written, kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
     )  # fmt: skip
     if split > 1:
-        lower_split_sum(state, kernel, partial, split, total, everything, node.name, bias.name if bias else None)
+        lower_split_sum(state, kernel, partial, f"{split}", total, everything, node.name, bias.name if bias else None)
+
+
+#: more partial results than this are first added in GROUPS groups, each by programs of its own
+MANY, GROUPS = 512, 32
 
 
 def lower_split_sum(
-    state: Lowering, kernel: Kernel, partial: str, parts: int, total: int, everything: int, dw: str, db: str | None
+    state: Lowering, kernel: Kernel, partial: str, parts: str, total: int, everything: int, dw: str, db: str | None,
+    suffix: str = "",
 ) -> None:  # fmt: skip
-    """dw (and db behind it) = the sum of the partial sums, in order."""
-    name, block = f"{kernel.name}_sum", 128
+    """dw (and db behind it) = the sum of the partial sums, in order. ``parts`` is an expression in N."""
+    name, block = identifier(f"{kernel.name}_sum{suffix and '_'}{suffix}"), 128
+    count = evaluate(parts, state.batch)
+    columns = -(-everything // block)
+
+    def launch(name: str, helper: str, outputs: dict[str, str], source: str, parts: str, split: int) -> None:
+        few = evaluate(parts, state.batch)
+
+        def call(p: Callable[[str], str]) -> str:
+            return call_text(
+                "sum_partials",
+                [p(source), f"{name}_store", as_tuple([p(b) for b in outputs]), parts.replace("cdiv", "tl.cdiv")],
+                {"LENGTH": everything, "SPLIT": split, "BLOCK_P": min(tiles.power_of_two(few), 16), "BLOCK": block},
+            )  # fmt: skip
+
+        state.add(
+            name, kernel, [helper], call, [{source: "partial"}, outputs], (f"{columns}", f"{split}"),
+            tiles.Tile(1, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
+        )  # fmt: skip
+
+    parameters = "total, element, mask, split, args"
+    if count > MANY:
+        groups = state.workspace(f"{name}.groups", f"{GROUPS * everything}")
+        lines = [f"tl.store(groups + split * {everything} + element, total, mask=mask)"]
+        helper = plain_function(f"{name}_groups_store", parameters, ["groups"], lines)
+        launch(f"{name}_groups", helper, {groups: "groups"}, partial, parts, GROUPS)
+        partial, parts = groups, f"{GROUPS}"
     outputs = {dw: "dw"} | ({db: "db"} if db else {})
     if db:
         lines = [
@@ -373,18 +431,7 @@ def lower_split_sum(
         ]
     else:
         lines = ["tl.store(dw + element, total, mask=mask)"]
-    helper = plain_function(f"{name}_store", "total, element, mask, split, args", list(outputs.values()), lines)
-
-    def call(p: Callable[[str], str]) -> str:
-        return call_text(
-            "sum_partials", [p(partial), f"{name}_store", as_tuple([p(b) for b in outputs]), str(parts)],
-            {"LENGTH": everything, "SPLIT": 1, "BLOCK_P": min(tiles.power_of_two(parts), 16), "BLOCK": block},
-        )  # fmt: skip
-
-    state.add(
-        name, kernel, [helper], call, [{partial: "partial"}, outputs], (f"{-(-everything // block)}",),
-        tiles.Tile(1, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
-    )  # fmt: skip
+    launch(name, plain_function(f"{name}_store", parameters, list(outputs.values()), lines), outputs, partial, parts, 1)
 
 
 # --- pointwise -------------------------------------------------------------------------------------------------------------

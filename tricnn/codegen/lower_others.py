@@ -11,7 +11,9 @@ from . import tiles
 from .body import At
 from .expressions import statistics
 from .lower import (
+    GROUPS,
     LOWERINGS,
+    MANY,
     Lowering,
     as_tuple,
     call_text,
@@ -21,6 +23,7 @@ from .lower import (
     lower_split_sum,
     plain_function,
 )
+from .program import evaluate
 
 Parameter = Callable[[str], str]
 
@@ -138,7 +141,7 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
         (f"{-(-dy.channels // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=prod(dy.per_image),
     )  # fmt: skip
     if split > 1:
-        lower_split_sum(state, kernel, target, split, dy.channels, dy.channels, node.name, None)
+        lower_split_sum(state, kernel, target, f"{split}", dy.channels, dy.channels, node.name, None)
 
 
 def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
@@ -174,7 +177,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
         (f"{-(-c // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=4 * prod(x.per_image),
     )  # fmt: skip
     if split > 1:
-        lower_split_sum(state, kernel, target, split, 2 * c, 2 * c, node.name, None)
+        lower_split_sum(state, kernel, target, f"{split}", 2 * c, 2 * c, node.name, None)
 
 
 def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
@@ -198,12 +201,33 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
         name, kernel, [load_text], call, [load.args, {partial: "partial"}], _grid(x.pixels, x.channels, tile), tile,
         writes=(partial,), kind=node.op, flops=4 * prod(x.per_image),
     )  # fmt: skip
-    lower_merge(state, kernel, node, partial, x.channels, f"tl.cdiv(N * {x.pixels}, {tile.m})")
+    lower_merge(state, kernel, node, partial, x.channels, f"cdiv(N * {x.pixels}, {tile.m})")
 
 
 def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: str) -> None:
-    """stats = [mean, M2/count], and with it the new running statistics."""
+    """stats = [mean, M2/count], and with it the new running statistics. ``parts`` is an expression in N."""
     name, block = f"{kernel.name}_merge", 32
+    if evaluate(parts, state.batch) > MANY:
+        groups = state.workspace(f"{name}.groups", f"{GROUPS * 3 * c}")
+        row = f"groups + split * {3 * c} + channel"
+        helper = plain_function(
+            f"{name}_groups_store", "count, mean, m2, channel, mask, split, args", ["groups"],
+            [f"tl.store({row}, count, mask=mask)", f"tl.store({row} + {c}, mean, mask=mask)",
+             f"tl.store({row} + {2 * c}, m2, mask=mask)"],
+        )  # fmt: skip
+        source, many = partial, parts
+
+        def first(p: Parameter) -> str:
+            return call_text(
+                "merge_stats", [p(source), f"{name}_groups_store", f"({p(groups)},)", many.replace("cdiv", "tl.cdiv")],
+                {"C": c, "SPLIT": GROUPS, "BLOCK_P": 16, "BLOCK": block},
+            )  # fmt: skip
+
+        state.add(
+            f"{name}_groups", kernel, [helper], first, [{partial: "partial"}, {groups: "groups"}],
+            (f"{-(-c // block)}", f"{GROUPS}"), tiles.Tile(16, block, 1, 4, 1), writes=(groups,), kind="merge_stats",
+        )  # fmt: skip
+        partial, parts = groups, f"{GROUPS}"
     outputs, inputs = {node.name: "stats"}, {}
     lines = [
         "tl.store(stats + channel, mean, mask=mask)",
@@ -224,7 +248,8 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
 
     def call(p: Parameter) -> str:
         return call_text(
-            "merge_stats", [p(partial), f"{name}_store", as_tuple([p(b) for b in args]), parts],
+            "merge_stats",
+            [p(partial), f"{name}_store", as_tuple([p(b) for b in args]), parts.replace("cdiv", "tl.cdiv")],
             {"C": c, "SPLIT": 1, "BLOCK_P": 16, "BLOCK": block},
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ loads, an epilogue on what it stores, and side reductions. The rules, each an eq
     pooling      pool(conv2d(x))               = conv2d[windows](x)                     windows that do not overlap
     prologue     anchor(f(z))                  = anchor[prologue f](z)                  f recomputed as it is loaded
     side sum     (wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)               dy is loaded once
+                 (conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)              of what is stored, as it is
     siblings     (f(x), g(x))                  = [f, g](x)                              same loop, two results
 
 A node joins the kernel of the last of its inputs to be computed, so the order of the anchors is an order of the
@@ -36,6 +37,8 @@ LOADED = {
 WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
 #: reductions whose result has no pixels left to have an epilogue at
 COLLAPSING = ("channel_sum", "batch_stats", "normalize_grad_sums", "cross_entropy", "cross_entropy_grad")
+#: sums over pixels that a convolution can take along as it stores
+SIDE_SUMS = ("batch_stats", "normalize_grad_sums")
 SIBLINGS = {"max_pool2d_index": "max_pool2d", "cross_entropy_grad": "cross_entropy"}
 
 
@@ -117,12 +120,17 @@ class _Fuser:
                 self.join(group, other)
 
     def ready(self, node: Node, group: _Group) -> bool:
-        """Every input is in the group or computed before its anchor."""
+        """Every input is computed before the group's anchor, or within the group for this very pixel (a sum over pixels
+        is not there before the kernel ends)."""
         anchor = self.place[group.anchor.name]
-        return all(
-            self.group.get(v) is group or self.place[v] < anchor or self.graph.by_name[v].kind is Kind.SOURCE
-            for v in map(self.base, node.inputs)
-        )
+
+        def there(value: str) -> bool:
+            source = self.graph.by_name[value]
+            if self.group.get(value) is group:
+                return source.op not in COLLAPSING
+            return self.place[value] < anchor or source.kind is Kind.SOURCE
+
+        return all(there(self.base(v)) for v in node.inputs)
 
     def grow(self, group: _Group, tail: Node) -> None:
         """Take pointwise readers of ``tail`` into the epilogue, then pooling, and go on from what they give."""
@@ -139,6 +147,18 @@ class _Fuser:
                 self.take_siblings(group, node)
                 if node.op != "max_pool2d_index":
                     self.grow(group, node)
+            elif self.can_take_along(group, tail, node):
+                self.join(group, node)
+                self.take_siblings(group, node)
+
+    def can_take_along(self, group: _Group, tail: Node, node: Node) -> bool:
+        """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
+        leaves a partial result."""
+        if node.op not in SIDE_SUMS or group.anchor.op not in ("conv2d", "conv2d_grad_input"):
+            return False
+        pooled = any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members)
+        same = self.graph.types[tail.name].shape == self.graph.types[group.anchor.name].shape
+        return node.inputs[0] == tail.name and same and not pooled
 
     def can_pool(self, group: _Group, tail: Node, pool: Node) -> bool:
         if group.anchor.op != "conv2d" or pool.op not in ("max_pool2d", "avg_pool2d"):
@@ -286,7 +306,9 @@ class _Fuser:
                 rule = f"prologue: {node.op}({self.graph.by_name[value].op}(z)) = {node.op}[prologue](z)"
                 return Decision(value, node.name, True, rule, size)
             anchor = self.group.get(value, self.group.get(node.name, self.groups[0])).anchor
-            if node.op == "channel_sum" and self.group[node.name].anchor.op in WGRADS:
+            if node.op in SIDE_SUMS and self.group[node.name].anchor.op != node.op:
+                rule = f"side sum: ({anchor.op}(x), {node.op}({anchor.op}(x))) = {anchor.op}[side sum](x)"
+            elif node.op == "channel_sum" and self.group[node.name].anchor.op in WGRADS:
                 wgrad = self.group[node.name].anchor.op
                 rule = f"side sum: ({wgrad}(dy, x), channel_sum(dy)) = {wgrad}[side sum](dy, x)"
             elif node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):

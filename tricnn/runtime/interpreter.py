@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel, Plan
 from ..ir.errors import TricnnError
 from ..ir.graph import Graph, Node
@@ -67,8 +68,11 @@ def interpret(
     return {**values, **results} if keep else results
 
 
-def kernel_values(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> dict[str, np.ndarray]:
-    """Every value inside one kernel of a plan, given the values in memory (by the name of their storage).
+def kernel_values(
+    plan: Plan, kernel: Kernel, memory: Values, env: Environment, stored: Values | None = None
+) -> dict[str, np.ndarray]:
+    """Every value inside one kernel of a plan, given the values in memory (by the name of their storage). Side sums are
+    of what was ``stored``, where that is given.
 
     Only what the kernel declares to read is visible to it, so a plan that forgets a buffer fails here.
     """
@@ -84,7 +88,10 @@ def kernel_values(plan: Plan, kernel: Kernel, memory: Values, env: Environment) 
         return values[value]
 
     for node in kernel.nodes:
-        values[node.name] = evaluate(node, [fetch(v) for v in node.inputs], env)
+        operands = [fetch(v) for v in node.inputs]
+        if stored is not None and node.op in SIDE_SUMS:
+            operands = [stored.get(v, x) for v, x in zip(node.inputs, operands, strict=True)]
+        values[node.name] = evaluate(node, operands, env)
     return values
 
 

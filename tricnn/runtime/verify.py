@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..codegen.program import DTYPES, element, evaluate
+from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel
 from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Environment, Kind
@@ -84,7 +85,7 @@ def verify_model(model: Model, batch: int, seed: int = 0, on_done: Callable[[Che
         return np.array(x.detach().float().cpu().numpy(), dtype=np.float64) if real else x.detach().cpu().numpy()
 
     for kernel in plan.kernels:
-        values = kernel_values(plan, kernel, {v: host(v) for v in kernel.reads}, env)
+        memory = {v: host(v) for v in kernel.reads}
         launches = [launch for launch in program.launches if launch.kernel == kernel.name]
         _poison(tensors, kernel, launches)
         for launch in launches:
@@ -94,8 +95,10 @@ def verify_model(model: Model, batch: int, seed: int = 0, on_done: Callable[[Che
             function = next(f for f in program.functions if f.name == launch.function)
             options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
             getattr(executor.module, launch.function)[grid](*arguments, **options)
+        written = {v: host(v) for v in kernel.writes}
+        values = kernel_values(plan, kernel, memory, env, written)
         for value in kernel.writes:
-            error, tolerance = _compare(model, kernel, value, values, host(value))
+            error, tolerance = _compare(model, kernel, value, values, written)
             check = Check(kernel.name, kernel.kind, kernel.layers, value, error, tolerance)
             checks.append(check)
             if on_done is not None:
@@ -123,9 +126,11 @@ def _poison(tensors: Mapping[str, Any], kernel: Kernel, launches: list[Any]) -> 
 
 
 def _compare(
-    model: Model, kernel: Kernel, value: str, values: Mapping[str, np.ndarray], got: np.ndarray
+    model: Model, kernel: Kernel, value: str, values: Mapping[str, np.ndarray], written: Mapping[str, np.ndarray]
 ) -> tuple[float, float]:  # fmt: skip
-    node = kernel.by_name[value]
+    node, got = kernel.by_name[value], written[value]
+    if node.op in SIDE_SUMS:
+        values = {**values, **{v: written[v] for v in node.inputs if v in written}}
     want = values[value]
     stored = element(model.plan.type(value), DTYPES[model.dtype][0])
     arithmetic = _arithmetic_error(model, kernel, node, values)
@@ -142,7 +147,7 @@ def _compare(
 def _arithmetic_error(model: Model, kernel: Kernel, node: Node, values: Mapping[str, np.ndarray]) -> float:
     """What computing in the chosen precision may cost, before the result is stored."""
     u32 = ROUNDOFF["fp32"]
-    anchor = kernel.anchor if node.op not in ("channel_sum",) else node
+    anchor = node if node.op == "channel_sum" or node.op in SIDE_SUMS else kernel.anchor
     operands = [values[v] for v in anchor.inputs]
     u = _operand_roundoff(model, kernel, anchor)
     floor = 2.0**-14 if model.dtype == "fp16" and u else 0.0  # below it fp16 rounds to a fixed step, u * 2**-14
