@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.runtime.networks import KINDS, network
 
 import tricnn
+from tests.runtime.networks import KINDS, network
 from tricnn.ir import CheckpointError, DataError, ShapeError, TargetError
 
 EXECUTORS = ("numpy", "eager", "triton")

@@ -1,8 +1,8 @@
 """The emitted kernels, run by Triton's interpreter, against float64: what a user trusts when they see 'verified'."""
 
 import pytest
-from tests.runtime.networks import KINDS, network
 
+from tests.runtime.networks import KINDS, network
 from tricnn.codegen import expressions
 from tricnn.graphs import lenet
 from tricnn.runtime.verify import verify

@@ -1,7 +1,7 @@
 """Writes the small functions a template calls: what it loads, and what it does with its result.
 
-A :class:`Body` is one such function. It asks for values at a place (:class:`At`: which pixel, which channel); a value is
-either in a register already, recomputed from its operands (a prologue), or loaded from memory.
+A :class:`Body` is one such function. It asks for values at a place (:class:`At`: which pixel, which channel); a
+value is either in a register already, recomputed from its operands (a prologue), or loaded from memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Body:
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
         self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
 
-    # --- names ---------------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------
 
     def name(self, stem: str) -> str:
         stem = re.sub(r"\W", "_", stem)
@@ -68,7 +68,7 @@ class Body:
         self.lines.append(f"{name} = {expression}")
         return name
 
-    # --- values --------------------------------------------------------------------------------------------------------
+    # --- values ------------------------------------------------------------
 
     def value(self, raw: str, at: At, stem: str, wide: bool = True) -> str:
         """The name of a variable that holds a value at a place: fp32, or as it is stored unless ``wide``."""
@@ -126,7 +126,7 @@ class Body:
         found = EXPRESSIONS[node.op](self, node, at)
         return found if found.isidentifier() else self.let(SHORT.get(node.op, node.op), found)
 
-    # --- whole functions -----------------------------------------------------------------------------------------------
+    # --- whole functions ------------------------------------------------------------
 
     def unpack(self) -> list[str]:
         names = [*self.args.values(), *self.written.values()]

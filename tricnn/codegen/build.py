@@ -133,28 +133,28 @@ def build(
         )
         again = False
 
-        def smaller(name: str) -> None:
-            """Shrink the tiles of a function, that is of every kernel that shares it."""
-            nonlocal again
-            sharing = [launch.kernel for launch in program.launches if launch.function == name]
-            suffix = name[len(sharing[0]) :]
-            attempts.update({kernel + suffix: attempts.get(name, 0) + 1 for kernel in sharing})
-            again = True
-
         for (name, one), result in zip(missing.items(), results, strict=True):
             tries = attempts.get(name, 0)
             if isinstance(result, CompileError):
                 if tries >= ATTEMPTS or "shared memory" not in result.reason:
                     raise CompileError(name, target, result.reason, result.detail)
-                smaller(name)
+                again = _shrink(program, name, attempts)
                 continue
             done[name] = (one, replace(result, name=name))
             if result.spill_bytes and tries < ATTEMPTS:
-                smaller(name)
+                again = _shrink(program, name, attempts)
         if not again:
             break
     compiled = {name: done[name][1] for name in specs}
     return Build(program, emit(program), target, compiled, time.perf_counter() - start)
+
+
+def _shrink(program: Program, name: str, attempts: dict[str, int]) -> bool:
+    """Make the tiles of a function smaller, that is of every kernel that shares it."""
+    sharing = [launch.kernel for launch in program.launches if launch.function == name]
+    suffix = name[len(sharing[0]) :]
+    attempts.update({kernel + suffix: attempts.get(name, 0) + 1 for kernel in sharing})
+    return True
 
 
 def spec(function: Function) -> KernelSpec:

@@ -115,5 +115,3 @@ def _wrapped(items: Iterable[str]) -> list[str]:
             row = "       "
         row += f" {item},"
     return [*rows, row]
-
-

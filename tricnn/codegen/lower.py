@@ -22,7 +22,9 @@ POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "u8": "*u8", "i64"
 SCALARS = {"N": "i32", "seed": "i64", "step": "i32"}
 
 
-def lower(plan: Plan, dtype: str, batch: int, target: str = "sm_90", attempts: Mapping[str, int] | None = None) -> Program:
+def lower(
+    plan: Plan, dtype: str, batch: int, target: str = "sm_90", attempts: Mapping[str, int] | None = None
+) -> Program:
     """The plan for one dtype. ``batch`` and ``target`` guide the choice of tiles only: a program runs any batch size.
 
     ``attempts`` maps a function's name to how many times its tiles must be made smaller (after spills).
@@ -32,7 +34,9 @@ def lower(plan: Plan, dtype: str, batch: int, target: str = "sm_90", attempts: M
     state = Lowering(plan, dtype, batch, target, dict(attempts or {}))
     for kernel in plan.kernels:
         lowering_of(kernel)(state, kernel)
-    return Program(plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order)
+    return Program(
+        plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order
+    )
 
 
 @dataclass
@@ -90,7 +94,12 @@ class Lowering:
         names.setdefault("N", "N")
         types = [(p, SCALARS.get(b) or POINTER[self.buffers[b].dtype]) for b, p in names.items()]
         code = call(lambda buffer: names[buffer])
-        text = "\n\n".join([*(h.rstrip() + "\n" for h in helpers), f"@triton.jit\ndef {name}({', '.join(names.values())}):\n{_indent(code)}\n"])
+        text = "\n\n".join(
+            [
+                *(h.rstrip() + "\n" for h in helpers),
+                f"@triton.jit\ndef {name}({', '.join(names.values())}):\n{_indent(code)}\n",
+            ]
+        )
         key = f"{text.replace(name, '@')} {types} {tile.warps} {tile.stages}"
         if key not in self._same:
             self._same[key] = name
@@ -98,9 +107,17 @@ class Lowering:
         buffers = tuple(b for b in names if b not in SCALARS)
         self.launches.append(
             Launch(
-                self._same[key], tuple(names), grid, kernel.name, kind, kernel.layers,
-                tuple(b for b in buffers if b not in writes), writes, flops, dict(share or {}),
-            )  # fmt: skip
+                self._same[key],
+                tuple(names),
+                grid,
+                kernel.name,
+                kind,
+                kernel.layers,
+                tuple(b for b in buffers if b not in writes),
+                writes,
+                flops,
+                dict(share or {}),
+            )
         )
 
 
@@ -140,7 +157,7 @@ def plain_function(name: str, parameters: str, args: list[str], lines: list[str]
     return f"@triton.jit\ndef {name}({parameters}):\n{code}\n"
 
 
-# --- what follows the anchor ---------------------------------------------------------------------------------------------
+# --- what follows the anchor ------------------------------------------------------------
 
 
 def downstream(plan: Plan, kernel: Kernel, start: set[str]) -> list[Node]:
@@ -197,7 +214,7 @@ def pooled(body: Body, node: Node, source: str, at: At) -> At:
     return covered
 
 
-# --- contractions ----------------------------------------------------------------------------------------------------------
+# --- contractions ------------------------------------------------------------
 
 
 def conv_sizes(plan: Plan, node: Node) -> dict[str, int]:
@@ -360,10 +377,14 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         dw_store = f"tl.store(dw + row * {columns} + column, acc, mask=mask)"
         bias_store = "tl.store(db + channel, acc, mask=mask)"
     helpers = [dy_text, x_text]
-    helpers.append(plain_function(f"{name}_store_dw", "acc, row, column, mask, split, args", list(dw_args.values()), [dw_store]))
+    helpers.append(
+        plain_function(f"{name}_store_dw", "acc, row, column, mask, split, args", list(dw_args.values()), [dw_store])
+    )
     if bias:
         helpers.append(
-            plain_function(f"{name}_store_db", "acc, channel, mask, split, args", list(bias_args.values()), [bias_store])
+            plain_function(
+                f"{name}_store_db", "acc, channel, mask, split, args", list(bias_args.values()), [bias_store]
+            )
         )
 
     def call(p: Callable[[str], str]) -> str:
@@ -434,7 +455,7 @@ def lower_split_sum(
     launch(name, plain_function(f"{name}_store", parameters, list(outputs.values()), lines), outputs, partial, parts, 1)
 
 
-# --- pointwise -------------------------------------------------------------------------------------------------------------
+# --- pointwise ------------------------------------------------------------
 
 
 def lower_pointwise(state: Lowering, kernel: Kernel) -> None:

@@ -371,7 +371,7 @@ def lower_rows(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
-    """concat, slice_channels, pad_channels, stack, and flatten or unflatten that really move data: one launch per operand."""
+    """concat, slice_channels, pad_channels, stack, flatten and unflatten that move data: one launch per operand."""
     node, plan = kernel.anchor, state.plan
     y = plan.type(node.name)
     start = 0
@@ -391,8 +391,8 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
         tile = tiles.elementwise(c, state.attempt(name))
         rows = f"N * {pixels}" if y.batched else "1"
         inside = "mask"
-        source = "x + pixel * {} + channel".format(x.channels if x.batched else 0)
-        target = "y + pixel * {} + channel".format(y.channels if y.batched else 0)
+        source = f"x + pixel * {x.channels if x.batched else 0} + channel"
+        target = f"y + pixel * {y.channels if y.batched else 0} + channel"
         if node.op == "flatten":
             source, target = f"x + pixel * {c} + channel", f"y + pixel * {c * pixels} + channel"
         elif node.op == "unflatten":
@@ -447,7 +447,7 @@ LOWERINGS |= {
     "cross_entropy": lower_loss, "cross_entropy_grad": lower_loss,
     "softmax": lower_rows, "softmax_grad": lower_rows,
     "local_response_norm": lower_rows, "local_response_norm_grad": lower_rows,
-    "concat": lower_copy, "slice_channels": lower_copy, "pad_channels": lower_copy, "stack": lower_copy, "flatten": lower_copy,
+    "concat": lower_copy, "slice_channels": lower_copy, "pad_channels": lower_copy, "stack": lower_copy,
+    "flatten": lower_copy,
     "unflatten": lower_copy,
 }  # fmt: skip
-

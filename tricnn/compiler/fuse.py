@@ -75,7 +75,7 @@ class _Fuser:
             value = self.views[value]
         return value
 
-    # --- grouping ------------------------------------------------------------------------------------------------------
+    # --- grouping ------------------------------------------------------------
 
     def plan(self) -> Plan:
         if self.enabled:
@@ -109,14 +109,17 @@ class _Fuser:
         for other in self.nodes:
             if other.name in self.group:
                 continue
-            if SIBLINGS.get(other.op) == node.op and other.inputs[-len(node.inputs) :] == node.inputs:
-                if all(other.attrs[k] == v for k, v in node.attrs.items()) and self.ready(other, group):
-                    self.join(group, other)
-            elif node.op in WGRADS and other.op == "channel_sum" and self.base(other.inputs[0]) == self.base(
-                node.inputs[0]
-            ):  # fmt: skip
-                self.join(group, other)
-            elif node.op == "batch_stats" and other.op in ("running_mean", "running_var") and other.inputs[1] == node.name:
+            if SIBLINGS.get(other.op) == node.op:
+                same = other.inputs[-len(node.inputs) :] == node.inputs
+                same = same and all(other.attrs[key] == value for key, value in node.attrs.items())
+                takes = same and self.ready(other, group)
+            elif other.op == "channel_sum":
+                takes = node.op in WGRADS and self.base(other.inputs[0]) == self.base(node.inputs[0])
+            elif other.op in ("running_mean", "running_var"):
+                takes = node.op == "batch_stats" and other.inputs[1] == node.name
+            else:
+                takes = False
+            if takes:
                 self.join(group, other)
 
     def ready(self, node: Node, group: _Group) -> bool:
@@ -187,7 +190,7 @@ class _Fuser:
             return "pixels that no window covers are needed elsewhere"
         return None
 
-    # --- prologues -----------------------------------------------------------------------------------------------------
+    # --- prologues ------------------------------------------------------------
 
     def inline(self) -> None:
         """Recompute a node wherever it is read, if that moves fewer bytes than storing it once.
@@ -253,7 +256,7 @@ class _Fuser:
         type_ = self.graph.types[value]
         return type_.elements(1) * (2 if type_.dtype == "float" else 1) if type_.batched else 0
 
-    # --- the result ----------------------------------------------------------------------------------------------------
+    # --- the result ------------------------------------------------------------
 
     def kernels(self) -> tuple[Kernel, ...]:
         read_later: set[str] = set(self.results)

@@ -72,7 +72,7 @@ class GraphBuilder:
         self.nodes.append(node)
         return full
 
-    # --- layers ----------------------------------------------------------------------------------------------------
+    # --- layers ------------------------------------------------------------
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float") -> str:
         """A batch of ``shape`` (without the batch dimension)."""

@@ -139,7 +139,7 @@ class Model:
         """The emitted file: every kernel, headed by the layers it computes, and the step that launches them."""
         return emit(self.program)
 
-    # --- parameters ----------------------------------------------------------------------------------------------------
+    # --- parameters ------------------------------------------------------------
 
     def _state_nodes(self) -> list[Any]:
         ran = {n.name for n in self.plan.graph.nodes}
@@ -190,7 +190,7 @@ class Model:
         """The inverse of :meth:`to_logical`."""
         return self.executor.to_storage(name, x)
 
-    # --- running -------------------------------------------------------------------------------------------------------
+    # --- running ------------------------------------------------------------
 
     def __call__(self, x: Any) -> Any:
         """Logits ``[N, classes]`` for images ``x: [N, C, H, W]`` (a dictionary if the network has several outputs)."""

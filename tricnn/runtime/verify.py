@@ -6,10 +6,10 @@ kernel from them in float64. So an error cannot hide behind, or be blamed on, an
 Tolerances are derived, not picked. A sum of K products a*b whose operands are rounded with unit roundoff u, accumulated
 in fp32, has errors that behave as independent: they add up to about
 
-    (u + u32 * sqrt(K)) * sqrt(sum (a*b)^2)            Higham, "Accuracy and stability of numerical algorithms", 3.1, 4.2
+    (u + u32 * sqrt(K)) * sqrt(sum (a*b)^2)        Higham, "Accuracy and stability of numerical algorithms", 3.1, 4.2
 
-of which ``SAFETY`` times as much is accepted, the largest over the tensor; storing the result may add u_stored * |result|.
-u is 0 where the operands are multiplied as they lie in memory: products of 16-bit numbers are exact in fp32.
+of which ``SAFETY`` times as much is accepted, the largest over the tensor; storing the result may add u_stored
+* |result|. u is 0 where the operands are multiplied as they lie in memory: products of 16-bit numbers are exact in fp32.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def verify(
     return verify_model(model, batch, seed, on_done)
 
 
-def verify_model(model: Model, batch: int, seed: int = 0, on_done: Callable[[Check], None] | None = None) -> list[Check]:
+def verify_model(
+    model: Model, batch: int, seed: int = 0, on_done: Callable[[Check], None] | None = None
+) -> list[Check]:
     """The same for a model that is compiled already. Its parameters are replaced by random ones."""
     rng = np.random.default_rng(seed)
     model.load_state_dict(_random_state(model, rng))
@@ -241,7 +243,7 @@ def _magnitude(
 
 def _at_index(x: np.ndarray, index: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
     """The element of each window that an index points at."""
-    (r, s), (sh, sw), (top, bottom, left, right) = attrs["kernel_size"], attrs["stride"], attrs["padding"]
+    (r, s), (sh, sw), (top, _, left, _) = attrs["kernel_size"], attrs["stride"], attrs["padding"]
     p, q = index.shape[2:]
     height, width = (p - 1) * sh + r, (q - 1) * sw + s
     pads = ((0, 0), (0, 0), (top, max(0, height - x.shape[2] - top)), (left, max(0, width - x.shape[3] - left)))

@@ -1,7 +1,7 @@
 """Dropout with counter-based random numbers: seed and step give the mask, in every executor.
 
-``y = x * keep / (1 - p)``, where ``keep`` is drawn by Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3", SC 2011) from the element's logical index, the layer's number and the step (docs/architecture.md). Its
+``y = x * keep / (1 - p)``, where ``keep`` is drawn by Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy
+as 1, 2, 3", SC 2011) from the element's logical index, the layer's number and the step (docs/architecture.md). Its
 gradient is the same operation on dy.
 """
 
