@@ -1,7 +1,7 @@
 """Tile sizes: what each kernel starts from, and the smaller ones it falls back to when a compiler spills.
 
-The rules are static, so the same plan gives the same kernels, and the same bits, on every machine. 128x128x64 on 8 warps
-is what a Hopper MMA wants; fp32 products run on the plain FMA units, where smaller tiles keep to the registers.
+The rules are static, so the same plan gives the same kernels, and the same bits, on every machine. 128x128x64 on 8
+warps is what a Hopper MMA wants; fp32 products run on the plain FMA units, where smaller tiles keep to the registers.
 """
 
 from __future__ import annotations

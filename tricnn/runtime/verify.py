@@ -9,7 +9,8 @@ in fp32, has errors that behave as independent: they add up to about
     (u + u32 * sqrt(K)) * sqrt(sum (a*b)^2)        Higham, "Accuracy and stability of numerical algorithms", 3.1, 4.2
 
 of which ``SAFETY`` times as much is accepted, the largest over the tensor; storing the result may add u_stored
-* |result|. u is 0 where the operands are multiplied as they lie in memory: products of 16-bit numbers are exact in fp32.
+* |result|. u is 0 where the operands are multiplied as they lie in memory: products of 16-bit numbers are exact in
+fp32.
 """
 
 from __future__ import annotations
