@@ -130,7 +130,7 @@ def load_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if "/" in name or name.endswith(".txt"):
         raise UsageError(f"there is no file {name}; MODEL is an architecture or a file with a graph as text")
-    raise UsageError(f"unknown model {name!r}: {hint}`tricnn list` shows all {len(ARCHITECTURES)}; a file's path will do too")
+    raise UsageError(f"unknown model {name!r}: {hint}`tricnn list` shows all {len(ARCHITECTURES)}, and a file will do")
 
 
 def read_graph(path: Path) -> Graph:

@@ -52,8 +52,9 @@ def run(options: argparse.Namespace) -> int:
     screen = Screen(options.json)
     target = chosen_target(options.target)
     graph = load_graph(options)
-    unfused = lowered(graph, options.mode, options.batch, options.dtype, target, fuse=False)
-    program = unfused if options.no_fuse else lowered(graph, options.mode, options.batch, options.dtype, target, fuse=True)
+    how = (options.mode, options.batch, options.dtype, target)
+    unfused = lowered(graph, *how, fuse=False)
+    program = unfused if options.no_fuse else lowered(graph, *how, fuse=True)
     with output_folder(options.out) as folder:
         built = compile_shown(program, target, screen)
         files = built.write(folder) if folder else []

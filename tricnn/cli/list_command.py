@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
             "about": (declare.__doc__ or "").strip().partition("\n")[0],
         })  # fmt: skip
     screen.json({"architectures": rows})
-    screen.show(tables.architectures(rows))
+    screen.show(tables.architectures(rows, screen.out.width))
     return 0

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -42,11 +42,11 @@ exit status: 0 done; 1 what was asked is not so (a kernel fails verification); 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line (see :func:`run`)."""
+    """Says what is wrong in one line (see :func:`guarded`)."""
 
     def __init__(self, *arguments: Any, **options: Any):
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*arguments, allow_abbrev=False, **options)
+        fixed = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(*arguments, **{**fixed, **options})
 
     def error(self, message: str) -> NoReturn:
         where = f"{self.prog}: " if " " in self.prog else ""
@@ -54,13 +54,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Parse and run one command; every way out of it as an exit status."""
+    """Parse and run one command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: dispatch(arguments))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Every way out of ``work`` as an exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that has no γ shows a ? rather than a traceback
     try:
-        status = dispatch(arguments)
+        status = work()
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `tricnn list | head -1`: as if the signal had ended us
@@ -82,7 +87,9 @@ def dispatch(arguments: list[str]) -> int:
         top_parser().print_help()
         return 0
     if first in ("-V", "--version"):
-        print(f"tricnn {version()}")
+        from tricnn import __version__
+
+        print(f"tricnn {__version__}")
         return 0
     if first not in COMMANDS:
         if first.startswith("-"):
@@ -112,15 +119,6 @@ def top_parser() -> Parser:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     return parser
-
-
-def version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("tricnn")
-    except metadata.PackageNotFoundError:
-        return "(from source, not installed)"
 
 
 def fail(error: Exception) -> int:

@@ -25,11 +25,11 @@ class PyTorchNetwork(torch.nn.Module):
         self.environment = Environment()
         self.slot = {n.name: n.name.replace(".", "_dot_") for n in (*self.graph.parameters, *self.graph.buffers)}
         for node in self.graph.parameters:
-            self.register_parameter(self.slot[node.name], torch.nn.Parameter(torch.zeros(self.shape(node.name))))
+            self.register_parameter(self.slot[node.name], torch.nn.Parameter(torch.zeros(self.extent(node.name))))
         for node in self.graph.buffers:
-            self.register_buffer(self.slot[node.name], torch.zeros(self.shape(node.name)))
+            self.register_buffer(self.slot[node.name], torch.zeros(self.extent(node.name)))
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def extent(self, name: str) -> tuple[int, ...]:
         return self.graph.types[name].per_image
 
     def load(self, state: dict[str, Any]) -> PyTorchNetwork:
@@ -53,7 +53,8 @@ class PyTorchNetwork(torch.nn.Module):
     def layer(self, node: Any, operands: list[torch.Tensor]) -> torch.Tensor:
         if node.op == "batch_norm":
             x, weight, bias, mean, var = operands
-            return F.batch_norm(x, mean, var, weight, bias, self.training, node.attrs["momentum"], node.attrs["eps"])
+            a = node.attrs
+            return F.batch_norm(x, mean, var, weight, bias, self.training, a["momentum"], a["eps"])
         if node.op == "dropout":
             return F.dropout(operands[0], node.attrs["p"], self.training)
         if node.op == "linear" and torch.is_autocast_enabled(operands[0].device.type):
@@ -61,8 +62,9 @@ class PyTorchNetwork(torch.nn.Module):
         if node.op == "conv2d" and torch.is_autocast_enabled(operands[0].device.type) and _symmetric(node.attrs):
             top, _, left, _ = node.attrs["padding"]
             a = node.attrs
-            bias = operands[2] if len(operands) > 2 else None
-            return F.conv2d(operands[0], operands[1], bias, a["stride"], (top, left), a["dilation"], a["groups"])
+            x, weight, *rest = operands
+            bias = rest[0] if rest else None
+            return F.conv2d(x, weight, bias, a["stride"], (top, left), a["dilation"], a["groups"])
         return OPS[node.op].aten(self.environment, node.attrs, *operands)
 
 
@@ -79,7 +81,10 @@ def step(
     with 16-bit weights, 16-bit training under autocast with fp32 weights. ``wrap`` may compile the network."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     torch.backends.cudnn.benchmark = True
-    network = PyTorchNetwork(graph, mode).load(state).to(device=device, memory_format=torch.channels_last)
+    network = PyTorchNetwork(graph, mode).load(state).to(device)
+    for p in network.parameters():
+        if p.dim() == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
     x = torch.as_tensor(images).to(device).contiguous(memory_format=torch.channels_last)
     real, narrow = REAL[dtype], dtype in ("fp16", "bf16")
     if mode == "infer":
@@ -103,7 +108,7 @@ def step(
             outputs = forward(x)
             loss = sum(w * F.cross_entropy(o.float(), y) for w, o in zip(weights, outputs, strict=True))
         assert isinstance(loss, torch.Tensor)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     return train

@@ -45,7 +45,7 @@ def in_turns(
 
     One that fails, while it is made or while it runs, is reported with its error; the others go on.
     """
-    rows = {name: {"name": name, "error": "", "times": []} for name in contenders}
+    rows: dict[str, dict[str, Any]] = {name: {"name": name, "error": "", "times": []} for name in contenders}
     ready: dict[str, Work] = {}
     for name, make in contenders.items():
         tell(f"preparing {name}")

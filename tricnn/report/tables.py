@@ -29,14 +29,15 @@ def row(made: Table, *cells: Any, style: str = "") -> None:
     made.add_row(*[c if isinstance(c, Text) else Text(str(c)) for c in cells], style=style)
 
 
-def architectures(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """``tricnn list``."""
-    made = table(
-        plural(len(rows), "architecture"), "name", ">parameters", ">multiply-adds", ">input", ">classes", "what it is"
-    )
+def architectures(rows: Sequence[Mapping[str, Any]], width: int = 140) -> Table:
+    """``tricnn list``; below 120 columns without what they are."""
+    about = ["what it is"] if width >= 120 else []
+    columns = ("name", ">parameters", ">multiply-\nadds", ">input", ">classes", *about)
+    made = table(plural(len(rows), "architecture"), *columns)
     for r in rows:
         shape = "x".join(map(str, r["input"]))
-        row(made, r["name"], f"{r['parameters']:,}", scaled(r["macs_per_image"]), shape, f"{r['classes']:,}", r["about"])
+        costs = f"{r['parameters']:,}", scaled(r["macs_per_image"])
+        row(made, r["name"], *costs, shape, f"{r['classes']:,}", *([r["about"]] if about else []))
     made.columns[0].no_wrap = True
     return made
 
@@ -66,34 +67,42 @@ def kernels(
     compiled: Mapping[str, Any], replaced: Mapping[str, tuple[int, int]] | None = None, width: int = 140
 ) -> Table:  # fmt: skip
     """``tricnn compile``: layers -> kernels. ``replaced`` gives for each kernel the launches and bytes of the same
-    layers, one kernel each. Below 120 columns a kernel's layers are written under its name."""
-    rows, wide = compiled["kernels"], width >= 120
+    layers, one kernel each. Below 120 columns a row has two lines: layers and unfused figures are on the second."""
+    rows, wide, beside = compiled["kernels"], width >= 120, replaced is not None
     bulk = any(k["bulk_copy"] for k in rows)
-    columns = ["kernel", "layers it computes"] if wide else ["kernel, layers it computes"]
-    columns += [">launches", ">bytes"]
-    columns += [">unfused\nlaunches", ">unfused\nbytes"] if replaced is not None else []
-    columns += [">registers", ">spills", ">tensor\ncores", *([">bulk\ncopies"] if bulk else [])]
-    title = (
-        f"{compiled['graph']} for {compiled['target']}: {compiled['mode']}, {compiled['dtype']}, batch {compiled['batch']}"
-    )
-    made = table(title, *columns)
+    if wide:
+        columns = ["kernel", "layers it computes", ">launches", ">bytes"]
+        columns += [">unfused\nlaunches", ">unfused\nbytes"] if beside else []
+    else:
+        columns = ["kernel\n  layers it computes", *([">launches\n(unfused)", ">bytes\n(unfused)"] if beside else
+                   [">launches", ">bytes"])]  # fmt: skip
+    columns += [">registers" if wide else ">regi-\nsters", ">spills", ">tensor\ncores"]
+    columns += [">bulk\ncopies"] if bulk else []
+    how = f"{compiled['mode']}, {compiled['dtype']}, batch {compiled['batch']}"
+    made = table(f"{compiled['graph']} for {compiled['target']}: {how}", *columns)
     made.show_footer = True
+
+    def cells(name: str, layers: str, own: tuple[int, int], other: tuple[int, int] | None) -> list[Any]:
+        figures = [f"{own[0]:,}", size(own[1])]
+        unfused = ["", ""] if other is None or not other[0] else [f"{other[0]:,}", size(other[1])]
+        if wide:
+            return [name, layers, *figures, *(unfused if beside else [])]
+        below = [f"({u})" if u else "" for u in unfused]
+        return [Text.assemble(name, (f"\n  {layers}" if layers else "", "dim")),
+                *(f"{f}\n{u}".rstrip() for f, u in zip(figures, below, strict=True))]  # fmt: skip
+
     for k in rows:
-        layers = ", ".join(k["layers"])
-        cells: list[Any] = [k["name"], layers] if wide else [Text.assemble(k["name"], "\n", (f"  {layers}", "dim"))]
-        cells += [k["launches"], size(k["dram_bytes"])]
-        if replaced is not None:
-            count, volume = replaced.get(k["name"], (0, 0))
-            cells += [count or "", size(volume) if count else ""]
-        cells += [k["registers"], size(k["spill_bytes"]), _yes(k["tensor_core"])]
-        row(made, *cells, *([_yes(k["bulk_copy"])] if bulk else []), style="red" if k["spill_bytes"] else "")
-    totals: list[Any] = ["total", *([""] if wide else []), compiled["launches"], size(compiled["dram_bytes"])]
-    if replaced is not None:
-        totals += [compiled["unfused"]["launches"], size(compiled["unfused"]["dram_bytes"])]
+        other = (replaced or {}).get(k["name"])
+        first = cells(k["name"], ", ".join(k["layers"]), (k["launches"], k["dram_bytes"]), other)
+        facts = [k["registers"], size(k["spill_bytes"]), _yes(k["tensor_core"])]
+        row(made, *first, *facts, *([_yes(k["bulk_copy"])] if bulk else []), style="red" if k["spill_bytes"] else "")
+    unfused = compiled["unfused"]
+    totals = cells("total", "", (compiled["launches"], compiled["dram_bytes"]),
+                   (unfused["launches"], unfused["dram_bytes"]) if beside else None)  # fmt: skip
     totals += ["", size(sum(k["spill_bytes"] for k in rows)), f"{sum(k['tensor_core'] for k in rows)} of {len(rows)}"]
     totals += [f"{sum(k['bulk_copy'] for k in rows)} of {len(rows)}"] if bulk else []
     for column, text in zip(made.columns, totals, strict=True):
-        column.footer = Text(str(text))
+        column.footer = text if isinstance(text, Text) else Text(str(text))
     return made
 
 
