@@ -33,17 +33,20 @@ def save_curve(history: Mapping[str, Any], path: str | Path, title: str) -> Path
     figure.suptitle(title, color=INK, fontsize=13)
     left, right = figure.subplots(1, 2)
 
-    left.plot([s / per_epoch for s in steps], losses, color=TRAIN, linewidth=1.2, alpha=0.9, label="training")
-    left.plot(epochs, [r["test_loss"] for r in records], "o-", color=TEST, markersize=4, label="test")
+    left.plot([s / per_epoch for s in steps], losses, color=TRAIN, linewidth=0.8, alpha=0.35)
+    left.plot(
+        epochs, [r["train_loss"] for r in records], "o-", color=TRAIN, markersize=4, label="training, mean of the epoch"
+    )
+    left.plot(epochs, [r["test_loss"] for r in records], "o-", color=TEST, markersize=4, label="test, after the epoch")
     left.set(xlabel="epoch", ylabel="cross-entropy loss (log scale)", yscale="log")
     left.legend(frameon=False, labelcolor=INK)
 
     accuracies = [r["test_accuracy"] for r in records]
     right.plot(epochs, accuracies, "o-", color=TEST, markersize=4)
     right.set(xlabel="epoch", ylabel="test accuracy")
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     right.annotate(
-        f"{accuracies[-1]:.2%}",
+        f"{100 * accuracies[-1]:.2f} %",
         (epochs[-1], accuracies[-1]),
         textcoords="offset points",
         xytext=(0, -16),
