@@ -27,6 +27,10 @@ from .plan import Decision, Kernel, Plan
 GATHERS = ("max_pool2d_grad", "avg_pool2d_grad", "global_avg_pool_grad")
 #: pointwise operations that are copies with a shape of their own, or work on vectors; never part of a chain
 ALONE = ("concat", "stack", "slice_channels", "pad_channels", "running_mean", "running_var")
+#: pointwise operations that look at nothing but the element: they may be computed where it is seen under another shape
+ELEMENTWISE = (
+    "relu", "relu_grad", "sigmoid", "sigmoid_grad", "tanh", "tanh_grad", "add", "scale", "dropout",
+)  # fmt: skip
 #: which operand of an anchor may have a prologue
 LOADED = {
     "conv2d": (0,), "conv2d_grad_input": (0,), "conv2d_grad_weight": (0, 1),
@@ -142,7 +146,8 @@ class _Fuser:
         for node in self.readers[tail.name]:
             if node.name in self.group or not self.ready(node, group):
                 continue
-            if chainable(node) and self.graph.types[node.name].elements(1) == self.graph.types[tail.name].elements(1):
+            same_size = self.graph.types[node.name].elements(1) == self.graph.types[tail.name].elements(1)
+            if chainable(node) and same_size and self.alike(node, group.anchor.name):
                 self.join(group, node)
                 self.grow(group, node)
             elif self.can_pool(group, tail, node):
@@ -153,6 +158,17 @@ class _Fuser:
             elif self.can_take_along(group, tail, node):
                 self.join(group, node)
                 self.take_siblings(group, node)
+
+    def alike(self, node: Node, place: str) -> bool:
+        """Can the node be computed at (pixel, channel) of ``place``: are the channels the same, or does it not care?"""
+        a, b = self.graph.types[node.name], self.graph.types[place]
+        return a.shape == b.shape or self.elementwise(node) or (a.batched and b.batched and a.channels == b.channels)
+
+    def elementwise(self, node: Node) -> bool:
+        inputs = (self.base(v) for v in node.inputs)
+        return node.op in ELEMENTWISE and all(
+            self.elementwise(self.graph.by_name[v]) for v in inputs if v in self.inlined
+        )
 
     def can_take_along(self, group: _Group, tail: Node, node: Node) -> bool:
         """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
@@ -176,6 +192,8 @@ class _Fuser:
             return "the windows overlap: each pixel of the convolution would be computed several times"
         if any(pool.attrs["padding"]):
             return "the windows reach into padding"
+        if area == 1:
+            return "a window of one pixel pools nothing"
         if area & (area - 1) or area > 16:
             return f"a window of {area} pixels does not divide a tile"
         p, q = self.graph.types[tail.name].spatial
@@ -219,6 +237,8 @@ class _Fuser:
             return "windows at the border are cut off and divide by less"
         for reader in self.readers[node.name]:
             if reader.name in self.group and chainable(reader):
+                if not self.alike(node, self.group[reader.name].anchor.name):
+                    return "its reader sees it under another shape"
                 continue
             allowed = LOADED.get(reader.op, ())
             if chainable(reader) or reader.op in GATHERS:
@@ -227,7 +247,7 @@ class _Fuser:
                 continue
             if any(self.base(v) == node.name and i not in allowed for i, v in enumerate(reader.inputs)):
                 return f"{reader.name} ({reader.op}) takes this operand from memory only"
-            if self.graph.types[node.name].elements(1) != self.graph.types[self.read_as(reader, node)].elements(1):
+            if not self.alike(node, self.read_as(reader, node)):
                 return "its reader sees it under another shape"
         return None if self.readers[node.name] else "nothing reads it"
 
@@ -324,6 +344,9 @@ class _Fuser:
     def why_not(self, value: str, node: Node) -> str:
         if not self.enabled:
             return "fusion is off"
+        home = self.group.get(node.name)
+        if home is not None and home.anchor is not node and value in map(self.base, home.anchor.inputs):
+            return f"{node.op} shares the one load of it with {home.anchor.op}, in the same kernel"
         producer = self.graph.by_name[value]
         if (chainable(producer) or producer.op in GATHERS) and value not in self.results:
             reason = self.why_not_inlined(producer)
