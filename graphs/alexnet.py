@@ -77,15 +77,17 @@ def alexnet_2012(
 ) -> Graph:
     """AlexNet as published: two towers (grouped convolutions), local response normalisation, overlapping pooling.
 
-    Weights start as N(0, 0.01^2), the biases of conv2, conv4, conv5 and the hidden dense layers at 1 (section 5). The
-    paper's 224x224 images give 55x55 pixels only if they are padded, by 2 here.
+    Weights start as N(0, 0.01^2), the biases of conv2, conv4, conv5 and the hidden dense layers at 1 (section 5); with
+    fewer channels the weights start larger, so that their sums are as large. The paper's 224x224 images give 55x55
+    pixels only if they are padded, by 2 here.
     """
+    half = scaled(width)
 
     def w(channels: int) -> int:
-        """An even number, for the two towers share them."""
-        return 2 * scaled(width)(channels // 2)
+        """As many for each of the two towers."""
+        return 2 * half(channels // 2)
 
-    init: dict[str, Any] = {"weight_init": "normal(0.01)"}
+    init: dict[str, Any] = {"weight_init": f"normal({0.01 / width**0.5!r})"}
     one = {**init, "bias_init": "constant(1)"}
     b = GraphBuilder("alexnet_2012")
     x = b.input("x", input_shape)

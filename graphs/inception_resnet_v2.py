@@ -56,6 +56,7 @@ def residual(b: UnitBuilder, x: str, branches: Sequence[str], factor: float) -> 
 
 
 def mixed_5b(b: UnitBuilder, x: str) -> str:
+    """Inception-v3's first block with more filters: 192 to 320 channels, on 35x35 images."""
     pooled = b.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False, name="branch3.0")
     branches = [
         b.unit(x, 96, 1, "branch0"),

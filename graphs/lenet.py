@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tricnn.ir import Graph, GraphBuilder
 
+from .widths import scaled
+
 
 def lenet(num_classes: int = 10, input_shape: Sequence[int] = (1, 28, 28), width: float = 1.0) -> Graph:
     """LeNet with ReLU and max pooling, as it is trained today."""
@@ -28,9 +30,7 @@ def lenet_sigmoid(num_classes: int = 10, input_shape: Sequence[int] = (1, 28, 28
 
 
 def _lenet(name, activation, pool, init, num_classes, input_shape, width) -> Graph:  # type: ignore[no-untyped-def]
-    def w(n: int) -> int:
-        return max(1, round(n * width))
-
+    w = scaled(width)
     b = GraphBuilder(name)
     x = b.input("x", input_shape)
     x = activation(b, b.conv2d(x, w(6), 5, padding=2, name="conv1", weight_init=init), name="act1")

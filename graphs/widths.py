@@ -2,7 +2,14 @@
 
 from collections.abc import Callable
 
+from tricnn.ir.errors import GraphError
+
 
 def scaled(width: float) -> Callable[[int], int]:
-    """Turns a paper's number of channels into ``width`` times as many, at least 1: the same topology, small."""
+    """Turns a paper's number of channels into ``width`` times as many, at least 1: the same topology, small.
+
+    Raises GraphError if ``width`` is not positive and finite.
+    """
+    if isinstance(width, bool | str) or not 0 < width < float("inf"):
+        raise GraphError(f"width={width!r} is not accepted; it multiplies the channels, a finite number above 0")
     return lambda channels: max(1, round(channels * width))

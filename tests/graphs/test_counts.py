@@ -231,6 +231,7 @@ def test_what_does_not_make_sense_is_said_in_one_line():
     wrong = {
         "stride_on": lambda: graphs.resnet50(stride_on="5x5"),
         "order": lambda: graphs.cifar_resnet20(order="random"),
+        "width": lambda: graphs.alexnet_2012(width=0),
         "features.12": lambda: graphs.alexnet(input_shape=(3, 32, 32)),
     }
     for word, build in wrong.items():
