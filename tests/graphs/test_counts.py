@@ -65,8 +65,7 @@ GMACS = {
     "resnet101": "7.801",
     "resnet152": "11.514",
     "alexnet_2012": "0.724",  # Sze et al., "Efficient processing of deep neural networks" (2017), table II
-    "cifar_resnet20": "0.0406",  # Lin et al., "HRank" (CVPR 2020), tables 1 to 3, and the pruning papers it follows
-    "cifar_resnet56": "0.12549",
+    "cifar_resnet56": "0.12549",  # Lin et al., "HRank" (CVPR 2020), the unpruned rows
     "cifar_resnet110": "0.25289",
 }
 
