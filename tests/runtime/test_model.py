@@ -1,5 +1,7 @@
 """tricnn.compile and the model it returns: the contract, on all three executors."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,13 @@ def test_the_same_inputs_give_the_same_bits() -> None:
             loss, grads = model.loss_and_grads(x, labels)
             runs.append((loss, {k: g.tobytes() for k, g in grads.items()}))
         assert runs[0] == runs[1]
+
+
+def test_every_pass_can_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRICNN_DUMP", str(tmp_path))
+    tricnn.compile(network("residual"), "train", batch=2)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    stages = ["00-declared.txt", "01-for-training.txt", "02-tidied.txt", "03-differentiated.txt", "04-plan.txt"]
+    assert names == [*stages, "05-kernels.py"]
+    for name in names[:4]:  # each graph is text that reads back
+        assert str(tricnn.from_text((tmp_path / name).read_text())) == (tmp_path / name).read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .lower import SCALARS
 from .program import Function, Launch, Program
 from .templates import closure, library, module_text
 
@@ -94,12 +95,14 @@ def _step(program: Program) -> str:
         "def step(t, N, seed=0, step=0):",
         '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks."""',
     ]
+    if any("seed_lo" in launch.arguments for launch in program.launches):
+        lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
     for launch in program.launches:
         function = stages[launch.function]
         grid = ", ".join(g.replace("cdiv", "triton.cdiv") for g in launch.grid)
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
-        arguments = [a if a in ("N", "seed", "step") else f't["{a}"]' for a in launch.arguments]
+        arguments = [a if a in SCALARS else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
         lines.append(f"    {launch.function}[{grid}](")
         lines += _wrapped([*arguments, *options])

@@ -71,8 +71,8 @@ def _dropout(body: Body, node: Node, at: At) -> str:
         index = f"({pixel} // {pixels} * {c} + {channel}) * {pixels} + {pixel} % {pixels}"
     element = body.let("element", index)
     threshold = min(round(node.attrs["p"] * 2**32), 2**32 - 1)
-    seed, step = body.argument("seed", "seed"), body.argument("step", "step")
-    keep = body.let("keep", f"keep_mask({element}, {seed}, {seed} >> 32, {node.attrs['layer']}, {step}, {threshold})")
+    low, high, step = (body.argument(name, name) for name in ("seed_lo", "seed_hi", "step"))
+    keep = body.let("keep", f"keep_mask({element}, {low}, {high}, {node.attrs['layer']}, {step}, {threshold})")
     return f"tl.where({keep}, {x} * {1 / (1 - node.attrs['p'])!r}, 0.0)"
 
 

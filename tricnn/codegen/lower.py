@@ -19,7 +19,8 @@ from .body import At, Body
 from .program import DTYPES, Buffer, Function, Launch, Program, element, evaluate, plan_buffers
 
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "u8": "*u8", "i64": "*i64"}
-SCALARS = {"N": "i32", "seed": "i64", "step": "i32"}
+#: numbers a launch may take; the seed is 64 bits, passed as two words
+SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
 
 
 def lower(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..compiler.specialise import for_inference, for_training, tidy
 from ..ir.errors import CheckpointError, DataError, ShapeError, TargetError
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
+from .dump import Dump
 from .eager_executor import EagerExecutor
 from .numpy_executor import NumpyExecutor
 from .triton_executor import TritonExecutor, interpreting
@@ -50,15 +52,27 @@ def device_target() -> str:
     return f"sm_{major}{minor}"
 
 
-def specialised(graph: Graph, mode: str, *, fuse: bool = True, label_smoothing: float = 0.0) -> Graph:
-    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference."""
+def specialised(
+    graph: Graph, mode: str, *, fuse: bool = True, label_smoothing: float = 0.0, dump: Dump | None = None
+) -> Graph:
+    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference. ``dump`` is
+    shown the graph after every pass."""
+    show = dump or Dump(None)
+    show("declared", graph)
     if mode not in MODES:
         raise TargetError(f"mode {mode!r} is unknown; accepted: {', '.join(MODES)}")
-    if mode == "infer":
-        ready = for_inference(graph)
-        return tidy(fold_batch_norm(ready)) if fuse else ready
-    ready = for_training(graph, label_smoothing)
-    return differentiate(tidy(ready) if fuse else ready)
+    ready = for_inference(graph) if mode == "infer" else for_training(graph, label_smoothing)
+    show(f"for-{'inference' if mode == 'infer' else 'training'}", ready)
+    if fuse and mode == "infer":
+        ready = fold_batch_norm(ready)
+        show("batch-norm-folded", ready)
+    if fuse:
+        ready = tidy(ready)
+        show("tidied", ready)
+    if mode == "train":
+        ready = differentiate(ready)
+        show("differentiated", ready)
+    return ready
 
 
 def compile(
@@ -85,6 +99,8 @@ def compile(
     fuse      False: one kernel per layer.
     seed      draws the initial parameters and, with the step, dropout's masks.
 
+    With ``TRICNN_DUMP=folder`` in the environment, what every pass made is written there, numbered.
+
     Raises TargetError for an unknown mode, dtype, executor or target, and GraphError for a graph that cannot be
     trained.
     """
@@ -99,8 +115,14 @@ def compile(
         parse_target(target)
     if executor == "auto":
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
-    plan = fuse_graph(specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing), mode, enabled=fuse)
-    return Model(graph, plan, batch, dtype, executor, target, seed)
+    dump = Dump(os.environ.get("TRICNN_DUMP"))
+    ready = specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing, dump=dump)
+    plan = fuse_graph(ready, mode, enabled=fuse)
+    dump("plan", plan)
+    model = Model(graph, plan, batch, dtype, executor, target, seed)
+    if dump.folder is not None and dtype != "fp64":
+        dump("kernels", model.source, "py")
+    return model
 
 
 class Model:

@@ -92,7 +92,7 @@ def verify_model(
         launches = [launch for launch in program.launches if launch.kernel == kernel.name]
         _poison(tensors, kernel, launches)
         for launch in launches:
-            scalars = {"N": batch, "seed": seed, "step": 0}
+            scalars = {"N": batch, "seed_lo": seed & 0xFFFFFFFF, "seed_hi": seed >> 32 & 0xFFFFFFFF, "step": 0}
             arguments = [scalars[a] if a in scalars else tensors[a] for a in launch.arguments]
             grid = tuple(evaluate(g, batch) for g in launch.grid)
             function = next(f for f in program.functions if f.name == launch.function)
