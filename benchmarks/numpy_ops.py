@@ -1,7 +1,8 @@
 """Time the NumPy functions against PyTorch's, on the CPU, both with all cores: python -m benchmarks.numpy_ops [--quick]
 
 Each line is one function at one size: the median time here, the median time there, and their ratio. The two alternate
-within one run, so that a busy machine slows both. Memory is channels-last on both sides.
+within one run, so that a busy machine slows both. Memory is channels-last on both sides. On a machine too busy for
+that, compare one core's CPU time: taskset -c 0 python -m benchmarks.numpy_ops --cpu-time
 """
 
 import argparse
@@ -139,6 +140,9 @@ def others() -> Iterator[Pair]:
     )
 
 
+clock = time.perf_counter
+
+
 def milliseconds(pair: Pair, repeats: int) -> tuple[float, float]:
     """Median times of the two, alternating; each runs once untimed just before it is timed."""
     _, here, there = pair
@@ -146,9 +150,9 @@ def milliseconds(pair: Pair, repeats: int) -> tuple[float, float]:
     for _ in range(repeats):
         for function, found in zip((here, there), times):
             function()
-            start = time.perf_counter()
+            start = clock()
             function()
-            found.append(1e3 * (time.perf_counter() - start))
+            found.append(1e3 * (clock() - start))
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -175,7 +179,12 @@ def report_network(name: str, layers: dict, counts: dict, repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    repeats = 3 if parser.parse_args().quick else 11
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time of the process, not time passed")
+    args = parser.parse_args()
+    repeats = 3 if args.quick else 11
+    if args.cpu_time:
+        global clock
+        clock = time.process_time
     torch.manual_seed(0)
     report_network("LeNet-5, batch 256", LENET, {}, repeats)
     report_network("ResNet-18, batch 8", RESNET, RESNET_COUNTS, repeats)
