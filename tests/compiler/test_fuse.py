@@ -295,7 +295,20 @@ def pool_of_one_pixel(b, x):
     b.output(b.linear(b.avg_pool2d(b.conv2d(x, 2, 1, name="c2"), 1), 3, name="fc"))
 
 
-DENSE = [two_heads, one_weight_two_images, one_weight_read_in_two_orders, norm_seen_flattened, pool_of_one_pixel]
+def one_filter_meets_a_dense_layer(b, x):
+    """Their gradient is one buffer, of one channel to the convolution's bias and of 16 to the dense layer's."""
+    filtered = b.flatten(b.conv2d(x, 1, 1, name="one"))
+    b.output(b.linear(b.tanh(b.add_(filtered, b.linear(b.global_avg_pool(x), 16, name="dense"))), 3, name="fc"))
+
+
+DENSE = [
+    one_filter_meets_a_dense_layer,
+    two_heads,
+    one_weight_two_images,
+    one_weight_read_in_two_orders,
+    norm_seen_flattened,
+    pool_of_one_pixel,
+]
 
 
 @pytest.mark.parametrize("declare", DENSE)

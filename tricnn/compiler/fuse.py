@@ -119,6 +119,7 @@ class _Fuser:
                 takes = same and self.ready(other, group)
             elif other.op == "channel_sum":
                 takes = node.op in WGRADS and self.base(other.inputs[0]) == self.base(node.inputs[0])
+                takes = takes and self.graph.types[other.name].channels == self.graph.types[node.inputs[0]].channels
             elif other.op in ("running_mean", "running_var"):
                 takes = node.op == "batch_stats" and other.inputs[1] == node.name
             else:
