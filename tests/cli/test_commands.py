@@ -1,0 +1,225 @@
+"""Each command does what its help says, for people and, with --json, for programs."""
+
+import json
+import math
+
+import pytest
+
+from tricnn.graphs import ARCHITECTURES
+
+COMPILED = ["graph", "mode", "batch", "dtype", "target", "launches", "dram_bytes", "flops", "peak_memory_bytes",
+            "parameters", "macs_per_image", "compile_seconds", "kernels", "unfused"]  # fmt: skip
+KERNEL = ["name", "kind", "layers", "launches", "dram_bytes", "flops", "registers", "spill_bytes", "shared_bytes",
+          "tensor_core", "bulk_copy"]  # fmt: skip
+TRAINED = ["graph", "data", "executor", "device", "seed", "epochs", "train_loss", "test_accuracy",
+           "images_per_second", "state_sha256"]  # fmt: skip
+
+
+def test_list_has_every_architecture_with_the_published_sizes(tricnn):
+    shown, found = tricnn("list"), tricnn("list", "--json").json["architectures"]
+    assert [a["name"] for a in found] == list(ARCHITECTURES)
+    sizes = {a["name"]: (a["parameters"], a["macs_per_image"]) for a in found}
+    assert sizes["lenet"] == (61_706, 416_520)  # the lecture's layers, by hand
+    assert sizes["resnet18"][0] == 11_689_512  # torchvision's documentation
+    assert sizes["vgg19"][0] == 143_667_240
+    assert "143,667,240" in shown.out and shown.err == ""
+
+
+def test_show_counts_each_layer_and_the_totals(tricnn):
+    shown = tricnn("show", "lenet", "--batch", 32, "--dtype", "bf16", "--json").json
+    layers = {layer["name"]: layer for layer in shown["layers"]}
+    assert layers["conv2"]["output_shape"] == [32, 16, 10, 10]
+    assert layers["conv2"]["parameters"] == 16 * 6 * 25 + 16
+    assert layers["conv2"]["macs"] == 32 * 16 * 100 * 6 * 25
+    assert layers["conv2"]["bytes"] == 32 * 16 * 100 * 2
+    assert sum(layer["parameters"] for layer in shown["layers"]) == shown["parameters"] == 61_706
+    assert sum(layer["macs"] for layer in shown["layers"]) == shown["macs"] == 32 * shown["macs_per_image"]
+    table = tricnn("show", "lenet").out
+    assert "61,706" in table and "1x16x10x10" in table
+
+
+def test_show_text_is_a_file_every_command_takes(tricnn, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text(tricnn("show", "resnet18", "--text", "--width", "0.1", "--input", "3,32,32", "--classes", "7").out)
+    again = tricnn("show", path, "--json").json
+    assert again["layers"][0]["output_shape"] == [1, 3, 32, 32]
+    assert again["layers"][-1]["output_shape"] == [1, 7]
+
+
+def test_compile_prints_the_contract_and_writes_the_build(tricnn, tiny, tmp_path):
+    out = tmp_path / "made" / "here"
+    ran = tricnn("compile", tiny, "--batch", 16, "--dtype", "fp16", "--target", "sm_80", "--out", out, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    result = ran.json
+    assert list(result) == COMPILED
+    assert (result["graph"], result["mode"], result["batch"]) == ("tiny", "infer", 16)
+    assert (result["dtype"], result["target"]) == ("fp16", "sm_80")
+    assert all(list(k) == KERNEL for k in result["kernels"])
+    assert sum(k["launches"] for k in result["kernels"]) == result["launches"]
+    assert sum(k["dram_bytes"] for k in result["kernels"]) == result["dram_bytes"]
+    assert sum(k["flops"] for k in result["kernels"]) == result["flops"]
+    assert result["launches"] < result["unfused"]["launches"]
+    assert result["dram_bytes"] < result["unfused"]["dram_bytes"]
+    # conv + ReLU + pooling reads the image and the weights and writes the pooled image, then the dense layer
+    assert result["launches"] == 2
+    x, pooled, logits = 16 * 64 * 2, 16 * 64 * 2, 16 * 10 * 2
+    assert result["dram_bytes"] == (x + 36 * 4 + pooled) + (pooled + 640 * 4 + logits)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["target"] == "sm_80" and len(manifest["kernels"]) == 2
+    assert compile((out / "kernels.py").read_text(), "kernels.py", "exec")
+    assert len(list(out.glob("*.cubin"))) == 2 and len(list(out.glob("*.ptx"))) == 2
+
+
+def test_compile_shows_layers_kernels_and_what_fusion_did(tricnn, tiny):
+    table = tricnn("compile", tiny, "--batch", 16, "--dtype", "fp16", "--target", "sm_80").out
+    assert "conv, pool, act" in table and "unfused" in table and "2 launches moving" in table
+    alone = tricnn("compile", tiny, "--batch", 16, "--dtype", "fp16", "--target", "sm_80", "--no-fuse", "--json").json
+    assert alone["launches"] == alone["unfused"]["launches"] == 4
+
+
+def test_a_narrow_terminal_gets_a_narrow_table(tricnn, tiny, monkeypatch):
+    for width in (80, 140):
+        monkeypatch.setenv("COLUMNS", str(width))
+        for command in (["list"], ["show", "lenet"], ["explain", "lenet"]):
+            assert max(map(len, tricnn(*command).out.splitlines())) <= max(width, 100)
+
+
+def test_explain_gives_every_edge_a_rule_or_a_reason(tricnn):
+    result = tricnn("explain", "lenet", "--mode", "train", "--batch", 4, "--json").json
+    assert result["fused_edges"] == sum(e["fused"] for e in result["edges"]) > 10
+    for edge in result["edges"]:
+        assert edge["rule" if edge["fused"] else "reason"]
+        assert (edge["bytes_saved"] > 0) == edge["fused"]
+    assert result["bytes_saved"] == result["unfused"]["dram_bytes"] - result["dram_bytes"] > 0
+    edge = next(e for e in result["edges"] if (e["producer"], e["consumer"]) == ("conv1", "pool1"))
+    assert edge["fused"] and edge["bytes_saved"] == 4 * 6 * 28 * 28 * 4
+    text = tricnn("explain", "lenet", "--mode", "train").out
+    assert "epilogue" in text and "conv1 -> pool1" in text and "not fused" in text
+    assert tricnn("explain", "lenet", "--plan").out.startswith("# plan of lenet: infer, fused")
+
+
+def test_verify_holds_every_kernel_to_its_tolerance(tricnn, tiny):
+    ran = tricnn("verify", tiny, "--json")
+    result = ran.json
+    assert ran.status == 0 and result["ok"] and result["mode"] == "train"
+    assert {c["value"] for c in result["checks"]} >= {"act", "fc.grad_weight", "conv.grad_weight", "loss"}
+    for check in result["checks"]:
+        assert check["ok"] and 0 <= check["error"] <= check["tolerance"] < math.inf
+    assert "all within tolerance" in tricnn("verify", tiny, "--mode", "infer").out
+
+
+def test_verify_says_so_when_a_kernel_is_wrong(tricnn, tiny, monkeypatch):
+    from tricnn.runtime import verify
+
+    monkeypatch.setattr(verify, "SAFETY", 0.0)
+    monkeypatch.setattr(verify, "ROUNDOFF", dict.fromkeys(verify.ROUNDOFF, 0.0))
+    ran = tricnn("verify", tiny, "--json")
+    assert ran.status == 1 and ran.json["ok"] is False and not all(c["ok"] for c in ran.json["checks"])
+    ran = tricnn("verify", tiny)
+    assert ran.status == 1 and "FAILS" in ran.out and "outside tolerance" in ran.out
+
+
+def test_verify_takes_a_small_member_of_a_large_family(tricnn, monkeypatch):
+    from tricnn.cli import verify_command
+
+    seen = {}
+
+    def stand_in(graph, screen, **options):
+        seen.update(options, graph=graph)
+        return {"ok": True, "checks": [], "kernels": 0}
+
+    monkeypatch.setattr(verify_command, "verified", stand_in)
+    tricnn("verify", "vgg16", "--json")
+    assert seen["graph"].num_parameters < 1e6 and seen["batch"] <= 4
+    tricnn("verify", "vgg16", "--json", "--input", "3,224,224", "--classes", "1000")
+    assert seen["graph"].num_parameters == 138_357_544
+
+
+def test_train_prints_the_contract_and_leaves_a_checkpoint(tricnn, tiny, tmp_path):
+    out = tmp_path / "run"
+    command = ("train", tiny, "--data", "digits", "--epochs", 1, "--batch", 256, "--seed", 3, "--out", out)
+    ran = tricnn(*command, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    result = ran.json
+    assert list(result) == TRAINED
+    assert (result["graph"], result["data"], result["executor"]) == ("tiny", "digits", "numpy")
+    assert (result["device"], result["seed"], result["epochs"]) == ("cpu", 3, 1)
+    assert 0 < result["test_accuracy"] <= 1 and result["images_per_second"] > 0
+    assert len(result["state_sha256"]) == 64
+    assert (out / "checkpoint.safetensors").exists()
+    again = tricnn(*command, "--resume")
+    assert result["state_sha256"] in again.out
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_gives_the_network_as_many_classes_as_the_data_has(tricnn):
+    ran = tricnn("train", "lenet5", "--data", "digits", "--epochs", 1, "--batch", 512, "--width", "0.2", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["graph"] == "lenet5"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_lenet_reads_98_percent_of_the_digits_whatever_the_seed(tricnn, seed):
+    assert tricnn("train", "lenet", "--data", "digits", "--seed", seed, "--json").json["test_accuracy"] >= 0.98
+
+
+@pytest.mark.slow
+def test_lenet_compiles_for_an_h100_without_spills(tricnn):
+    result = tricnn(
+        "compile", "lenet", "--mode", "train", "--batch", 256, "--dtype", "bf16", "--target", "sm_90", "--json"
+    ).json  # fmt: skip
+    assert all(k["spill_bytes"] == 0 for k in result["kernels"])
+    assert result["launches"] < 0.5 * result["unfused"]["launches"]
+    assert result["dram_bytes"] < 0.5 * result["unfused"]["dram_bytes"]
+    assert any(k["tensor_core"] for k in result["kernels"])
+
+
+def test_bench_without_a_gpu_has_static_figures_and_the_ratio_to_pytorch(tricnn):
+    ran = tricnn("bench", "lenet", "--batch", 8, "--seconds", "0.1", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    result = ran.json
+    assert result["static"]["fused"]["launches"] < result["static"]["unfused"]["launches"]
+    assert {t["name"] for t in result["timings"]} == {"tricnn numpy", "PyTorch", "tricnn eager"}
+    assert all(t["median_seconds"] > 0 for t in result["timings"])
+    assert result["ratios"]["PyTorch"] == 1.0 and result["ratios"]["tricnn numpy"] > 0
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_the_baseline_of_bench_computes_what_tricnn_computes(mode):
+    """A ratio to a network that computes something else would mean nothing."""
+    import numpy as np
+
+    import tricnn
+    from tricnn.cli.bench_command import random_batch
+    from tricnn.cli.pytorch_network import step
+
+    graph = tricnn.graphs.cifar_resnet20(width=0.25, input_shape=(3, 16, 16))
+    images, labels = random_batch(graph, 4)
+    model = tricnn.compile(graph, mode, 4, "fp32", "numpy")
+    theirs = step(graph, mode, model.state_dict(), images, labels, "fp32", "cpu")()
+    if mode == "infer":
+        np.testing.assert_allclose(theirs[0].numpy(), model(images), rtol=1e-3, atol=1e-4)
+    else:
+        np.testing.assert_allclose(theirs.item(), model.loss_and_grads(images, labels)[0], rtol=1e-5)
+
+
+def test_a_contender_that_fails_is_reported_and_the_others_go_on():
+    from tricnn.cli.timing import in_turns, wall_clock
+
+    def broken():
+        raise RuntimeError("no such\nkernel")
+
+    calls = iter(range(100))
+
+    def breaks_later():
+        if next(calls) > 3:
+            raise ValueError("worn out")
+
+    rows = in_turns(
+        {"good": lambda: lambda: None, "bad": broken, "later": lambda: breaks_later}, wall_clock, images=8, seconds=0
+    )
+    good, bad, later = rows
+    assert good["rounds"] == 3 and good["images_per_second"] > 0
+    assert bad == {"name": "bad", "error": "RuntimeError: no such kernel"}
+    assert later["error"] == "ValueError: worn out"

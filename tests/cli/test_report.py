@@ -1,0 +1,44 @@
+"""Figures with their units, and the table that sets fused kernels beside the layers they replace."""
+
+import pytest
+
+from tricnn.cli.arguments import lowered
+from tricnn.graphs import cifar_resnet20, lenet
+from tricnn.report.figures import milliseconds, plural, scaled, size, times
+from tricnn.report.replaced import replaced
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(0, "0"), (999, "999"), (1000, "1.00 k"), (61_706, "61.7 k"), (138_357_544, "138 M"), (999_600, "1.00 M"),
+     (15_470_264_320, "15.5 G"), (12_253_974_624, "12.3 G")],
+)  # fmt: skip
+def test_counts(value, text):
+    assert scaled(value) == text
+
+
+def test_units():
+    assert (size(982), size(1_305_200), size(0)) == ("982 B", "1.31 MB", "0 B")
+    assert (times(2.139), times(12.34)) == ("2.14x", "12.3x")
+    assert (milliseconds(0.00123), milliseconds(0.0123), milliseconds(1.5)) == ("1.230 ms", "12.30 ms", "1,500.0 ms")
+    assert (plural(1, "launch"), plural(2, "launch"), plural(1200, "kernel")) == (
+        "1 launch",
+        "2 launches",
+        "1,200 kernels",
+    )
+
+
+@pytest.mark.parametrize("declare", [lenet, cifar_resnet20])
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_every_unfused_launch_is_replaced_by_one_kernel(declare, mode):
+    """So that a column of the compile table sums to the unfused program's own total."""
+    fused, unfused = (lowered(declare(), mode, 4, "bf16", "sm_90", fuse=fuse) for fuse in (True, False))
+    found = replaced(fused, unfused)
+    assert set(found) == {f.name for f in fused.functions}
+    assert sum(count for count, _ in found.values()) == len(unfused.launches)
+    assert sum(volume for _, volume in found.values()) == unfused.dram_bytes()
+
+
+def test_a_kernel_replaces_the_layers_it_computes():
+    fused, unfused = (lowered(lenet(), "infer", 4, "bf16", "sm_90", fuse=fuse) for fuse in (True, False))
+    assert replaced(fused, unfused)["k00_conv1"][0] == 3  # convolution, activation, pooling

@@ -1,0 +1,127 @@
+"""What a shell sees: exit statuses, pipes that close, Ctrl-C; and help that teaches."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import tricnn as package
+from tricnn.cli.main import COMMANDS
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(package.__file__))}
+TRICNN = [sys.executable, "-m", "tricnn.cli"]
+
+
+def test_no_command_teaches(tricnn):
+    ran = tricnn()
+    assert ran.status == 0 and ran.err == ""
+    for name, what in COMMANDS.items():
+        assert f"  {name}" in ran.out and what in ran.out
+    assert "exit status" in ran.out and "tricnn train lenet --data digits" in ran.out
+    assert tricnn("--help").out == tricnn("help").out == ran.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_has_examples(tricnn, name):
+    ran = tricnn(name, "--help")
+    assert (ran.status, ran.err) == (0, "")
+    assert f"usage: tricnn {name}" in ran.out and f"examples:\n  tricnn {name}" in ran.out and "--json" in ran.out
+
+
+def test_version(tricnn):
+    assert tricnn("--version").out == f"tricnn {package.__version__}\n"
+
+
+def test_help_needs_no_numpy_torch_or_triton():
+    """Help is quick because it imports next to nothing."""
+    code = "import sys; from tricnn.cli import main; main(['compile', '--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert not {"numpy", "torch", "triton", "networkx"} & set(done.stdout.split())
+
+
+def test_list_and_show_need_no_torch_or_triton():
+    code = "import sys; from tricnn.cli import main; main(['list']); main(['show', 'lenet']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert not {"torch", "triton"} & set(done.stdout.split())
+
+
+def test_statuses_reach_the_shell():
+    bad = subprocess.run([*TRICNN, "show", "lenett"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert bad.returncode == 2 and bad.stdout == "" and bad.stderr.count("\n") == 1
+    assert subprocess.run([*TRICNN, "show", "lenet"], capture_output=True, env=ENVIRONMENT).returncode == 0
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    with subprocess.Popen([*TRICNN, "show", "resnet152"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=ENVIRONMENT) as process:  # fmt: skip
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141  # what a shell gives for SIGPIPE
+
+
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*TRICNN, "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+
+def test_a_bug_of_ours_is_one_line_and_a_status_of_its_own(tricnn, monkeypatch):
+    from tricnn.cli import list_command
+
+    def bug(options):
+        raise KeyError("x")
+
+    monkeypatch.setattr(list_command, "run", bug)
+    ran = tricnn("list")
+    assert ran.status == 70 and "KeyError" in ran.err and ran.err.count("\n") == 1
+    monkeypatch.setenv("TRICNN_DEBUG", "1")
+    with pytest.raises(KeyError):
+        tricnn("list")
+
+
+def test_ctrl_c_saves_the_run_and_resuming_ends_with_the_same_bits(tricnn, tiny, tmp_path):
+    out = tmp_path / "run"
+    command = ["train", str(tiny), "--data", "digits", "--epochs", "30", "--batch", "32", "--out", str(out)]
+    process = subprocess.Popen([*TRICNN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=ENVIRONMENT)  # fmt: skip
+    process.stdout.readline()  # the first epoch is done
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert err.count("\n") == 1 and "--resume" in err
+    resumed = tricnn(*command, "--resume", "--json").json
+    whole = tricnn(*command[:-1], tmp_path / "whole", "--json").json
+    assert resumed["state_sha256"] == whole["state_sha256"]
+
+
+def test_sigkill_and_resume_ends_with_the_same_bits(tricnn, tiny, tmp_path):
+    out = tmp_path / "run"
+    command = ["train", str(tiny), "--data", "digits", "--epochs", "30", "--batch", "32", "--out", str(out)]
+    process = subprocess.Popen([*TRICNN, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                               env=ENVIRONMENT)  # fmt: skip
+    process.stdout.readline()
+    time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed = tricnn(*command, "--resume", "--json").json
+    whole = tricnn(*command[:-1], tmp_path / "whole", "--json").json
+    assert resumed["state_sha256"] == whole["state_sha256"]
+
+
+def test_ctrl_c_elsewhere_is_one_line(tmp_path):
+    """While kernels compile, which workers do: they must end too."""
+    environment = {**ENVIRONMENT, "TRICNN_CACHE": str(tmp_path / "empty")}
+    process = subprocess.Popen(
+        [*TRICNN, "compile", "resnet18", "--mode", "train", "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
+    process.stdout.readline()  # "compiling ..."
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "tricnn: interrupted\n"
+    assert not (tmp_path / "out").exists()
