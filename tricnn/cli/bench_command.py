@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, real, static_figures
-from .screen import Screen
 from .timing import CudaClock, Work, in_turns, wall_clock
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
+
+    from .screen import Screen
 
 EXAMPLES = """\
 examples:
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from tricnn.runtime.model import gpu_present
+
+    from .screen import Screen
 
     screen = Screen(options.json)
     target, graph, on_gpu = chosen_target(options.target), load_graph(options), gpu_present()

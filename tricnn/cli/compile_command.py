@@ -16,7 +16,6 @@ from .arguments import (
     output_folder,
     static_figures,
 )
-from .screen import Screen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from tricnn.codegen.build import Build
     from tricnn.codegen.program import Program
     from tricnn.ir import Graph
+
+    from .screen import Screen
 
 EXAMPLES = """\
 examples:
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
     from ..report.figures import size
+    from .screen import Screen
 
     screen = Screen(options.json)
     target = chosen_target(options.target)

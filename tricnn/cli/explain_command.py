@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, static_figures
-from .screen import Screen
 
 if TYPE_CHECKING:
     from tricnn.codegen.program import Program
@@ -32,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
     from ..report.figures import size, times
+    from .screen import Screen
 
     screen = Screen(options.json)
     target = chosen_target(options.target)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from .screen import Screen
-
 EXAMPLES = """\
 examples:
   tricnn list
@@ -21,6 +19,7 @@ def run(options: argparse.Namespace) -> int:
     from tricnn.graphs import ARCHITECTURES
 
     from ..report import tables
+    from .screen import Screen
 
     screen = Screen(options.json)
     rows = []

@@ -63,8 +63,8 @@ class PyTorchNetwork(torch.nn.Module):
             top, _, left, _ = node.attrs["padding"]
             a = node.attrs
             x, weight, *rest = operands
-            bias = rest[0] if rest else None
-            return F.conv2d(x, weight, bias, a["stride"], (top, left), a["dilation"], a["groups"])
+            offset = rest[0] if rest else None
+            return F.conv2d(x, weight, offset, a["stride"], (top, left), a["dilation"], a["groups"])
         return OPS[node.op].aten(self.environment, node.attrs, *operands)
 
 

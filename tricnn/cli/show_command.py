@@ -7,7 +7,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_model, check_dtype, load_graph, whole
-from .screen import Screen
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
@@ -32,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
     from ..report.figures import size
+    from .screen import Screen
 
     screen = Screen(options.json)
     check_dtype(options.dtype)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .arguments import UsageError, add_model, load_graph, real, whole
-from .screen import Screen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from tricnn.ir import Graph
     from tricnn.runtime.model import Model
     from tricnn.training import Dataset, TrainOptions, TrainResult
+
+    from .screen import Screen
 
 EXAMPLES = """\
 examples:
@@ -82,10 +83,13 @@ def _epochs(text: str) -> tuple[int, ...]:
 def run(options: argparse.Namespace) -> int:
     from tricnn.training import load_dataset
 
+    from .screen import Screen
+
     screen = Screen(options.json)
     if options.resume and not options.out:
         raise UsageError("--resume needs --out DIR, the folder that holds the checkpoint")
     choose_device(options.device)
+    load_graph(options)  # whatever is wrong with it is said before the data are fetched
     note = screen.progress.print if screen.progress else None
     dataset = load_dataset(options.data, options.data_dir, note=note)
     graph = load_graph(options, num_classes=dataset.num_classes)

@@ -10,11 +10,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, small_arguments
-from .screen import Screen
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
     from tricnn.runtime.verify import Check
+
+    from .screen import Screen
 
 EXAMPLES = """\
 examples:
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
     from ..report.figures import plural
+    from .screen import Screen
 
     screen = Screen(options.json)
     target = chosen_target(options.target)
