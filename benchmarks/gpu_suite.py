@@ -13,6 +13,7 @@ Exit status: 0 if every case that ran passed, 1 if one did not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -24,7 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ class Session:
         self.began = time.monotonic()
         self.folder = Path(options.out or os.environ.get("OUT") or HERE / "results")
         self.folder.mkdir(parents=True, exist_ok=True)
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.path = self.folder / f"{'rehearsal' if options.rehearse else 'gpu'}-{stamp}.json"
         self.parts = self.folder / f".{self.path.stem}"
         self.parts.mkdir(exist_ok=True)
@@ -215,7 +216,8 @@ class Session:
         print(f"{time.monotonic() - self.began:5.0f} s  {row['status']:9}  {row['name']}{summary(row)}", flush=True)
 
     def write(self) -> None:
-        text = json.dumps({**self.about, "elapsed": round(time.monotonic() - self.began, 1), "cases": self.rows}, indent=1)
+        elapsed = round(time.monotonic() - self.began, 1)
+        text = json.dumps({**self.about, "elapsed": elapsed, "cases": self.rows}, indent=1)
         fresh = self.path.with_suffix(".new")
         fresh.write_text(text)
         fresh.replace(self.path)
@@ -229,7 +231,7 @@ def summary(row: dict[str, Any]) -> str:
     lines = []
     for c in row.get("contenders", []):
         if "error" in c:
-            lines.append(f"{c['name']:28} {c['error'].strip().splitlines()[-1][:100] if c['error'].strip() else 'ended'}")
+            lines.append(f"{c['name']:28} {(c['error'].strip() or 'ended').splitlines()[-1][:100]}")
         else:
             speed = f"{c['gigabytes_per_second']:8.0f} GB/s" if "gigabytes_per_second" in c else ""
             lines.append(
@@ -243,10 +245,8 @@ def summary(row: dict[str, Any]) -> str:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a case and whatever it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

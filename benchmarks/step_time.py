@@ -1,7 +1,7 @@
 """Time one training step of the NumPy executor against PyTorch's: python -m benchmarks.step_time [--quick] [--json]
 
-Both use all cores of the CPU in fp32 and take turns within one run, so that a busy machine slows both; the figure is the
-ratio of the two medians. PyTorch's network is written with torch.nn and differentiated by autograd, as its users do;
+Both use all cores of the CPU in fp32 and take turns within one run, so that a busy machine slows both; the figure is
+the ratio of the two medians. PyTorch's network is written with torch.nn and differentiated by autograd, as its users do;
 it runs contiguous and channels-last, and the faster of the two counts.
 """
 
@@ -142,7 +142,8 @@ def main() -> int:
     for name, (declare, network, batch) in cases.items():
         if options.only in (None, name):
             many = 50 if name == "lenet" else 12
-            row = measure(name, declare(), network, batch, many // 4 if options.quick else many, 15 if options.quick else 60)
+            rounds, seconds = (many // 4, 15.0) if options.quick else (many, 60.0)
+            row = measure(name, declare(), network, batch, rounds, seconds)
             rows.append(row)
             if not options.json:
                 print(
