@@ -153,7 +153,7 @@ class Session:
         for leftover in self.parts.iterdir():
             leftover.unlink()
         self.parts.rmdir()
-        bad = [r["name"] for r in self.rows if r["status"] not in ("passed", "not reached")]
+        bad = [r["name"] for r in self.rows if r["status"] not in ("passed", "not finished", "not reached")]
         skipped = sum(r["status"] == "not reached" for r in self.rows)
         print(f"{len(self.rows) - skipped} cases ran, {len(bad)} failed, {skipped} not reached; {self.path}")
         for name in bad:
@@ -195,7 +195,8 @@ class Session:
         part = self.parts / f"{i}.json"
         found = json.loads(part.read_text()) if part.exists() else {}
         log = (self.parts / f"{i}.log").read_text(errors="replace")[-TAIL:]
-        what = "timed out" if status is None else found.pop("status", None) if status == 0 else "failed"
+        cut = "timed out" if until >= began + self.cases[i]["limit"] else "not finished"  # the budget was
+        what = cut if status is None else found.pop("status", None) if status == 0 else "failed"
         if status not in (None, 0) and found.get("doing") and time.monotonic() < until - 5:
             # A bad address ends a process's use of the GPU for good: note the contender, do the others in a new one
             found["contenders"].append({"name": found.pop("doing"), "error": log.strip()[-300:]})

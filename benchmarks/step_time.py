@@ -1,8 +1,8 @@
 """Time one training step of the NumPy executor against PyTorch's: python -m benchmarks.step_time [--quick] [--json]
 
 Both use all cores of the CPU in fp32 and take turns within one run, so that a busy machine slows both; the figure is
-the ratio of the two medians. PyTorch's network is written with torch.nn and differentiated by autograd, as its users do;
-it runs contiguous and channels-last, and the faster of the two counts.
+the ratio of the two medians. PyTorch's network is written with torch.nn and differentiated by autograd, as its users
+do; it runs contiguous and channels-last, and the faster of the two counts.
 """
 
 from __future__ import annotations
