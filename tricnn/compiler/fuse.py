@@ -161,15 +161,12 @@ class _Fuser:
                 self.take_siblings(group, node)
 
     def alike(self, node: Node, place: str) -> bool:
-        """Can the node be computed at (pixel, channel) of ``place``: are the channels the same, or does it not care?"""
+        """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``? The channels must be
+        the same, or not matter."""
         a, b = self.graph.types[node.name], self.graph.types[place]
-        return a.shape == b.shape or self.elementwise(node) or (a.batched and b.batched and a.channels == b.channels)
-
-    def elementwise(self, node: Node) -> bool:
-        inputs = (self.base(v) for v in node.inputs)
-        return node.op in ELEMENTWISE and all(
-            self.elementwise(self.graph.by_name[v]) for v in inputs if v in self.inlined
-        )
+        same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
+        recomputed = {v for v in map(self.base, node.inputs) if v in self.inlined}
+        return (same or node.op in ELEMENTWISE) and all(self.alike(self.graph.by_name[v], place) for v in recomputed)
 
     def can_take_along(self, group: _Group, tail: Node, node: Node) -> bool:
         """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
@@ -245,6 +242,8 @@ class _Fuser:
             if chainable(reader) or reader.op in GATHERS:
                 if reader.op in GATHERS:
                     return f"{reader.name} reads it at other pixels than its own"
+                if not self.alike(node, reader.name):
+                    return "its reader sees it under another shape"
                 continue
             if any(self.base(v) == node.name and i not in allowed for i, v in enumerate(reader.inputs)):
                 return f"{reader.name} ({reader.op}) takes this operand from memory only"
