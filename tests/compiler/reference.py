@@ -53,6 +53,10 @@ def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed:
                 y = torch.cat([x, *rest], 1)
             case "scale":
                 y = x * a["factor"]
+            case "local_response_norm":
+                y = F.local_response_norm(x, a["size"], a["alpha"], a["beta"], a["k"])
+            case "unflatten":
+                y = x.unflatten(1, a["shape"])
             case "flatten":
                 y = x.flatten(1)
             case _:

@@ -9,7 +9,7 @@ from tricnn.ir import Graph, GraphBuilder, Kind
 
 LAYERS = (
     "conv", "conv", "conv", "bn", "bn", "relu", "relu", "sigmoid", "tanh", "add", "add", "concat", "max", "avg",
-    "dropout", "scale",
+    "dropout", "scale", "lrn", "flat",
 )  # fmt: skip
 
 
@@ -48,6 +48,13 @@ def _layer(draw: Any, b: GraphBuilder, kind: str, x: str, values: list[str]) -> 
         pool = b.max_pool2d if kind == "max" else b.avg_pool2d
         ceil_mode = padding == 0 and draw(st.booleans())  # PyTorch knows no ceil mode with uneven padding
         return pool(x, (r, s), stride, padding=padding, ceil_mode=ceil_mode)
+    if kind == "lrn":
+        return b.local_response_norm(x, draw(st.integers(1, 4)), alpha=0.5)
+    if kind == "flat":  # a dense layer that gives an image of one channel and of any other
+        c, p = draw(st.sampled_from([(1, 4), (2, 1), (3, 2)]))
+        y = b.linear(x, c * p * p)
+        y = getattr(b, draw(st.sampled_from(["relu", "tanh"])))(y)
+        return b.add("unflatten", y, shape=(c, p, p))
     if kind == "dropout":
         return b.dropout(x, draw(st.sampled_from([0.2, 0.5])))
     return b.add("scale", x, factor=draw(st.sampled_from([-0.5, 1.0, 2.0])))

@@ -124,6 +124,7 @@ STATS = fixed(2, 4, values=statistics, constant=True)
 CONVOLUTIONS = (
     (batched(4, 7, 6), fixed(5, 4, 3, 3), {}, (5, 4)),
     (batched(4, 7, 6), fixed(5, 4, 1, 1), {"stride": (2, 2)}, (4, 3)),
+    (batched(2, 6, 6), fixed(3, 2, 1, 1), {"stride": (2, 1)}, (3, 6)),
     (batched(4, 7, 6), fixed(6, 2, 3, 2), {"stride": (2, 1), "padding": (1, 2, 0, 1), "groups": 2}, (4, 6)),
     (batched(4, 7, 6), fixed(4, 1, 3, 3), {"groups": 4, "padding": (1, 1, 1, 1), "stride": (1, 3)}, (7, 2)),
     (batched(3, 8, 9), fixed(2, 3, 3, 2), {"dilation": (2, 3), "padding": (2, 1, 3, 0)}, (7, 9)),

@@ -85,6 +85,18 @@ def test_numpy_equals_aten_in_float64(sample):
 
 
 @by_str(SAMPLES)
+def test_aten_in_float32_is_float64_rounded(sample):
+    """The eager executor's type and memory order, for which PyTorch has other code than for float64."""
+    operands = sample.draw()
+    exact = computed(sample, operands)
+    given = [torch.from_numpy(lies_in(o.astype(np.float32) if o.dtype.kind == "f" else o, "nhwc")) for o in operands]
+    result = OPS[sample.op].aten(ENV, sample.node().attrs, *given)
+    assert result.dtype == (torch.uint8 if exact.dtype == np.uint8 else torch.float32)
+    tolerance = 100 * np.finfo(np.float32).eps * max(1.0, np.abs(exact).max())
+    np.testing.assert_allclose(result.numpy(), exact, rtol=0, atol=tolerance)
+
+
+@by_str(SAMPLES)
 def test_numpy_does_not_care_how_its_operands_lie_in_memory_and_leaves_them_alone(sample):
     expected = computed(sample, [lies_in(o, "nchw") for o in sample.draw()])
     for order in ("nhwc", "gaps"):
