@@ -1,11 +1,11 @@
 """tricnn: convolutional networks compiled to few, readable Triton kernels, for training as well as inference.
 
-    import tricnn
-    g = tricnn.graphs.lenet()
-    m = tricnn.compile(g, mode="train", batch=64)
-    loss, grads = m.loss_and_grads(images, labels)
-    print(m.plan)       # the kernels as a short program
-    print(m.source)     # the Triton file that runs
+import tricnn
+g = tricnn.graphs.lenet()
+m = tricnn.compile(g, mode="train", batch=64)
+loss, grads = m.loss_and_grads(images, labels)
+print(m.plan)       # the kernels as a short program
+print(m.source)     # the Triton file that runs
 """
 
 from __future__ import annotations
