@@ -301,8 +301,15 @@ def one_filter_meets_a_dense_layer(b, x):
     b.output(b.linear(b.tanh(b.add_(filtered, b.linear(b.global_avg_pool(x), 16, name="dense"))), 3, name="fc"))
 
 
+def features_as_an_image(b, x):
+    """The mean's gradient is the same at all 16 pixels of an image, and none of the 16 features of the dense layer."""
+    image = b.add("unflatten", b.tanh(b.linear(x, 16, name="dense")), shape=(1, 4, 4))
+    b.output(b.linear(b.global_avg_pool(image), 3, name="fc"))
+
+
 DENSE = [
     one_filter_meets_a_dense_layer,
+    features_as_an_image,
     two_heads,
     one_weight_two_images,
     one_weight_read_in_two_orders,

@@ -161,8 +161,8 @@ class _Fuser:
                 self.take_siblings(group, node)
 
     def alike(self, node: Node, place: str) -> bool:
-        """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``? The channels must be
-        the same, or not matter."""
+        """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``? The channels must
+        be the same, or not matter."""
         a, b = self.graph.types[node.name], self.graph.types[place]
         same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
         recomputed = {v for v in map(self.base, node.inputs) if v in self.inlined}
