@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arguments import whole
 from .main import Parser, guarded
 
 if TYPE_CHECKING:
@@ -28,11 +29,17 @@ Three commands to try next:
 """
 
 
+class VerificationFailed(Exception):
+    """A kernel does not compute what it must."""
+
+    exit_status = 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m tricnn.cli.demo", description=__doc__)
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (out/demo)")
     parser.add_argument(
-        "--epochs", type=int, default=None, metavar="N", help="train for so many (those of tricnn train)"
+        "--epochs", type=whole(1), default=None, metavar="N", help="train for so many (those of tricnn train)"
     )
     return guarded(lambda: run(parser.parse_args(argv)))
 
@@ -95,7 +102,6 @@ def compile_step(graph: Graph, target: str, folder: Path, screen: Screen) -> str
 def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
     """Run those kernels on random images; raises if one is outside its tolerance."""
     from tricnn.codegen.emit import emit
-    from tricnn.ir.errors import TricnnError
 
     from ..report import tables
     from .arguments import lowered
@@ -112,7 +118,7 @@ def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
     screen.show("", tables.checks(result))
     failed = [c["kernel"] for c in result["checks"] if not c["ok"]]
     if failed:
-        raise TricnnError(f"kernels outside their tolerance: {', '.join(failed)}")
+        raise VerificationFailed(f"kernels outside their tolerance: {', '.join(failed)}")
     screen.show(
         f"All {len(result['checks'])} values within tolerances derived from {DTYPE}'s and fp32's rounding "
         f"({result['seconds']:.0f} s).",
@@ -126,11 +132,11 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
 
     from .train_command import DEFAULTS, fitted, picture, train
 
-    where = "on the GPU, by these kernels" if on_gpu else "on the CPU, by the NumPy executor"
+    where = "on the GPU, by its kernels in fp32" if on_gpu else "on the CPU, by the NumPy executor"
     title(screen, f"3/3  LeNet learns handwritten digits, {where}")
     dataset = fitted(load_dataset("digits"), graph)
     settings: dict[str, Any] = {
-        **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": DTYPE if on_gpu else "fp32", "executor": "auto",
+        **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
         "no_fuse": False, "nesterov": False, "milestones": (), "out": str(folder), "resume": False,
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)
