@@ -76,6 +76,12 @@ def test_a_graph_that_is_not_one(refused, tmp_path, what):
     refused("compile", path, "--out", tmp_path / "out", words=[str(path), *words])
 
 
+def test_timing_a_network_that_has_no_input(refused, tmp_path):
+    path = tmp_path / "net.txt"
+    path.write_text('graph net\np = parameter(shape=[4], init="constant(0)")\noutput out = p\n')
+    refused("bench", path, "--mode", "infer", words=["net has 0"])
+
+
 def test_a_file_that_is_not_text(refused, tmp_path):
     (tmp_path / "bytes").write_bytes(b"graph a\n\xff\xfe\n")
     refused("show", tmp_path / "bytes", words=["line 2", "UTF-8"])

@@ -215,6 +215,8 @@ def output_folder(path: str | None) -> Iterator[Path | None]:
     if path is None:
         yield None
         return
+    if not path:
+        raise UsageError("--out needs the name of a folder")
     folder = Path(path)
     made: list[Path] = []
     try:

@@ -7,7 +7,17 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, real, static_figures
+from .arguments import (
+    UsageError,
+    add_compilation,
+    add_model,
+    add_target,
+    chosen_target,
+    load_graph,
+    lowered,
+    real,
+    static_figures,
+)
 from .timing import CudaClock, Work, in_turns, wall_clock
 
 if TYPE_CHECKING:
@@ -43,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
 
     screen = Screen(options.json)
     target, graph, on_gpu = chosen_target(options.target), load_graph(options), gpu_present()
+    if len(graph.inputs) != 1:
+        raise UsageError(f"bench gives a network one input; {graph.name} has {len(graph.inputs)}")
     batch = options.batch or (BATCH_ON_GPU if on_gpu else fitting_batch(graph))
     result = measured(graph, options.mode, batch, options.dtype, target, options.seconds, screen)
     screen.json(result)
@@ -107,6 +119,7 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
             result["baseline"],
         ),
     )
+    screen.show(*(f"{r['name']} failed: {r['error']}" for r in result["timings"] if r.get("error")))
     if result["device"].startswith("CPU"):
         screen.show("There is no GPU here: the times are of the CPU executors, in fp32. The kernels' own need a GPU.")
 
@@ -116,8 +129,9 @@ def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    n, c, h, w = graph.types[graph.inputs[0].name].at(batch)
-    images = rng.standard_normal((n, h, w, c), dtype=np.float32).transpose(0, 3, 1, 2)
+    images = rng.standard_normal(graph.types[graph.inputs[0].name].at(batch), dtype=np.float32)
+    if images.ndim == 4:  # channels last in memory
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     return images, rng.integers(0, graph.types[graph.outputs[0].value].channels, batch)
 
 

@@ -61,6 +61,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int]) -> int:
     """Every way out of ``work`` as an exit status."""
+    nowhere = open(os.devnull, "w")  # noqa: SIM115 (for a stream that the caller closed)
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that has no γ shows a ? rather than a traceback

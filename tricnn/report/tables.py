@@ -177,7 +177,7 @@ def timings(rows: Sequence[Mapping[str, Any]], title: str, baseline: str) -> Tab
     base = next((r["median_seconds"] for r in rows if r["name"] == baseline and r.get("median_seconds")), None)
     for r in rows:
         if r.get("error"):
-            row(made, r["name"], "failed", "", "", r["error"][:60], style="red")
+            row(made, r["name"], "failed", "", "", "", style="red")
             continue
         ratio = times(r["median_seconds"] / base) if base else ""
         row(
