@@ -44,6 +44,7 @@ def tricnn(capsys, monkeypatch, tmp_path, kernel_cache):
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TRICNN_CACHE", str(kernel_cache))
+    monkeypatch.delenv("COLUMNS", raising=False)  # parallel test runners set it
 
     def run(*argv):
         capsys.readouterr()
