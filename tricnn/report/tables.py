@@ -123,7 +123,7 @@ def edges(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Table:
     return made
 
 
-EDGES_SHOWN = 8  # of one group; --json has all
+EDGES_SHOWN = 4  # of one group; --json has all
 
 
 def general(edge: Mapping[str, Any]) -> str:
