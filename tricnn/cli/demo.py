@@ -23,9 +23,12 @@ VERIFIED_BATCH = 4
 NEXT = """\
 Three commands to try next:
 
-  {tricnn} explain lenet --mode train --batch 256 --dtype bf16     which layers share a kernel, and why others do not
-  {tricnn} compile resnet18 --mode train --batch 64 --dtype bf16   a network with batch norm and residuals, for {target}
-  {tricnn} train lenet --data fashion-mnist --epochs 10            clothes are harder than digits: about 90 %
+  {tricnn} explain lenet --mode train --batch 256 --dtype bf16
+      which layers share a kernel, and why others do not
+  {tricnn} compile resnet18 --mode train --batch 64 --dtype bf16
+      a network with batch norm and residuals, for {target}; it takes a few minutes the first time
+  {tricnn} train lenet --data fashion-mnist --epochs 10
+      clothes are harder than digits: about 91 %
 """
 
 

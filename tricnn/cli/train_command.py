@@ -31,9 +31,9 @@ or from Debian's dataset-fashion-mnist; downloaded otherwise). Images are resize
 --out holds the checkpoint (safetensors, PyTorch's names) and a picture of the training curve.
 """
 
-#: with them LeNet gets more than 98 % of digits with every seed tried (0 to 4)
+#: with them LeNet gets more than 98 % of digits with every seed tried (0 to 13, where 0.05 failed with one)
 DEFAULTS: dict[str, Any] = {
-    "epochs": 20, "batch": 64, "seed": 0, "checkpoint_seconds": 10.0, "lr": 0.05, "momentum": 0.9,
+    "epochs": 20, "batch": 64, "seed": 0, "checkpoint_seconds": 10.0, "lr": 0.02, "momentum": 0.9,
     "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.5, "gamma": 0.1, "shift": 1, "label_smoothing": 0.0,
 }  # fmt: skip
 
