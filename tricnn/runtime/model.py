@@ -275,6 +275,8 @@ class Model:
         classes = self.graph.types[self.graph.outputs[0].value].channels
         if not hasattr(labels, "shape") or tuple(labels.shape) != (len(x),):
             raise ShapeError(f"labels: expected [{len(x)}], one per image, got {list(getattr(labels, 'shape', ()))}")
+        if not str(labels.dtype).removeprefix("torch.").startswith(("int", "uint")):
+            raise DataError(f"labels: expected integers, one class number per image, got {labels.dtype}")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
             raise DataError(f"labels: {low if low < 0 else high} is out of range; {self.graph.name} has classes 0 to "
