@@ -85,7 +85,8 @@ def step(
     for p in network.parameters():
         if p.dim() == 4:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
-    x = torch.as_tensor(images).to(device)  # channels-last already, by its strides
+    x = torch.as_tensor(images).to(device)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
     real, narrow = REAL[dtype], dtype in ("fp16", "bf16")
     if mode == "infer":
         network, x = network.to(real), x.to(real)
