@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -543,7 +544,7 @@ def profile(case: Case, part: Part, rehearse: bool) -> None:
     ours.step()
     rows = []
     for launch in ours.program.launches:
-        median = statistics.median(timed(lambda: ours.launch(launch), rehearse, 0.05))  # noqa: B023
+        median = statistics.median(timed(partial(ours.launch, launch), rehearse, 0.05))
         moved, flops = ours.program.launch_bytes(launch, ours.batch), launch.flops * ours.batch
         rows.append(
             {
@@ -566,7 +567,7 @@ def tune(case: Case, part: Part, rehearse: bool) -> None:
     ours = Ours(case, rehearse)
     ours.step()
     times = {
-        i: statistics.median(timed(lambda: ours.launch(launch), rehearse, 0.03))  # noqa: B023
+        i: statistics.median(timed(partial(ours.launch, launch), rehearse, 0.03))
         for i, launch in enumerate(ours.program.launches)
     }
     tuned: list[dict[str, Any]] = []
@@ -579,9 +580,7 @@ def tune(case: Case, part: Part, rehearse: bool) -> None:
                 options = {"num_warps": warps, "num_stages": stages}
                 try:
                     ours.launch(launch, **options)
-                    tried[key] = statistics.median(
-                        timed(lambda: ours.launch(launch, **options), rehearse, 0.05)  # noqa: B023
-                    )
+                    tried[key] = statistics.median(timed(partial(ours.launch, launch, **options), rehearse, 0.05))
                 except Exception as error:
                     if "CUDA error" in str(error) or "illegal" in str(error):
                         raise

@@ -2,7 +2,7 @@
 II.B, in the sizes of the lecture: two convolutions, two poolings, three dense layers, 61,706 parameters for 10 classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tricnn.ir import Graph, GraphBuilder
 
@@ -29,7 +29,15 @@ def lenet_sigmoid(num_classes: int = 10, input_shape: Sequence[int] = (1, 28, 28
     )
 
 
-def _lenet(name, activation, pool, init, num_classes, input_shape, width) -> Graph:  # type: ignore[no-untyped-def]
+def _lenet(
+    name: str,
+    activation: Callable[..., str],
+    pool: Callable[..., str],
+    init: str,
+    num_classes: int,
+    input_shape: Sequence[int],
+    width: float,
+) -> Graph:
     w = scaled(width)
     b = GraphBuilder(name)
     x = b.input("x", input_shape)

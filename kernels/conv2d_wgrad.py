@@ -80,11 +80,11 @@ def conv2d_wgrad(
             inside = pixel_mask & column_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
             x = load_x((n * H + h) * W + v, channel, inside, x_args)
         acc = dot(tl.trans(dy), x.to(dy.dtype), acc, PRECISION)
-        if BIAS:  # noqa: SIM102 - decided when compiling, the inner one when running
+        if BIAS:  # decided when compiling, the inner one when running
             if column_tile == 0:
                 bias += tl.sum(dy.to(tl.float32), axis=0)
 
     store_dw(acc, group * KG + k[:, None], column, k_mask[:, None] & column_mask, split, dw_args)
-    if BIAS:  # noqa: SIM102
+    if BIAS:
         if column_tile == 0:
             store_bias(bias, group * KG + k, k_mask, split, bias_args)

@@ -99,10 +99,9 @@ def test_a_run_that_is_ended_and_resumed_has_the_bits_of_one_that_was_not(tricnn
     assert resumed["state_sha256"] == whole_run(tricnn, tiny)
 
 
-def whole_run(tricnn, tiny, known={}):  # noqa: B006 (one run serves all tests)
-    if "sha" not in known:
-        known["sha"] = tricnn("train", tiny, *RUN, "--json").json["state_sha256"]
-    return known["sha"]
+def whole_run(tricnn, tiny):
+    """The hash of a run that nothing stopped."""
+    return tricnn("train", tiny, *RUN, "--json").json["state_sha256"]
 
 
 def test_ctrl_c_elsewhere_is_one_line(tmp_path):

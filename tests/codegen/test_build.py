@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tricnn.codegen.build import build
+from tricnn.codegen.build import Build, build
 from tricnn.compiler.fuse import fuse
 from tricnn.graphs import lenet
 from tricnn.ir import TricnnError
 from tricnn.runtime.model import specialised
 
 
-def lenet_build(tmp_path: Path, target: str, dtype: str = "bf16"):  # type: ignore[no-untyped-def]
+def lenet_build(tmp_path: Path, target: str, dtype: str = "bf16") -> Build:
     plan = fuse(specialised(lenet(), "train"), "train")
     return build(plan, dtype, 256, target, cache_dir=tmp_path / "cache")
 

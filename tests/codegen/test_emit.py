@@ -12,14 +12,14 @@ from tricnn.codegen.emit import emit
 from tricnn.codegen.lower import lower
 from tricnn.compiler.fuse import fuse
 from tricnn.graphs import lenet
-from tricnn.ir import GraphBuilder
+from tricnn.ir import Graph, GraphBuilder
 from tricnn.runtime.model import specialised
 from tricnn.runtime.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def emitted(graph, mode="train", dtype="bf16", batch=256):  # type: ignore[no-untyped-def]
+def emitted(graph: Graph, mode: str = "train", dtype: str = "bf16", batch: int = 256) -> str:
     return emit(lower(fuse(specialised(graph, mode), mode), dtype, batch))
 
 

@@ -143,3 +143,25 @@ def test_every_pass_can_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names == [*stages, "05-kernels.py"]
     for name in names[:4]:  # each graph is text that reads back
         assert str(tricnn.from_text((tmp_path / name).read_text())) == (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_weight_made_of_parameters_follows_them(executor: str) -> None:
+    """weight = w1 + w2, computed at every training step and once for inference: never stale."""
+    b = tricnn.GraphBuilder("sum_of_weights")
+    x = b.input("x", (4, 9, 9))
+    w = b.add("add", b.parameter("w1", (3, 4, 1, 1), "he_normal"), b.parameter("w2", (3, 4, 1, 1), "he_normal"))
+    graph = b.build(b.flatten(b.global_avg_pool(b.add("conv2d", x, w, name="c"))))
+    images_, labels = images(2)
+    train, infer = (tricnn.compile(graph, mode, batch=2, executor=executor) for mode in ("train", "infer"))
+    logits = []
+    for _ in range(2):
+        infer.load_state_dict(train.state_dict())
+        logits.append(infer(images_))
+        loss, grads = train.loss_and_grads(images_, labels)
+        log_p = logits[-1] - np.log(np.exp(logits[-1]).sum(1, keepdims=True))
+        assert loss == pytest.approx(-log_p[np.arange(2), labels].mean(), rel=1e-4)
+        np.testing.assert_array_equal(grads["w1"], grads["w2"])
+        for name, value in train.parameters().items():
+            value -= train.to_storage(name, 0.5 * np.asarray(grads[name])).reshape(value.shape)
+    assert np.abs(logits[1] - logits[0]).max() > 1e-3

@@ -7,7 +7,7 @@ value is either in a register already, recomputed from its operands (a prologue)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel, Plan
@@ -192,7 +192,3 @@ class Body:
     def function(self, name: str, parameters: str, lines: list[str]) -> str:
         code = "\n".join(f"    {line}" for line in [*self.unpack(), *lines])
         return f"@triton.jit\ndef {name}({parameters}):\n{code}\n"
-
-
-def place(at: At, **changes: object) -> At:
-    return replace(at, **changes)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .lower import SCALARS
+from .lowering import SCALARS
 from .program import Function, Launch, Program
 from .templates import closure, library, module_text
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..ir.graph import Node
-from .body import At, Body, place
+from .body import At, Body
 
 Expression = Callable[[Body, Node, At], str]
 
@@ -87,7 +88,7 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
     mask = at.mask
     if p * r < height or q * s < width:
         mask = body.let("covered", f"{at.mask} & ({h} < {p * r}) & ({v} < {q * s})")
-    return place(at, pixel=window, mask=mask), h, v
+    return replace(at, pixel=window, mask=mask), h, v
 
 
 def _max_pool_grad(body: Body, node: Node, at: At) -> str:
@@ -106,7 +107,7 @@ def _avg_pool_grad(body: Body, node: Node, at: At) -> str:
 def _global_avg_grad(body: Body, node: Node, at: At) -> str:
     height, width = node.attrs["input_size"]
     image = body.let("image", f"{at.pixel} // {height * width}")
-    return f"{body.operand(node, 0, place(at, pixel=image))} * {1 / (height * width)!r}"
+    return f"{body.operand(node, 0, replace(at, pixel=image))} * {1 / (height * width)!r}"
 
 
 EXPRESSIONS: dict[str, Expression] = {

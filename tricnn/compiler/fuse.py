@@ -60,7 +60,7 @@ class _Group:
 class _Fuser:
     def __init__(self, graph: Graph, mode: str, enabled: bool):
         self.graph, self.mode, self.enabled = graph, mode, enabled
-        self.prepared = prepared_nodes(graph)
+        self.prepared = prepared_nodes(graph) if mode == "infer" else ()  # training changes parameters every step
         self.place = {node.name: i for i, node in enumerate(graph.nodes)}
         self.views = free_views(graph)
         skip = {n.name for n in self.prepared} | set(self.views)

@@ -147,13 +147,13 @@ def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
 def _check_operand(name: str, type_: TensorType) -> None:
     """What an operand's name promises: values of the network have a batch, weights and statistics have none."""
     wanted = _INTEGERS.get(name)
-    if wanted is not None:
-        require(type_.dtype == wanted, f"{name} must be {wanted}, it is {type_}")
-    else:
-        require(type_.dtype.startswith("float"), f"{name} must hold floating-point numbers, it is {type_}")
-    if name not in _EITHER:
-        require(type_.batched == (name in _BATCHED), f"{name} must have {'a' if name in _BATCHED else 'no'} batch "
-                f"dimension N, it is {type_}")  # fmt: skip
+    if wanted is not None and type_.dtype != wanted:
+        raise ShapeError(f"{name} must be {wanted}, it is {type_}")
+    if wanted is None and not type_.dtype.startswith("float"):
+        raise ShapeError(f"{name} must hold floating-point numbers, it is {type_}")
+    if name not in _EITHER and type_.batched != (name in _BATCHED):
+        has = "a" if name in _BATCHED else "no"
+        raise ShapeError(f"{name} must have {has} batch dimension N, it is {type_}")
 
 
 _INTEGERS = {"labels": "int64", "index": "uint8"}

@@ -1,0 +1,192 @@
+"""Lowering of convolutions, dense layers and their gradients: implicit matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from ..compiler.plan import Kernel, Plan
+from ..ir.graph import Node
+from . import tiles
+from .body import At, Body
+from .lower_sums import finish_sides, lower_split_sum, side_buffers
+from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function
+
+
+def conv_sizes(plan: Plan, node: Node) -> dict[str, int]:
+    """C H W K R S P Q of a contraction, from the types of its operands and result."""
+    t = plan.type
+    if node.op.startswith("linear"):
+        if node.op == "linear_grad_weight":
+            k, c = t(node.name).per_image
+        else:
+            k, c = t(node.inputs[1]).per_image
+        return {"C": c, "H": 1, "W": 1, "K": k, "R": 1, "S": 1, "P": 1, "Q": 1}
+    x, w, y = {
+        "conv2d": lambda: (t(node.inputs[0]), t(node.inputs[1]), t(node.name)),
+        "conv2d_grad_input": lambda: (t(node.name), t(node.inputs[1]), t(node.inputs[0])),
+        "conv2d_grad_weight": lambda: (t(node.inputs[1]), t(node.name), t(node.inputs[0])),
+    }[node.op]()
+    (h, wd), (p, q), (r, s) = x.spatial, y.spatial, w.per_image[2:]
+    return {"C": x.channels, "H": h, "W": wd, "K": y.channels, "R": r, "S": s, "P": p, "Q": q}
+
+
+def geometry(node: Node) -> dict[str, int]:
+    """Stride, dilation, padding and groups where they differ from the template's defaults."""
+    if node.op.startswith("linear"):
+        return {}
+    a = node.attrs
+    (sh, sw), (dh, dw), pad = a["stride"], a["dilation"], a["padding"]
+    every = {"SH": (sh, 1), "SW": (sw, 1), "DH": (dh, 1), "DW": (dw, 1), "PT": (pad[0], 0), "PL": (pad[2], 0)}
+    every["GROUPS"] = (a["groups"], 1)
+    return {key: value for key, (value, default) in every.items() if value != default}
+
+
+def strided_share(state: Lowering, c: dict[str, int], g: dict[str, int], load: Body) -> dict[str, float]:
+    """A 1x1 convolution with strides reads one pixel in SH*SW of its image."""
+    stride = g.get("SH", 1) * g.get("SW", 1)
+    if c["R"] * c["S"] > 1 or stride == 1:
+        return {}
+    images = (b for b in load.args if b in state.buffers and state.plan.type(b).batched)
+    return dict.fromkeys(images, 1 / stride)
+
+
+def _blocks(tile: tiles.Tile) -> dict[str, int]:
+    return {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
+
+
+def lower_fprop(state: Lowering, kernel: Kernel) -> None:
+    """conv2d and linear: rows are output pixels, columns filters."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    c = conv_sizes(plan, node)
+    g = geometry(node)
+    groups = g.get("GROUPS", 1)
+    pool = next((n for n in kernel.nodes if n.op in ("max_pool2d", "avg_pool2d")), None)
+    window = pool.attrs["kernel_size"] if pool is not None else (1, 1)
+    rows = f"N * {(c['P'] // window[0]) * (c['Q'] // window[1]) * prod(window)}"
+    tile = tiles.contraction(
+        int(rows[4:]) * state.batch, c["K"] // groups, c["R"] * c["S"] * c["C"] // groups, state.dtype, state.target,
+        state.attempt(name),
+    )  # fmt: skip
+    load, store = state.body(kernel), state.body(kernel)
+    load_text = load.load_function(f"{name}_load_x", node.inputs[0], c["C"], "x", multiplied=True)
+    at = At("pixel", "channel", "mask", c["K"])
+    result = "acc"
+    if len(node.inputs) > 2:
+        result = store.let("conv" if node.op == "conv2d" else "y", f"acc + {store.value(node.inputs[2], at, 'bias')}")
+    epilogue(store, kernel, at, node.name, result)
+    head = "acc, pixel, channel, mask, window, part, args" if pool else "acc, pixel, channel, mask, part, args"
+    store_text = store.function(f"{name}_store_y", head, store.lines)
+    weight = plan.storage(node.inputs[1])
+    windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pool is not None else {}
+    share = strided_share(state, c, g, load)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "conv2d_fprop",
+            [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(weight), f"{name}_store_y",
+             as_tuple([p(b) for b in everything_of(store)]), "N"],
+            {**c, **g, **windows, **_blocks(tile), "PRECISION": state.precision},
+        )  # fmt: skip
+
+    grid = (f"cdiv({rows}, {tile.m}) * {-(-c['K'] // groups // tile.n)}", f"{groups}")
+    parts = f"cdiv({rows}, {tile.m})"
+    side_buffers(state, store, parts, c["K"])
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, {weight: "weight"}, everything_of(store)], grid, tile,
+        writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
+    )  # fmt: skip
+    finish_sides(state, kernel, store, parts, c["K"])
+
+
+def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
+    """conv2d_grad_input and linear_grad_input: rows are input pixels, columns channels."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    c, g = conv_sizes(plan, node), geometry(node)
+    groups, sh, sw = g.get("GROUPS", 1), g.get("SH", 1), g.get("SW", 1)
+    rows = -(-c["H"] // sh) * -(-c["W"] // sw)
+    tile = tiles.contraction(
+        rows * state.batch, c["C"] // groups, c["R"] * c["S"] * c["K"] // groups, state.dtype, state.target,
+        state.attempt(name),
+    )  # fmt: skip
+    if tile.k > max(tiles.power_of_two(c["K"] // groups), 16):
+        tile = replace(tile, k=max(tiles.power_of_two(c["K"] // groups), 16))
+    load, store = state.body(kernel), state.body(kernel)
+    load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True)
+    epilogue(store, kernel, At("pixel", "channel", "mask", c["C"]), node.name, "acc")
+    store_text = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
+    weight = plan.storage(node.inputs[1])
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "conv2d_dgrad",
+            [f"{name}_load_dy", as_tuple([p(b) for b in load.args]), p(weight), f"{name}_store_dx",
+             as_tuple([p(b) for b in everything_of(store)]), "N"],
+            {**c, **g, **_blocks(tile), "PRECISION": state.precision},
+        )  # fmt: skip
+
+    grid = (f"cdiv(N * {rows}, {tile.m}) * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
+    parts = f"cdiv(N * {rows}, {tile.m})" + (f" * {sh * sw}" if sh * sw > 1 else "")
+    side_buffers(state, store, parts, c["C"])
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, {weight: "weight"}, everything_of(store)], grid, tile,
+        writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
+    )  # fmt: skip
+    finish_sides(state, kernel, store, parts, c["C"])
+
+
+def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
+    """conv2d_grad_weight and linear_grad_weight, with the bias gradient as a side sum. Where the sum over pixels is
+    split, partial sums of both lie side by side and one more launch adds them in order."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    c, g = conv_sizes(plan, node), geometry(node)
+    groups = g.get("GROUPS", 1)
+    columns = c["R"] * c["S"] * c["C"] // groups
+    pixels = c["P"] * c["Q"] * state.batch
+    tile = tiles.contraction(c["K"] // groups, columns, pixels, state.dtype, state.target, state.attempt(name))
+    count = -(-c["K"] // groups // tile.m) * -(-columns // tile.n) * groups
+    split = tiles.split_of(count, pixels, tile.k)
+    bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)
+    load_dy, load_x = state.body(kernel), state.body(kernel)
+    dy_text = load_dy.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True)
+    x_text = load_x.load_function(f"{name}_load_x", node.inputs[1], c["C"], "x", multiplied=True)
+    total = c["K"] * columns
+    everything = total + (c["K"] if bias else 0)
+    if split > 1:
+        partial = state.workspace(f"{name}.partial", f"{split * everything}")
+        dw_args = bias_args = {partial: "partial"}
+        dw_store = f"tl.store(partial + split * {everything} + row * {columns} + column, acc, mask=mask)"
+        bias_store = f"tl.store(partial + split * {everything} + {total} + channel, acc, mask=mask)"
+    else:
+        dw_args, bias_args = {node.name: "dw"}, {bias.name: "db"} if bias else {}
+        dw_store = f"tl.store(dw + row * {columns} + column, acc, mask=mask)"
+        bias_store = "tl.store(db + channel, acc, mask=mask)"
+    helpers = [dy_text, x_text]
+    helpers.append(
+        plain_function(f"{name}_store_dw", "acc, row, column, mask, split, args", list(dw_args.values()), [dw_store])
+    )
+    if bias:
+        helpers.append(
+            plain_function(
+                f"{name}_store_db", "acc, channel, mask, split, args", list(bias_args.values()), [bias_store]
+            )
+        )
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "conv2d_wgrad",
+            [f"{name}_load_dy", as_tuple([p(b) for b in load_dy.args]), f"{name}_load_x",
+             as_tuple([p(b) for b in load_x.args]), f"{name}_store_dw", as_tuple([p(b) for b in dw_args]),
+             f"{name}_store_db" if bias else "None", as_tuple([p(b) for b in bias_args]) if bias else "()", "N"],
+            {**c, **g, "SPLIT": split, "BIAS": bias is not None, **_blocks(tile), "PRECISION": state.precision},
+        )  # fmt: skip
+
+    grid = (f"{-(-c['K'] // groups // tile.m) * -(-columns // tile.n)}", f"{groups}", f"{split}")
+    written = tuple(dict.fromkeys([*dw_args, *(bias_args if bias else {})]))
+    share = strided_share(state, c, g, load_x)
+    state.add(
+        name, kernel, helpers, call, [load_dy.args, load_x.args, dw_args, bias_args if bias else {}], grid, tile,
+        writes=written, kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
+    )  # fmt: skip
+    if split > 1:
+        lower_split_sum(state, kernel, partial, f"{split}", total, everything, node.name, bias.name if bias else None)

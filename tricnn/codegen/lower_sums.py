@@ -1,0 +1,250 @@
+"""Lowering of sums over pixels: statistics, gradients of biases and norms, and the partial results tiles leave behind.
+
+A sum over all pixels is dealt out between programs. Each leaves a partial result, and one more launch (two, where there
+are very many) adds them in a fixed order.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..compiler.plan import Kernel
+from ..ir.graph import Node
+from . import tiles
+from .body import At, Body
+from .expressions import statistics
+from .lowering import Lowering, Parameter, as_tuple, call_text, identifier, plain_function, tile_grid
+from .program import evaluate
+
+#: more partial results than this are first added in GROUPS groups, each by programs of its own
+MANY, GROUPS = 512, 32
+
+
+def lower_split_sum(
+    state: Lowering, kernel: Kernel, partial: str, parts: str, total: int, everything: int, dw: str, db: str | None,
+    suffix: str = "",
+) -> None:  # fmt: skip
+    """dw (and db behind it) = the sum of the partial sums, in order. ``parts`` is an expression in N."""
+    name, block = identifier(f"{kernel.name}_sum{suffix and '_'}{suffix}"), 128
+    count = evaluate(parts, state.batch)
+    columns = -(-everything // block)
+
+    def launch(name: str, helper: str, outputs: dict[str, str], source: str, parts: str, split: int) -> None:
+        few = evaluate(parts, state.batch)
+
+        def call(p: Parameter) -> str:
+            return call_text(
+                "sum_partials",
+                [p(source), f"{name}_store", as_tuple([p(b) for b in outputs]), parts.replace("cdiv", "tl.cdiv")],
+                {"LENGTH": everything, "SPLIT": split, "BLOCK_P": min(tiles.power_of_two(few), 16), "BLOCK": block},
+            )  # fmt: skip
+
+        state.add(
+            name, kernel, [helper], call, [{source: "partial"}, outputs], (f"{columns}", f"{split}"),
+            tiles.Tile(1, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
+        )  # fmt: skip
+
+    parameters = "total, element, mask, split, args"
+    if count > MANY:
+        groups = state.workspace(f"{name}.groups", f"{GROUPS * everything}")
+        lines = [f"tl.store(groups + split * {everything} + element, total, mask=mask)"]
+        helper = plain_function(f"{name}_groups_store", parameters, ["groups"], lines)
+        launch(f"{name}_groups", helper, {groups: "groups"}, partial, parts, GROUPS)
+        partial, parts = groups, f"{GROUPS}"
+    outputs = {dw: "dw"} | ({db: "db"} if db else {})
+    if db:
+        lines = [
+            f"tl.store(dw + element, total, mask=mask & (element < {total}))",
+            f"tl.store(db + (element - {total}), total, mask=mask & (element >= {total}))",
+        ]
+    else:
+        lines = ["tl.store(dw + element, total, mask=mask)"]
+    launch(name, plain_function(f"{name}_store", parameters, list(outputs.values()), lines), outputs, partial, parts, 1)
+
+
+def side_buffers(state: Lowering, body: Body, parts: str, channels: int) -> None:
+    """Room for what each tile leaves of its side sums."""
+    for node, partial in body.sides:
+        state.workspace(partial, f"{parts} * {(3 if node.op == 'batch_stats' else 2) * channels}")
+
+
+def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: str, channels: int) -> None:
+    """Launch what adds the tiles' partial results."""
+    for node, partial in body.sides:
+        if node.op == "batch_stats":
+            lower_merge(state, kernel, node, partial, channels, parts)
+        else:
+            lower_split_sum(state, kernel, partial, parts, 2 * channels, 2 * channels, node.name, None, node.name)
+
+
+def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: str) -> None:
+    """stats = [mean, M2/count], and with it the new running statistics. ``parts`` is an expression in N."""
+    name, block = f"{kernel.name}_merge", 32
+    if evaluate(parts, state.batch) > MANY:
+        groups = state.workspace(f"{name}.groups", f"{GROUPS * 3 * c}")
+        row = f"groups + split * {3 * c} + channel"
+        helper = plain_function(
+            f"{name}_groups_store", "count, mean, m2, channel, mask, split, args", ["groups"],
+            [f"tl.store({row}, count, mask=mask)", f"tl.store({row} + {c}, mean, mask=mask)",
+             f"tl.store({row} + {2 * c}, m2, mask=mask)"],
+        )  # fmt: skip
+        source, many = partial, parts
+
+        def first(p: Parameter) -> str:
+            return call_text(
+                "merge_stats", [p(source), f"{name}_groups_store", f"({p(groups)},)", many.replace("cdiv", "tl.cdiv")],
+                {"C": c, "SPLIT": GROUPS, "BLOCK_P": 16, "BLOCK": block},
+            )  # fmt: skip
+
+        state.add(
+            f"{name}_groups", kernel, [helper], first, [{partial: "partial"}, {groups: "groups"}],
+            (f"{-(-c // block)}", f"{GROUPS}"), tiles.Tile(16, block, 1, 4, 1), writes=(groups,), kind="merge_stats",
+        )  # fmt: skip
+        partial, parts = groups, f"{GROUPS}"
+    outputs, inputs = {node.name: "stats"}, {}
+    lines = [
+        "tl.store(stats + channel, mean, mask=mask)",
+        f"tl.store(stats + {c} + channel, m2 / count, mask=mask)",
+    ]
+    for update in kernel.nodes:
+        if update.op not in ("running_mean", "running_var") or update.inputs[1] != node.name:
+            continue
+        short = update.op
+        inputs[update.inputs[0]] = f"old_{short[8:]}"
+        outputs[update.name] = f"new_{short[8:]}"
+        new = "mean" if short == "running_mean" else "m2 / tl.maximum(count - 1.0, 1.0)"
+        m = update.attrs["momentum"]
+        lines.append(f"old = tl.load(old_{short[8:]} + channel, mask=mask, other=0.0)")
+        lines.append(f"tl.store(new_{short[8:]} + channel, old + {m} * ({new} - old), mask=mask)")
+    args = {**inputs, **outputs}
+    store = plain_function(f"{name}_store", "count, mean, m2, channel, mask, split, args", list(args.values()), lines)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "merge_stats",
+            [p(partial), f"{name}_store", as_tuple([p(b) for b in args]), parts.replace("cdiv", "tl.cdiv")],
+            {"C": c, "SPLIT": 1, "BLOCK_P": 16, "BLOCK": block},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [store], call, [{partial: "partial"}, args], (f"{-(-c // block)}",),
+        tiles.Tile(16, block, 1, 4, 1), writes=tuple(outputs), kind="merge_stats",
+    )  # fmt: skip
+
+
+def _splits(state: Lowering, rows: int, channels: int, tile: tiles.Tile) -> int:
+    return tiles.split_of(-(-channels // tile.n), rows * state.batch, tile.m)
+
+
+def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
+    """A bias gradient that no wgrad could take along."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    dy = plan.type(node.inputs[0])
+    tile = tiles.elementwise(dy.channels, state.attempt(name))
+    split = _splits(state, dy.pixels, dy.channels, tile)
+    load = state.body(kernel)
+    load_text = load.load_function(f"{name}_load_dy", node.inputs[0], dy.channels, "dy")
+    target = state.workspace(f"{name}.partial", f"{split * dy.channels}") if split > 1 else node.name
+    line = f"tl.store(db + split * {dy.channels} + channel, total, mask=mask)"
+    store_text = plain_function(f"{name}_store_db", "total, channel, mask, split, args", ["db"], [line])
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "channel_sum",
+            [f"{name}_load_dy", as_tuple([p(b) for b in load.args]), f"{name}_store_db", f"({p(target)},)", "N"],
+            {"PIXELS": dy.pixels, "C": dy.channels, "SPLIT": split, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, {target: "db"}],
+        (f"{-(-dy.channels // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=prod(dy.per_image),
+    )  # fmt: skip
+    if split > 1:
+        lower_split_sum(state, kernel, target, f"{split}", dy.channels, dy.channels, node.name, None)
+
+
+def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
+    """normalize_grad_sums: sum dy and sum dy * xhat in one pass."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    x = plan.type(node.inputs[1])
+    c = x.channels
+    tile = tiles.elementwise(c, state.attempt(name))
+    split = _splits(state, x.pixels, c, tile)
+    load = state.body(kernel)
+    at = At("pixel", "channel", "mask", c)
+    dy, z = load.operand(node, 0, at), load.operand(node, 1, at)
+    mean, var = statistics(load, node, 2, at)
+    load.lines.append(f"dy = tl.where(mask, {dy}, 0.0)" if dy != "dy" else "dy = tl.where(mask, dy, 0.0)")
+    load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
+    load_text = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
+    target = state.workspace(f"{name}.partial", f"{split * 2 * c}") if split > 1 else node.name
+    lines = [
+        f"tl.store(sums + split * {2 * c} + channel, first, mask=mask)",
+        f"tl.store(sums + split * {2 * c} + {c} + channel, second, mask=mask)",
+    ]
+    store_text = plain_function(f"{name}_store", "first, second, channel, mask, split, args", ["sums"], lines)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "channel_sum_pair",
+            [f"{name}_load", as_tuple([p(b) for b in load.args]), f"{name}_store", f"({p(target)},)", "N"],
+            {"PIXELS": x.pixels, "C": c, "SPLIT": split, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, {target: "sums"}],
+        (f"{-(-c // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=4 * prod(x.per_image),
+    )  # fmt: skip
+    if split > 1:
+        lower_split_sum(state, kernel, target, f"{split}", 2 * c, 2 * c, node.name, None)
+
+
+def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
+    """batch_stats by tiles, then merged; the merge also updates the running statistics."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    x = plan.type(node.inputs[0])
+    tile = tiles.elementwise(x.channels, state.attempt(name))
+    tile = tiles.Tile(max(tile.m, 16 * 1024 // tile.n // 16), tile.n, 1, 4, 1)
+    load = state.body(kernel)
+    load_text = load.load_function(f"{name}_load_x", node.inputs[0], x.channels, "x")
+    parts = f"cdiv(N * {x.pixels}, {tile.m})"
+    partial = state.workspace(f"{name}.partial", f"{parts} * {3 * x.channels}")
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "batch_stats", [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(partial), "N"],
+            {"PIXELS": x.pixels, "C": x.channels, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [load_text], call, [load.args, {partial: "partial"}], tile_grid(x.pixels, x.channels, tile), tile,
+        writes=(partial,), kind=node.op, flops=4 * prod(x.per_image),
+    )  # fmt: skip
+    lower_merge(state, kernel, node, partial, x.channels, f"cdiv(N * {x.pixels}, {tile.m})")
+
+
+def lower_running(state: Lowering, kernel: Kernel) -> None:
+    """running_mean or running_var by itself (fusion off)."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    c = plan.type(node.name).per_image[0]
+    running, stats = node.inputs[0], plan.storage(node.inputs[1])
+    momentum, block = node.attrs["momentum"], 128
+    if node.op == "running_mean":
+        lines = [f"new = tl.load(stats + channel, mask=channel < {c}, other=0.0)"]
+    else:
+        m = plan.type(node.inputs[2]).pixels
+        lines = [f"count = N * {m}.0", f"new = tl.load(stats + {c} + channel, mask=channel < {c}, other=0.0)",
+                 "new = new * (count / tl.maximum(count - 1.0, 1.0))"]  # fmt: skip
+    lines += [
+        f"old = tl.load(running + channel, mask=channel < {c}, other=0.0)",
+        f"tl.store(out + channel, old + {momentum} * (new - old), mask=channel < {c})",
+    ]
+    args = {running: "running", stats: "stats", node.name: "out"}
+    helper = plain_function(f"{name}_body", "pixel, channel, mask, part, args", [*args.values(), "N"], lines)
+
+    def call(p: Parameter) -> str:
+        return call_text("pointwise", [f"{name}_body", as_tuple([*[p(b) for b in args], "N"]), "1"],
+                         {"PIXELS": 1, "C": c, "BLOCK_M": 1, "BLOCK_N": block})  # fmt: skip
+
+    state.add(name, kernel, [helper], call, [args], ("1", f"{-(-c // block)}"), tiles.Tile(1, block, 1, 4, 1),
+              writes=(node.name,), kind="pointwise")  # fmt: skip

@@ -1,0 +1,207 @@
+"""What every lowering builds on: the functions and launches gathered so far, and how generated code is written."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from ..compiler.fuse import SIDE_SUMS, pixel_ordered
+from ..compiler.plan import Kernel, Plan
+from ..ir.graph import Node
+from . import tiles
+from .body import At, Body
+from .program import DTYPES, Buffer, Function, Launch, plan_buffers
+
+#: from a buffer to the name of the kernel's parameter that points at it
+Parameter = Callable[[str], str]
+
+POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "u8": "*u8", "i64": "*i64"}
+#: numbers a launch may take; the seed is 64 bits, passed as two words
+SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
+
+
+@dataclass
+class Lowering:
+    """What has been lowered so far."""
+
+    plan: Plan
+    dtype: str
+    batch: int
+    target: str
+    attempts: dict[str, int]
+    functions: dict[str, Function] = field(default_factory=dict)
+    launches: list[Launch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.storage, self.precision = DTYPES[self.dtype]
+        self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
+        self.order = pixel_ordered(self.plan.graph)
+        self._same: dict[str, str] = {}
+
+    def body(self, kernel: Kernel) -> Body:
+        return Body(self.plan, kernel, self.storage)
+
+    def attempt(self, name: str) -> int:
+        return self.attempts.get(name, 0)
+
+    def workspace(self, name: str, size: str) -> str:
+        self.buffers[name] = Buffer(name, "fp32", size)
+        return name
+
+    def add(
+        self, name: str, kernel: Kernel, helpers: list[str], call: Callable[[Parameter], str],
+        bodies: list[Mapping[str, str]], grid: tuple[str, ...], tile: tiles.Tile, *,
+        extra: tuple[tuple[str, str], ...] = (), writes: tuple[str, ...], kind: str, flops: int = 0,
+        share: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """Register a function and its launch.
+
+        ``bodies`` are the argument maps (buffer -> local name) of the helpers; ``extra`` further (buffer, name) pairs.
+        ``call`` writes the template's call, given a function from a buffer to its parameter's name.
+        """
+        names: dict[str, str] = {}
+        taken = {"tl", "triton", "N", *keyword.kwlist}
+        for mapping in [*bodies, dict(extra)]:
+            for buffer, stem in mapping.items():
+                if buffer in names:
+                    continue
+                stem = buffer if buffer in SCALARS else stem
+                unique, count = stem, 1
+                while unique in taken and buffer not in SCALARS:
+                    count += 1
+                    unique = f"{stem}{count}"
+                taken.add(unique)
+                names[buffer] = unique
+        names.setdefault("N", "N")
+        types = [(p, SCALARS.get(b) or POINTER[self.buffers[b].dtype]) for b, p in names.items()]
+        code = call(lambda buffer: names[buffer])
+        text = "\n\n".join(
+            [
+                *(h.rstrip() + "\n" for h in helpers),
+                f"@triton.jit\ndef {name}({', '.join(names.values())}):\n{_indent(code)}\n",
+            ]
+        )
+        key = f"{text.replace(name, '@')} {types} {tile.warps} {tile.stages}"
+        if key not in self._same:
+            self._same[key] = name
+            self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)
+        buffers = tuple(b for b in names if b not in SCALARS)
+        self.launches.append(
+            Launch(
+                self._same[key],
+                tuple(names),
+                grid,
+                kernel.name,
+                kind,
+                kernel.layers,
+                tuple(b for b in buffers if b not in writes),
+                writes,
+                flops,
+                dict(share or {}),
+            )
+        )
+
+
+def _indent(code: str) -> str:
+    return "\n".join("    " + line if line else line for line in code.splitlines())
+
+
+def as_tuple(names: list[str]) -> str:
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+
+
+def everything_of(body: Body) -> dict[str, str]:
+    return {**body.args, **body.written}
+
+
+def call_text(template: str, positional: list[str], constants: Mapping[str, Any]) -> str:
+    """A call of a template, positional arguments on the first lines, constants below."""
+    shown = wrap(positional) + wrap([f"{k}={v!r}" for k, v in constants.items()])
+    return "\n".join([f"{template}(", *shown, ")"])
+
+
+def wrap(items: list[str], width: int = 104) -> list[str]:
+    """Items with commas, as many on a line as fit."""
+    rows, row = [], "   "
+    for item in items:
+        if len(row) + len(item) + 2 > width and row.strip():
+            rows.append(row)
+            row = "   "
+        row += f" {item},"
+    return [*rows, row] if row.strip() else rows
+
+
+def plain_function(name: str, parameters: str, args: list[str], lines: list[str]) -> str:
+    """A helper whose lines are written by hand."""
+    unpack = f"({args[0]},) = args" if len(args) == 1 else f"{', '.join(args)} = args"
+    code = "\n".join(f"    {line}" for line in [unpack, *lines])
+    return f"@triton.jit\ndef {name}({parameters}):\n{code}\n"
+
+
+# --- what follows the anchor ------------------------------------------------------------
+
+
+def downstream(plan: Plan, kernel: Kernel, start: set[str]) -> list[Node]:
+    """The epilogue: nodes that depend on the anchor, in order."""
+    reached, found = set(start), []
+    for node in kernel.nodes:
+        if node.name not in reached and any(plan.storage(v) in reached for v in node.inputs):
+            reached.add(node.name)
+            found.append(node)
+    return found
+
+
+def epilogue(body: Body, kernel: Kernel, at: At, start: str, first: str | None = None) -> None:
+    """Apply and store everything that follows ``start``, which is in the register ``first`` at ``at``."""
+    places = {start: at}
+    if first is not None:
+        body.known[start, at] = first
+    if start in kernel.writes:
+        body.store(start, body.known[start, at], at)
+    for node in downstream(body.plan, kernel, {start}):
+        source = next((v for v in map(body.plan.storage, node.inputs) if v in places), start)
+        here = places[source]
+        if node.op in SIDE_SUMS and node is not kernel.anchor:
+            body.side_sum(node, here)
+            continue
+        if node.op in ("running_mean", "running_var"):
+            continue  # with the merge of the statistics
+        if node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):
+            here = pooled(body, node, source, here)
+        else:
+            body.known[node.name, here] = body.compute(node, here)
+        places[node.name] = here
+        if node.name in kernel.writes:
+            body.store(node.name, body.known[node.name, here], here)
+
+
+def pooled(body: Body, node: Node, source: str, at: At) -> At:
+    """Pooling inside a convolution's tile: rows list the windows one after another."""
+    area = prod(node.attrs["kernel_size"])
+    covered = At("window", "channel", "covered", at.width)
+    if "covered" not in body.names:
+        body.names.add("covered")
+        body.lines.append(f"covered = mask_over_window(mask, {area})")
+    tile = body.known[source, at]
+    if node.op == "avg_pool2d":
+        body.known[node.name, covered] = body.let("pooled", f"mean_over_window({tile}, {area})")
+    else:
+        key, index_key = (f"{source}#max", covered), (f"{source}#index", covered)
+        if key not in body.known:
+            value, position = body.name("pooled"), body.name("position")
+            body.lines.append(f"{value}, {position} = max_over_window({tile}, {area})")
+            body.known[key], body.known[index_key] = value, position
+        body.known[node.name, covered] = body.known[key if node.op == "max_pool2d" else index_key]
+    return covered
+
+
+def identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name)
+
+
+def tile_grid(rows: int, channels: int, tile: tiles.Tile) -> tuple[str, str]:
+    return f"cdiv(N * {rows}, {tile.m})", f"{-(-channels // tile.n)}"
