@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.compiler.nets import NETS
 from tests.ir.random_graphs import networks, values_for
+from tricnn.compiler.branches import join_branches
 from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.fold import fold_batch_norm
 from tricnn.compiler.fuse import fuse, pixel_ordered
@@ -20,7 +21,7 @@ from tricnn.compiler.plan import Plan
 from tricnn.compiler.specialise import for_inference, for_training, tidy
 from tricnn.graphs import lenet, lenet_sigmoid
 from tricnn.ir import Environment, Graph, GraphBuilder, Kind
-from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run_nodes
+from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run_nodes, store
 from tricnn.runtime.model import compile
 
 ENV = Environment(seed=3, step=1)
@@ -31,7 +32,7 @@ def specialised(net: Graph, mode: str, *, rewritten: bool = True) -> Graph:
     if mode == "infer":
         graph = for_inference(net)
         return tidy(fold_batch_norm(graph)) if rewritten else graph
-    return differentiate(tidy(for_training(net)) if rewritten else for_training(net))
+    return differentiate(join_branches(tidy(for_training(net))) if rewritten else for_training(net))
 
 
 def run_plan(plan: Plan, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -40,13 +41,16 @@ def run_plan(plan: Plan, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     sources = {n.name for n in graph.nodes if n.op in ("input", "parameter", "buffer")}
     memory = {name: channels_last(x) if x.dtype.kind == "f" else x for name, x in values.items() if name in sources}
     memory |= {n.name: run_nodes(plan.prepared, memory, ENV)[n.name] for n in plan.prepared}
+    for name in [n for n in plan.within if n in sources]:
+        store(plan, memory, name, memory[name])
     for kernel in plan.kernels:
         missing = [v for v in kernel.reads if v not in memory]
         assert not missing, f"{kernel.name} runs before {missing} are there"
         written = run_kernel(plan, kernel, memory, ENV)
         assert set(written) == set(kernel.writes)
         assert not set(written) & set(memory), "a value is written twice"
-        memory |= written
+        for value, x in written.items():
+            store(plan, memory, value, x)
 
     def fetch(value: str) -> np.ndarray:
         if value not in memory:
@@ -64,19 +68,21 @@ def check_structure(plan: Plan) -> None:
     graph, views = plan.graph, plan.views
     prepared = {n.name for n in plan.prepared}
     computed = {n.name for n in graph.nodes if n.kind is not Kind.SOURCE} - prepared - set(views)
+    computed -= {whole for whole, _ in plan.within.values()}
     homes = Counter(n.name for k in plan.kernels for n in k.nodes)
     written = Counter(v for k in plan.kernels for v in k.writes)
     assert set(homes) == computed, "every layer has a kernel"
     assert all(count == 1 for count in written.values())
     for value in computed:
         assert homes[value] == 1 or value not in written, f"{value} is recomputed although it is stored"
-    needed = {plan.storage(v) for k in plan.kernels for v in k.reads} | {plan.storage(v) for v in graph.results}
-    assert set(written) <= needed, "nothing is stored that nobody reads"
+    needed = {plan.place(v).buffer for k in plan.kernels for v in k.reads}
+    needed |= {plan.place(v).buffer for v in graph.results}
+    assert {plan.place(v).buffer for v in written} <= needed, "nothing is stored that nobody reads"
     assert len({k.name for k in plan.kernels}) == len(plan.kernels)
     for kernel in plan.kernels:
         assert kernel.name.isidentifier()
         assert kernel.anchor in kernel.nodes
-        operands = {plan.storage(v) for n in kernel.nodes for v in n.inputs}
+        operands = {plan.place(v).buffer for n in kernel.nodes for v in n.inputs}
         assert set(kernel.reads) <= operands, "nothing is loaded that is not used"
         kinds = Counter(n.kind for n in kernel.nodes)
         assert kinds[Kind.CONTRACTION] <= 1, "one contraction a kernel"
@@ -88,18 +94,21 @@ def check_structure(plan: Plan) -> None:
 def check_decisions(plan: Plan) -> None:
     """One for every edge between computed values: fused exactly where the value does not go through memory."""
     in_kernel = {n.name for k in plan.kernels for n in k.nodes}
+    wholes = {whole for whole, _ in plan.within.values()}
     edges = {
         (plan.storage(v), n.name)
         for k in plan.kernels
         for n in k.nodes
         for v in n.inputs
-        if plan.storage(v) in in_kernel
+        if plan.storage(v) in in_kernel | wholes
     }
+    edges |= {(part, whole) for part, (whole, _) in plan.within.items() if part in in_kernel | wholes}
     assert {(d.producer, d.consumer) for d in plan.decisions} == edges
     assert len(plan.decisions) == len(edges)
     for decision in plan.decisions:
         loads = any(
-            decision.producer in k.reads and any(n.name == decision.consumer for n in k.nodes) for k in plan.kernels
+            plan.place(decision.producer).buffer in k.reads and any(n.name == decision.consumer for n in k.nodes)
+            for k in plan.kernels
         )
         assert decision.fused == (not loads), decision
         assert len(decision.rule) > 10
@@ -184,10 +193,11 @@ def one_layer(declare) -> Graph:
         (lambda b, x: b.relu(b.linear(b.global_avg_pool(x), 4)), 2),
         (lambda b, x: b.conv2d(b.relu(b.batch_norm(x)), 4, 3), 1),  # a prologue
         (lambda b, x: b.relu(b.tanh(b.add_(b.sigmoid(x), x))), 1),
-        (lambda b, x: b.concat([b.relu(b.conv2d(x, 4, 1)), b.relu(b.conv2d(x, 2, 1))]), 3),
+        (lambda b, x: b.concat([b.relu(b.conv2d(x, 4, 1)), b.relu(b.conv2d(x, 2, 1))]), 2),  # written in place
+        (lambda b, x: b.concat([b.conv2d(x, 4, 1), x]), 2),  # the input lies elsewhere
     ],
     ids=["conv-bn-relu", "conv-sigmoid", "conv-bn-add-relu", "conv-bn-relu-pool", "conv-tanh-avg", "overlapping-pool",
-         "linear-bn-relu", "mean-linear-relu", "bn-relu-conv", "pointwise", "concat"],
+         "linear-bn-relu", "mean-linear-relu", "bn-relu-conv", "pointwise", "concat", "concat-copied"],
 )  # fmt: skip
 def test_inference_kernels(declare, kernels):
     net = one_layer(declare)

@@ -7,28 +7,35 @@ value is either in a register already, recomputed from its operands (a prologue)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from ..ir.table import OPS
-from .program import TRITON, element
+from .program import SCALARS, TRITON, element
 
 #: operations that give 0 where their first operand is 0, so what was loaded as 0 outside the image stays 0
 KEEPS_ZERO = {"relu", "relu_grad", "sigmoid_grad", "tanh", "tanh_grad", "scale", "dropout", "max_pool2d_grad",
-              "avg_pool2d_grad", "global_avg_pool_grad"}  # fmt: skip
+              "avg_pool2d_grad", "global_avg_pool_grad", "slice_channels"}  # fmt: skip
 SHORT = {"conv2d": "conv", "max_pool2d": "pooled", "avg_pool2d": "pooled", "max_pool2d_index": "position"}
 
 
 @dataclass(frozen=True)
 class At:
-    """A place: names of the pixel, channel and mask tensors, and how many elements lie between two pixels."""
+    """A place: names of the pixel, channel and mask tensors, and how many elements lie between two pixels. Of those only
+    ``count`` channels from ``first`` are looked at, if not all."""
 
     pixel: str
     channel: str
     mask: str
     width: int
+    first: int = 0
+    count: int | None = None
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        return self.first, self.first + (self.width if self.count is None else self.count)
 
 
 class Body:
@@ -40,6 +47,7 @@ class Body:
         self.args: dict[str, str] = {}  # buffer or scalar -> the name of the argument
         self.written: dict[str, str] = {}
         self.known: dict[tuple[str, At], str] = {}  # values in registers
+        self.touched: dict[str, set[tuple[int, int]]] = {}  # buffer -> ranges of its channels that are read or written
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
         self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
 
@@ -54,14 +62,16 @@ class Body:
         self.names.add(candidate)
         return candidate
 
-    def argument(self, buffer: str, stem: str) -> str:
+    def argument(self, value: str, stem: str) -> str:
+        buffer = value if value in SCALARS else self.plan.place(value).buffer
         if buffer not in self.args:
-            self.args[buffer] = self.name(stem)
+            self.args[buffer] = self.written.get(buffer) or self.name(stem)
         return self.args[buffer]
 
-    def result(self, value: str, stem: str) -> str:
-        self.written[value] = self.name(stem)
-        return self.written[value]
+    def result(self, buffer: str, stem: str) -> str:
+        if buffer not in self.written:
+            self.written[buffer] = self.args.get(buffer) or self.name(stem)
+        return self.written[buffer]
 
     def let(self, stem: str, expression: str) -> str:
         name = self.name(stem)
@@ -83,8 +93,9 @@ class Body:
         if len(type_.shape) == 0:
             found = self.let(stem, f"tl.load({self.argument(value, stem)})")
         elif len(type_.shape) == 1 and not type_.batched:
-            offset = self.plan.graph.by_name[raw].attrs["index"] * type_.per_image[0] if raw != value else 0
-            found = self.vector(value, stem, at, type_.per_image[0], offset)
+            found = self.vector(raw, stem, at)
+        elif node is not None and node.op == "slice_channels":
+            found = self.value(node.inputs[0], self.shifted(node, at), stem, wide)
         elif node is not None:
             found = self.compute(node, at)
         else:
@@ -98,19 +109,42 @@ class Body:
         stored = element(self.plan.type(value), self.storage)
         other = "0" if stored == "u8" else "0.0"
         suffix = ".to(tl.float32)" if wide and stored in ("fp16", "bf16") else ""
-        load = f"tl.load({argument} + {self.offset(at)}, mask={at.mask}, other={other}){suffix}"
+        load = f"tl.load({argument} + {self.offset(at, value)}, mask={at.mask}, other={other}){suffix}"
         return self.let(f"{stem}_tile", load)
 
-    def offset(self, at: At) -> str:
-        return f"{at.pixel} * {at.width} + {at.channel}" if at.width > 1 else f"{at.pixel} + {at.channel}"
+    def offset(self, at: At, value: str | None = None) -> str:
+        """Which element is at a place; of a value that lies within another one, which of the other one's."""
+        width, start = at.width, 0
+        if value is not None:
+            place, (first, last) = self.plan.place(value), at.channels
+            if place.buffer != value:
+                width, start = place.pitch, place.offset
+            whole = place.buffer == value and at.count is None
+            channels = (0, place.pitch) if whole else (first + start, last + start)
+            self.touched.setdefault(place.buffer, set()).add(channels)
+        pixel = f"{at.pixel} * {width}" if width > 1 else at.pixel
+        return f"{pixel} + {at.channel}" + (f" + {start}" if start else "")
 
-    def vector(self, value: str, stem: str, at: At, count: int, offset: int = 0) -> str:
-        """One number per channel."""
-        shift = f"{offset} + " if offset else ""
-        argument = self.argument(value, stem)
-        key = (f"{value}#{offset}", at)
+    def shifted(self, node: Node, at: At) -> At:
+        """The place in the whole of what is at ``at`` in a slice of it."""
+        start, width = node.attrs["start"], self.plan.type(node.inputs[0]).channel_count
+        first, last = at.channels
+        channel = at.channel
+        if start:
+            key = (f"#channel+{start}", at)
+            if key not in self.known:
+                self.known[key] = self.let("whole_channel", f"{channel} + {start}")
+            channel = self.known[key]
+        return replace(at, channel=channel, width=width, first=first + start, count=last - first)
+
+    def vector(self, raw: str, stem: str, at: At, row: int = 0) -> str:
+        """One number per channel: of a vector, or of a row of statistics."""
+        place, count = self.plan.place(raw), self.plan.type(raw).channel_count
+        offset = place.offset + row * place.pitch
+        argument = self.argument(place.buffer, stem)
+        key = (f"{place.buffer}#{offset}", at)
         if key not in self.known:
-            where = f"{argument} + {shift}{at.channel}"
+            where = f"{argument} + {offset} + {at.channel}" if offset else f"{argument} + {at.channel}"
             self.known[key] = self.let(f"{stem}_c", f"tl.load({where}, mask={at.channel} < {count}, other=0.0)")
         return self.known[key]
 
@@ -129,7 +163,7 @@ class Body:
     # --- whole functions ------------------------------------------------------------
 
     def unpack(self) -> list[str]:
-        names = [*self.args.values(), *self.written.values()]
+        names = list({**self.args, **self.written}.values())
         return [f"({names[0]},) = args" if len(names) == 1 else f"{', '.join(names)} = args"] if names else []
 
     def load_function(self, name: str, raw: str, width: int, stem: str, *, multiplied: bool = False) -> str:
@@ -137,7 +171,7 @@ class Body:
         to be ``multiplied``: then it is rounded to the storage type, for the tensor cores."""
         at = At("pixel", "channel", "mask", width)
         value = self.plan.storage(raw)
-        computed = value in self.kernel.by_name
+        computed = self.computed(value)
         tile = self.value(raw, at, stem, wide=computed)
         if computed:
             if not self.keeps_zero(value):
@@ -147,6 +181,13 @@ class Body:
         elif self.lines and self.lines[-1].startswith(f"{tile} = "):
             tile = self.lines.pop().split(" = ", 1)[1]
         return self.function(name, "pixel, channel, mask, args", [*self.lines, f"return {tile}"])
+
+    def computed(self, value: str) -> bool:
+        """Is it computed here, rather than loaded (a slice of what is loaded is)?"""
+        node = self.kernel.by_name.get(value)
+        if node is not None and node.op == "slice_channels":
+            return self.computed(self.plan.storage(node.inputs[0]))
+        return node is not None
 
     def keeps_zero(self, value: str) -> bool:
         node = self.kernel.by_name.get(value)
@@ -160,12 +201,12 @@ class Body:
     def store(self, value: str, variable: str, at: At) -> None:
         """Write a value that is in a register."""
         dtype = element(self.plan.type(value), self.storage)
-        argument = self.result(value, f"{variable}_out")
+        argument = self.result(self.plan.place(value).buffer, f"{variable}_out")
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
         if rounded != variable and any(n.op in SIDE_SUMS and n.inputs[0] == value for n in self.kernel.nodes):
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[value + "#stored", at] = rounded
-        self.lines.append(f"tl.store({argument} + {self.offset(at)}, {rounded}, mask={at.mask})")
+        self.lines.append(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
 
     def side_sum(self, node: Node, at: At) -> None:
         """Leave a tile's share of a sum over pixels of what it stored: (count, mean, M2), or the sums of dy and

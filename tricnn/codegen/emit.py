@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .lowering import SCALARS
-from .program import Function, Launch, Program
+from .program import SCALARS, Function, Launch, Program
 from .templates import closure, library, module_text
 
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}

@@ -31,10 +31,9 @@ def _batch_norm_grad(body: Body, node: Node, at: At) -> str:
 
 def statistics(body: Body, node: Node, index: int, at: At) -> tuple[str, str]:
     """(mean, variance), or any other pair of rows of a ``[2, C]`` operand."""
-    value = body.plan.storage(node.inputs[index])
-    channels = body.plan.type(value).per_image[-1]
-    stem = "sum" if "sums" in node.inputs[index] or index == 4 else "stats"
-    return body.vector(value, stem, at, channels), body.vector(value, stem, at, channels, channels)
+    value = node.inputs[index]
+    stem = "sum" if "sums" in value or index == 4 else "stats"
+    return body.vector(value, stem, at), body.vector(value, stem, at, row=1)
 
 
 def _normalize(body: Body, node: Node, at: At) -> str:

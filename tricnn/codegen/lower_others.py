@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from ..compiler.plan import Kernel
@@ -9,6 +10,7 @@ from ..ir.graph import Node
 from . import tiles
 from .body import At
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function, tile_grid
+from .program import element
 
 
 def _window(state: Lowering, node: Node, image: str, pooled: str) -> dict[str, int]:
@@ -179,70 +181,85 @@ def lower_rows(state: Lowering, kernel: Kernel) -> None:
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
     """concat, slice_channels, pad_channels, stack, flatten and unflatten that move data: one launch per operand."""
     node, plan = kernel.anchor, state.plan
-    y = plan.type(node.name)
     start = 0
     for number, raw in enumerate(node.inputs):
-        value = plan.storage(raw)
-        x = plan.type(raw)
         name = kernel.name if len(node.inputs) == 1 else f"{kernel.name}_{number}"
-        template = "pointwise"
-        if node.op in ("flatten", "unflatten"):
-            image = x if node.op == "flatten" else y
-            template = "to_nchw" if node.op == "flatten" else "from_nchw"
-            pixels, c = image.pixels, image.channels
-        elif node.op == "stack":
-            pixels, c = 1, x.per_image[0]
-        else:
-            pixels, c = y.pixels, y.channels if node.op == "pad_channels" else min(x.channels, y.channels)
-        tile = tiles.elementwise(c, state.attempt(name))
-        rows = f"N * {pixels}" if y.batched else "1"
-        inside = "mask"
-        source = f"x + pixel * {x.channels if x.batched else 0} + channel"
-        target = f"y + pixel * {y.channels if y.batched else 0} + channel"
-        if node.op == "flatten":
-            source, target = f"x + pixel * {c} + channel", f"y + pixel * {c * pixels} + channel"
-        elif node.op == "unflatten":
-            source, target = f"x + pixel * {c * pixels} + channel", f"y + pixel * {c} + channel"
-        elif node.op == "concat" and start:
-            target += f" + {start}"
-        elif node.op == "slice_channels" and node.attrs["start"]:
-            source += f" + {node.attrs['start']}"
-        elif node.op == "pad_channels":
-            before = node.attrs["before"]
-            source += f" - {before}"
-            inside = f"mask & (channel >= {before}) & (channel < {before + x.channels})"
-        elif node.op == "stack":
-            target = f"y + {start} + channel"
-        args = {value: "x", node.name: "y"}
-        load, store = f"tl.load({source}, mask={inside}, other=0.0)", "tl.store({}, {}, mask=mask)"
-        if template == "pointwise":
-            helpers = [plain_function(f"{name}_body", "pixel, channel, mask, part, args", ["x", "y"],
-                                      [store.format(target, load)])]  # fmt: skip
-        else:
-            helpers = [
-                plain_function(f"{name}_load_x", "pixel, channel, mask, args", ["x"], [f"return {load}"]),
-                plain_function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", ["y"],
-                               [store.format(target, "tile")]),
-            ]  # fmt: skip
+        copy = _reshape if node.op in ("flatten", "unflatten") else _copy_channels
+        copy(state, kernel, name, raw, start)
+        start += plan.type(raw).channel_count
 
-        def call(
-            p: Parameter, name: str = name, value: str = value, template: str = template, pixels: int = pixels,
-            c: int = c, tile: tiles.Tile = tile,
-        ) -> str:  # fmt: skip
-            if template == "pointwise":
-                head = [f"{name}_body", f"({p(value)}, {p(node.name)})", "N" if y.batched else "1"]
-            else:
-                head = [f"{name}_load_x", f"({p(value)},)", f"{name}_store_y", f"({p(node.name)},)", "N"]
-            return call_text(template, head, {"PIXELS": pixels, "C": c, "BLOCK_M": tile.m, "BLOCK_N": tile.n})
 
-        share = {value: c / x.channels} if node.op == "slice_channels" else {node.name: 1 / len(node.inputs)}
-        if node.op == "concat":
-            share = {node.name: c / y.channels}
-        state.add(
-            name, kernel, helpers, call, [args], (f"cdiv({rows}, {tile.m})", f"{-(-c // tile.n)}"), tile,
-            writes=(node.name,), kind=node.op, share=share,
+def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
+    """All channels of one operand, or a slice of them, to ``start`` in the result, or amid zeros."""
+    node, plan = kernel.anchor, state.plan
+    x, y = plan.type(raw), plan.type(node.name)
+    body = state.body(kernel)
+    first, count, inside = 0, x.channel_count, "mask"
+    if node.op == "slice_channels":
+        first, count = node.attrs["start"], y.channel_count
+    elif node.op == "pad_channels":
+        first, count, inside = -node.attrs["before"], y.channel_count, "inside"
+        last = node.attrs["before"] + x.channel_count
+        body.lines.append(f"inside = mask & (channel >= {node.attrs['before']}) & (channel < {last})")
+    channel = f"channel + {first}" if first > 0 else f"channel - {-first}" if first else "channel"
+    if y.batched:
+        source = At("pixel", channel, inside, x.channel_count)
+        if node.op == "slice_channels":
+            source = replace(source, first=first, count=count)
+        loaded = body.value(raw, source, "x", wide=False)
+        if body.computed(plan.storage(raw)):
+            loaded = body.rounded(loaded, element(y, state.storage))
+    else:
+        loaded = body.vector(raw, "x", At("pixel", channel, inside, x.channel_count))
+    place = plan.place(node.name)
+    target = place.offset + start
+    out = body.result(place.buffer, "y")
+    row = f"{out} + pixel * {place.pitch} + channel" if y.batched else f"{out} + channel"
+    body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
+    if node.op in ("concat", "stack"):
+        body.touched.setdefault(place.buffer, set()).add((target, target + count))
+    pixels, tile = y.pixels if y.batched else 1, tiles.elementwise(count, state.attempt(name))
+    text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "pointwise", [f"{name}_body", as_tuple([p(b) for b in everything_of(body)]), "N" if y.batched else "1"],
+            {"PIXELS": pixels, "C": count, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
         )  # fmt: skip
-        start += c
+
+    rows = f"N * {pixels}" if y.batched else "1"
+    state.add(
+        name, kernel, [text], call, [everything_of(body)], (f"cdiv({rows}, {tile.m})", f"{-(-count // tile.n)}"), tile,
+        writes=tuple(body.written), kind=node.op,
+    )  # fmt: skip
+    state.forget(kernel)
+
+
+def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
+    """flatten and unflatten between channels-last pixels and PyTorch's order."""
+    node, plan = kernel.anchor, state.plan
+    x, y = plan.type(raw), plan.type(node.name)
+    image, template = (x, "to_nchw") if node.op == "flatten" else (y, "from_nchw")
+    pixels, c = image.pixels, image.channels
+    load, store = state.body(kernel), state.body(kernel)
+    wide = At("pixel", "channel", "mask", c * pixels)
+    narrow = At("pixel", "channel", "mask", c)
+    source, target = (narrow, wide) if node.op == "flatten" else (wide, narrow)
+    load_text = load.load_function(f"{name}_load_x", raw, source.width, "x")
+    store.names.add("tile")
+    store.store(node.name, "tile", target)
+    store_text = store.function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", store.lines)
+    tile = tiles.elementwise(c, state.attempt(name))
+
+    def call(p: Parameter) -> str:
+        head = [f"{name}_load_x", as_tuple([p(b) for b in load.args]), f"{name}_store_y",
+                as_tuple([p(b) for b in everything_of(store)]), "N"]  # fmt: skip
+        return call_text(template, head, {"PIXELS": pixels, "C": c, "BLOCK_M": tile.m, "BLOCK_N": tile.n})
+
+    state.add(
+        name, kernel, [load_text, store_text], call, [load.args, everything_of(store)], tile_grid(pixels, c, tile),
+        tile, writes=tuple(store.written), kind=node.op,
+    )  # fmt: skip
 
 
 def lower_pointwise(state: Lowering, kernel: Kernel) -> None:

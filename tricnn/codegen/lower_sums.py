@@ -101,10 +101,12 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
             (f"{-(-c // block)}", f"{GROUPS}"), tiles.Tile(16, block, 1, 4, 1), writes=(groups,), kind="merge_stats",
         )  # fmt: skip
         partial, parts = groups, f"{GROUPS}"
-    outputs, inputs = {node.name: "stats"}, {}
+    place = state.plan.place(node.name)
+    outputs, inputs = {place.buffer: "stats"}, {}
+    first = f"stats + {place.offset} + channel" if place.offset else "stats + channel"
     lines = [
-        "tl.store(stats + channel, mean, mask=mask)",
-        f"tl.store(stats + {c} + channel, m2 / count, mask=mask)",
+        f"tl.store({first}, mean, mask=mask)",
+        f"tl.store(stats + {place.offset + place.pitch} + channel, m2 / count, mask=mask)",
     ]
     for update in kernel.nodes:
         if update.op not in ("running_mean", "running_var") or update.inputs[1] != node.name:

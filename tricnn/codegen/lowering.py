@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -14,14 +14,12 @@ from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from . import tiles
 from .body import At, Body
-from .program import DTYPES, Buffer, Function, Launch, plan_buffers
+from .program import DTYPES, SCALARS, Buffer, Function, Launch, plan_buffers
 
 #: from a buffer to the name of the kernel's parameter that points at it
 Parameter = Callable[[str], str]
 
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "u8": "*u8", "i64": "*i64"}
-#: numbers a launch may take; the seed is 64 bits, passed as two words
-SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
 
 
 @dataclass
@@ -41,9 +39,28 @@ class Lowering:
         self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
         self.order = pixel_ordered(self.plan.graph)
         self._same: dict[str, str] = {}
+        self._bodies: dict[str, list[Body]] = {}
 
     def body(self, kernel: Kernel) -> Body:
-        return Body(self.plan, kernel, self.storage)
+        made = Body(self.plan, kernel, self.storage)
+        self._bodies.setdefault(kernel.name, []).append(made)
+        return made
+
+    def forget(self, kernel: Kernel) -> None:
+        """What the bodies so far touched belongs to launches of their own."""
+        self._bodies.pop(kernel.name, None)
+
+    def shares(self, kernel: Kernel, buffers: Iterable[str]) -> dict[str, float]:
+        """The fraction of each buffer that a kernel's functions touch, of those they touch some channels of only. What
+        is both read and written in part (branches side by side in one buffer) counts for both."""
+        shares = {}
+        for buffer in buffers:
+            ranges = {r for body in self._bodies.get(kernel.name, ()) for r in body.touched.get(buffer, ())}
+            width = self.plan.type(buffer).channel_count if buffer in self.plan.graph.types and ranges else 0
+            touched = sum(last - first for first, last in ranges)
+            if 0 < touched < width:
+                shares[buffer] = touched / width
+        return shares
 
     def attempt(self, name: str) -> int:
         return self.attempts.get(name, 0)
@@ -90,6 +107,7 @@ class Lowering:
             self._same[key] = name
             self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)
         buffers = tuple(b for b in names if b not in SCALARS)
+        parts = {b: f * (share or {}).get(b, 1.0) for b, f in self.shares(kernel, buffers).items()}
         self.launches.append(
             Launch(
                 self._same[key],
@@ -101,7 +119,7 @@ class Lowering:
                 tuple(b for b in buffers if b not in writes),
                 writes,
                 flops,
-                dict(share or {}),
+                {**(share or {}), **parts},
             )
         )
 

@@ -15,6 +15,8 @@ from ..ir.types import TensorType
 #: what a user chooses -> (how activations are stored, how tl.dot multiplies fp32)
 DTYPES = {"fp32": ("fp32", "ieee"), "tf32": ("fp32", "tf32"), "fp16": ("fp16", "ieee"), "bf16": ("bf16", "ieee")}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
+#: numbers a launch may take; the seed is 64 bits, passed as two words
+SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
 TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
 
 
@@ -119,12 +121,13 @@ class Program:
 def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
     """A buffer for every value that goes through memory; workspaces come with the launches."""
     buffers = {}
-    lasting = {plan.storage(v) for v in plan.graph.results} | {n.name for n in plan.prepared}
+    sources = [n.name for n in plan.graph.nodes if n.kind is Kind.SOURCE and n.op != "fill"]
+    lasting = {plan.place(v).buffer for v in (*plan.graph.results, *(n.name for n in plan.prepared), *sources)}
     for node in plan.graph.nodes:
-        if node.op != "fill" and (node.kind is Kind.SOURCE or node.name in lasting):
+        if node.name in lasting and node.op != "fill":
             buffers[node.name] = _buffer(node.name, plan.type(node.name), storage, True)
     for kernel in plan.kernels:
-        for value in kernel.writes:
+        for value in (plan.place(v).buffer for v in kernel.writes):
             if value not in buffers:
                 buffers[value] = _buffer(value, plan.type(value), storage, False)
     return buffers

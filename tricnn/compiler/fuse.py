@@ -9,6 +9,7 @@ loads, an epilogue on what it stores, and side reductions. The rules, each an eq
     side sum     (wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)               dy is loaded once
                  (conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)              of what is stored, as it is
     siblings     (f(x), g(x))                  = [f, g](x)                              same loop, two results
+    placement    concat(f(x), g(y))            = [f, g](x, y)                           each writes its channels (place.py)
 
 A node joins the kernel of the last of its inputs to be computed, so the order of the anchors is an order of the
 kernels and no fusion can make a cycle.
@@ -16,28 +17,22 @@ kernels and no fusion can make a cycle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
 from .fold import prepared_nodes
-from .plan import Decision, Kernel, Plan
+from .place import Within, place
+from .plan import LOADED, Decision, Kernel, Plan
 
 #: operations a kernel can evaluate at (pixel, channel) as it loads, other than pointwise ones
-GATHERS = ("max_pool2d_grad", "avg_pool2d_grad", "global_avg_pool_grad")
+GATHERS = ("max_pool2d_grad", "avg_pool2d_grad", "global_avg_pool_grad", "slice_channels")
 #: pointwise operations that are copies with a shape of their own, or work on vectors; never part of a chain
 ALONE = ("concat", "stack", "slice_channels", "pad_channels", "running_mean", "running_var")
 #: pointwise operations that look at nothing but the element: they may be computed where it is seen under another shape
 ELEMENTWISE = (
     "relu", "relu_grad", "sigmoid", "sigmoid_grad", "tanh", "tanh_grad", "add", "scale", "dropout",
 )  # fmt: skip
-#: which operand of an anchor may have a prologue
-LOADED = {
-    "conv2d": (0,), "conv2d_grad_input": (0,), "conv2d_grad_weight": (0, 1),
-    "linear": (0,), "linear_grad_input": (0,), "linear_grad_weight": (0, 1),
-    "channel_sum": (0,), "batch_stats": (0,), "normalize_grad_sums": (0, 1),
-    "max_pool2d": (0,), "max_pool2d_index": (0,), "avg_pool2d": (0,), "global_avg_pool": (0,),
-}  # fmt: skip
 WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
 #: reductions whose result has no pixels left to have an epilogue at
 COLLAPSING = ("channel_sum", "batch_stats", "normalize_grad_sums", "cross_entropy", "cross_entropy_grad")
@@ -91,7 +86,12 @@ class _Fuser:
             if node.name not in self.group and node.name not in self.inlined:
                 self.start(node)
         kernels = self.kernels()
-        return Plan(self.graph, self.mode, self.enabled, kernels, self.views, self.prepared, self.explain(kernels))
+        within: Within = {}
+        if self.enabled:
+            kernels, within = place(self.graph, kernels, self.views, self.results)
+        kernels = tuple(replace(k, name=_kernel_name(i, k.anchor)) for i, k in enumerate(kernels))
+        decisions = self.explain(kernels, within)
+        return Plan(self.graph, self.mode, self.enabled, kernels, self.views, within, self.prepared, decisions)
 
     def start(self, node: Node) -> None:
         group = _Group(node)
@@ -166,6 +166,8 @@ class _Fuser:
         a, b = self.graph.types[node.name], self.graph.types[place]
         same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
         recomputed = {v for v in map(self.base, node.inputs) if v in self.inlined}
+        if node.op == "slice_channels":  # its operand is computed at channels of its own
+            return same and all(self.alike(self.graph.by_name[v], node.inputs[0]) for v in recomputed)
         return (same or node.op in ELEMENTWISE) and all(self.alike(self.graph.by_name[v], place) for v in recomputed)
 
     def can_take_along(self, group: _Group, tail: Node, node: Node) -> bool:
@@ -217,11 +219,21 @@ class _Fuser:
         for node in self.nodes:
             if node.name in self.group or node.name in self.results or not self.can_inline(node):
                 continue
-            readers = self.readers[node.name]
+            times = self.times_read(node.name)
             operands = sum(self.bytes(v) for v in self.leaves(node))
             result = self.bytes(node.name)
-            if len(readers) * operands < operands + result * (1 + len(readers)):
+            if times * operands < operands + result * (1 + times):
                 self.inlined.add(node.name)
+
+    def times_read(self, value: str) -> float:
+        """How many times over all of a value is read; a slice of it reads its share, wherever the slice is read."""
+
+        def share(reader: Node) -> float:
+            if reader.op != "slice_channels":
+                return 1.0
+            return self.bytes(reader.name) / max(self.bytes(value), 1) * self.times_read(reader.name)
+
+        return sum(map(share, self.readers[value]))
 
     def can_inline(self, node: Node) -> bool:
         return self.why_not_inlined(node) is None
@@ -237,6 +249,8 @@ class _Fuser:
             if reader.name in self.group and chainable(reader):
                 if not self.alike(node, self.group[reader.name].anchor.name):
                     return "its reader sees it under another shape"
+                continue
+            if reader.op == "slice_channels":
                 continue
             allowed = LOADED.get(reader.op, ())
             if chainable(reader) or reader.op in GATHERS:
@@ -262,7 +276,10 @@ class _Fuser:
         return next(v for v in reader.inputs if self.base(v) == node.name)
 
     def leaves(self, node: Node) -> list[str]:
-        """The values that must be loaded to compute a node whose inlined inputs are recomputed too."""
+        """The values that must be loaded to compute a node whose inlined inputs are recomputed too; of a slice's
+        operand only the slice."""
+        if node.op == "slice_channels":
+            return [node.name]
         found: dict[str, None] = {}
         for value in map(self.base, node.inputs):
             if value in self.inlined:
@@ -301,29 +318,31 @@ class _Fuser:
             bodies.append((group, own, ordered, reads_sorted))
         bodies.sort(key=lambda item: self.place[item[0].anchor.name])
         kernels = []
-        for number, (group, own, ordered, reads_sorted) in enumerate(bodies):
+        for group, own, ordered, reads_sorted in bodies:
             writes = tuple(n.name for n in ordered if n.name in own and n.name in read_later)
-            name = f"k{number:02d}_{group.anchor.name}".replace(".", "_").replace("-", "_")
-            kernels.append(Kernel(name, group.anchor, ordered, tuple(reads_sorted), writes))
+            kernels.append(Kernel(group.anchor.name, group.anchor, ordered, tuple(reads_sorted), writes))
         return tuple(kernels)
 
-    def explain(self, kernels: tuple[Kernel, ...]) -> tuple[Decision, ...]:
+    def explain(self, kernels: tuple[Kernel, ...], within: Within) -> tuple[Decision, ...]:
         homes: dict[str, list[Kernel]] = {}
         for kernel in kernels:
             for node in kernel.nodes:
                 homes.setdefault(node.name, []).append(kernel)
+        wholes = {whole for whole, _ in within.values()}
         decisions = []
         for node in self.nodes:
             for raw in dict.fromkeys(node.inputs):
                 value = self.base(raw)
-                if value not in homes:
-                    continue
-                decisions.append(self.decide(value, node, homes))
+                if value in homes and within.get(value, ("",))[0] == node.name:
+                    rule = f"placement: {node.op}(x, ...) where x is written into its channels of {node.name}"
+                    decisions.append(Decision(value, node.name, True, rule, self.bytes(value)))
+                elif value in homes or value in wholes:
+                    decisions.append(self.decide(value, node, homes))
         return tuple(decisions)
 
     def decide(self, value: str, node: Node, homes: dict[str, list[Kernel]]) -> Decision:
         size = self.bytes(value)
-        together = all(any(n.name == value for n in k.nodes) for k in homes[node.name])
+        together = all(any(n.name == value for n in k.nodes) for k in homes.get(node.name, ())) and value in homes
         if together:
             if value in self.inlined and node.op != "channel_sum":
                 rule = f"prologue: {node.op}({self.graph.by_name[value].op}(z)) = {node.op}[prologue](z)"
@@ -344,6 +363,8 @@ class _Fuser:
     def why_not(self, value: str, node: Node) -> str:
         if not self.enabled:
             return "fusion is off"
+        if node.op == "concat":
+            return "the concatenation copies: an operand is an input, a result, or in two places at once"
         home = self.group.get(node.name)
         if home is not None and home.anchor is not node and value in map(self.base, home.anchor.inputs):
             return f"{node.op} shares the one load of it with {home.anchor.op}, in the same kernel"
@@ -372,6 +393,10 @@ class _Fuser:
         return f"{node.op} has a shape or an order of its own"
 
 
+def _kernel_name(number: int, anchor: Node) -> str:
+    return f"k{number:02d}_{anchor.name}".replace(".", "_").replace("-", "_")
+
+
 def chainable(node: Node) -> bool:
     return node.kind is Kind.POINTWISE and node.op not in ALONE
 
@@ -389,7 +414,7 @@ def free_views(graph: Graph) -> dict[str, str]:
     """
     views: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op == "row":
+        if node.op == "row" or (node.op == "slice_channels" and len(graph.types[node.name].shape) == 1):
             views[node.name] = node.inputs[0]
         elif node.op == "flatten":
             x = graph.types[node.inputs[0]]

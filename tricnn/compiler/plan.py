@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind
 from ..ir.text import attr_text
 from ..ir.types import TensorType
+
+
+#: which operand of an anchor may have a prologue
+LOADED = {
+    "conv2d": (0,), "conv2d_grad_input": (0,), "conv2d_grad_weight": (0, 1),
+    "linear": (0,), "linear_grad_input": (0,), "linear_grad_weight": (0, 1),
+    "channel_sum": (0,), "batch_stats": (0,), "normalize_grad_sums": (0, 1),
+    "max_pool2d": (0,), "max_pool2d_index": (0,), "avg_pool2d": (0,), "global_avg_pool": (0,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,15 +61,27 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A value's memory: the buffer, the element it begins at, and how many elements lie between two of its pixels (or
+    rows)."""
+
+    buffer: str
+    offset: int
+    pitch: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What runs, in order. ``views`` are values that are another value's memory under another shape; ``prepared`` are
-    computed once whenever the parameters change (folded weights)."""
+    """What runs, in order. ``views`` are values that are another value's memory under another shape; ``within`` says of
+    a value which other one's channels it is, and the first of them; ``prepared`` are computed once whenever the
+    parameters change (folded weights)."""
 
     graph: Graph
     mode: str
     fused: bool
     kernels: tuple[Kernel, ...]
     views: Mapping[str, str] = field(default_factory=dict)
+    within: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     prepared: tuple[Node, ...] = ()
     decisions: tuple[Decision, ...] = ()
 
@@ -70,14 +91,27 @@ class Plan:
             value = self.views[value]
         return value
 
+    def place(self, value: str) -> Place:
+        """Where in memory a value begins."""
+        if value in self.views:
+            place, node = self.place(self.views[value]), self.graph.by_name[value]
+            if node.op == "row":
+                return replace(place, offset=place.offset + node.attrs["index"] * place.pitch)
+            return replace(place, offset=place.offset + node.attrs["start"]) if node.op == "slice_channels" else place
+        if value in self.within:
+            whole, start = self.within[value]
+            place = self.place(whole)
+            return replace(place, offset=place.offset + start)
+        return Place(value, 0, self.type(value).channel_count)
+
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """Values computed by the forward pass and read again by the backward pass (empty for inference)."""
         loss = next((i for i, k in enumerate(self.kernels) if any(n.op == "cross_entropy_grad" for n in k.nodes)), None)
         if loss is None or self.mode != "train":
             return ()
-        made = {v for k in self.kernels[:loss] for v in k.writes}
-        later = {self.storage(v) for k in self.kernels[loss:] for v in k.reads}
+        made = {self.place(v).buffer for k in self.kernels[:loss] for v in k.writes}
+        later = {self.place(v).buffer for k in self.kernels[loss:] for v in k.reads}
         return tuple(sorted(made & later))
 
     def type(self, value: str) -> TensorType:
@@ -102,6 +136,8 @@ class Plan:
                 lines.append(f"  {mark} {node.name} = {node.op}({arguments})")
         for name, value in self.views.items():
             lines.append(f"view {name} = {value}")
+        for name, (whole, start) in self.within.items():
+            lines.append(f"place {name} = {whole}[:, {start}:{start + self.type(name).channel_count}]")
         if self.kept:
             lines.append(f"# kept for the backward pass: {', '.join(self.kept)}")
         for output in self.graph.outputs:

@@ -54,6 +54,22 @@ class TensorType:
         return self.per_image[0]
 
     @property
+    def channel_axis(self) -> int:
+        """Which axis holds the channels: 1 of ``[N, C, ...]`` and of rows ``[R, C]``, 0 of ``[C]``."""
+        return min(len(self.shape) - 1, 1)
+
+    @property
+    def channel_count(self) -> int:
+        """The extent of the channel axis; 1 where there is none (``[N]`` or a scalar)."""
+        count = self.shape[self.channel_axis] if self.shape else 1
+        return count if isinstance(count, int) else 1
+
+    @property
+    def without_channels(self) -> Shape:
+        axis = self.channel_axis
+        return (*self.shape[:axis], *self.shape[axis + 1 :])
+
+    @property
     def spatial(self) -> tuple[int, int]:
         """``(H, W)``; ``(1, 1)`` for ``[N, C]``."""
         return (self.per_image[1], self.per_image[2]) if len(self.shape) == 4 else (1, 1)

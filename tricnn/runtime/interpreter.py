@@ -68,6 +68,11 @@ def interpret(
     return {**values, **results} if keep else results
 
 
+def channels_of(x: np.ndarray, start: int, count: int) -> np.ndarray:
+    """A view of some channels of an image, a vector or rows of numbers."""
+    return x[(slice(None),) * min(x.ndim - 1, 1) + (slice(start, start + count),)]
+
+
 def kernel_values(
     plan: Plan, kernel: Kernel, memory: Values, env: Environment, stored: Values | None = None
 ) -> dict[str, np.ndarray]:
@@ -82,6 +87,10 @@ def kernel_values(
     def fetch(value: str) -> np.ndarray:
         if value not in values:
             node = by_name[value]
+            if value in plan.within:
+                place = plan.place(value)
+                values[value] = channels_of(fetch(place.buffer), place.offset, plan.type(value).channel_count)
+                return values[value]
             if value not in plan.views and node.op != "fill":
                 raise AssertionError(f"kernel {kernel.name} reads {value}, which it does not declare")
             values[value] = evaluate(node, [fetch(v) for v in node.inputs], env)
@@ -99,3 +108,16 @@ def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> 
     """What one kernel of a plan writes, given the values in memory."""
     values = kernel_values(plan, kernel, memory, env)
     return {v: values[v] for v in kernel.writes}
+
+
+def store(plan: Plan, memory: dict[str, np.ndarray], value: str, x: np.ndarray) -> None:
+    """Put a value where the plan has it: by itself, or into its channels of another one."""
+    place = plan.place(value)
+    if place.buffer == value:
+        memory[value] = x
+        return
+    axis = min(x.ndim - 1, 1)
+    if place.buffer not in memory:
+        shape = (*x.shape[:axis], place.pitch, *x.shape[axis + 1 :])
+        memory[place.buffer] = channels_last(np.full(shape, np.nan, x.dtype))
+    channels_of(memory[place.buffer], place.offset, x.shape[axis])[...] = x

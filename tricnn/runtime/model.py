@@ -13,6 +13,7 @@ import numpy as np
 from ..codegen.emit import emit
 from ..codegen.lower import lower
 from ..codegen.program import DTYPES, Program
+from ..compiler.branches import join_branches
 from ..compiler.differentiate import differentiate
 from ..compiler.fold import fold_batch_norm
 from ..compiler.fuse import fuse as fuse_graph
@@ -69,6 +70,9 @@ def specialised(
     if fuse:
         ready = tidy(ready)
         show("tidied", ready)
+    if fuse and mode == "train":
+        ready = join_branches(ready)
+        show("branches-joined", ready)
     if mode == "train":
         ready = differentiate(ready)
         show("differentiated", ready)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..compiler.plan import Plan
 from ..ir.table import Environment
-from .interpreter import channels_last, run_kernel, run_nodes
+from .interpreter import channels_last, run_kernel, run_nodes, store
 
 #: dtype -> what is computed in, and how many bits of mantissa a stored activation keeps (None: all)
 COMPUTE = {"fp64": np.float64, "fp32": np.float32, "tf32": np.float32, "fp16": np.float32, "bf16": np.float32}
@@ -67,12 +67,15 @@ class NumpyExecutor:
             if graph.types[node.name].dtype == "float":
                 x = round_stored(channels_last(x.astype(self.real, copy=False)), self.dtype)
             memory[node.name] = x
+        for name in self.values:
+            if name in self.plan.within:
+                store(self.plan, memory, name, memory[name])
         env = Environment(seed, step)
         for kernel, finished in zip(self.plan.kernels, self._last, strict=True):
             written = run_kernel(self.plan, kernel, memory, env)
             for value, x in written.items():
                 stored = self.plan.type(value).dtype == "float"
-                memory[value] = round_stored(x, self.dtype) if stored else x
+                store(self.plan, memory, value, round_stored(x, self.dtype) if stored else x)
             for value in finished:
                 del memory[value]
         by_name, views = graph.by_name, self.plan.views
@@ -93,12 +96,12 @@ class NumpyExecutor:
 
 def _last_uses(plan: Plan) -> list[list[str]]:
     """For each kernel the computed values that nothing reads after it."""
-    keep = {plan.storage(v) for v in plan.graph.results}
-    made = {v for k in plan.kernels for v in k.writes}
+    keep = {plan.place(v).buffer for v in plan.graph.results}
+    made = {plan.place(v).buffer for k in plan.kernels for v in k.writes}
     last: dict[str, int] = {}
     for i, kernel in enumerate(plan.kernels):
         for value in (*kernel.reads, *kernel.writes):
-            last[value] = i
+            last[plan.place(value).buffer] = i
     finished: list[list[str]] = [[] for _ in plan.kernels]
     for value, i in last.items():
         if value in made and value not in keep:

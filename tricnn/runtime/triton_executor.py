@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from ..codegen.program import BYTES, Program
 from ..compiler.plan import Plan
 from ..ir.errors import TargetError
 from ..ir.table import Environment
-from .interpreter import run_nodes
+from .interpreter import channels_of, run_nodes
 from .layout import to_logical, to_storage
 
 
@@ -77,7 +78,10 @@ class TritonExecutor:
         graph = plan.graph
         for node in graph.nodes:
             if node.op in ("parameter", "buffer"):
-                self.persistent[node.name] = self._empty(node.name, 1)
+                place, count = plan.place(node.name), prod(plan.type(node.name).per_image)
+                if place.buffer not in self.persistent:
+                    self.persistent[place.buffer] = self._empty(place.buffer, 1)
+                self.persistent[node.name] = self.persistent[place.buffer][place.offset : place.offset + count]
         for node in plan.prepared:
             self.persistent[node.name] = self._empty(node.name, 1)
         for buffer, value in graph.updates:
@@ -153,10 +157,11 @@ class TritonExecutor:
 
     def fetch(self, tensors: Mapping[str, Any], value: str, batch: int) -> Any:
         """A value in its logical shape (a view of its memory where that is possible)."""
-        type_ = self.plan.type(value)
-        node = self.plan.graph.by_name[value]
-        stored = tensors[self.plan.storage(value)]
-        if node.op == "row":
-            size = type_.per_image[0]
-            stored = stored[node.attrs["index"] * size : (node.attrs["index"] + 1) * size]
+        type_, place = self.plan.type(value), self.plan.place(value)
+        stored = tensors[place.buffer]
+        if value in self.plan.within:
+            whole = to_logical(stored, self.plan.type(place.buffer).at(batch), self.program.order.get(place.buffer))
+            return channels_of(whole, place.offset, type_.channel_count)
+        if len(type_.shape) == 1 and not type_.batched:
+            return stored[place.offset : place.offset + type_.per_image[0]]
         return to_logical(stored, type_.at(batch), self.program.order.get(value))

@@ -90,7 +90,7 @@ def verify_model(
     for kernel in plan.kernels:
         memory = {v: host(v) for v in kernel.reads}
         launches = [launch for launch in program.launches if launch.kernel == kernel.name]
-        _poison(tensors, kernel, launches)
+        _poison(model, tensors, kernel, launches, batch)
         for launch in launches:
             scalars = {"N": batch, "seed_lo": seed & 0xFFFFFFFF, "seed_hi": seed >> 32 & 0xFFFFFFFF, "step": 0}
             arguments = [scalars[a] if a in scalars else tensors[a] for a in launch.arguments]
@@ -118,14 +118,16 @@ def _random_state(model: Model, rng: np.random.Generator) -> dict[str, np.ndarra
     return state
 
 
-def _poison(tensors: Mapping[str, Any], kernel: Kernel, launches: list[Any]) -> None:
-    """Fill what the kernel must write with NaN, so that an element it forgets shows. Not what it updates in place."""
+def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, launches: list[Any], batch: int) -> None:
+    """Fill what the kernel must write with NaN, so that an element it forgets shows. Not what it updates in place, nor
+    the channels that other kernels wrote beside its own."""
+    plan = model.plan
     read = {tensors[v].data_ptr() for v in kernel.reads}
-    for launch in launches:
-        for name in launch.writes:
-            tensor = tensors[name]
-            if tensor.data_ptr() not in read:
-                tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
+    whole = {plan.place(v).buffer for v in plan.within}
+    own = [model.executor.fetch(tensors, v, batch) for v in kernel.writes if plan.place(v).buffer in whole]
+    for tensor in [*own, *(tensors[b] for launch in launches for b in launch.writes if b not in whole)]:
+        if tensor.data_ptr() not in read:
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
 
 
 def _compare(

@@ -13,32 +13,49 @@ from ..types import N, TensorType
 
 def _concat_shape(a: Any, *xs: TensorType) -> TensorType:
     require(len(xs) > 0, "concat needs at least one input")
+    first, axis = xs[0], xs[0].channel_axis
     for x in xs:
         require(
-            len(x.shape) == len(xs[0].shape) and x.spatial == xs[0].spatial and len(x.shape) in (2, 4),
+            len(x.shape) in (1, 2, 4) and (*x.shape[:axis], *x.shape[axis + 1 :]) == first.without_channels
+            and x.channel_axis == axis,
             f"inputs must agree in all but the channels, they are {', '.join(map(str, xs))}",
-        )
-    return TensorType((N, sum(x.channels for x in xs), *xs[0].per_image[1:]), xs[0].dtype)
+        )  # fmt: skip
+    return _with_channels(first, sum(x.channel_count for x in xs))
+
+
+def _with_channels(x: TensorType, count: int) -> TensorType:
+    axis = x.channel_axis
+    return TensorType((*x.shape[:axis], count, *x.shape[axis + 1 :]), x.dtype)
 
 
 def _concat_gradient(g: Any, node: Any, dy: str) -> list[str]:
     grads, start = [], 0
     for value in node.inputs:
-        stop = start + g.type(value).channels
+        stop = start + g.type(value).channel_count
         grads.append(g.add("slice_channels", dy, start=start, stop=stop))
         start = stop
     return grads
 
 
+def _channel_axis(x: Any) -> int:
+    """Of an array: the last axis of vectors and rows, axis 1 of images."""
+    return min(x.ndim - 1, 1)
+
+
 def _concat(env: Any, a: Any, *xs: Any) -> Any:
-    if xs[0].ndim == 2:
-        return np.concatenate(xs, axis=1)
+    if xs[0].ndim < 4:
+        return np.concatenate(xs, axis=_channel_axis(xs[0]))
     return np.concatenate([x.transpose(0, 2, 3, 1) for x in xs], axis=3).transpose(0, 3, 1, 2)
 
 
 def _slice_shape(a: Any, x: TensorType) -> TensorType:
-    require(a["start"] < a["stop"] <= x.channels, f"channels {a['start']} to {a['stop']} are not within {x.channels}")
-    return TensorType((N, a["stop"] - a["start"], *x.per_image[1:]), x.dtype)
+    count = x.channel_count
+    require(a["start"] < a["stop"] <= count, f"channels {a['start']} to {a['stop']} are not within {count}")
+    return _with_channels(x, a["stop"] - a["start"])
+
+
+def _slice(env: Any, a: Any, x: Any) -> Any:
+    return x[a["start"] : a["stop"]] if x.ndim == 1 else x[:, a["start"] : a["stop"]]
 
 
 def _slice_gradient(g: Any, node: Any, dy: str) -> list[str]:
@@ -71,7 +88,7 @@ def _aten_pad(env: Any, a: Any, x: Any) -> Any:
 def _aten_concat(env: Any, a: Any, *xs: Any) -> Any:
     import torch
 
-    return torch.cat(xs, dim=1)
+    return torch.cat(xs, dim=_channel_axis(xs[0]))
 
 
 def _dims(value: Any) -> tuple[int, ...]:
@@ -107,20 +124,20 @@ register(
     doc="[N, C*H*W] as [N, C, H, W]",
 )  # fmt: skip
 register(
-    "concat", Kind.POINTWISE, "x*",
+    "concat", Kind.POINTWISE, "a*",
     shape=_concat_shape,
     numpy=_concat,
     gradient=_concat_gradient,
     aten=_aten_concat,
-    doc="the inputs one after the other along the channels",
+    doc="the inputs one after the other along the channels ([N, C, H, W], [N, C], [C] or rows [R, C])",
 )  # fmt: skip
 register(
-    "slice_channels", Kind.POINTWISE, "x",
+    "slice_channels", Kind.POINTWISE, "a",
     attrs={"start": integer(), "stop": integer(least=1)},
     shape=_slice_shape,
-    numpy=lambda env, a, x: x[:, a["start"] : a["stop"]],
+    numpy=_slice,
     gradient=_slice_gradient,
-    aten=lambda env, a, x: x[:, a["start"] : a["stop"]],
+    aten=_slice,
     doc="channels start to stop",
 )  # fmt: skip
 register(

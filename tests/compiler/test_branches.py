@@ -1,0 +1,111 @@
+"""Concatenation without copies: common ends move behind it, parts are written into their channels of the whole."""
+
+import numpy as np
+import pytest
+
+import tricnn
+from tricnn.compiler.plan import Place
+from tricnn.graphs import inception_block
+from tricnn.ir import Graph, GraphBuilder
+from tricnn.runtime.verify import verify_model
+
+RNG = np.random.default_rng(0)
+
+
+def unit(b: GraphBuilder, x: str, filters: int, name: str) -> str:
+    with b.scope(name):
+        return b.relu(b.batch_norm(b.conv2d(x, filters, 1, bias=False, name="conv"), name="bn"), name="relu")
+
+
+def block(name: str) -> Graph:
+    """A concatenation of each kind that matters, under a dense head."""
+    b = GraphBuilder(name)
+    x = b.input("x", (3, 6, 6))
+    a = unit(b, x, 8, "stem")
+    if name == "units":  # everything in common
+        y = b.concat([unit(b, a, 4, "one"), unit(b, a, 5, "two"), unit(b, a, 3, "three")], name="join")
+    elif name == "mixed":  # one branch ends otherwise
+        y = b.concat([unit(b, a, 4, "one"), b.max_pool2d(a, 3, 1, padding=1, name="pool")], name="join")
+    elif name == "nested":
+        inner = b.concat([unit(b, a, 4, "one"), unit(b, a, 3, "two")], name="inner")
+        y = b.concat([unit(b, a, 5, "three"), inner], name="join")
+    elif name == "twice":  # one value in two concatenations, and twice in one
+        one = unit(b, a, 4, "one")
+        y = b.concat([one, b.concat([one, unit(b, a, 3, "two")], name="inner"), one], name="join")
+    elif name == "dense":  # DenseNet: the whole so far lies within the next whole
+        y = b.concat([a, unit(b, a, 3, "one")], name="inner")
+        y = b.concat([y, unit(b, y, 3, "two")], name="join")
+    else:
+        y = b.concat([x, unit(b, a, 4, "one")], name="join")
+    y = unit(b, y, 6, "after")
+    return b.build(b.linear(b.flatten(b.global_avg_pool(y)), 5, name="fc"))
+
+
+NAMES = ("units", "mixed", "nested", "twice", "dense", "input")
+
+
+def step(graph: Graph, dtype: str, executor: str, fuse: bool = True):
+    model = tricnn.compile(graph, "train", 3, dtype, executor, fuse=fuse, seed=1)
+    x = np.random.default_rng(1).standard_normal((3, *graph.types["x"].per_image)).astype(np.float32)
+    loss, grads = model.loss_and_grads(x, np.array([0, 2, 1]))
+    return model, loss, grads
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_equals_unfused_in_float64(name):
+    graph = block(name)
+    fused, loss, grads = step(graph, "fp64", "numpy")
+    plain, expected, wanted = step(graph, "fp64", "numpy", fuse=False)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert list(grads) == list(wanted) == [p.name for p in graph.parameters]
+    for parameter, gradient in wanted.items():
+        np.testing.assert_allclose(grads[parameter], gradient, rtol=0, atol=1e-12, err_msg=parameter)
+    for value, expected in plain.state_dict().items():
+        np.testing.assert_allclose(fused.state_dict()[value], expected, rtol=0, atol=1e-12, err_msg=value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_equal_numpy(name):
+    graph = block(name)
+    kernels, loss, grads = step(graph, "fp32", "triton")
+    _, expected, wanted = step(graph, "fp64", "numpy")
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for parameter, gradient in wanted.items():
+        np.testing.assert_allclose(grads[parameter], gradient, rtol=0, atol=2e-5, err_msg=parameter)
+    assert all(check.ok for check in verify_model(kernels, 3))
+
+
+def test_no_block_of_units_is_copied():
+    plan = step(block("units"), "fp32", "numpy")[0].plan
+    assert not {"concat", "slice_channels"} & {k.anchor.op for k in plan.kernels}
+    assert [k.anchor.op for k in plan.kernels].count("normalize_grad_sums") == 1, (
+        "but the head's, sums leave with dgrad"
+    )
+    whole = plan.place("one.conv").buffer
+    assert [plan.place(f"{n}.conv") for n in ("one", "two", "three")] == [
+        Place(whole, start, 12) for start in (0, 4, 9)
+    ]
+    assert plan.place("two.bn.weight").offset == 4 and plan.place("two.bn.weight").pitch == 12
+
+
+def test_weights_that_live_in_a_whole_load_save_and_train():
+    model, *_ = step(block("units"), "fp32", "numpy")
+    state = {name: RNG.standard_normal(x.shape).astype(np.float32) for name, x in model.state_dict().items()}
+    model.load_state_dict(state)
+    for name, x in model.state_dict().items():
+        np.testing.assert_array_equal(x, state[name], err_msg=name)
+    before = model.loss_and_grads(np.ones((3, 3, 6, 6), np.float32), np.array([0, 1, 2]))[0]
+    model.parameters()["two.bn.weight"][...] *= 3.0
+    assert model.loss_and_grads(np.ones((3, 3, 6, 6), np.float32), np.array([0, 1, 2]))[0] != before
+
+
+def test_an_inception_block_has_one_launch_per_convolution_and_pool():
+    plan = tricnn.compile(inception_block(), "infer", 1, "fp32", "numpy").plan
+    kinds = sorted(k.kind for k in plan.kernels)
+    assert kinds.count("conv2d") == 6 and set(kinds) <= {"conv2d", "max_pool2d", "global_avg_pool", "linear"}
+
+
+def test_a_concatenation_that_copies_says_why():
+    plan = tricnn.compile(block("input"), "infer", 1, "fp32", "numpy").plan
+    reasons = [d.rule for d in plan.decisions if d.consumer == "join" and not d.fused]
+    assert reasons and all("copies" in reason for reason in reasons)
