@@ -23,8 +23,8 @@ SHORT = {"conv2d": "conv", "max_pool2d": "pooled", "avg_pool2d": "pooled", "max_
 
 @dataclass(frozen=True)
 class At:
-    """A place: names of the pixel, channel and mask tensors, and how many elements lie between two pixels. Of those only
-    ``count`` channels from ``first`` are looked at, if not all."""
+    """A place: names of the pixel, channel and mask tensors, and how many elements lie between two pixels. Of those,
+    only ``count`` channels from ``first`` are looked at, if not all."""
 
     pixel: str
     channel: str

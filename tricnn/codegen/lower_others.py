@@ -9,7 +9,7 @@ from ..compiler.plan import Kernel
 from ..ir.graph import Node
 from . import tiles
 from .body import At
-from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function, tile_grid
+from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, tile_grid
 from .program import element
 
 

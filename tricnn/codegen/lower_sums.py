@@ -103,9 +103,9 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
         partial, parts = groups, f"{GROUPS}"
     place = state.plan.place(node.name)
     outputs, inputs = {place.buffer: "stats"}, {}
-    first = f"stats + {place.offset} + channel" if place.offset else "stats + channel"
+    row = f"stats + {place.offset} + channel" if place.offset else "stats + channel"
     lines = [
-        f"tl.store({first}, mean, mask=mask)",
+        f"tl.store({row}, mean, mask=mask)",
         f"tl.store(stats + {place.offset + place.pitch} + channel, m2 / count, mask=mask)",
     ]
     for update in kernel.nodes:

@@ -9,7 +9,7 @@ loads, an epilogue on what it stores, and side reductions. The rules, each an eq
     side sum     (wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)               dy is loaded once
                  (conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)              of what is stored, as it is
     siblings     (f(x), g(x))                  = [f, g](x)                              same loop, two results
-    placement    concat(f(x), g(y))            = [f, g](x, y)                           each writes its channels (place.py)
+    placement    concat(f(x), g(y))            = [f, g](x, y)                           each writes its channels
 
 A node joins the kernel of the last of its inputs to be computed, so the order of the anchors is an order of the
 kernels and no fusion can make a cycle.

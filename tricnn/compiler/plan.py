@@ -11,7 +11,6 @@ from ..ir.table import OPS, Kind
 from ..ir.text import attr_text
 from ..ir.types import TensorType
 
-
 #: which operand of an anchor may have a prologue
 LOADED = {
     "conv2d": (0,), "conv2d_grad_input": (0,), "conv2d_grad_weight": (0, 1),
