@@ -77,30 +77,33 @@ def _dropout(body: Body, node: Node, at: At) -> str:
 
 
 def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
-    """The pooling window that a pixel lies in, and the pixel's row and column in the image."""
+    """The pooling window that a pixel lies in (of those that do not overlap, one at most), and where in it."""
     height, width = node.attrs["input_size"]
-    r, s = node.attrs["kernel_size"]
+    (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
     p, q = body.plan.type(node.inputs[0]).spatial
     n, h, v = body.name("n"), body.name("h"), body.name("v")
     body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
-    window = body.let("window", f"({n} * {p} + {h} // {r}) * {q} + {v} // {s}")
-    mask = at.mask
-    if p * r < height or q * s < width:
-        mask = body.let("covered", f"{at.mask} & ({h} < {p * r}) & ({v} < {q * s})")
-    return replace(at, pixel=window, mask=mask), h, v
+    window = body.let("window", f"({n} * {p} + {h} // {sh}) * {q} + {v} // {sw}")
+    tests = [f"({h} < {p * sh})"] * (p * sh < height) + [f"({v} < {q * sw})"] * (q * sw < width)
+    tests += [f"({h} % {sh} < {r})"] * (sh > r) + [f"({v} % {sw} < {s})"] * (sw > s)
+    mask = body.let("covered", " & ".join([at.mask, *tests])) if tests else at.mask
+    return replace(at, pixel=window, mask=mask), f"{h} % {sh}", f"{v} % {sw}"
 
 
 def _max_pool_grad(body: Body, node: Node, at: At) -> str:
-    (r, s) = node.attrs["kernel_size"]
-    window, h, v = _window_of(body, node, at)
+    (_, s) = node.attrs["kernel_size"]
+    window, row, column = _window_of(body, node, at)
     dy, index = body.operand(node, 0, window), body.operand(node, 1, window)
-    return f"tl.where({index} == {h} % {r} * {s} + {v} % {s}, {dy}, 0.0)"
+    chosen = f"({index} == {row} * {s} + {column})"
+    return f"tl.where({chosen if window.mask == at.mask else f'{window.mask} & {chosen}'}, {dy}, 0.0)"
 
 
 def _avg_pool_grad(body: Body, node: Node, at: At) -> str:
     (r, s) = node.attrs["kernel_size"]
     window, _, _ = _window_of(body, node, at)
-    return f"{body.operand(node, 0, window)} * {1 / (r * s)!r}"
+    dy = body.operand(node, 0, window)
+    share = f"{dy} * {1 / (r * s)!r}" if r * s > 1 else dy
+    return share if window.mask == at.mask else f"tl.where({window.mask}, {share}, 0.0)"
 
 
 def _global_avg_grad(body: Body, node: Node, at: At) -> str:

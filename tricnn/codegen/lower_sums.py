@@ -16,8 +16,14 @@ from .expressions import statistics
 from .lowering import Lowering, Parameter, as_tuple, call_text, identifier, plain_function, tile_grid
 from .program import evaluate
 
-#: more partial results than this are first added in GROUPS groups, each by programs of its own
-MANY, GROUPS = 512, 32
+#: more partial results than MANY are first added in GROUPS groups, each by programs of its own
+MANY, GROUPS = 8192, 32
+
+
+def _block(parts: int, width: int) -> tuple[int, int]:
+    """How many partial results, of how many numbers each, a program adds at once: few numbers where results are many,
+    so that there are programs enough and a row is still a whole sector of memory."""
+    return (128, 16) if parts > 512 else (min(tiles.power_of_two(parts), 16), width)
 
 
 def lower_split_sum(
@@ -25,23 +31,22 @@ def lower_split_sum(
     suffix: str = "",
 ) -> None:  # fmt: skip
     """dw (and db behind it) = the sum of the partial sums, in order. ``parts`` is an expression in N."""
-    name, block = identifier(f"{kernel.name}_sum{suffix and '_'}{suffix}"), 128
+    name = identifier(f"{kernel.name}_sum{suffix and '_'}{suffix}")
     count = evaluate(parts, state.batch)
-    columns = -(-everything // block)
 
     def launch(name: str, helper: str, outputs: dict[str, str], source: str, parts: str, split: int) -> None:
-        few = evaluate(parts, state.batch)
+        rows, block = _block(-(-evaluate(parts, state.batch) // split), 128)
 
         def call(p: Parameter) -> str:
             return call_text(
                 "sum_partials",
                 [p(source), f"{name}_store", as_tuple([p(b) for b in outputs]), parts.replace("cdiv", "tl.cdiv")],
-                {"LENGTH": everything, "SPLIT": split, "BLOCK_P": min(tiles.power_of_two(few), 16), "BLOCK": block},
+                {"LENGTH": everything, "SPLIT": split, "BLOCK_P": rows, "BLOCK": block},
             )  # fmt: skip
 
         state.add(
-            name, kernel, [helper], call, [{source: "partial"}, outputs], (f"{columns}", f"{split}"),
-            tiles.Tile(1, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
+            name, kernel, [helper], call, [{source: "partial"}, outputs], (f"{-(-everything // block)}", f"{split}"),
+            tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
         )  # fmt: skip
 
     parameters = "total, element, mask, split, args"
@@ -79,8 +84,9 @@ def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: str, channe
 
 def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: str) -> None:
     """stats = [mean, M2/count], and with it the new running statistics. ``parts`` is an expression in N."""
-    name, block = f"{kernel.name}_merge", 32
-    if evaluate(parts, state.batch) > MANY:
+    name, count = f"{kernel.name}_merge", evaluate(parts, state.batch)
+    if count > MANY:
+        block = 32
         groups = state.workspace(f"{name}.groups", f"{GROUPS * 3 * c}")
         row = f"groups + split * {3 * c} + channel"
         helper = plain_function(
@@ -100,7 +106,8 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
             f"{name}_groups", kernel, [helper], first, [{partial: "partial"}, {groups: "groups"}],
             (f"{-(-c // block)}", f"{GROUPS}"), tiles.Tile(16, block, 1, 4, 1), writes=(groups,), kind="merge_stats",
         )  # fmt: skip
-        partial, parts = groups, f"{GROUPS}"
+        partial, parts, count = groups, f"{GROUPS}", GROUPS
+    rows, block = max(_block(count, 32)[0], 16), _block(count, 32)[1]
     place = state.plan.place(node.name)
     outputs, inputs = {place.buffer: "stats"}, {}
     row = f"stats + {place.offset} + channel" if place.offset else "stats + channel"
@@ -125,12 +132,12 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
         return call_text(
             "merge_stats",
             [p(partial), f"{name}_store", as_tuple([p(b) for b in args]), parts.replace("cdiv", "tl.cdiv")],
-            {"C": c, "SPLIT": 1, "BLOCK_P": 16, "BLOCK": block},
+            {"C": c, "SPLIT": 1, "BLOCK_P": rows, "BLOCK": block},
         )  # fmt: skip
 
     state.add(
         name, kernel, [store], call, [{partial: "partial"}, args], (f"{-(-c // block)}",),
-        tiles.Tile(16, block, 1, 4, 1), writes=tuple(outputs), kind="merge_stats",
+        tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="merge_stats",
     )  # fmt: skip
 
 

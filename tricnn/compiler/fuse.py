@@ -267,10 +267,9 @@ class _Fuser:
 
     def cut_off(self, node: Node) -> bool:
         """Do windows (of ceil mode) reach beyond the image?"""
-        (h, w), (p, q), (r, s) = (
-            node.attrs["input_size"], self.graph.types[node.inputs[0]].spatial, node.attrs["kernel_size"],
-        )  # fmt: skip
-        return p * r > h or q * s > w
+        (h, w), (p, q) = node.attrs["input_size"], self.graph.types[node.inputs[0]].spatial
+        (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
+        return (p - 1) * sh + r > h or (q - 1) * sw + s > w
 
     def read_as(self, reader: Node, node: Node) -> str:
         return next(v for v in reader.inputs if self.base(v) == node.name)
@@ -403,7 +402,8 @@ def chainable(node: Node) -> bool:
 
 def _exclusive(node: Node) -> bool:
     """Every pixel lies in at most one window, and windows do not reach into padding."""
-    return node.attrs["stride"] == node.attrs["kernel_size"] and not any(node.attrs["padding"])
+    (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
+    return sh >= r and sw >= s and not any(node.attrs["padding"])
 
 
 def free_views(graph: Graph) -> dict[str, str]:

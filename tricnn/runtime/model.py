@@ -19,6 +19,7 @@ from ..compiler.fold import fold_batch_norm
 from ..compiler.fuse import fuse as fuse_graph
 from ..compiler.plan import Plan
 from ..compiler.specialise import for_inference, for_training, tidy
+from ..compiler.strided import compact_strided_gradients
 from ..ir.errors import CheckpointError, DataError, ShapeError, TargetError
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
@@ -76,6 +77,9 @@ def specialised(
     if mode == "train":
         ready = differentiate(ready)
         show("differentiated", ready)
+    if fuse and mode == "train":
+        ready = compact_strided_gradients(ready)
+        show("gradients-compacted", ready)
     return ready
 
 
