@@ -21,6 +21,7 @@ def conv2d_fprop(
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
     PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1,
     WINDOW_H: tl.constexpr = 1, WINDOW_W: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
+    keep_x: tl.constexpr = None, keep_args=(),
 ):  # fmt: skip
     """x: [N, H, W, C], w: [K, R, S, C/GROUPS]  ->  y: [N, P, Q, K]; stride SH, SW; dilation DH, DW; padding PT, PL.
 
@@ -30,6 +31,9 @@ def conv2d_fprop(
     load_x(pixel, channel, mask, args): pixel of x, [BLOCK_M, 1] or [BLOCK_M, BLOCK_K]; channel, [1, BLOCK_K].
     store_y(acc, pixel, channel, mask, part, args): acc [BLOCK_M, BLOCK_N] fp32; pixel of y, [BLOCK_M, 1]; channel,
     [1, BLOCK_N]; part is the number of the row tile. Weights are converted to the type that load_x returns.
+
+    keep_x(tile, pixel, channel, mask, args), if given, is shown every tile that the programs of the first filters load;
+    for 1x1 convolutions with stride 1 that is every element of x once, so it may store what load_x computed.
 
     WINDOW_H, WINDOW_W > 1 fuse a non-overlapping pooling: the rows enumerate the windows that lie fully inside,
     WINDOW_H*WINDOW_W (a power of two) rows each, row-major within one, so M = N * (P//WINDOW_H * WINDOW_H) *
@@ -84,6 +88,9 @@ def conv2d_fprop(
                     channel = c + tl.arange(0, BLOCK_K)
                     known = channel < CG
                     x = load_x(source, group * CG + channel[None, :], inside & known[None, :], x_args)
+                    if keep_x is not None:
+                        first_tile = tl.program_id(0) % COLUMN_TILES == 0
+                        keep_x(x, source, channel[None, :], inside & known[None, :] & first_tile, keep_args)
                     weights = filters + ((r * S + s) * CG + channel[:, None])
                     b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
                     acc = dot(x, b.to(x.dtype), acc, PRECISION)
@@ -102,6 +109,9 @@ def conv2d_fprop(
                 inside = row_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
             known = term < R * S * CG
             x = load_x(source, group * CG + term[None, :] % CG, inside & known[None, :], x_args)
+            if keep_x is not None:
+                first_tile = tl.program_id(0) % COLUMN_TILES == 0
+                keep_x(x, source, term[None, :], inside & known[None, :] & first_tile, keep_args)
             b = tl.load(filters + term[:, None], mask=known[:, None] & column_mask, other=0.0)
             acc = dot(x, b.to(x.dtype), acc, PRECISION)
 

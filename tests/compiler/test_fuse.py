@@ -19,6 +19,7 @@ from tricnn.compiler.fold import fold_batch_norm
 from tricnn.compiler.fuse import fuse, pixel_ordered
 from tricnn.compiler.plan import Plan
 from tricnn.compiler.specialise import for_inference, for_training, tidy
+from tricnn.compiler.strided import compact_strided_gradients
 from tricnn.graphs import lenet, lenet_sigmoid
 from tricnn.ir import Environment, Graph, GraphBuilder, Kind
 from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run_nodes, store
@@ -32,7 +33,9 @@ def specialised(net: Graph, mode: str, *, rewritten: bool = True) -> Graph:
     if mode == "infer":
         graph = for_inference(net)
         return tidy(fold_batch_norm(graph)) if rewritten else graph
-    return differentiate(join_branches(tidy(for_training(net))) if rewritten else for_training(net))
+    if not rewritten:
+        return differentiate(for_training(net))
+    return compact_strided_gradients(differentiate(join_branches(tidy(for_training(net)))))
 
 
 def run_plan(plan: Plan, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -73,8 +76,12 @@ def check_structure(plan: Plan) -> None:
     written = Counter(v for k in plan.kernels for v in k.writes)
     assert set(homes) == computed, "every layer has a kernel"
     assert all(count == 1 for count in written.values())
-    for value in computed:
-        assert homes[value] == 1 or value not in written, f"{value} is recomputed although it is stored"
+    for kernel in plan.kernels:
+        for node in kernel.nodes:  # what is stored elsewhere is recomputed only from what is loaded for other reasons
+            if node.name in written and node.name not in kernel.writes:
+                others = {v for n in kernel.nodes for v in n.inputs if n.name != node.name}
+                images = [v for v in node.inputs if plan.type(v).batched and v in kernel.reads]
+                assert set(images) <= others, f"{kernel.name} loads {images} only to recompute {node.name}"
     needed = {plan.place(v).buffer for k in plan.kernels for v in k.reads}
     needed |= {plan.place(v).buffer for v in graph.results}
     assert {plan.place(v).buffer for v in written} <= needed, "nothing is stored that nobody reads"

@@ -198,11 +198,12 @@ class Body:
     def rounded(self, expression: str, dtype: str) -> str:
         return expression if dtype == "fp32" else f"round_to({expression}, {TRITON[dtype]})"
 
-    def store(self, value: str, variable: str, at: At) -> None:
-        """Write a value that is in a register."""
+    def store(self, value: str, variable: str, at: At, *, as_it_is: bool = False) -> None:
+        """Write a value that is in a register, rounded to the type it is stored in unless it is ``as_it_is``."""
         dtype = element(self.plan.type(value), self.storage)
         argument = self.result(self.plan.place(value).buffer, f"{variable}_out")
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
+        rounded = variable if as_it_is else rounded
         if rounded != variable and any(n.op in SIDE_SUMS and n.inputs[0] == value for n in self.kernel.nodes):
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[value + "#stored", at] = rounded

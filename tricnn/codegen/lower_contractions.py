@@ -77,6 +77,12 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     epilogue(store, kernel, at, node.name, result)
     head = "acc, pixel, channel, mask, window, part, args" if pool else "acc, pixel, channel, mask, part, args"
     store_text = store.function(f"{name}_store_y", head, store.lines)
+    helpers = [load_text, store_text]
+    keep = state.body(kernel)
+    if plan.storage(node.inputs[0]) in kernel.writes:
+        keep.names.add("tile")
+        keep.store(plan.storage(node.inputs[0]), "tile", At("pixel", "channel", "mask", c["C"]), as_it_is=True)
+        helpers.append(keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines))
     weight = plan.storage(node.inputs[1])
     windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pool is not None else {}
     share = strided_share(state, c, g, load)
@@ -87,14 +93,15 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
             [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(weight), f"{name}_store_y",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
             {**c, **g, **windows, **_blocks(tile), "PRECISION": state.precision},
+            [f"keep_x={name}_keep_x", f"keep_args={as_tuple([p(b) for b in keep.written])}"] if keep.written else [],
         )  # fmt: skip
 
     grid = (f"cdiv({rows}, {tile.m}) * {-(-c['K'] // groups // tile.n)}", f"{groups}")
     parts = f"cdiv({rows}, {tile.m})"
     side_buffers(state, store, parts, c["K"])
     state.add(
-        name, kernel, [load_text, store_text], call, [load.args, {weight: "weight"}, everything_of(store)], grid, tile,
-        writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
+        name, kernel, helpers, call, [load.args, {weight: "weight"}, everything_of(store), keep.written], grid, tile,
+        writes=(*store.written, *keep.written), kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c["K"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -136,9 +136,11 @@ def everything_of(body: Body) -> dict[str, str]:
     return {**body.args, **body.written}
 
 
-def call_text(template: str, positional: list[str], constants: Mapping[str, Any]) -> str:
-    """A call of a template, positional arguments on the first lines, constants below."""
-    shown = wrap(positional) + wrap([f"{k}={v!r}" for k, v in constants.items()])
+def call_text(
+    template: str, positional: list[str], constants: Mapping[str, Any], options: Sequence[str] = ()
+) -> str:  # fmt: skip
+    """A call of a template, positional arguments on the first lines, constants below, then options as they are."""
+    shown = wrap(positional) + wrap([f"{k}={v!r}" for k, v in constants.items()]) + wrap(list(options))
     return "\n".join([f"{template}(", *shown, ")"])
 
 

@@ -9,6 +9,7 @@ loads, an epilogue on what it stores, and side reductions. The rules, each an eq
     side sum     (wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)               dy is loaded once
                  (conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)              of what is stored, as it is
     siblings     (f(x), g(x))                  = [f, g](x)                              same loop, two results
+    hosting      (f(z), conv2d(f(z)))          = conv2d[prologue f, stored](z)          1x1: each element loaded once
     placement    concat(f(x), g(y))            = [f, g](x, y)                           each writes its channels
 
 A node joins the kernel of the last of its inputs to be computed, so the order of the anchors is an order of the
@@ -17,6 +18,7 @@ kernels and no fusion can make a cycle.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Graph, Node
@@ -33,6 +35,8 @@ ALONE = ("concat", "stack", "slice_channels", "pad_channels", "running_mean", "r
 ELEMENTWISE = (
     "relu", "relu_grad", "sigmoid", "sigmoid_grad", "tanh", "tanh_grad", "add", "scale", "dropout",
 )  # fmt: skip
+#: a 1x1 convolution of more filters than this computes what it loads too many times over
+HOST_FILTERS = 512
 WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
 #: reductions whose result has no pixels left to have an epilogue at
 COLLAPSING = ("channel_sum", "batch_stats", "normalize_grad_sums", "cross_entropy", "cross_entropy_grad")
@@ -67,6 +71,7 @@ class _Fuser:
         self.results = {self.base(v) for v in graph.results}
         self.group: dict[str, _Group] = {}
         self.inlined: set[str] = set()
+        self.hosted: set[str] = set()
         self.groups: list[_Group] = []
 
     def base(self, value: str) -> str:
@@ -83,7 +88,13 @@ class _Fuser:
                     self.start(node)
             self.inline()
         for node in self.nodes:
-            if node.name not in self.group and node.name not in self.inlined:
+            if node.name in self.group or node.name in self.inlined:
+                continue
+            host = self.host(node) if self.enabled else None
+            if host is not None:
+                self.join(host, node)
+                self.hosted.add(node.name)
+            else:
                 self.start(node)
         kernels = self.kernels()
         within: Within = {}
@@ -274,6 +285,35 @@ class _Fuser:
     def read_as(self, reader: Node, node: Node) -> str:
         return next(v for v in reader.inputs if self.base(v) == node.name)
 
+    def host(self, node: Node) -> _Group | None:
+        """The 1x1 convolution that may compute a value as it loads it, and store it for its other readers: one that
+        loads each element once (or a few times, for many filters), before anybody else needs it."""
+        if not chainable(node):
+            return None
+        for reader in self.readers[node.name]:
+            group = self.group.get(reader.name)
+            if group is None or group.anchor is not reader or not self.loads_once(reader):
+                continue
+            only_image = [i for i, v in enumerate(reader.inputs) if self.base(v) == node.name] == [0]
+            first = all(self.first_use(other) >= self.place[reader.name] for other in self.readers[node.name])
+            if only_image and first and self.alike(node, reader.inputs[0]):
+                return group
+        return None
+
+    def loads_once(self, conv: Node) -> bool:
+        if conv.op != "conv2d":
+            return False
+        filters, _, r, s = self.graph.types[conv.inputs[1]].per_image
+        plain = conv.attrs["stride"] == (1, 1) and not any(conv.attrs["padding"]) and conv.attrs["groups"] == 1
+        return plain and r == s == 1 and filters <= HOST_FILTERS
+
+    def first_use(self, reader: Node) -> int:
+        """When the first kernel runs that needs what ``reader`` reads."""
+        if reader.name in self.inlined:
+            return min(self.first_use(r) for r in self.readers[reader.name])
+        group = self.group.get(reader.name)
+        return self.place[reader.name if group is None else group.anchor.name]
+
     def leaves(self, node: Node) -> list[str]:
         """The values that must be loaded to compute a node whose inlined inputs are recomputed too; of a slice's
         operand only the slice."""
@@ -311,6 +351,15 @@ class _Fuser:
                             stack.append(body[value])
                     elif value not in own and self.graph.by_name[value].op != "fill":
                         reads[value] = None
+            for value in self.at_hand(group, reads):
+                del reads[value]
+                again = [self.graph.by_name[value]]
+                while again:
+                    node = again.pop()
+                    body[node.name] = node
+                    operands = {self.base(v) for v in node.inputs}
+                    again += [self.graph.by_name[v] for v in operands if v in self.inlined and v not in body]
+                    reads.update(dict.fromkeys(v for v in operands if v not in self.inlined))
             ordered = tuple(sorted(body.values(), key=lambda n: self.place[n.name]))
             reads_sorted = sorted(reads, key=lambda v: self.place[v])
             read_later.update(reads)
@@ -321,6 +370,24 @@ class _Fuser:
             writes = tuple(n.name for n in ordered if n.name in own and n.name in read_later)
             kernels.append(Kernel(group.anchor.name, group.anchor, ordered, tuple(reads_sorted), writes))
         return tuple(kernels)
+
+    def at_hand(self, group: _Group, reads: Iterable[str]) -> list[str]:
+        """What the epilogue would load although it could compute it from images that it loads at that place anyway:
+        the sign of relu(bn(z) + bn(s)), where both batch norms' gradients need z and s."""
+        anchor = group.anchor
+        behind = [n for n in group.members if n is not anchor and n.name not in self.hosted]
+        loaded = {v for n in behind for v in map(self.base, n.inputs) if v not in self.inlined}
+        found = []
+        for value in reads:
+            node = self.graph.by_name[value]
+            here = [n for n in self.readers[value] if self.group.get(n.name) is group]
+            elsewhere = [n for n in self.readers[value] if self.group.get(n.name) is not group]
+            if not chainable(node) or not elsewhere or not here or not all(n in behind and chainable(n) for n in here):
+                continue
+            images = [v for v in self.leaves(node) if self.bytes(v)]
+            if images and set(images) <= loaded - {value} and self.alike(node, anchor.name):
+                found.append(value)
+        return found
 
     def explain(self, kernels: tuple[Kernel, ...], within: Within) -> tuple[Decision, ...]:
         homes: dict[str, list[Kernel]] = {}
@@ -345,6 +412,15 @@ class _Fuser:
         if together:
             if value in self.inlined and node.op != "channel_sum":
                 rule = f"prologue: {node.op}({self.graph.by_name[value].op}(z)) = {node.op}[prologue](z)"
+                return Decision(value, node.name, True, rule, size)
+            if value in self.hosted and node is self.group[value].anchor:
+                op = self.graph.by_name[value].op
+                rule = f"hosting: ({op}(z), {node.op}({op}(z))) = {node.op}[prologue {op}, stored](z)"
+                return Decision(value, node.name, True, rule, size)
+            if value in self.group and self.group[value] is not self.group.get(node.name, self.group[value]):
+                rule = (
+                    f"recomputed: {self.graph.by_name[value].op}(z, ...) from what the kernel loads for other reasons"
+                )
                 return Decision(value, node.name, True, rule, size)
             anchor = self.group.get(value, self.group.get(node.name, self.groups[0])).anchor
             if node.op in SIDE_SUMS and self.group[node.name].anchor.op != node.op:

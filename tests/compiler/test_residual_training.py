@@ -1,0 +1,88 @@
+"""Training fusion around a residual join: who stores the join, what is recomputed, how strided gradients stay small."""
+
+import numpy as np
+import pytest
+
+import tricnn
+from tricnn.ir import Graph, GraphBuilder
+from tricnn.runtime.verify import verify_model
+
+
+def bottleneck(b: GraphBuilder, x: str, filters: int, stride: int, name: str) -> str:
+    """ResNet v1.5: 1x1, 3x3 with the stride, 1x1; the shortcut projected where the shape changes."""
+
+    def conv_bn(x: str, filters: int, size: int, conv: str, stride: int = 1) -> str:
+        y = b.conv2d(x, filters, size, stride=stride, padding=size // 2, bias=False, name=conv)
+        return b.batch_norm(y, name=f"{conv}_bn")
+
+    with b.scope(name):
+        y = b.relu(conv_bn(x, filters, 1, "conv1"))
+        y = b.relu(conv_bn(y, filters, 3, "conv2", stride))
+        y = conv_bn(y, 4 * filters, 1, "conv3")
+        shortcut = x if b.type(x) == b.type(y) else conv_bn(x, 4 * filters, 1, "shortcut", stride)
+        return b.relu(b.add_(y, shortcut), name="join")
+
+
+def network() -> Graph:
+    b = GraphBuilder("bottlenecks")
+    x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 9, 9)), 8, 3, padding=1, bias=False, name="stem")))
+    for number, stride in enumerate((1, 1, 2, 1)):
+        x = bottleneck(b, x, 4 if number < 2 else 8, stride, f"block{number}")
+    return b.build(b.linear(b.flatten(b.global_avg_pool(x)), 5, name="fc"))
+
+
+def step(executor: str, dtype: str, fuse: bool = True):
+    model = tricnn.compile(network(), "train", 3, dtype, executor, fuse=fuse, seed=2)
+    x = np.random.default_rng(1).standard_normal((3, 3, 9, 9)).astype(np.float32)
+    loss, grads = model.loss_and_grads(x, np.array([4, 0, 2]))
+    return model, loss, grads
+
+
+def test_fused_equals_unfused_in_float64():
+    fused, loss, grads = step("numpy", "fp64")
+    plain, expected, wanted = step("numpy", "fp64", fuse=False)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    for parameter, gradient in wanted.items():
+        np.testing.assert_allclose(grads[parameter], gradient, rtol=0, atol=1e-11, err_msg=parameter)
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(fused.state_dict()[name], value, rtol=0, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_every_kernel_is_within_its_tolerance(dtype):
+    model = tricnn.compile(network(), "train", 3, dtype, "triton", seed=2)
+    assert [check for check in verify_model(model, 3) if not check.ok] == []
+
+
+def kernel_of(plan, value: str, op: str):
+    return next(k for k in plan.kernels if k.anchor.op == op and value in k.writes)
+
+
+def test_the_next_convolution_computes_and_stores_the_join():
+    """(f(z), conv2d(f(z))) = conv2d[prologue f, stored](z): no pass of its own, and nobody loads the join again to
+    convolve it."""
+    plan = step("numpy", "fp32")[0].plan
+    for number in range(3):
+        kernel = kernel_of(plan, f"block{number}.join", "conv2d")
+        assert kernel.anchor.name == f"block{number + 1}.conv1"
+        assert {f"block{number}.conv3", f"block{number}.join"} & set(kernel.reads) == {f"block{number}.conv3"}
+    passes = {k.anchor.name for k in plan.kernels if k.kind == "pointwise"}
+    assert not passes & {f"block{number}.join" for number in range(4)}
+
+
+def test_the_mask_of_a_projected_join_is_recomputed():
+    """Both batch norms' gradient sums load the two convolutions that were joined; the sign of their sum needs no more.
+    Where the shortcut is the identity, it is not at hand, and the join is loaded."""
+    plan = step("numpy", "fp32")[0].plan
+    for number, projected in enumerate((True, False, True)):
+        join = f"block{number}.join"
+        kernel = next(k for k in plan.kernels if f"{join}.relu_grad" in k.writes)
+        assert (join in kernel.reads) != projected
+        assert kernel.anchor.op == "conv2d_grad_input"
+
+
+def test_the_gradient_of_a_strided_projection_is_stored_small():
+    plan = step("numpy", "fp32")[0].plan
+    small = next(v for k in plan.kernels for v in k.writes if v.startswith("block2.shortcut.grad_input"))
+    assert plan.type(small).spatial == (5, 5)
+    assert not any("block2.shortcut.grad_input" in k.writes for k in plan.kernels), "spread out as it is loaded"
