@@ -27,6 +27,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `pointwise` | element by element, with any side reductions | rows, columns |
 | `max_pool2d`, `avg_pool2d`, `max_pool2d_grad`, `avg_pool2d_grad` | windows | rows, columns |
 | `channel_sum`, `channel_sum_pair`, `sum_partials` | sums over pixels, over partial results | columns, splits |
+| `sum_partials_of_many` | the partial results of many tensors | blocks of all of them |
 | `batch_stats` (or `store_tile_stats` in an epilogue) | count, mean, M2 per channel of each tile | rows, columns |
 | `merge_stats` | their merging | columns, splits |
 | `softmax`, `cross_entropy`, `mean_rows` | the loss, and the gradient of the logits | rows; one program |

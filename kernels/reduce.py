@@ -29,6 +29,29 @@ def sum_partials(
 
 
 @triton.jit
+def sum_partials_of_many(table, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr):
+    """The same for many tensors in one launch: each program adds one block of one of them.
+
+    table: [programs, 5] int64 says of each block: the addresses of its first partial result and of its sum (both
+    fp32), how many parts there are, how many elements lie between two of them, and how many elements the block has, at
+    most BLOCK. Grid: (programs,).
+    """
+    row = table + tl.program_id(0) * 5
+    source = tl.load(row).to(tl.pointer_type(tl.float32))
+    target = tl.load(row + 1).to(tl.pointer_type(tl.float32))
+    parts = tl.load(row + 2).to(tl.int32)
+    stride = tl.load(row + 3)
+    element = tl.arange(0, BLOCK)
+    mask = element < tl.load(row + 4)
+    total = tl.zeros([BLOCK_P, BLOCK], tl.float32)
+    for first in range(0, parts, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)[:, None]
+        known = (part < parts) & mask[None, :]
+        total += tl.load(source + part * stride + element[None, :], mask=known, other=0.0)
+    tl.store(target + element, tl.sum(total, axis=0), mask=mask)
+
+
+@triton.jit
 def channel_sum(
     load: tl.constexpr, load_args, store: tl.constexpr, store_args, N,
     PIXELS: tl.constexpr, C: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .program import SCALARS, Function, Launch, Program
+from .program import SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program
 from .templates import closure, library, module_text
 
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
@@ -25,6 +25,7 @@ def emit(program: Program) -> str:
         _title("kernels"),
         *[kernel_text(program, f) for f in program.functions],
         _title("the step"),
+        *([_point(program)] if program.sums else []),
         _allocate(program),
         _step(program),
     ]
@@ -67,6 +68,9 @@ def kernel_text(program: Program, function: Function) -> str:
             lines.append(f"# also: {launch.kernel} ({', '.join(launch.layers)})")
             continue
         lines.append(f"# {function.name}: {launch.kind}")
+        if launch.kind == "sum_partials_of_many":
+            lines.append(f"#   finishes {len(launch.layers)} gradients; SUMS, below, has them all")
+            continue
         if launch.kind in ("split_sum", "merge_stats", "mean_rows"):
             lines.append(f"#   the last step of {launch.kernel}")
             continue
@@ -86,7 +90,30 @@ def _allocate(program: Program) -> str:
     for buffer in program.buffers.values():
         size = buffer.size.replace("cdiv", "triton.cdiv")
         lines.append(f"        {buffer.name!r}: torch.empty({size}, dtype=torch.{TORCH[buffer.dtype]}, device=device),")
-    return "\n".join([*lines, "    }"]).replace("'", '"')
+    if program.sums:
+        lines[2] = "    t = {"
+        lines += ["    }", "    point(t)", "    return t"]
+    else:
+        lines.append("    }")
+    return "\n".join(lines).replace("'", '"')
+
+
+def _point(program: Program) -> str:
+    """``SUMS`` and ``point(t)``: what the last launch adds, and its table of addresses."""
+    rows = [f'    ("{s.source}", {s.start}, {s.parts}, {s.stride}, "{s.target}", {s.length}),' for s in program.sums]
+    return "\n".join([
+        "# What the last launch adds up: partial results, the first element of interest, how many parts, elements from",
+        "# one part to the next; where their sum goes, and its length.",
+        "SUMS = [", *rows, "]", "", "",
+        "def point(t):",
+        '    """Fill the table of addresses that the last launch reads (again, if a tensor of t is another one)."""',
+        "    table = []",
+        "    for source, start, parts, stride, target, length in SUMS:",
+        f"        for first in range(0, length, {SUM_BLOCK}):",
+        "            addresses = t[source].data_ptr() + 4 * (start + first), t[target].data_ptr() + 4 * first",
+        f"            table.append((*addresses, parts, stride, min({SUM_BLOCK}, length - first)))",
+        f'    t["{SUM_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
+    ])  # fmt: skip
 
 
 def _step(program: Program) -> str:

@@ -9,7 +9,13 @@ from ..ir.errors import TargetError
 from ..ir.table import Kind
 from .lower_contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .lower_others import lower_copy, lower_loss, lower_pointwise, lower_pool, lower_pool_grad, lower_rows
-from .lower_sums import lower_batch_stats, lower_channel_sum, lower_normalize_sums, lower_running
+from .lower_sums import (
+    lower_batch_stats,
+    lower_channel_sum,
+    lower_many_sums,
+    lower_normalize_sums,
+    lower_running,
+)
 from .lowering import Lowering
 from .program import DTYPES, Program
 
@@ -60,9 +66,12 @@ def lower(
     state = Lowering(plan, dtype, batch, target, dict(attempts or {}))
     for kernel in plan.kernels:
         lowering_of(kernel)(state, kernel)
+    if state.sums:
+        lower_many_sums(state)
     return Program(
-        plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order
-    )
+        plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
+        tuple(state.sums),
+    )  # fmt: skip
 
 
 def lowering_of(kernel: Kernel) -> Callable[[Lowering, Kernel], None]:

@@ -6,6 +6,7 @@ are very many) adds them in a fixed order.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from ..compiler.plan import Kernel
@@ -14,7 +15,10 @@ from . import tiles
 from .body import At, Body
 from .expressions import statistics
 from .lowering import Lowering, Parameter, as_tuple, call_text, identifier, plain_function, tile_grid
-from .program import evaluate
+from .program import SUM_BLOCK, SUM_TABLE, Buffer, PartialSum, evaluate
+
+#: how many parts the one launch for many tensors adds at once
+SUM_PARTS = 8
 
 #: more partial results than MANY are first added in GROUPS groups, each by programs of its own
 MANY, GROUPS = 8192, 32
@@ -30,7 +34,16 @@ def lower_split_sum(
     state: Lowering, kernel: Kernel, partial: str, parts: str, total: int, everything: int, dw: str, db: str | None,
     suffix: str = "",
 ) -> None:  # fmt: skip
-    """dw (and db behind it) = the sum of the partial sums, in order. ``parts`` is an expression in N."""
+    """dw (and db behind it) = the sum of the partial sums, in order. ``parts`` is an expression in N.
+
+    Gradients of parameters, which no kernel of the step reads, wait for one launch that finishes them all.
+    """
+    if state.plan.fused and parts.isdigit() and not {dw, db} & state.read:
+        length = everything - total if db else 0
+        state.sums.append(PartialSum(partial, 0, int(parts), everything, dw, total))
+        if db:
+            state.sums.append(PartialSum(partial, total, int(parts), everything, db, length))
+        return
     name = identifier(f"{kernel.name}_sum{suffix and '_'}{suffix}")
     count = evaluate(parts, state.batch)
 
@@ -65,6 +78,26 @@ def lower_split_sum(
     else:
         lines = ["tl.store(dw + element, total, mask=mask)"]
     launch(name, plain_function(f"{name}_store", parameters, list(outputs.values()), lines), outputs, partial, parts, 1)
+
+
+def lower_many_sums(state: Lowering) -> None:
+    """The last launch: the partial sums that have waited."""
+    last = next(k for k in reversed(state.plan.kernels) if any(s.target in k.writes for s in state.sums))
+    blocks = sum(-(-s.length // SUM_BLOCK) for s in state.sums)
+    state.buffers[SUM_TABLE] = Buffer(SUM_TABLE, "i64", f"{5 * blocks}", persistent=True)
+    name = "sum_weight_gradients"
+
+    def call(p: Parameter) -> str:
+        return call_text("sum_partials_of_many", [p(SUM_TABLE)], {"BLOCK_P": SUM_PARTS, "BLOCK": SUM_BLOCK})
+
+    tile = tiles.Tile(SUM_PARTS, SUM_BLOCK, 1, 4, 1)
+    state.add(
+        name, last, [], call, [{SUM_TABLE: "table"}], (f"{blocks}",), tile, writes=(), kind="sum_partials_of_many"
+    )
+    launch = state.launches.pop()
+    layers = tuple(dict.fromkeys(s.target for s in state.sums))
+    sources = tuple(dict.fromkeys(s.source for s in state.sums))
+    state.launches.append(replace(launch, layers=layers, reads=(*launch.reads, *sources), writes=layers))
 
 
 def side_buffers(state: Lowering, body: Body, parts: str, channels: int) -> None:

@@ -14,7 +14,7 @@ from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from . import tiles
 from .body import At, Body
-from .program import DTYPES, SCALARS, Buffer, Function, Launch, plan_buffers
+from .program import DTYPES, SCALARS, Buffer, Function, Launch, PartialSum, plan_buffers
 
 #: from a buffer to the name of the kernel's parameter that points at it
 Parameter = Callable[[str], str]
@@ -33,11 +33,13 @@ class Lowering:
     attempts: dict[str, int]
     functions: dict[str, Function] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
+    sums: list[PartialSum] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
         self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
         self.order = pixel_ordered(self.plan.graph)
+        self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
         self._same: dict[str, str] = {}
         self._bodies: dict[str, list[Body]] = {}
 

@@ -17,6 +17,8 @@ DTYPES = {"fp32": ("fp32", "ieee"), "tf32": ("fp32", "tf32"), "fp16": ("fp16", "
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
 #: numbers a launch may take; the seed is 64 bits, passed as two words
 SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
+#: the table of addresses that the launch for many sums reads, and how many elements each of its programs adds
+SUM_TABLE, SUM_BLOCK = "weight_sums.table", 512
 TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
 
 
@@ -73,8 +75,22 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class PartialSum:
+    """``target[j] = sum over p < parts of source[start + p * stride + j]`` for ``length`` elements j: one of those that
+    a single launch computes at the end of the step."""
+
+    source: str
+    start: int
+    parts: int
+    stride: int
+    target: str
+    length: int
+
+
+@dataclass(frozen=True)
 class Program:
-    """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order."""
+    """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
+    what the last launch adds, by a table of addresses."""
 
     plan: Plan
     dtype: str
@@ -83,6 +99,7 @@ class Program:
     launches: tuple[Launch, ...]
     buffers: Mapping[str, Buffer]
     order: Mapping[str, tuple[int, int, int]]
+    sums: tuple[PartialSum, ...] = ()
 
     @property
     def storage(self) -> str:

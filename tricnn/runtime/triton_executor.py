@@ -132,6 +132,8 @@ class TritonExecutor:
                 tensors[name] = memory[start : start + buffer.bytes(batch)].view(self.dtypes[buffer.dtype])
             else:
                 tensors[name] = self._empty(name, batch)
+        if self.program.sums:
+            self.module.point(tensors)
         if len(self._bound) >= 4:
             self._bound.pop(next(iter(self._bound)))
         self._bound[batch] = tensors
