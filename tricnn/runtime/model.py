@@ -27,6 +27,7 @@ from .dump import Dump
 from .eager_executor import EagerExecutor
 from .numpy_executor import NumpyExecutor
 from .triton_executor import TritonExecutor, interpreting
+from .weights import as_array, load_weights, save_weights, without_absent_heads
 
 ALL_DTYPES = (*DTYPES, "fp64")
 EXECUTORS = ("auto", "triton", "numpy", "eager")
@@ -185,18 +186,24 @@ class Model:
         """Parameters and running statistics by name, fp32 NumPy arrays in PyTorch's layout (conv weight OIHW)."""
         return {n.name: self.executor.state(n.name) for n in self._state_nodes()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout.
+    def load_state_dict(self, state: Mapping[str, Any] | str | Path) -> None:
+        """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout, or a file of them:
+        ``.safetensors``, ``.pth`` or ``.pt`` (see :func:`tricnn.runtime.weights.load_weights`).
 
-        Raises CheckpointError that lists every missing, unexpected and misshaped tensor by name; nothing is loaded
-        then. PyTorch's ``num_batches_tracked`` is ignored, and so are heads that this mode does not run.
+        Raises CheckpointError that lists every missing, unexpected and misshaped tensor by name, or says what is wrong
+        with the file; nothing is loaded then. PyTorch's ``num_batches_tracked`` is ignored, and so are auxiliary heads
+        that this network or this mode does not have.
         """
+        source = "" if isinstance(state, Mapping) else f"{state}: "
+        if not isinstance(state, Mapping):
+            state = load_weights(state)
         nodes = {n.name: n for n in self._state_nodes()}
-        others = {n.name for n in (*self.graph.parameters, *self.graph.buffers)} - set(nodes)
-        arrays = {}
-        for name, x in state.items():
-            if not name.endswith("num_batches_tracked") and name not in others:
-                arrays[name] = x.detach().cpu().float().numpy() if hasattr(x, "detach") else np.asarray(x)
+        declared = {n.name for n in (*self.graph.parameters, *self.graph.buffers)}
+        arrays = {
+            name: as_array(x)
+            for name, x in without_absent_heads(state, declared).items()
+            if not name.endswith("num_batches_tracked") and (name in nodes or name not in declared)
+        }
         problems = [f"missing {n}" for n in nodes if n not in arrays]
         problems += [f"unexpected {n}" for n in arrays if n not in nodes]
         for name, node in nodes.items():
@@ -205,8 +212,16 @@ class Model:
                 problems.append(f"{name} has shape {tuple(arrays[name].shape)}, needs {want}")
         if problems:
             shown = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
-            raise CheckpointError(f"weights do not fit {self.graph.name}: {shown}")
+            raise CheckpointError(f"{source}weights do not fit {self.graph.name}: {shown}")
         self.executor.load(arrays)
+
+    def save_state_dict(self, path: str | Path) -> None:
+        """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would: whoever reads
+        the file finds the old one or the new one whole. PyTorch modules with these names load it strictly.
+
+        Raises CheckpointError for another suffix, and for a place that cannot be written.
+        """
+        save_weights(path, self.state_dict())
 
     def parameters(self) -> dict[str, Any]:
         """The live parameters in storage layout: change them in place and the next step uses them."""

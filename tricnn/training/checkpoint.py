@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..ir.errors import CheckpointError
+from ..runtime.files import write_atomically
 
 FORMAT = "tricnn checkpoint 1"
 MOMENTUM = "momentum/"  # no layer's name has a slash
@@ -132,22 +133,6 @@ def check_same_run(path: str | Path, checkpoint: Checkpoint, graph: str, setting
         raise CheckpointError(
             f"{path}: it was made with {'; '.join(differences)}: resume with the same settings, or start anew"
         )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The whole of ``content`` under ``path``, or what was there before: written beside it, synced, renamed, and the
-    folder synced so that the name lasts as well."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextlib.contextmanager
