@@ -220,6 +220,21 @@ def test_resuming_under_other_settings(tricnn, tmp_path, tiny):
     is_refused(tricnn(*command, "--resume", "--seed", 5), "seed")
     is_refused(tricnn(*command, "--resume", "--executor", "eager"), "executor")
     is_refused(tricnn(*command, "--resume", "--shift", 0), "shift")
+    is_refused(tricnn(*command, "--resume", "--weights", out / "checkpoint.safetensors"), "weights")
+
+
+@pytest.mark.parametrize("what", ["absent", "text", "another network's"])
+def test_weights_to_start_from_that_are_not(refused, tmp_path, tiny, what):
+    import torch
+
+    path = tmp_path / "w.pth"
+    words = {"absent": "no such file", "text": "damaged", "another network's": "missing conv.weight"}[what]
+    if what == "text":
+        path.write_text("weights\n")
+    elif what != "absent":
+        torch.save({"fc.weight": torch.zeros(10, 64), "fc.bias": torch.zeros(10)}, path)
+    command = ("train", tiny, "--data", "digits", "--out", tmp_path / "out", "--weights", path)
+    refused(*command, words=[str(path), words])
 
 
 def test_a_run_that_diverges_says_so_in_one_line(tricnn, tiny):

@@ -158,6 +158,58 @@ def test_train_gives_the_network_as_many_classes_as_the_data_has(tricnn):
     assert ran.json["graph"] == "lenet5"
 
 
+def test_train_takes_a_small_member_and_says_so(tricnn, monkeypatch):
+    from types import SimpleNamespace
+
+    from tricnn.cli import train_command
+
+    seen = []
+
+    def stand_in(graph, dataset, options, screen, about):
+        seen.append((graph, dataset.image_shape, about))
+        result = SimpleNamespace(epochs=1, train_loss=0.0, test_accuracy=0.5, images_per_second=1.0, state_sha256="",
+                                 checkpoint=None)  # fmt: skip
+        return SimpleNamespace(executor=SimpleNamespace(name="numpy", device="cpu")), result
+
+    monkeypatch.setattr(train_command, "train", stand_in)
+    tricnn("train", "alexnet", "--data", "digits")
+    graph, shape, about = seen.pop()
+    assert f"alexnet: {graph.num_parameters:,} parameters, images 3x64x64 (a small member, for there is no GPU" in about
+    assert graph.num_parameters < 1e6 and shape == (3, 64, 64)
+    assert all(n.attrs["p"] < 0.1 for n in graph.of("dropout")) and len(graph.of("dropout")) == 2
+    tricnn("train", "alexnet", "--data", "digits", "--input", "3,224,224")
+    assert seen.pop()[2] == "alexnet: 57,044,810 parameters, images 3x224x224"  # 61,100,840 less 990 of 4097
+    tricnn("train", "lenet", "--data", "digits")
+    assert seen.pop()[2] == "lenet: 61,706 parameters, images 1x28x28"
+
+
+def test_train_starts_from_weights_in_a_file(tricnn, tiny, tmp_path):
+    command = ("train", tiny, "--data", "digits", "--batch", 512, "--json")
+    first = tricnn(*command, "--epochs", 4, "--out", tmp_path / "a").json
+    start = tmp_path / "a" / "checkpoint.safetensors"
+    gone_on = tricnn(*command, "--epochs", 1, "--weights", start, "--out", tmp_path / "b", "--lr", "1e-9").json
+    assert gone_on["test_accuracy"] == pytest.approx(first["test_accuracy"], abs=0.02)
+    fresh = tricnn(*command, "--epochs", 1, "--lr", "1e-9").json
+    assert fresh["test_accuracy"] < first["test_accuracy"] - 0.1
+
+
+#: networks of the zoo that are trained without a GPU by the plain command
+LEARN = ("resnet18", "googlenet_bn", "vgg11_bn", "alexnet")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", LEARN)
+def test_a_small_member_learns_the_digits(tricnn, tmp_path, name, seed):
+    from tricnn.training.checkpoint import load_checkpoint
+
+    ran = tricnn("train", name, "--data", "digits", "--seed", seed, "--out", tmp_path / "run", "--json")
+    assert ran.status == 0 and ran.json["test_accuracy"] > 0.95
+    progress = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").progress
+    losses = [epoch["train_loss"] for epoch in progress.epochs]
+    assert losses[-1] < 0.1 * losses[0] and losses[-1] < losses[len(losses) // 2] < losses[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_lenet_reads_98_percent_of_the_digits_whatever_the_seed(tricnn, seed):

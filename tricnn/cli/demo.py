@@ -140,7 +140,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     dataset = fitted(load_dataset("digits"), graph)
     settings: dict[str, Any] = {
         **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
-        "no_fuse": False, "nesterov": False, "milestones": (), "out": str(folder), "resume": False,
+        "no_fuse": False, "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)
     screen.show(

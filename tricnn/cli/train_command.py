@@ -1,4 +1,5 @@
-"""Train a network on a data set of images and test it after every epoch."""
+"""Train a network on a data set of images and test it after every epoch. Without a GPU, and without --width or --input,
+it is a small member of the network's family: the same layers with fewer channels, on smaller images."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import argparse
 import os
 import warnings
 from dataclasses import replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from .arguments import UsageError, add_model, load_graph, real, whole
+from .arguments import UsageError, add_model, load_graph, real, small_arguments, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,12 +25,15 @@ EXAMPLES = """\
 examples:
   tricnn train lenet --data digits --out out/digits
   tricnn train lenet --data digits --out out/digits --resume     goes on after a crash, to the same bits
+  tricnn train resnet18 --data digits            without a GPU: a small member of the same topology
+  tricnn train resnet18 --data digits --weights resnet18.pth --classes 1000 --input 3,224,224
   tricnn train lenet --data fashion-mnist --epochs 10
   tricnn train cifar_resnet20 --input 1,28,28 --data fashion-mnist --nesterov --weight-decay 1e-4
 
 data sets: digits (scikit-learn's handwritten digits, at hand), fashion-mnist, mnist (files in --data-dir, $TRICNN_DATA
 or from Debian's dataset-fashion-mnist; downloaded otherwise). Images are resized to the network's input.
---out holds the checkpoint (safetensors, PyTorch's names) and a picture of the training curve.
+--out holds the checkpoint (safetensors, PyTorch's names) and a picture of the training curve. --weights takes such a
+checkpoint too, and what PyTorch, torchvision and timm write (.pth, .safetensors).
 """
 
 #: with them LeNet gets more than 98 % of digits with every seed tried (0 to 13, where 0.05 failed with one)
@@ -49,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     setting(parser, "--epochs", whole(1), "N", "times through the training images")
     setting(parser, "--batch", whole(1), "N", "images in a batch")
     setting(parser, "--seed", whole(0), "S", "of the parameters, the order and dropout")
+    parser.add_argument("--weights", metavar="FILE", help="start from those in a .safetensors, .pth or .pt file")
     parser.add_argument("--out", metavar="DIR", help="keep the checkpoint and the training curve there")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     setting(parser, "--checkpoint-seconds", real(), "T", "save so often between epochs")
@@ -92,9 +98,9 @@ def run(options: argparse.Namespace) -> int:
     load_graph(options)  # whatever is wrong with it is said before the data are fetched
     note = screen.progress.print if screen.progress else None
     dataset = load_dataset(options.data, options.data_dir, note=note)
-    graph = load_graph(options, num_classes=dataset.num_classes)
+    graph = load_graph(options, **{**member(options), "num_classes": dataset.num_classes})
     dataset = fitted(dataset, graph)
-    model, result = train(graph, dataset, options, screen)
+    model, result = train(graph, dataset, options, screen, size_of(graph, options))
     screen.json({
         "graph": graph.name,
         "data": dataset.name,
@@ -115,6 +121,38 @@ def run(options: argparse.Namespace) -> int:
     if result.checkpoint:
         screen.show(f"checkpoint in {result.checkpoint}", *picture(result, graph, dataset))
     return 0
+
+
+def member(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments that make an architecture small enough to train here: none on a GPU, or if the user chose a size.
+
+    It is the small member (``tricnn.graphs.SMALL``), twice as wide. Dropout falls with the width, for a layer that
+    loses units needs the more of them (Srivastava et al. 2014, appendix A.1), and these have few.
+    """
+    from tricnn.graphs import ARCHITECTURES
+
+    small = dict(small_arguments(options.model))
+    if options.input or options.width or runs_on_gpu(options.executor) or "width" not in small:
+        return {}
+    width = 2 * small["width"]
+    parameters = signature(ARCHITECTURES[options.model]).parameters.values()
+    return {**small, "width": width, **{p.name: p.default * width for p in parameters if p.name.endswith("dropout")}}
+
+
+def runs_on_gpu(executor: str) -> bool:
+    from tricnn.runtime.model import gpu_present
+    from tricnn.runtime.triton_executor import interpreting
+
+    return executor != "numpy" and gpu_present() and not interpreting()
+
+
+def size_of(graph: Graph, options: argparse.Namespace) -> str:
+    """A line that says which size is trained."""
+    channels, height, width = graph.types[graph.inputs[0].name].per_image
+    line = f"{graph.name}: {graph.num_parameters:,} parameters, images {channels}x{height}x{width}"
+    if small := member(options):
+        line += f" (a small member, for there is no GPU: width {small['width']:g}; --width and --input choose)"
+    return line
 
 
 def choose_device(device: str) -> None:
@@ -141,10 +179,13 @@ def fitted(dataset: Dataset, graph: Graph) -> Dataset:
     return replace(dataset, image_size=(height, width), channels=channels)
 
 
-def train(graph: Graph, dataset: Dataset, options: argparse.Namespace, screen: Screen) -> tuple[Model, TrainResult]:
-    """Compile for training and for inference, and run the loop."""
+def train(
+    graph: Graph, dataset: Dataset, options: argparse.Namespace, screen: Screen, about: str | None = None
+) -> tuple[Model, TrainResult]:
+    """Compile for training and for inference, and run the loop, which says ``about`` first."""
     from tricnn.runtime.model import compile
     from tricnn.training import train
+    from tricnn.training.checkpoint import state_sha256
 
     settings = training_options(options)
     executor = options.executor
@@ -153,14 +194,17 @@ def train(graph: Graph, dataset: Dataset, options: argparse.Namespace, screen: S
         label_smoothing=options.label_smoothing,
     )  # fmt: skip
     executor = model.executor.name
+    if options.weights:
+        model.load_state_dict(options.weights)
     settings = replace(settings, fixed={
         "executor": executor, "dtype": options.dtype, "fused": not options.no_fuse,
         "label smoothing": options.label_smoothing,
+        "weights of SHA-256": state_sha256(model.state_dict())[:16] if options.weights else None,
     })  # fmt: skip
     evaluator = compile(graph, "infer", settings.evaluation_batch, options.dtype, executor, None, not options.no_fuse)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow: the loop itself says when it diverges
-        return model, train(model, evaluator, dataset, settings, options.out, options.resume, screen.progress)
+        return model, train(model, evaluator, dataset, settings, options.out, options.resume, screen.progress, about)
 
 
 def training_options(options: argparse.Namespace) -> TrainOptions:

@@ -143,12 +143,14 @@ def train(
     out_dir: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
+    about: str | None = None,
 ) -> TrainResult:
     """Train ``model`` on ``dataset`` and evaluate it after each epoch with ``evaluator``, given its state.
 
     With ``out_dir`` a checkpoint is kept there: at each epoch's end, every ``checkpoint_every`` steps or
     ``checkpoint_seconds``, and when a signal ends the run. ``resume`` goes on from it (from the start where there is
-    none yet); otherwise one that is there is set aside as ``checkpoint.previous.safetensors``.
+    none yet); otherwise one that is there is set aside as ``checkpoint.previous.safetensors``. ``about`` is said
+    first, once the run can begin.
 
     Raises CheckpointError for a checkpoint that is damaged, of another network or of other settings, or cannot be
     written; DivergedError, naming the step, if the loss is not finite; TrainingInterrupted after SIGINT or SIGTERM.
@@ -161,8 +163,8 @@ def train(
         note = run.begin(resume)
         report = Reporter(console or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step)
         stack.enter_context(report)
-        if note:
-            report.say(note)
+        for line in filter(None, (about, note)):
+            report.say(line)
         run.interrupt = stack.enter_context(_signals_noted())
         while run.progress.epoch < options.epochs:
             run.train_epoch(report)
