@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from .errors import GraphError
-from .graph import Graph, Node, Output, check_name
-from .table import OPS, check_attrs, infer_type, integer, pair
+from .graph import Graph, Node, Output, known_type, verified
+from .table import integer, pair
 from .types import N, TensorType
 
 
@@ -58,17 +58,8 @@ class GraphBuilder:
     def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
         """Append a node of any operation. Raises GraphError or ShapeError naming it."""
         full = self._prefix + name if name else self.fresh(op.replace("2d", "").replace("_", ""))
-        check_name(full, "layer name")
-        if full in self.types:
-            raise GraphError(f"layer {full}: the name is used twice; every layer needs a name of its own")
-        if op not in OPS:
-            raise GraphError(f"layer {full}: unknown operation {op!r}; known: {', '.join(sorted(OPS))}")
-        for value in inputs:
-            if value not in self.types:
-                raise GraphError(f"layer {full}: input {value!r} is not defined before it")
-        node = Node(full, op, inputs, attrs)
-        node = Node(full, op, inputs, check_attrs(node))
-        self.types[full] = infer_type(node, [self.types[v] for v in inputs])
+        node = verified(Node(full, op, inputs, attrs), self.types)
+        self.types[full] = known_type(node)
         self.nodes.append(node)
         return full
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
-
-import networkx as nx
 
 from .errors import GraphError, shown
 from .table import OPS, Kind, check_attrs, infer_type
 from .types import TensorType
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*(\.[A-Za-z0-9_\-]+)*", re.ASCII)
 
@@ -52,6 +53,8 @@ class Node:
     op: str
     inputs: tuple[str, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    #: what :func:`verified` found: the types of the inputs and of the result
+    known: tuple[tuple[TensorType, ...], TensorType] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -62,6 +65,36 @@ class Node:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Node, (self.name, self.op, self.inputs, dict(self.attrs)))
+
+
+def verified(node: Node, types: Mapping[str, TensorType]) -> Node:
+    """The node with all attributes normalised, and what is ``known`` of it, given the types of what is before it.
+
+    A node cannot change, so that what was found once holds wherever its inputs have the same types.
+
+    Raises GraphError or ShapeError, naming the layer.
+    """
+    if node.name in types:
+        raise GraphError(f"layer {node.name}: the name is used twice; every layer needs a name of its own")
+    try:
+        inputs = tuple([types[value] for value in node.inputs])
+    except KeyError as missing:
+        value = missing.args[0]
+        raise GraphError(f"layer {node.name}: input {shown(value)} is not defined before it") from None
+    if node.known is not None and node.known[0] == inputs:
+        return node
+    check_name(node.name, "layer name")
+    if node.op not in OPS:
+        raise GraphError(f"layer {node.name}: unknown operation {shown(node.op)}; known: {', '.join(sorted(OPS))}")
+    node = Node(node.name, node.op, node.inputs, check_attrs(node))
+    object.__setattr__(node, "known", (inputs, infer_type(node, inputs)))
+    return node
+
+
+def known_type(node: Node) -> TensorType:
+    """The type of a verified node's result."""
+    assert node.known is not None
+    return node.known[1]
 
 
 @dataclass(frozen=True)
@@ -99,18 +132,8 @@ class Graph:
         types: dict[str, TensorType] = {}
         nodes = []
         for node in self.nodes:
-            check_name(node.name, "layer name")
-            if node.name in types:
-                raise GraphError(f"layer {node.name}: the name is used twice; every layer needs a name of its own")
-            if node.op not in OPS:
-                raise GraphError(
-                    f"layer {node.name}: unknown operation {shown(node.op)}; known: {', '.join(sorted(OPS))}"
-                )
-            for value in node.inputs:
-                if value not in types:
-                    raise GraphError(f"layer {node.name}: input {shown(value)} is not defined before it")
-            node = replace(node, attrs=check_attrs(node))
-            types[node.name] = infer_type(node, [types[v] for v in node.inputs])
+            node = verified(node, types)
+            types[node.name] = known_type(node)
             nodes.append(node)
         object.__setattr__(self, "nodes", tuple(nodes))
         object.__setattr__(self, "types", MappingProxyType(types))
@@ -203,6 +226,8 @@ class Graph:
 
     def networkx(self) -> nx.DiGraph:
         """The graph as a NetworkX DAG: one node per layer, with ``op``, ``kind`` and ``type``."""
+        import networkx as nx
+
         dag = nx.DiGraph(name=self.name)
         for node in self.nodes:
             dag.add_node(node.name, op=node.op, kind=node.kind.value, type=str(self.types[node.name]))
@@ -229,6 +254,8 @@ def topological(nodes: Iterable[Node]) -> tuple[Node, ...]:
 
     Raises GraphError naming the layers of a cycle, or an input that nothing defines.
     """
+    import networkx as nx
+
     nodes = list(nodes)
     place = {node.name: i for i, node in enumerate(nodes)}
     if len(place) < len(nodes):

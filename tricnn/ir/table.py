@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from math import isfinite
+from functools import cached_property
+from math import inf, isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,12 @@ class Op:
     aten: Callable[..., Any]
     doc: str = ""
 
+    @cached_property
+    def operands(self) -> tuple[int, float]:
+        """How many at least, and at most."""
+        least = sum(1 for name in self.inputs if name[-1] not in "?*")
+        return least, inf if any(name.endswith("*") for name in self.inputs) else len(self.inputs)
+
 
 OPS: dict[str, Op] = {}
 
@@ -128,9 +135,8 @@ def check_attrs(node: Node) -> Mapping[str, Any]:
 def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
     """The type of a node's result; raises ShapeError naming the layer."""
     row = OPS[node.op]
-    least = sum(1 for name in row.inputs if name[-1] not in "?*")
-    most = None if any(name.endswith("*") for name in row.inputs) else len(row.inputs)
-    if len(inputs) < least or (most is not None and len(inputs) > most):
+    least, most = row.operands
+    if not least <= len(inputs) <= most:
         wanted = " ".join(row.inputs) or "none"
         raise GraphError(f"layer {node.name}: {node.op} takes inputs ({wanted}), {len(inputs)} given")
     try:
@@ -225,7 +231,8 @@ def text(default: Any = REQUIRED, choices: Sequence[str] | None = None) -> Attr:
     return Attr(check, f"one of {', '.join(choices)}" if choices else "a string", default)
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise ShapeError(message) unless ``condition`` holds (the caller adds the layer's name)."""
+def require(condition: bool, message: str | Callable[[], str]) -> None:
+    """Raise ShapeError(message) unless ``condition`` holds (the caller adds the layer's name). Where a network has very
+    many of the operation, the message is a function: most of them are never read."""
     if not condition:
-        raise ShapeError(message)
+        raise ShapeError(message if isinstance(message, str) else message())

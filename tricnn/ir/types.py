@@ -45,8 +45,8 @@ class TensorType:
 
     @property
     def per_image(self) -> tuple[int, ...]:
-        """The dimensions other than the batch."""
-        return tuple(d for d in self.shape if isinstance(d, int))
+        """The dimensions other than the batch, which is the first if there is one."""
+        return self.shape[1:] if self.batched else self.shape  # type: ignore[return-value]
 
     @property
     def channels(self) -> int:
@@ -72,7 +72,7 @@ class TensorType:
     @property
     def spatial(self) -> tuple[int, int]:
         """``(H, W)``; ``(1, 1)`` for ``[N, C]``."""
-        return (self.per_image[1], self.per_image[2]) if len(self.shape) == 4 else (1, 1)
+        return self.per_image[1:3] if len(self.shape) == 4 else (1, 1)  # type: ignore[return-value]
 
     @property
     def pixels(self) -> int:

@@ -35,8 +35,10 @@ def conv_output(a: Any, x: TensorType, kernel: tuple[int, int]) -> tuple[int, in
     reach = (dh * (r - 1) + 1, dw * (s - 1) + 1)
     require(
         reach[0] <= h + top + bottom and reach[1] <= w + left + right,
-        f"kernel {reach[0]}x{reach[1]} (dilation counted) is larger than its padded input "
-        f"{h + top + bottom}x{w + left + right}; use a smaller kernel, more padding or a larger image",
+        lambda: (
+            f"kernel {reach[0]}x{reach[1]} (dilation counted) is larger than its padded input "
+            f"{h + top + bottom}x{w + left + right}; use a smaller kernel, more padding or a larger image"
+        ),
     )
     return (
         output_size(h, r, a["stride"][0], top, bottom, dh),
@@ -45,20 +47,22 @@ def conv_output(a: Any, x: TensorType, kernel: tuple[int, int]) -> tuple[int, in
 
 
 def _conv_shape(a: Any, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
-    require(len(x.shape) == 4 and x.batched, f"input must be [N, C, H, W], it is {x}")
-    require(len(w.shape) == 4, f"weight must be [K, C/groups, R, S], it is {w}")
+    require(len(x.shape) == 4 and x.batched, lambda: f"input must be [N, C, H, W], it is {x}")
+    require(len(w.shape) == 4, lambda: f"weight must be [K, C/groups, R, S], it is {w}")
     filters, per_group, r, s = w.per_image
     require(
         x.channels % a["groups"] == 0 and filters % a["groups"] == 0,
-        f"groups={a['groups']} must divide the {x.channels} input channels and the {filters} filters",
+        lambda: f"groups={a['groups']} must divide the {x.channels} input channels and the {filters} filters",
     )
     require(
         per_group * a["groups"] == x.channels,
-        f"weight {w} with groups={a['groups']} fits {per_group * a['groups']} input channels, the input has "
-        f"{x.channels}",
+        lambda: (
+            f"weight {w} with groups={a['groups']} fits {per_group * a['groups']} input channels, the input has "
+            f"{x.channels}"
+        ),
     )
     if b is not None:
-        require(b.shape == (filters,), f"bias must be [{filters}], it is {b}")
+        require(b.shape == (filters,), lambda: f"bias must be [{filters}], it is {b}")
     return TensorType((N, filters, *conv_output(a, x, (r, s))))
 
 

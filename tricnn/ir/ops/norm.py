@@ -33,11 +33,11 @@ def _axes(x: Any) -> tuple[int, ...]:
 
 
 def _bn_shape(a: Any, x: TensorType, *vectors: TensorType) -> TensorType:
-    for vector in vectors:
-        require(
-            vector.shape == (x.channels,),
-            f"weight, bias and running statistics must be [{x.channels}] for input {x}, one is {vector}",
-        )
+    wrong = next((v for v in vectors if v.shape != (x.channels,)), None)
+    require(
+        wrong is None,
+        lambda: f"weight, bias and running statistics must be [{x.channels}] for input {x}, one is {wrong}",
+    )
     return x
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,14 @@ def _shape_attr(*, batch: bool) -> Attr:
     return Attr(check, "a list of positive integers")
 
 
+@lru_cache(maxsize=1024)
+def _canonical(text: str) -> str:
+    """An initialiser as it prints; raises GraphError."""
+    return str(Init.parse(text))
+
+
 def _init_attr() -> Attr:
-    return Attr(lambda v: str(Init.parse(str(v))), "an initialiser such as he_normal or constant(0)", "constant(0)")
+    return Attr(lambda v: _canonical(str(v)), "an initialiser such as he_normal or constant(0)", "constant(0)")
 
 
 def _given(*_: Any) -> Any:
