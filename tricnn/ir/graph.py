@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from .errors import GraphError, shown
-from .table import OPS, Kind, check_attrs, infer_type
+from .table import OPS, Kind, check_attrs, infer_type, no_macs
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -222,7 +222,8 @@ class Graph:
         return sum(self.node_macs(node) for node in self.nodes)
 
     def node_macs(self, node: Node) -> int:
-        return OPS[node.op].macs(node.attrs, self.types[node.name], *[self.types[v] for v in node.inputs])
+        macs = OPS[node.op].macs
+        return 0 if macs is no_macs else macs(node.attrs, *[self.types[v] for v in (node.name, *node.inputs)])
 
     def networkx(self) -> nx.DiGraph:
         """The graph as a NetworkX DAG: one node per layer, with ``op``, ``kind`` and ``type``."""

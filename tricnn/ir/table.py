@@ -43,6 +43,10 @@ class Attr:
     accepts: str
     default: Any = REQUIRED
 
+    def __post_init__(self) -> None:
+        if self.default is not REQUIRED:
+            object.__setattr__(self, "default", self.check(self.default))
+
     def checked(self, layer: str, name: str, value: Any) -> Any:
         """The value, normalised; raises GraphError naming the layer and what is accepted."""
         try:
@@ -91,6 +95,15 @@ class Op:
         least = sum(1 for name in self.inputs if name[-1] not in "?*")
         return least, inf if any(name.endswith("*") for name in self.inputs) else len(self.inputs)
 
+    def operand_names(self, count: int) -> tuple[str, ...]:
+        """The names of ``count`` operands, the last one's for those that follow it."""
+        names = self._bare_names
+        return names if count <= len(names) else names + names[-1:] * (count - len(names))
+
+    @cached_property
+    def _bare_names(self) -> tuple[str, ...]:
+        return tuple(name.rstrip("?*") for name in self.inputs)
+
 
 OPS: dict[str, Op] = {}
 
@@ -128,7 +141,7 @@ def check_attrs(node: Node) -> Mapping[str, Any]:
         value = node.attrs.get(name, attr.default)
         if value is REQUIRED:
             raise GraphError(f"layer {node.name}: {node.op} needs {name} ({attr.accepts})")
-        values[name] = attr.checked(node.name, name, value)
+        values[name] = value if value is attr.default else attr.checked(node.name, name, value)
     return MappingProxyType(values)
 
 
@@ -140,8 +153,8 @@ def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
         wanted = " ".join(row.inputs) or "none"
         raise GraphError(f"layer {node.name}: {node.op} takes inputs ({wanted}), {len(inputs)} given")
     try:
-        for i, type_ in enumerate(inputs):
-            _check_operand(row.inputs[min(i, len(row.inputs) - 1)].rstrip("?*"), type_)
+        for name, type_ in zip(row.operand_names(len(inputs)), inputs):
+            _check_operand(name, type_)
         return row.shape(node.attrs, *inputs)
     except ShapeError as error:
         raise ShapeError(f"layer {node.name} ({node.op}): {error}") from None
