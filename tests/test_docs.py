@@ -1,0 +1,34 @@
+"""The figures in the documentation are those of the code."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture
+def zoo():
+    """``docs/zoo.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("zoo", DOCS / "zoo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_networks_has_the_sizes_that_the_graphs_have(zoo):
+    assert zoo.sizes() in (DOCS / "zoo.md").read_text()
+
+
+def test_the_table_has_the_launches_of_lenet_by_hand(zoo):
+    """Inference is a kernel for each of the two convolutions and three dense layers, with 11 layers in all."""
+    cells = [cell.strip() for cell in zoo.plans(["lenet"]).splitlines()[-1].split("|")]
+    assert cells[1:4] == ["`lenet`", "5", "11"]
+    assert float(cells[4]) < float(cells[5]) and float(cells[8]) < float(cells[9]) and int(cells[6]) < int(cells[7])
+
+
+@pytest.mark.slow
+def test_the_whole_table_is_current(zoo, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["zoo.py", "--check"])
+    assert zoo.main() == 0, capsys.readouterr().err
