@@ -31,7 +31,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `batch_stats` (or `store_tile_stats` in an epilogue) | count, mean, M2 per channel of each tile | rows, columns |
 | `merge_stats` | their merging | columns, splits |
 | `softmax`, `cross_entropy`, `mean_rows` | the loss, and the gradient of the logits | rows; one program |
-| `sgd` | one step of the optimiser | elements |
+| `sgd`, `sgd_of_many` | one step of the optimiser, for one tensor or all | elements; blocks of all of them |
 | `to_nchw`, `from_nchw` | memory orders | rows, columns |
 
 Helpers for the generated functions: `round_to`, `dot`, `keep_mask`, `nchw_element`, `max_over_window`,

@@ -172,6 +172,16 @@ def train(
         return run.result()
 
 
+def on_gpu(model: Trainable) -> bool:
+    return any(getattr(p, "is_cuda", False) for p in model.parameters().values())
+
+
+def one_launch_sgd(*settings: Any) -> SGD:
+    from .one_launch_sgd import OneLaunchSGD  # imports triton
+
+    return OneLaunchSGD(*settings)
+
+
 class _Run:
     """One run's state and the steps it is made of."""
 
@@ -184,7 +194,8 @@ class _Run:
         self.rates = options.rates(self.steps_per_epoch)
         vectors = frozenset(name for name, x in model.state_dict().items() if len(x.shape) < 2)
         no_decay = frozenset() if options.decay_vectors else vectors
-        self.optimiser = SGD(options.momentum, options.nesterov, options.weight_decay, no_decay)
+        optimiser = one_launch_sgd if on_gpu(model) else SGD
+        self.optimiser = optimiser(options.momentum, options.nesterov, options.weight_decay, no_decay)
         self.progress = Progress()
         self.interrupt: list[int] = []
         self.saved_at = time.monotonic()
