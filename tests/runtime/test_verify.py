@@ -5,7 +5,9 @@ import pytest
 from tests.runtime.networks import KINDS, network
 from tricnn.codegen import expressions
 from tricnn.graphs import lenet
-from tricnn.runtime.verify import verify
+from tricnn.runtime.model import compile
+from tricnn.runtime.triton_executor import interpreting
+from tricnn.runtime.verify import compiled, verify
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -25,6 +27,18 @@ def test_inference_kernels_are_within_their_tolerance(kind: str, fuse: bool) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_unfused_training_kernels_too(kind: str) -> None:
     assert [c for c in verify(network(kind), mode="train", batch=2, dtype="fp32", fuse=False) if not c.ok] == []
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_a_target_s_tiles_are_verified_where_one_is_named(dtype: str) -> None:
+    """Without a GPU the tiles are the interpreter's, larger and fewer; the GPU's must be right as well."""
+    graph = network("residual")
+    checks = verify(graph, mode="train", batch=2, dtype=dtype, target="sm_90")
+    assert checks and [c for c in checks if not c.ok] == []
+    named = compiled(graph, mode="train", batch=2, dtype="fp32", target="sm_90")
+    assert named.source == compile(graph, "train", 2, "fp32", "triton", "sm_90").source
+    if interpreting():
+        assert named.source != compiled(graph, mode="train", batch=2, dtype="fp32").source
 
 
 def test_a_wrong_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, small_arguments
+from .arguments import add_compilation, add_model, add_target, check_dtype, chosen_target, load_graph, small_arguments
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
@@ -23,6 +23,7 @@ examples:
   tricnn verify lenet                          one training step, forward and backward
   tricnn verify resnet18 --dtype bf16          without a GPU: a small member of the same topology
   tricnn verify resnet18 --input 3,224,224 --batch 1
+  tricnn verify lenet --target sm_90           without a GPU: the tiles a GPU would have, slowly
   tricnn verify mine.txt --mode infer --no-fuse
 
 Exit status 1 if any kernel is outside its tolerance.
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from .screen import Screen
 
     screen = Screen(options.json)
-    target = chosen_target(options.target)
+    target = chosen_target(options.target) if options.target is not None else None
     on_gpu = runs_on_gpu()
     batch = options.batch or (BATCH_ON_GPU if on_gpu else BATCH_INTERPRETED)
     sized = options.batch or options.input or options.width
@@ -58,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     failed = [c for c in result["checks"] if not c["ok"]]
     screen.show(
         tables.checks(result),
-        f"{plural(result['kernels'], 'kernel')}, {plural(len(result['checks']), 'value')}: "
+        f"{plural(result['kernels'], 'kernel')}, {plural(result['launches'], 'launch')}, "
+        f"{plural(len(result['checks']), 'value')}: "
         + (f"{len(failed)} outside tolerance" if failed else "all within tolerance")
         + f" ({result['seconds']:.1f} s)",
     )
@@ -78,32 +80,37 @@ def runs_on_gpu() -> bool:
 
 
 def verified(
-    graph: Graph, screen: Screen, *, mode: str, batch: int, dtype: str, target: str, fuse: bool, seed: int,
+    graph: Graph, screen: Screen, *, mode: str, batch: int, dtype: str, target: str | None, fuse: bool, seed: int,
     compiled_batch: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The object that ``--json`` prints. Tiles are those of ``compiled_batch``, if it is not the batch that runs."""
-    from tricnn.runtime.model import compile
-    from tricnn.runtime.verify import verify_model
+    from tricnn.runtime.triton_executor import interpreting
+    from tricnn.runtime.verify import compiled, verify_model
 
     from ..report.progress import Steps
 
     began = time.perf_counter()
-    program = lowered(graph, mode, compiled_batch or batch, dtype, target, fuse=fuse)
+    check_dtype(dtype)
+    model = compiled(
+        graph, mode=mode, batch=compiled_batch or batch, dtype=dtype, fuse=fuse, seed=seed, target=target
+    )  # fmt: skip
+    program = model.program
     count = sum(len(kernel.writes) for kernel in program.plan.kernels)
     with Steps(screen.progress, "verifying", count, "values") as steps, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter's NumPy computes what masks hide, too
-        model = compile(graph, mode, compiled_batch or batch, dtype, "triton", target, fuse, seed=seed)
         checks = verify_model(model, batch, seed, lambda check: steps.done(check.kernel))
     return {
         "graph": graph.name,
         "mode": mode,
         "batch": batch,
         "dtype": dtype,
-        "target": target,
+        "target": model.target,
+        "tiles": "interpreter" if interpreting() and target is None else model.target,
         "fused": fuse,
         "device": device_name(),
         "ok": all(c.ok for c in checks),
         "kernels": len(program.plan.kernels),
+        "launches": len(program.launches),
         "seconds": round(time.perf_counter() - began, 3),
         "checks": [as_json(c) for c in checks],
     }

@@ -6,6 +6,9 @@ warps is what a Hopper MMA wants; fp32 products run on the plain FMA units, wher
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -18,6 +21,36 @@ class Tile:
     stages: int
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What tiles are chosen for: how many of them should fill it, between how many programs a long sum is dealt out
+    (about two waves on 132 processors), how many elements a pointwise tile has, and whether fp32 has units for
+    matrices."""
+
+    tiles: int
+    programs: int
+    elements: int
+    wide_fp32: bool = False
+
+
+GPU = Machine(128, 264, 1024)
+#: Triton's interpreter runs one program after another, each operation at much the same cost whatever its size. A few
+#: large tiles cost least; two of each kind still show what goes wrong between tiles.
+INTERPRETER = Machine(2, 4, 2048, wide_fp32=True)
+
+_machine = ContextVar("machine", default=GPU)
+
+
+@contextmanager
+def chosen_for(machine: Machine) -> Iterator[None]:
+    """Kernels lowered inside have tiles for this machine."""
+    token = _machine.set(machine)
+    try:
+        yield
+    finally:
+        _machine.reset(token)
+
+
 def power_of_two(n: int) -> int:
     """The least power of two that is at least ``n``."""
     return 1 << max(n - 1, 0).bit_length()
@@ -25,13 +58,13 @@ def power_of_two(n: int) -> int:
 
 def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0) -> Tile:
     """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for)."""
-    narrow = dtype in ("fp16", "bf16")
-    m, n, k = (128, 128, 64) if narrow else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
+    machine, narrow = _machine.get(), dtype in ("fp16", "bf16")
+    m, n, k = (128, 128, 64) if narrow or machine.wide_fp32 else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
     m = min(m, max(power_of_two(rows), 16))
     n = min(n, max(power_of_two(columns), 16))
     k = min(k, max(power_of_two(depth), 16))
-    # A small product should still fill the machine: shrink its tiles until there are some 128 of them.
-    while m > 32 and -(-rows // m) * -(-columns // n) < 128:
+    # A small product should still fill the machine: shrink its tiles until there are enough of them.
+    while m > 32 and -(-rows // m) * -(-columns // n) < machine.tiles:
         m //= 2
     stages = 3 if narrow and target.startswith("sm_") else 2
     for step in range(attempt):
@@ -46,15 +79,15 @@ def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, at
     return Tile(m, n, k, 8 if m * n >= 16384 else 4, stages)
 
 
-def split_of(tiles: int, pixels: int, block: int, programs: int = 264) -> int:
-    """How many programs share the sum over ``pixels`` of a weight gradient: about two waves on 132 processors, each
-    with at least four blocks to sum; a power of two."""
+def split_of(tiles: int, pixels: int, block: int, programs: int | None = None) -> int:
+    """How many programs share the sum over ``pixels`` of a weight gradient: enough to fill the machine, each with at
+    least four blocks to sum; a power of two."""
     most = max(1, pixels // (4 * block))
-    wanted = max(1, programs // max(tiles, 1))
+    wanted = max(1, (programs or _machine.get().programs) // max(tiles, 1))
     return 1 << (min(most, wanted, 256).bit_length() - 1)
 
 
 def elementwise(channels: int, attempt: int = 0) -> Tile:
-    """[pixels, channels] in tiles of about 1024 elements."""
+    """[pixels, channels] in tiles of about 1024 elements on a GPU."""
     n = min(power_of_two(channels), 256)
-    return Tile(max(1, (1024 >> attempt) // n), n, 1, 4, 1)
+    return Tile(max(1, (_machine.get().elements >> attempt) // n), n, 1, 4, 1)

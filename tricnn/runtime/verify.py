@@ -1,7 +1,10 @@
 """Verification: every emitted kernel against float64 NumPy, on the same inputs.
 
 Each kernel of the plan gets the inputs the kernels before it really left in memory; the interpreter computes the same
-kernel from them in float64. So an error cannot hide behind, or be blamed on, an earlier one.
+kernel from them in float64. So an error cannot hide behind, or be blamed on, an earlier one. Every launch is run.
+
+Triton's interpreter takes its time for each operation of each program, so without a GPU the tiles are chosen for it (a
+few large ones) unless a target is named: then they are the target's.
 
 Tolerances are derived, not picked. A sum of K products a*b whose operands are rounded with unit roundoff u, accumulated
 in fp32, has errors that behave as independent: they add up to about
@@ -16,12 +19,14 @@ fp32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 
+from ..codegen import tiles
 from ..codegen.program import DTYPES, Launch, element, evaluate
 from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel
@@ -29,6 +34,8 @@ from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Environment, Kind
 from .interpreter import kernel_values
 from .model import Model, compile
+from .quick_interpreter import quick_interpreter
+from .triton_executor import interpreting
 
 SAFETY = 4.0
 #: operations that choose or drop numbers, and so round nothing
@@ -60,8 +67,17 @@ def verify(
 
     Raises TargetError where neither a GPU nor Triton's interpreter is there.
     """
-    model = compile(graph, mode, batch, dtype, "triton", target, fuse, seed=seed)
+    model = compiled(graph, mode=mode, batch=batch, dtype=dtype, fuse=fuse, seed=seed, target=target)
     return verify_model(model, batch, seed, on_done)
+
+
+def compiled(
+    graph: Graph, *, mode: str, batch: int, dtype: str, fuse: bool = True, seed: int = 0, target: str | None = None
+) -> Model:
+    """The model to verify, with tiles for what will run it: the GPU, Triton's interpreter, or the target named."""
+    machine = tiles.INTERPRETER if interpreting() and target is None else tiles.GPU
+    with tiles.chosen_for(machine):
+        return compile(graph, mode, batch, dtype, "triton", target, fuse, seed=seed)
 
 
 def verify_model(
@@ -87,16 +103,8 @@ def verify_model(
         real = plan.type(value).dtype.startswith("float")
         return np.array(x.detach().float().cpu().numpy(), dtype=np.float64) if real else x.detach().cpu().numpy()
 
-    functions = {f.name: f for f in program.functions}
     scalars = {"N": batch, "seed_lo": seed & 0xFFFFFFFF, "seed_hi": seed >> 32 & 0xFFFFFFFF, "step": 0}
-
-    def run(launches: list[Launch]) -> None:
-        for launch in launches:
-            arguments = [scalars[a] if a in scalars else tensors[a] for a in launch.arguments]
-            grid = tuple(evaluate(g, batch) for g in launch.grid)
-            function = functions[launch.function]
-            options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
-            getattr(executor.module, launch.function)[grid](*arguments, **options)
+    arguments = {**tensors, **scalars}
 
     def check(kernel: Kernel, values: Mapping[str, np.ndarray], names: Iterable[str]) -> None:
         written = {v: host(v) for v in kernel.writes}
@@ -113,17 +121,29 @@ def verify_model(
         memory = {v: host(v) for v in kernel.reads}
         launches = [x for x in program.launches if x.kernel == kernel.name and x not in last]
         _poison(model, tensors, kernel, launches, batch)
-        run(launches)
+        _run(model, launches, arguments, batch)
         values = kernel_values(plan, kernel, memory, env, {v: host(v) for v in kernel.writes})
         check(kernel, values, [v for v in kernel.writes if v not in late])
         if late & set(kernel.writes):
             waiting.append((kernel, values))
     for value in late:
         tensors[value].fill_(float("nan"))
-    run(last)
+    _run(model, last, arguments, batch)
     for kernel, values in waiting:
         check(kernel, values, [v for v in kernel.writes if v in late])
     return checks
+
+
+def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch: int) -> None:
+    """Launch a kernel, and what adds up the partial results it leaves."""
+    functions = {f.name: f for f in model.program.functions}
+    with quick_interpreter() if interpreting() else nullcontext():
+        for launch in launches:
+            function = functions[launch.function]
+            grid = tuple(evaluate(g, batch) for g in launch.grid)
+            options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
+            jitted = getattr(model.executor.module, launch.function)
+            jitted[grid](*(values[a] for a in launch.arguments), **options)
 
 
 def _random_state(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -135,7 +155,7 @@ def _random_state(model: Model, rng: np.random.Generator) -> dict[str, np.ndarra
     return state
 
 
-def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, launches: list[Any], batch: int) -> None:
+def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, launches: list[Launch], batch: int) -> None:
     """Fill what the kernel must write with NaN, so that an element it forgets shows. Not what it updates in place, nor
     the channels that other kernels wrote beside its own."""
     plan = model.plan
