@@ -211,10 +211,18 @@ def _operand_roundoff(model: Model, kernel: Kernel, node: Node) -> float:
     for raw in node.inputs[:2]:
         value = model.plan.storage(raw)
         weights = model.plan.type(value).dtype == "float32"
-        computed = value in kernel.by_name and kernel.by_name[value].op not in EXACT
-        if weights or computed:
+        if weights or _computed(model, kernel, value):
             return ROUNDOFF[model.dtype]
     return 0.0
+
+
+def _computed(model: Model, kernel: Kernel, value: str) -> bool:
+    """Does this kernel compute the value, and not just choose among numbers that lie in memory? Then it rounds it
+    to multiply it."""
+    node = kernel.by_name.get(value)
+    if node is None:
+        return False
+    return node.op not in EXACT or any(_computed(model, kernel, model.plan.storage(v)) for v in node.inputs)
 
 
 def _real(x: np.ndarray) -> bool:
