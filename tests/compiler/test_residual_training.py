@@ -86,3 +86,28 @@ def test_the_gradient_of_a_strided_projection_is_stored_small():
     small = next(v for k in plan.kernels for v in k.writes if v.startswith("block2.shortcut.grad_input"))
     assert plan.type(small).spatial == (5, 5)
     assert not any("block2.shortcut.grad_input" in k.writes for k in plan.kernels), "spread out as it is loaded"
+
+
+def stem() -> Graph:
+    b = GraphBuilder("stem")
+    x = b.conv2d(b.input("x", (3, 11, 11)), 8, 3, padding=1, bias=False, name="conv")
+    x = b.max_pool2d(b.relu(b.batch_norm(x, name="bn"), name="act"), 3, 2, padding=1, name="pool")
+    return b.build(b.linear(b.flatten(b.conv2d(x, 4, 3, name="next")), 5, name="fc"))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_batch_norms_gradient_sums_leave_with_the_gradient_of_a_pooling(dtype):
+    """(max_pool2d_grad(dy), normalize_grad_sums(max_pool2d_grad(dy), z)) in one pass, where windows overlap."""
+    model = tricnn.compile(stem(), "train", 3, dtype, "triton", seed=2)
+    kernel = kernel_of(model.plan, "bn.grad_sums", "max_pool2d_grad")
+    assert "conv" in kernel.reads
+    assert [check for check in verify_model(model, 3) if not check.ok] == []
+
+
+def test_a_bias_in_front_of_batch_norm_does_not_make_its_gradient_pass_through_memory():
+    """channel_sum shares wgrad's load, so dz is read by two kernels, which form it as they load."""
+    b = GraphBuilder("biased")
+    x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 8, 8)), 8, 3, name="first")))
+    x = b.relu(b.batch_norm(b.conv2d(x, 8, 3, name="second")))
+    plan = tricnn.compile(b.build(b.linear(b.flatten(b.global_avg_pool(x)), 5)), "train", 2, executor="numpy").plan
+    assert not [v for k in plan.kernels for v in k.writes if plan.graph.by_name[v].op == "normalize_grad_input"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel
 from ..ir.graph import Node
 from . import tiles
 from .body import At
+from .lower_sums import finish_sides, side_buffers
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, tile_grid
 from .program import element
 
@@ -73,6 +75,8 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
     constants = _window(state, node, node.name, node.inputs[0])
     c, rows = constants["C"], constants["H"] * constants["W"]
     tile = tiles.elementwise(c, state.attempt(name))
+    if any(n.op in SIDE_SUMS for n in kernel.nodes):
+        tile = tiles.with_sums(c, state.attempt(name))
     load, store = state.body(kernel), state.body(kernel)
     load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
     epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
@@ -87,11 +91,14 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
             {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
         )  # fmt: skip
 
+    parts = f"cdiv(N * {rows}, {tile.m})"
+    side_buffers(state, store, parts, c)
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, index, everything_of(store)],
         tile_grid(rows, c, tile), tile, writes=tuple(store.written), kind=node.op,
         flops=prod(plan.type(node.name).per_image),
     )  # fmt: skip
+    finish_sides(state, kernel, store, parts, c)
 
 
 def lower_loss(state: Lowering, kernel: Kernel) -> None:

@@ -91,3 +91,8 @@ def elementwise(channels: int, attempt: int = 0) -> Tile:
     """[pixels, channels] in tiles of about 1024 elements on a GPU."""
     n = min(power_of_two(channels), 256)
     return Tile(max(1, (_machine.get().elements >> attempt) // n), n, 1, 4, 1)
+
+
+def with_sums(channels: int, attempt: int = 0) -> Tile:
+    """[pixels, channels] for a pass that leaves sums over the pixels of each tile: enough pixels that they are few."""
+    return Tile(64 >> attempt, min(power_of_two(channels), 64), 1, 4, 1)

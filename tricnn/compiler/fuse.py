@@ -40,8 +40,9 @@ HOST_FILTERS = 512
 WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
 #: reductions whose result has no pixels left to have an epilogue at
 COLLAPSING = ("channel_sum", "batch_stats", "normalize_grad_sums", "cross_entropy", "cross_entropy_grad")
-#: sums over pixels that a convolution can take along as it stores
+#: sums over pixels, and the kernels that can take them along as they store
 SIDE_SUMS = ("batch_stats", "normalize_grad_sums")
+TAKE_ALONG = ("conv2d", "conv2d_grad_input", "max_pool2d_grad", "avg_pool2d_grad")
 SIBLINGS = {"max_pool2d_index": "max_pool2d", "cross_entropy_grad": "cross_entropy"}
 
 
@@ -84,7 +85,8 @@ class _Fuser:
     def plan(self) -> Plan:
         if self.enabled:
             for node in self.nodes:
-                if not chainable(node) and node.op not in GATHERS and node.name not in self.group:
+                gathered = node.op in GATHERS and not self.several_windows(node)
+                if not chainable(node) and not gathered and node.name not in self.group:
                     self.start(node)
             self.inline()
         for node in self.nodes:
@@ -184,7 +186,7 @@ class _Fuser:
     def can_take_along(self, group: _Group, tail: Node, node: Node) -> bool:
         """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
         leaves a partial result."""
-        if node.op not in SIDE_SUMS or group.anchor.op not in ("conv2d", "conv2d_grad_input"):
+        if node.op not in SIDE_SUMS or group.anchor.op not in TAKE_ALONG:
             return False
         pooled = any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members)
         same = self.graph.types[tail.name].shape == self.graph.types[group.anchor.name].shape
@@ -237,14 +239,17 @@ class _Fuser:
                 self.inlined.add(node.name)
 
     def times_read(self, value: str) -> float:
-        """How many times over all of a value is read; a slice of it reads its share, wherever the slice is read."""
-
-        def share(reader: Node) -> float:
-            if reader.op != "slice_channels":
-                return 1.0
-            return self.bytes(reader.name) / max(self.bytes(value), 1) * self.times_read(reader.name)
-
-        return sum(map(share, self.readers[value]))
+        """How many times over all of a value is loaded: once by each kernel that reads it, and a slice of it for its
+        share wherever the slice is read."""
+        times, kernels = 0.0, set()
+        for reader in self.readers[value]:
+            group = self.group.get(reader.name)
+            if reader.op == "slice_channels":
+                times += self.bytes(reader.name) / max(self.bytes(value), 1) * self.times_read(reader.name)
+            elif group is None or group.anchor.name not in kernels:
+                times += 1
+                kernels |= set() if group is None else {group.anchor.name}
+        return times
 
     def can_inline(self, node: Node) -> bool:
         return self.why_not_inlined(node) is None
@@ -252,7 +257,7 @@ class _Fuser:
     def why_not_inlined(self, node: Node) -> str | None:
         if not chainable(node) and node.op not in GATHERS:
             return f"{node.op} cannot be computed at one pixel as it is loaded"
-        if node.op in ("max_pool2d_grad", "avg_pool2d_grad") and not _exclusive(node):
+        if self.several_windows(node):
             return "the windows overlap: a pixel's gradient is a sum over several windows"
         if node.op == "avg_pool2d_grad" and self.cut_off(node):
             return "windows at the border are cut off and divide by less"
@@ -275,6 +280,10 @@ class _Fuser:
             if not self.alike(node, self.read_as(reader, node)):
                 return "its reader sees it under another shape"
         return None if self.readers[node.name] else "nothing reads it"
+
+    def several_windows(self, node: Node) -> bool:
+        """Is it the gradient of a pooling with pixels that lie in more than one window?"""
+        return node.op in ("max_pool2d_grad", "avg_pool2d_grad") and not _exclusive(node)
 
     def cut_off(self, node: Node) -> bool:
         """Do windows (of ceil mode) reach beyond the image?"""

@@ -1,0 +1,78 @@
+"""Launches of every network, training (without the optimiser's one) and inference: a plan that grows worse is seen.
+
+Bytes per image are the issue of fusion; the bounds are those of a scheme that stores each activation once, in bf16 at
+batch 256 (docs/training-fusion.md), and a compiler that fuses only passes and reductions moves about twice as many.
+"""
+
+import pytest
+
+from tricnn.cli.arguments import lowered
+from tricnn.graphs import ARCHITECTURES
+
+LAUNCHES = {
+    "lenet": (17, 5),
+    "lenet_sigmoid": (17, 5),
+    "lenet5": (103, 70),
+    "alexnet": (32, 11),
+    "alexnet_lecture": (32, 11),
+    "alexnet_2012": (36, 13),
+    "vgg11": (35, 11),
+    "vgg11_bn": (63, 11),
+    "vgg13": (41, 13),
+    "vgg13_bn": (77, 13),
+    "vgg16": (50, 16),
+    "vgg16_bn": (92, 16),
+    "vgg19": (59, 19),
+    "vgg19_bn": (107, 19),
+    "inception_block": (19, 8),
+    "googlenet": (234, 74),
+    "googlenet_bn": (294, 72),
+    "inception_bn": (369, 83),
+    "inception_v3": (516, 109),
+    "inception_v4": (779, 169),
+    "inception_resnet_v2": (1131, 251),
+    "resnet18": (119, 23),
+    "resnet34": (207, 39),
+    "resnet50": (277, 56),
+    "resnet101": (532, 107),
+    "resnet152": (787, 158),
+    "resnet18_v2": (116, 23),
+    "resnet34_v2": (204, 39),
+    "resnet50_v2": (287, 56),
+    "resnet101_v2": (559, 107),
+    "resnet152_v2": (831, 158),
+    "cifar_resnet20": (117, 25),
+    "cifar_resnet32": (183, 37),
+    "cifar_resnet44": (249, 49),
+    "cifar_resnet56": (315, 61),
+    "cifar_resnet110": (612, 115),
+    "cifar_resnet20_bn_after_addition": (118, 25),
+    "cifar_resnet20_relu_before_addition": (116, 25),
+    "cifar_resnet20_relu_preactivation": (117, 25),
+    "cifar_resnet20_preactivation": (120, 25),
+}
+#: MB per image, training
+BYTES = {"resnet18": 53, "resnet50": 245, "vgg16_bn": 260}
+
+
+def program(name: str, mode: str):
+    return lowered(ARCHITECTURES[name](), mode, 256, "bf16", "sm_90", fuse=True)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_launches(name):
+    assert tuple(len(program(name, mode).launches) for mode in ("train", "infer")) == LAUNCHES[name]
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_bytes_of_a_training_step(name):
+    assert program(name, "train").dram_bytes() / 256e6 <= BYTES[name]
+
+
+def test_resnet50():
+    """At most 300 launches a step with the optimiser's, 42 MB of activations an image, and 56 MB moved by inference."""
+    train = program("resnet50", "train")
+    assert len(train.launches) + 1 <= 300
+    weights = sum(b.bytes(256) for b in train.buffers.values() if b.persistent)
+    assert (train.peak_memory_bytes() - weights) / 256e6 <= 42
+    assert program("resnet50", "infer").dram_bytes() / 256e6 <= 56
