@@ -245,8 +245,7 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
     """batch_stats by tiles, then merged; the merge also updates the running statistics."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     x = plan.type(node.inputs[0])
-    tile = tiles.elementwise(x.channels, state.attempt(name))
-    tile = tiles.Tile(max(tile.m, 16 * 1024 // tile.n // 16), tile.n, 1, 4, 1)
+    tile = tiles.with_sums(x.channels, state.attempt(name))
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", node.inputs[0], x.channels, "x")
     parts = f"cdiv(N * {x.pixels}, {tile.m})"
