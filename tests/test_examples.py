@@ -1,0 +1,36 @@
+"""The examples do what the README says of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tricnn.cli import main
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NETWORK = str(EXAMPLES / "my_network.txt")
+
+
+def test_the_network_as_text_is_ten_lines():
+    assert len((EXAMPLES / "my_network.txt").read_text().splitlines()) == 10
+
+
+def test_the_network_as_text_compiles_verifies_and_trains(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRICNN_CACHE", str(tmp_path / "cache"))
+    assert main(["compile", NETWORK, "--target", "sm_90", "--batch", "64", "--out", str(tmp_path / "out")]) == 0
+    assert "conv, pool, act" in capsys.readouterr().out and (tmp_path / "out" / "kernels.py").exists()
+    assert main(["verify", NETWORK]) == 0
+    assert "all within tolerance" in capsys.readouterr().out
+    assert main(["train", NETWORK, "--data", "digits", "--epochs", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert float(shown.split("test accuracy ")[-1].split("%")[0]) > 90
+
+
+def test_the_network_in_python_verifies_itself_and_prints_its_kernels():
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "my_network.py"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "# plan of two_views: infer, fused" in done.stdout and "# plan of two_views: train, fused" in done.stdout
+    assert done.stdout.count("values within tolerance") == 2 and "@triton.jit" in done.stdout
