@@ -175,12 +175,15 @@ def test_train_takes_a_small_member_and_says_so(tricnn, monkeypatch):
     tricnn("train", "alexnet", "--data", "digits")
     graph, shape, about = seen.pop()
     assert f"alexnet: {graph.num_parameters:,} parameters, images 3x64x64 (a small member, for there is no GPU" in about
+    assert about.endswith("learning rate 0.01")  # 0.08 by its eight layers, which no batch norm keeps in scale
     assert graph.num_parameters < 1e6 and shape == (3, 64, 64)
     assert all(n.attrs["p"] < 0.1 for n in graph.of("dropout")) and len(graph.of("dropout")) == 2
     tricnn("train", "alexnet", "--data", "digits", "--input", "3,224,224")
-    assert seen.pop()[2] == "alexnet: 57,044,810 parameters, images 3x224x224"  # 61,100,840 less 990 of 4097
+    assert (
+        seen.pop()[2] == "alexnet: 57,044,810 parameters, images 3x224x224, learning rate 0.01"
+    )  # 61,100,840 less 990 of 4097
     tricnn("train", "lenet", "--data", "digits")
-    assert seen.pop()[2] == "lenet: 61,706 parameters, images 1x28x28"
+    assert seen.pop()[2] == "lenet: 61,706 parameters, images 1x28x28, learning rate 0.02"
 
 
 def test_train_starts_from_weights_in_a_file(tricnn, tiny, tmp_path):
