@@ -210,9 +210,9 @@ def train(
 
 
 def rate(graph: Graph) -> float:
-    """The learning rate where none is given: 0.02 suits batch norm, and a shallow network. In a deeper one nothing keeps
-    the scale of what each layer hands on, and steps must be smaller (AlexNet: 94 to 98 % of digits at 0.02, 97 to 99 %
-    at 0.01).
+    """The learning rate where none is given: 0.02 suits batch norm, and a shallow network. In a deeper one nothing
+    keeps the scale of what each layer hands on, and steps must be smaller (AlexNet: 94 to 98 % of digits at 0.02, 97 to
+    99 % at 0.01).
     """
     from tricnn.ir import Kind
 
