@@ -2,7 +2,12 @@
 
 import pytest
 
+from tests.runtime.networks import network
+from tricnn.cli.verify_command import BATCH_INTERPRETED
+from tricnn.codegen.emit import emit
+from tricnn.codegen.program import Program
 from tricnn.graphs import ARCHITECTURES, SMALL
+from tricnn.runtime import triton_executor
 from tricnn.runtime.verify import verify
 
 #: between them most operations, grouped and strided convolutions, pooling of every kind, both orders of batch norm
@@ -11,7 +16,7 @@ QUICK = ("lenet5", "alexnet_2012", "inception_block", "cifar_resnet20_preactivat
 
 def outside(name: str, mode: str, dtype: str) -> list[str]:
     """The values that are outside their tolerance."""
-    checks = verify(ARCHITECTURES[name](**SMALL[name]), mode=mode, batch=2, dtype=dtype)
+    checks = verify(ARCHITECTURES[name](**SMALL[name]), mode=mode, batch=BATCH_INTERPRETED, dtype=dtype)
     assert checks
     return [f"{c.kernel} {c.value}: {c.error:.3g} > {c.tolerance:.3g}" for c in checks if not c.ok]
 
@@ -20,6 +25,34 @@ def outside(name: str, mode: str, dtype: str) -> list[str]:
 @pytest.mark.parametrize(("mode", "dtype"), [("train", "fp16"), ("infer", "fp32")])
 def test_some_networks_verify(name: str, mode: str, dtype: str) -> None:
     assert outside(name, mode, dtype) == []
+
+
+#: a line of a template, and the same with one mistake; verifying the network named must show it
+MISTAKES = [
+    ("conv2d_dgrad", "(p >= 0) & (p < P)", "(p >= 0)", "inception_block"),
+    ("conv2d_wgrad", "pixel_mask = pixel < end", "pixel_mask = pixel < end - 1", "inception_block"),
+    ("pool", "covers & chosen", "covers", "alexnet_2012"),
+    ("stats", "deviation = tl.where(mask, tile - mean[None, :], 0.0)", "deviation = tile - mean[None, :]", "residual"),
+    ("reduce", "begin = tl.program_id(1) * chunk", "begin = tl.program_id(1) * chunk + 1", "residual"),
+]
+
+
+@pytest.mark.parametrize(("template", "right", "wrong", "name"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_in_a_template_shows(
+    template: str, right: str, wrong: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that passes whatever the kernels do would be worth nothing."""
+    emitted: list[str] = []
+
+    def mistaken(program: Program) -> str:
+        emitted.append(emit(program))
+        return emitted[-1].replace(right, wrong)
+
+    monkeypatch.setattr(triton_executor, "emit", mistaken)
+    graph = network("residual") if name == "residual" else ARCHITECTURES[name](**SMALL[name])
+    checks = verify(graph, mode="train", batch=BATCH_INTERPRETED, dtype="fp16")
+    assert right in emitted[0], f"the template {template} no longer has this line"
+    assert [c for c in checks if not c.ok]
 
 
 @pytest.mark.slow
