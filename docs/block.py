@@ -1,5 +1,5 @@
-"""The picture in training-fusion.md: one bottleneck block of ResNet-50 in training, each launch a bar as long as the bytes
-it moves, before and after fusion.
+"""The picture in training-fusion.md: a bottleneck block of ResNet-50 in training, each launch a bar as long as what it
+moves, before and after fusion.
 
     python docs/block.py          writes docs/block.png
 
