@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..compiler.plan import Plan
 from ..ir.errors import TricnnError
-from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels
+from .cache import Entry, KernelCache, default_directory
+from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels, toolchain
 from .emit import emit, launches_of, standalone
 from .lower import lower
 from .program import Function, Program
@@ -122,7 +125,10 @@ def build(
     """
     start = time.perf_counter()
     target = parse_target(target).name
-    attempts: dict[str, int] = {}
+    memory = KernelCache(default_directory() if cache_dir is None else cache_dir)
+    key = plan_digest(plan, dtype, batch, target)
+    known = memory.get(key)
+    attempts: dict[str, int] = {} if known is None else {str(k): int(v) for k, v in known.facts.items()}
     done: dict[str, tuple[KernelSpec, CompiledKernel]] = {}
     for _ in range(ATTEMPTS + 1):
         program = lower(plan, dtype, batch, target, attempts)
@@ -145,8 +151,22 @@ def build(
                 again = _shrink(program, name, attempts)
         if not again:
             break
+    if attempts and known is None:
+        memory.put(key, Entry(dict(attempts), {}))
     compiled = {name: done[name][1] for name in specs}
     return Build(program, emit(program), target, compiled, time.perf_counter() - start)
+
+
+def plan_digest(plan: Plan, dtype: str, batch: int, target: str) -> str:
+    """What decides which tiles a plan ends up with: the next build of it begins with those."""
+    return hashlib.sha256(json.dumps([str(plan), dtype, batch, target, toolchain(), _lowering()]).encode()).hexdigest()
+
+
+@cache
+def _lowering() -> str:
+    """The code that writes kernels."""
+    files = [*Path(__file__).parent.glob("*.py"), *(Path(__file__).parents[1] / "kernels").glob("*.py")]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def _shrink(program: Program, name: str, attempts: dict[str, int]) -> bool:

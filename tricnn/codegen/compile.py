@@ -120,7 +120,7 @@ def compile_kernels(
     """
     gpu = parse_target(target)
     disk = KernelCache(default_directory() if cache_dir is None else cache_dir)
-    toolchain = _toolchain()
+    tools = toolchain()
     places: dict[str, list[int]] = {}
     jobs: dict[str, dict[str, Any]] = {}
     results: list[CompiledKernel | CompileError | None] = [None] * len(specs)
@@ -143,7 +143,7 @@ def compile_kernels(
                 raise
             results[index] = error
             continue
-        digest = hashlib.sha256(json.dumps([job, toolchain], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([job, tools], sort_keys=True).encode()).hexdigest()
         places.setdefault(digest, []).append(index)
         jobs[digest] = job
     missing = []
@@ -283,7 +283,7 @@ def _plain(name: str, value: object) -> Any:
     )
 
 
-def _toolchain() -> list[Any]:
+def toolchain() -> list[Any]:
     """What decides, besides a job, what is compiled: Triton's version and build, the tools chosen, our own reading."""
     spec = importlib.util.find_spec("triton")  # finds, does not import
     if spec is None or spec.origin is None:

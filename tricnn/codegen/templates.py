@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -62,7 +63,8 @@ def closure(code: str) -> list[Template]:
 
 
 def _names(code: str) -> Iterable[str]:
-    return sorted({n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name)})
+    """The identifiers in generated code (no comments, no text) that stand by themselves."""
+    return sorted(set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", code)))
 
 
 def module_text(code: str) -> str:
