@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tricnn.cli import main
+from tricnn.cli.main import run as main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NETWORK = str(EXAMPLES / "my_network.txt")
@@ -21,7 +21,7 @@ def test_the_network_as_text_compiles_verifies_and_trains(capsys, tmp_path, monk
     assert "conv, pool, act" in capsys.readouterr().out and (tmp_path / "out" / "kernels.py").exists()
     assert main(["verify", NETWORK]) == 0
     assert "all within tolerance" in capsys.readouterr().out
-    assert main(["train", NETWORK, "--data", "digits", "--epochs", "3"]) == 0
+    assert main(["train", NETWORK, "--data", "digits", "--epochs", "8"]) == 0
     shown = capsys.readouterr().out
     assert float(shown.split("test accuracy ")[-1].split("%")[0]) > 90
 

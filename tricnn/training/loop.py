@@ -163,9 +163,9 @@ def train(
         note = run.begin(resume)
         report = Reporter(console or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step)
         stack.enter_context(report)
+        run.interrupt = stack.enter_context(_signals_noted())
         for line in filter(None, (about, note)):
             report.say(line)
-        run.interrupt = stack.enter_context(_signals_noted())
         while run.progress.epoch < options.epochs:
             run.train_epoch(report)
             report.evaluated(run.finish_epoch())
