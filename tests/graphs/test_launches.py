@@ -12,7 +12,7 @@ from tricnn.graphs import ARCHITECTURES
 LAUNCHES = {
     "lenet": (17, 5),
     "lenet_sigmoid": (17, 5),
-    "lenet5": (103, 70),
+    "lenet5": (51, 18),
     "alexnet": (32, 11),
     "alexnet_lecture": (32, 11),
     "alexnet_2012": (36, 13),

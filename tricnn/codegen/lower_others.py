@@ -186,8 +186,11 @@ def lower_rows(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
-    """concat, slice_channels, pad_channels, stack, flatten and unflatten that move data: one launch per operand."""
+    """concat, slice_channels, pad_channels, stack, flatten and unflatten that move data."""
     node, plan = kernel.anchor, state.plan
+    if node.op == "concat" and plan.type(node.name).batched:
+        _concat(state, kernel)
+        return
     start = 0
     for number, raw in enumerate(node.inputs):
         name = kernel.name if len(node.inputs) == 1 else f"{kernel.name}_{number}"
@@ -196,8 +199,40 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
         start += plan.type(raw).channel_count
 
 
+def _concat(state: Lowering, kernel: Kernel) -> None:
+    """Every operand to its channels of the result, in one pass: each element is looked for in all operands, and loaded
+    from the one that has it."""
+    node, plan, name = kernel.anchor, state.plan, kernel.name
+    y = plan.type(node.name)
+    body, start, chosen = state.body(kernel), 0, ""
+    for raw in node.inputs:
+        count = plan.type(raw).channel_count
+        own = body.let("own", f"mask & (channel >= {start}) & (channel < {start + count})")
+        channel = body.let("from_channel", f"channel - {start}") if start else "channel"
+        tile_ = body.value(raw, At("pixel", channel, own, count), "x", wide=False)
+        if body.computed(plan.storage(raw)):
+            tile_ = body.let("rounded", body.rounded(tile_, element(y, state.storage)))
+        chosen = body.let("y_tile", f"tl.where({own}, {tile_}, {chosen})") if chosen else tile_
+        start += count
+    body.store(node.name, chosen, At("pixel", "channel", "mask", y.channels), as_it_is=True)
+    tile = tiles.elementwise(y.channels, state.attempt(name))
+    text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "pointwise", [f"{name}_body", as_tuple([p(b) for b in everything_of(body)]), "N"],
+            {"PIXELS": y.pixels, "C": y.channels, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [text], call, [everything_of(body)], tile_grid(y.pixels, y.channels, tile), tile,
+        writes=tuple(body.written), kind=node.op,
+    )  # fmt: skip
+
+
 def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
-    """All channels of one operand, or a slice of them, to ``start`` in the result, or amid zeros."""
+    """All channels of one operand (an image, or a vector of several), or a slice of them, to ``start`` in the result,
+    or amid zeros."""
     node, plan = kernel.anchor, state.plan
     x, y = plan.type(raw), plan.type(node.name)
     body = state.body(kernel)
