@@ -80,7 +80,7 @@ def test_every_operation_can_be_lowered() -> None:
     """A row of the table without a kernel or an expression is a missing cell."""
     from tricnn.codegen.expressions import EXPRESSIONS
     from tricnn.codegen.lower import LOWERINGS
-    from tricnn.compiler.fuse import ALONE
+    from tricnn.compiler.roles import ALONE
 
     once = {"fold_weight", "fold_bias", "row"}  # computed when weights are loaded; a view
     missing = [

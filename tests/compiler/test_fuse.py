@@ -16,10 +16,11 @@ from tests.ir.random_graphs import networks, values_for
 from tricnn.compiler.branches import join_branches
 from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.fold import fold_batch_norm
-from tricnn.compiler.fuse import fuse, pixel_ordered
+from tricnn.compiler.fuse import fuse
 from tricnn.compiler.plan import Plan
 from tricnn.compiler.specialise import for_inference, for_training, tidy
 from tricnn.compiler.strided import compact_strided_gradients
+from tricnn.compiler.views import pixel_ordered
 from tricnn.graphs import lenet, lenet_sigmoid
 from tricnn.ir import Environment, Graph, GraphBuilder, Kind
 from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run_nodes, store

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel, Plan
+from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Node
 from ..ir.table import OPS
 from .program import SCALARS, TRITON, element

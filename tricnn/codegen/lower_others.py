@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel
+from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Node
 from . import tiles
 from .body import At

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ..compiler.fuse import SIDE_SUMS, pixel_ordered
 from ..compiler.plan import Kernel, Plan
+from ..compiler.roles import SIDE_SUMS
+from ..compiler.views import pixel_ordered
 from ..ir.graph import Node
 from . import tiles
 from .body import At, Body

@@ -23,41 +23,43 @@ from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
+from .decisions import explain
 from .fold import prepared_nodes
 from .place import Within, place
-from .plan import LOADED, Decision, Kernel, Plan
-
-#: operations a kernel can evaluate at (pixel, channel) as it loads, other than pointwise ones
-GATHERS = ("max_pool2d_grad", "avg_pool2d_grad", "global_avg_pool_grad", "slice_channels")
-#: pointwise operations that are copies with a shape of their own, or work on vectors; never part of a chain
-ALONE = ("concat", "stack", "slice_channels", "pad_channels", "running_mean", "running_var")
-#: pointwise operations that look at nothing but the element: they may be computed where it is seen under another shape
-ELEMENTWISE = (
-    "relu", "relu_grad", "sigmoid", "sigmoid_grad", "tanh", "tanh_grad", "add", "scale", "dropout",
-)  # fmt: skip
-#: a 1x1 convolution of more filters than this computes what it loads too many times over
-HOST_FILTERS = 512
-WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
-#: reductions whose result has no pixels left to have an epilogue at
-COLLAPSING = ("channel_sum", "batch_stats", "normalize_grad_sums", "cross_entropy", "cross_entropy_grad")
-#: sums over pixels, and the kernels that can take them along as they store
-SIDE_SUMS = ("batch_stats", "normalize_grad_sums")
-TAKE_ALONG = ("conv2d", "conv2d_grad_input", "max_pool2d_grad", "avg_pool2d_grad")
-SIBLINGS = {"max_pool2d_index": "max_pool2d", "cross_entropy_grad": "cross_entropy"}
+from .plan import Kernel, Plan
+from .roles import (
+    ALONE,
+    COLLAPSING,
+    ELEMENTWISE,
+    GATHERS,
+    HOST_FILTERS,
+    LOADED,
+    SIBLINGS,
+    SIDE_SUMS,
+    TAKE_ALONG,
+    WGRADS,
+    chainable,
+    exclusive,
+)
+from .views import free_views
 
 
 def fuse(graph: Graph, mode: str, *, enabled: bool = True) -> Plan:
     """Group the graph's nodes into kernels. ``enabled=False``: one kernel per layer, views free as ever."""
-    return _Fuser(graph, mode, enabled).plan()
+    return Fuser(graph, mode, enabled).plan()
 
 
 @dataclass
-class _Group:
+class Group:
+    """A kernel in the making."""
+
     anchor: Node
     members: list[Node] = field(default_factory=list)
 
 
-class _Fuser:
+class Fuser:
+    """The state of one fusion: which nodes are in which group, and which are recomputed wherever they are read."""
+
     def __init__(self, graph: Graph, mode: str, enabled: bool):
         self.graph, self.mode, self.enabled = graph, mode, enabled
         self.prepared = prepared_nodes(graph) if mode == "infer" else ()  # training changes parameters every step
@@ -70,10 +72,10 @@ class _Fuser:
             for value in dict.fromkeys(self.base(v) for v in node.inputs):
                 self.readers[value].append(node)
         self.results = {self.base(v) for v in graph.results}
-        self.group: dict[str, _Group] = {}
+        self.group: dict[str, Group] = {}
         self.inlined: set[str] = set()
         self.hosted: set[str] = set()
-        self.groups: list[_Group] = []
+        self.groups: list[Group] = []
 
     def base(self, value: str) -> str:
         while value in self.views:
@@ -103,11 +105,11 @@ class _Fuser:
         if self.enabled:
             kernels, within = place(self.graph, kernels, self.views, self.results)
         kernels = tuple(replace(k, name=_kernel_name(i, k.anchor)) for i, k in enumerate(kernels))
-        decisions = self.explain(kernels, within)
+        decisions = explain(self, kernels, within)
         return Plan(self.graph, self.mode, self.enabled, kernels, self.views, within, self.prepared, decisions)
 
     def start(self, node: Node) -> None:
-        group = _Group(node)
+        group = Group(node)
         self.groups.append(group)
         self.join(group, node)
         if not self.enabled:
@@ -116,11 +118,11 @@ class _Fuser:
         if node.op not in ALONE:
             self.grow(group, node)
 
-    def join(self, group: _Group, node: Node) -> None:
+    def join(self, group: Group, node: Node) -> None:
         group.members.append(node)
         self.group[node.name] = group
 
-    def take_siblings(self, group: _Group, node: Node) -> None:
+    def take_siblings(self, group: Group, node: Node) -> None:
         """Nodes that want the same loop over the same operands: index beside maximum, dloss beside loss, bias sum
         beside wgrad, running statistics beside the batch's."""
         for other in self.nodes:
@@ -140,7 +142,7 @@ class _Fuser:
             if takes:
                 self.join(group, other)
 
-    def ready(self, node: Node, group: _Group) -> bool:
+    def ready(self, node: Node, group: Group) -> bool:
         """Every input is computed before the group's anchor, or within the group for this very pixel (a sum over pixels
         is not there before the kernel ends)."""
         anchor = self.place[group.anchor.name]
@@ -153,7 +155,7 @@ class _Fuser:
 
         return all(there(self.base(v)) for v in node.inputs)
 
-    def grow(self, group: _Group, tail: Node) -> None:
+    def grow(self, group: Group, tail: Node) -> None:
         """Take pointwise readers of ``tail`` into the epilogue, then pooling, and go on from what they give."""
         if tail.op in WGRADS or tail.op in COLLAPSING or tail.kind is Kind.VIEW:
             return
@@ -183,7 +185,7 @@ class _Fuser:
             return same and all(self.alike(self.graph.by_name[v], node.inputs[0]) for v in recomputed)
         return (same or node.op in ELEMENTWISE) and all(self.alike(self.graph.by_name[v], place) for v in recomputed)
 
-    def can_take_along(self, group: _Group, tail: Node, node: Node) -> bool:
+    def can_take_along(self, group: Group, tail: Node, node: Node) -> bool:
         """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
         leaves a partial result."""
         if node.op not in SIDE_SUMS or group.anchor.op not in TAKE_ALONG:
@@ -192,12 +194,12 @@ class _Fuser:
         same = self.graph.types[tail.name].shape == self.graph.types[group.anchor.name].shape
         return node.inputs[0] == tail.name and same and not pooled
 
-    def can_pool(self, group: _Group, tail: Node, pool: Node) -> bool:
+    def can_pool(self, group: Group, tail: Node, pool: Node) -> bool:
         if group.anchor.op != "conv2d" or pool.op not in ("max_pool2d", "avg_pool2d"):
             return False
         return self.why_not_pooled(group, tail, pool) is None
 
-    def why_not_pooled(self, group: _Group, tail: Node, pool: Node) -> str | None:
+    def why_not_pooled(self, group: Group, tail: Node, pool: Node) -> str | None:
         if any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members):
             return "its kernel already pools"
         (r, s), area = pool.attrs["kernel_size"], pool.attrs["kernel_size"][0] * pool.attrs["kernel_size"][1]
@@ -283,7 +285,7 @@ class _Fuser:
 
     def several_windows(self, node: Node) -> bool:
         """Is it the gradient of a pooling with pixels that lie in more than one window?"""
-        return node.op in ("max_pool2d_grad", "avg_pool2d_grad") and not _exclusive(node)
+        return node.op in ("max_pool2d_grad", "avg_pool2d_grad") and not exclusive(node)
 
     def cut_off(self, node: Node) -> bool:
         """Do windows (of ceil mode) reach beyond the image?"""
@@ -294,7 +296,7 @@ class _Fuser:
     def read_as(self, reader: Node, node: Node) -> str:
         return next(v for v in reader.inputs if self.base(v) == node.name)
 
-    def host(self, node: Node) -> _Group | None:
+    def host(self, node: Node) -> Group | None:
         """The 1x1 convolution that may compute a value as it loads it, and store it for its other readers: one that
         loads each element once (or a few times, for many filters), before anybody else needs it."""
         if not chainable(node):
@@ -380,7 +382,7 @@ class _Fuser:
             kernels.append(Kernel(group.anchor.name, group.anchor, ordered, tuple(reads_sorted), writes))
         return tuple(kernels)
 
-    def at_hand(self, group: _Group, reads: Iterable[str]) -> list[str]:
+    def at_hand(self, group: Group, reads: Iterable[str]) -> list[str]:
         """What the epilogue would load although it could compute it from images that it loads at that place anyway:
         the sign of relu(bn(z) + bn(s)), where both batch norms' gradients need z and s."""
         anchor = group.anchor
@@ -398,151 +400,6 @@ class _Fuser:
                 found.append(value)
         return found
 
-    def explain(self, kernels: tuple[Kernel, ...], within: Within) -> tuple[Decision, ...]:
-        homes: dict[str, list[Kernel]] = {}
-        for kernel in kernels:
-            for node in kernel.nodes:
-                homes.setdefault(node.name, []).append(kernel)
-        wholes = {whole for whole, _ in within.values()}
-        decisions = []
-        for node in self.nodes:
-            for raw in dict.fromkeys(node.inputs):
-                value = self.base(raw)
-                if value in homes and within.get(value, ("",))[0] == node.name:
-                    rule = f"placement: {node.op}(x, ...) where x is written into its channels of {node.name}"
-                    decisions.append(Decision(value, node.name, True, rule, self.bytes(value)))
-                elif value in homes or value in wholes:
-                    decisions.append(self.decide(value, node, homes))
-        return tuple(decisions)
-
-    def decide(self, value: str, node: Node, homes: dict[str, list[Kernel]]) -> Decision:
-        size = self.bytes(value)
-        together = all(any(n.name == value for n in k.nodes) for k in homes.get(node.name, ())) and value in homes
-        if together:
-            if value in self.inlined and node.op != "channel_sum":
-                rule = f"prologue: {node.op}({self.graph.by_name[value].op}(z)) = {node.op}[prologue](z)"
-                return Decision(value, node.name, True, rule, size)
-            if value in self.hosted and node is self.group[value].anchor:
-                op = self.graph.by_name[value].op
-                rule = f"hosting: ({op}(z), {node.op}({op}(z))) = {node.op}[prologue {op}, stored](z)"
-                return Decision(value, node.name, True, rule, size)
-            if value in self.group and self.group[value] is not self.group.get(node.name, self.group[value]):
-                rule = (
-                    f"recomputed: {self.graph.by_name[value].op}(z, ...) from what the kernel loads for other reasons"
-                )
-                return Decision(value, node.name, True, rule, size)
-            anchor = self.group.get(value, self.group.get(node.name, self.groups[0])).anchor
-            if node.op in SIDE_SUMS and self.group[node.name].anchor.op != node.op:
-                rule = f"side sum: ({anchor.op}(x), {node.op}({anchor.op}(x))) = {anchor.op}[side sum](x)"
-            elif node.op == "channel_sum" and self.group[node.name].anchor.op in WGRADS:
-                wgrad = self.group[node.name].anchor.op
-                rule = f"side sum: ({wgrad}(dy, x), channel_sum(dy)) = {wgrad}[side sum](dy, x)"
-            elif node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):
-                rule = f"pooling: {node.op}(conv2d(x)) = conv2d[windows](x)"
-            else:
-                rule = f"epilogue: {node.op}({anchor.op}(x)) = {anchor.op}[epilogue {node.op}](x)"
-            return Decision(value, node.name, True, rule, size)
-        return Decision(value, node.name, False, self.why_not(value, node))
-
-    def why_not(self, value: str, node: Node) -> str:
-        if not self.enabled:
-            return "fusion is off"
-        if node.op == "concat":
-            return "the concatenation copies: an operand is an input, a result, or in two places at once"
-        home = self.group.get(node.name)
-        if home is not None and home.anchor is not node and value in map(self.base, home.anchor.inputs):
-            return f"{node.op} shares the one load of it with {home.anchor.op}, in the same kernel"
-        producer = self.graph.by_name[value]
-        if (chainable(producer) or producer.op in GATHERS) and value not in self.results:
-            reason = self.why_not_inlined(producer)
-            if reason is not None:
-                return reason
-            if producer.name in self.group and self.group[producer.name].anchor is producer:
-                return "storing it once moves fewer bytes than recomputing it for each reader"
-        group = self.group.get(value)
-        if group is not None and chainable(node):
-            late = [v for v in map(self.base, node.inputs) if self.group.get(v) is not group]
-            if late and not self.ready(node, group):
-                return f"{node.name} also waits for {late[0]}, which is computed later"
-        if group is not None and group.anchor.op == "conv2d" and node.op in ("max_pool2d", "avg_pool2d"):
-            reason = self.why_not_pooled(group, producer, node)
-            if reason is not None:
-                return reason
-        if node.kind is Kind.CONTRACTION:
-            return f"{node.op} reads every element several times: its operand goes through memory"
-        if node.kind is Kind.REDUCTION:
-            return f"{node.op} needs all pixels before it can give its first result"
-        if node.kind is Kind.WINDOW:
-            return f"{node.op} looks at neighbouring pixels, which other programs compute"
-        return f"{node.op} has a shape or an order of its own"
-
 
 def _kernel_name(number: int, anchor: Node) -> str:
     return f"k{number:02d}_{anchor.name}".replace(".", "_").replace("-", "_")
-
-
-def chainable(node: Node) -> bool:
-    return node.kind is Kind.POINTWISE and node.op not in ALONE
-
-
-def _exclusive(node: Node) -> bool:
-    """Every pixel lies in at most one window, and windows do not reach into padding."""
-    (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
-    return sh >= r and sw >= s and not any(node.attrs["padding"])
-
-
-def free_views(graph: Graph) -> dict[str, str]:
-    """Views that cost nothing in channels-last memory: view -> what it is a view of.
-
-    ``flatten`` of more than one pixel and channel is free if only dense layers read it: they keep their weights in
-    the order (h, w, c), as the pixels lie in memory. Its gradient, ``unflatten``, is then free as well.
-    """
-    views: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.op == "row" or (node.op == "slice_channels" and len(graph.types[node.name].shape) == 1):
-            views[node.name] = node.inputs[0]
-        elif node.op == "flatten":
-            x = graph.types[node.inputs[0]]
-            if x.pixels == 1 or x.channels == 1 or weights_in_pixel_order(graph, node):
-                views[node.name] = node.inputs[0]
-        elif node.op == "unflatten":
-            y = graph.types[node.name]
-            if y.pixels == 1 or y.channels == 1 or node.inputs[0] in pixel_ordered(graph):
-                views[node.name] = node.inputs[0]
-    return views
-
-
-def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
-    """Do only dense layers read it, with weights that nothing else reads?"""
-
-    def dense(reader: Node) -> bool:
-        return reader.op == "linear" and reader.inputs[0] == flatten.name
-
-    return flatten.name not in graph.results and all(
-        (dense(r) and all(dense(o) or o.op == "linear_grad_input" for o in graph.consumers[r.inputs[1]]))
-        or (r.op == "linear_grad_weight" and r.inputs[1] == flatten.name)
-        for r in graph.consumers[flatten.name]
-    )
-
-
-def permuted_weights(graph: Graph) -> dict[str, tuple[int, int, int]]:
-    """Dense weights kept as ``[O, H, W, C]``: value -> (C, H, W). They read a flattened image."""
-    return {v: shape for v, shape in pixel_ordered(graph).items() if not graph.types[v].batched}
-
-
-def pixel_ordered(graph: Graph) -> dict[str, tuple[int, int, int]]:
-    """Every value ``[*, C*H*W]`` that lies in memory as ``[*, H, W, C]``: value -> (C, H, W). Dense weights that read a
-    flattened image, their gradients, the gradient of the flattened image itself, and sums of those."""
-    found: dict[str, tuple[int, int, int]] = {}
-    for node in graph.of("flatten"):
-        x = graph.types[node.inputs[0]]
-        if x.pixels > 1 and x.channels > 1 and weights_in_pixel_order(graph, node):
-            for reader in graph.consumers[node.name]:
-                shape = (x.channels, *x.spatial)
-                found[reader.inputs[1] if reader.op == "linear" else reader.name] = shape
-    for node in graph.nodes:
-        if node.op == "linear_grad_input" and node.inputs[1] in found:
-            found[node.name] = found[node.inputs[1]]
-        elif node.op == "add" and node.inputs[0] in found and found[node.inputs[0]] == found.get(node.inputs[1]):
-            found[node.name] = found[node.inputs[0]]  # several dense layers read the image, or share a weight
-    return found

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from ..ir.graph import Graph
 from ..ir.table import OPS, Kind
-from .plan import LOADED, Kernel
+from .plan import Kernel
+from .roles import LOADED
 
 Within = dict[str, tuple[str, int]]
 

@@ -11,14 +11,6 @@ from ..ir.table import OPS, Kind
 from ..ir.text import attr_text
 from ..ir.types import TensorType
 
-#: which operand of an anchor may have a prologue
-LOADED = {
-    "conv2d": (0,), "conv2d_grad_input": (0,), "conv2d_grad_weight": (0, 1),
-    "linear": (0,), "linear_grad_input": (0,), "linear_grad_weight": (0, 1),
-    "channel_sum": (0,), "batch_stats": (0,), "normalize_grad_sums": (0, 1),
-    "max_pool2d": (0,), "max_pool2d_index": (0,), "avg_pool2d": (0,), "global_avg_pool": (0,),
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Decision:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel, Plan
+from ..compiler.roles import SIDE_SUMS
 from ..ir.errors import TricnnError
 from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Environment

@@ -28,8 +28,8 @@ import numpy as np
 
 from ..codegen import tiles
 from ..codegen.program import DTYPES, Launch, element, evaluate
-from ..compiler.fuse import SIDE_SUMS
 from ..compiler.plan import Kernel
+from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Environment, Kind
 from .interpreter import kernel_values

@@ -1,0 +1,57 @@
+"""Values that are another value's memory under another shape, and the orders that this takes."""
+
+from __future__ import annotations
+
+from ..ir.graph import Graph, Node
+
+
+def free_views(graph: Graph) -> dict[str, str]:
+    """Views that cost nothing in channels-last memory: view -> what it is a view of.
+
+    ``flatten`` of more than one pixel and channel is free if only dense layers read it: they keep their weights in
+    the order (h, w, c), as the pixels lie in memory. Its gradient, ``unflatten``, is then free as well.
+    """
+    views: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op == "row" or (node.op == "slice_channels" and len(graph.types[node.name].shape) == 1):
+            views[node.name] = node.inputs[0]
+        elif node.op == "flatten":
+            x = graph.types[node.inputs[0]]
+            if x.pixels == 1 or x.channels == 1 or weights_in_pixel_order(graph, node):
+                views[node.name] = node.inputs[0]
+        elif node.op == "unflatten":
+            y = graph.types[node.name]
+            if y.pixels == 1 or y.channels == 1 or node.inputs[0] in pixel_ordered(graph):
+                views[node.name] = node.inputs[0]
+    return views
+
+
+def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
+    """Do only dense layers read it, with weights that nothing else reads?"""
+
+    def dense(reader: Node) -> bool:
+        return reader.op == "linear" and reader.inputs[0] == flatten.name
+
+    return flatten.name not in graph.results and all(
+        (dense(r) and all(dense(o) or o.op == "linear_grad_input" for o in graph.consumers[r.inputs[1]]))
+        or (r.op == "linear_grad_weight" and r.inputs[1] == flatten.name)
+        for r in graph.consumers[flatten.name]
+    )
+
+
+def pixel_ordered(graph: Graph) -> dict[str, tuple[int, int, int]]:
+    """Every value ``[*, C*H*W]`` that lies in memory as ``[*, H, W, C]``: value -> (C, H, W). Dense weights that read a
+    flattened image, their gradients, the gradient of the flattened image itself, and sums of those."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for node in graph.of("flatten"):
+        x = graph.types[node.inputs[0]]
+        if x.pixels > 1 and x.channels > 1 and weights_in_pixel_order(graph, node):
+            for reader in graph.consumers[node.name]:
+                shape = (x.channels, *x.spatial)
+                found[reader.inputs[1] if reader.op == "linear" else reader.name] = shape
+    for node in graph.nodes:
+        if node.op == "linear_grad_input" and node.inputs[1] in found:
+            found[node.name] = found[node.inputs[1]]
+        elif node.op == "add" and node.inputs[0] in found and found[node.inputs[0]] == found.get(node.inputs[1]):
+            found[node.name] = found[node.inputs[0]]  # several dense layers read the image, or share a weight
+    return found
