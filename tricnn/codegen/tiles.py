@@ -24,19 +24,19 @@ class Tile:
 @dataclass(frozen=True)
 class Machine:
     """What tiles are chosen for: how many of them should fill it, between how many programs a long sum is dealt out
-    (about two waves on 132 processors), how many elements a pointwise tile has, and whether fp32 has units for
-    matrices."""
+    (about two waves on 132 processors), how many elements a pointwise tile has, and the largest tile of a product where
+    that does not depend on the type."""
 
     tiles: int
     programs: int
     elements: int
-    wide_fp32: bool = False
+    product: tuple[int, int, int] | None = None
 
 
 GPU = Machine(128, 264, 1024)
 #: Triton's interpreter runs one program after another, each operation at much the same cost whatever its size. A few
 #: large tiles cost least; two of each kind still show what goes wrong between tiles.
-INTERPRETER = Machine(2, 4, 2048, wide_fp32=True)
+INTERPRETER = Machine(2, 4, 2048, (512, 128, 64))
 
 _machine = ContextVar("machine", default=GPU)
 
@@ -59,7 +59,8 @@ def power_of_two(n: int) -> int:
 def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0) -> Tile:
     """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for)."""
     machine, narrow = _machine.get(), dtype in ("fp16", "bf16")
-    m, n, k = (128, 128, 64) if narrow or machine.wide_fp32 else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
+    m, n, k = (128, 128, 64) if narrow else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
+    m, n, k = machine.product or (m, n, k)
     m = min(m, max(power_of_two(rows), 16))
     n = min(n, max(power_of_two(columns), 16))
     k = min(k, max(power_of_two(depth), 16))
