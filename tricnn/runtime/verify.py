@@ -36,6 +36,7 @@ from .interpreter import kernel_values
 from .model import Model, compile
 from .quick_interpreter import quick_interpreter
 from .triton_executor import interpreting
+from .verify_inputs import random_batch, random_state
 
 SAFETY = 4.0
 #: operations that choose or drop numbers, and so round nothing
@@ -85,16 +86,12 @@ def verify_model(
 ) -> list[Check]:
     """The same for a model that is compiled already. Its parameters are replaced by random ones."""
     rng = np.random.default_rng(seed)
-    model.load_state_dict(_random_state(model, rng))
+    given = random_batch(model, batch, rng)
+    model.load_state_dict(random_state(model, given, rng))
     executor, program, plan = model.executor, model.program, model.plan
     tensors = executor.bind(batch)
-    for node in plan.graph.inputs:
-        type_ = plan.type(node.name)
-        if type_.dtype == "int64":
-            classes = model.graph.types[model.graph.outputs[0].value].channels
-            executor.put(tensors, node.name, rng.integers(0, classes, type_.at(batch)))
-        else:
-            executor.put(tensors, node.name, rng.standard_normal(type_.at(batch), dtype=np.float32))
+    for name, x in given.items():
+        executor.put(tensors, name, x)
     env = Environment(seed, 0)
     checks: list[Check] = []
 
@@ -144,15 +141,6 @@ def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch:
             options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
             jitted = getattr(model.executor.module, launch.function)
             jitted[grid](*(values[a] for a in launch.arguments), **options)
-
-
-def _random_state(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The initial parameters, those that start as constants spread out, so that no layer is trivially right."""
-    state = model.state_dict()
-    for name, x in state.items():
-        if np.ptp(x) == 0:
-            state[name] = (x + rng.uniform(-0.2, 0.2, x.shape)).astype(np.float32)
-    return state
 
 
 def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, launches: list[Launch], batch: int) -> None:
