@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+import tricnn.codegen.build as build_module
+from tricnn.codegen import tiles
 from tricnn.codegen.build import Build, build
+from tricnn.codegen.compile import CompiledKernel
 from tricnn.compiler.fuse import fuse
 from tricnn.graphs import lenet
-from tricnn.ir import TricnnError
+from tricnn.ir import GraphBuilder, TricnnError
 from tricnn.runtime.model import specialised
 
 
@@ -51,3 +54,25 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TricnnError, match="cannot write to"):
         result.write(tmp_path / "file" / "out")
+
+
+def test_a_step_that_changes_no_tile_does_not_end_the_search_for_one_that_spills_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LeNet-5 on sm_80: its second step to smaller tiles changed nothing, and a kernel kept 4 spilt bytes."""
+    sizes = [64, 64, 32]
+    monkeypatch.setattr(
+        tiles, "contraction", lambda *_: tiles.Tile(sizes[min(_[-1], 2)], 16, 16, 4, 1)
+    )  # fmt: skip
+
+    def compiled(specs, target, **_):
+        facts = dict(target=target, digest="", binary=b"x", binary_kind="cubin", assembly={}, registers=8,
+                     shared_bytes=0, num_warps=4, tensor_core=True, bulk_copy=False, from_cache=True)  # fmt: skip
+        return [CompiledKernel(name=s.name, spill_bytes=0 if "BLOCK_M=32" in s.source else 4, **facts) for s in specs]
+
+    monkeypatch.setattr(build_module, "compile_kernels", compiled)
+    b = GraphBuilder("one")
+    plan = fuse(b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3)), "infer")
+    for _ in range(2):  # the second build begins where the first one ended
+        built = build_module.build(plan, "bf16", 64, "sm_80", cache_dir=tmp_path)
+        assert [k["spill_bytes"] for k in built.kernels] == [0]
