@@ -139,7 +139,9 @@ def build(
         )
         # A step to smaller tiles may change nothing for a kernel that is small already; then the next one is taken.
         stuck = [n for n in specs if n not in missing and done[n][1].spill_bytes and attempts.get(n, 0) < ATTEMPTS]
-        again = any([_shrink(program, name, attempts) for name in stuck])
+        for name in stuck:
+            _shrink(program, name, attempts)
+        again = bool(stuck)
         for (name, one), result in zip(missing.items(), results, strict=True):
             tries = attempts.get(name, 0)
             if isinstance(result, CompileError):
