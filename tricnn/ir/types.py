@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 
@@ -43,10 +44,10 @@ class TensorType:
     def batched(self) -> bool:
         return bool(self.shape) and self.shape[0] is N
 
-    @property
+    @cached_property
     def per_image(self) -> tuple[int, ...]:
-        """The dimensions other than the batch, which is the first if there is one."""
-        return self.shape[1:] if self.batched else self.shape  # type: ignore[return-value]
+        """The dimensions other than the batch."""
+        return tuple(d for d in self.shape if isinstance(d, int))
 
     @property
     def channels(self) -> int:
@@ -72,7 +73,7 @@ class TensorType:
     @property
     def spatial(self) -> tuple[int, int]:
         """``(H, W)``; ``(1, 1)`` for ``[N, C]``."""
-        return self.per_image[1:3] if len(self.shape) == 4 else (1, 1)  # type: ignore[return-value]
+        return (self.per_image[1], self.per_image[2]) if len(self.shape) == 4 else (1, 1)
 
     @property
     def pixels(self) -> int:
@@ -84,7 +85,7 @@ class TensorType:
 
     def at(self, batch: int) -> tuple[int, ...]:
         """The concrete shape for a batch size."""
-        return tuple(batch if d is N else d for d in self.shape)  # type: ignore[misc]
+        return tuple(d if isinstance(d, int) else batch for d in self.shape)
 
     def __str__(self) -> str:
         dims = ", ".join(map(str, self.shape))
