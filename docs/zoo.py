@@ -1,6 +1,6 @@
 """The table of the networks: their sizes beside the published ones, and what fusion makes of them.
 
-    python docs/zoo.py            writes docs/zoo.md (some minutes)
+    python docs/zoo.py            writes docs/zoo.md (half a minute)
     python docs/zoo.py --check    exit status 1 if it is stale
 
 Exact figures of the graphs and of the compiled plans, not measurements.

@@ -111,3 +111,20 @@ def test_a_bias_in_front_of_batch_norm_does_not_make_its_gradient_pass_through_m
     x = b.relu(b.batch_norm(b.conv2d(x, 8, 3, name="second")))
     plan = tricnn.compile(b.build(b.linear(b.flatten(b.global_avg_pool(x)), 5)), "train", 2, executor="numpy").plan
     assert not [v for k in plan.kernels for v in k.writes if plan.graph.by_name[v].op == "normalize_grad_input"]
+
+
+def test_statistics_survive_a_large_mean():
+    """Mean 1000, deviation 1, in fp32, which holds x^2 = 10^6 only in steps of 1/16: E[x^2] - E[x]^2 would not do."""
+    b = GraphBuilder("large")
+    x = b.batch_norm(b.conv2d(b.input("x", (4, 9, 9)), 4, 1, bias=False, name="conv"), name="bn")
+    model = tricnn.compile(b.build(b.linear(b.flatten(x), 3, name="fc")), "train", 5, "fp32", "triton")
+    assert any(n.op == "batch_stats" for n in kernel_of(model.plan, "conv", "conv2d").nodes), "a side sum"
+    state = model.state_dict()
+    state["conv.weight"] = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
+    model.load_state_dict(state)
+    images = (1000 + np.random.default_rng(0).standard_normal((5, 4, 9, 9))).astype(np.float32)
+    model.loss_and_grads(images, np.arange(5) % 3)
+    z, after = images.astype(np.float64), model.state_dict()
+    np.testing.assert_allclose(after["bn.running_mean"], 0.1 * z.mean((0, 2, 3)), rtol=1e-6)
+    variance = (after["bn.running_var"] - 0.9 * 1.0) / 0.1
+    np.testing.assert_allclose(variance, z.var((0, 2, 3), ddof=1), rtol=1e-3)

@@ -1,4 +1,4 @@
-"""Launches of every network, training (without the optimiser's one) and inference: a plan that grows worse is seen.
+"""Launches of every network, training (without the optimiser's one) and inference, as recorded: growth is seen here.
 
 Bytes per image are the issue of fusion; the bounds are those of a scheme that stores each activation once, in bf16 at
 batch 256 (docs/training-fusion.md), and a compiler that fuses only passes and reductions moves about twice as many.
