@@ -231,8 +231,8 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
 
 
 def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
-    """All channels of one operand (an image, or a vector of several), or a slice of them, to ``start`` in the result,
-    or amid zeros."""
+    """All channels of one operand (an image, a vector or rows of numbers), or a slice of them, to ``start`` in the
+    result, or amid zeros."""
     node, plan = kernel.anchor, state.plan
     x, y = plan.type(raw), plan.type(node.name)
     body = state.body(kernel)

@@ -38,7 +38,8 @@ def lower_split_sum(
 
     Gradients of parameters, which no kernel of the step reads, wait for one launch that finishes them all.
     """
-    if state.plan.fused and parts.isdigit() and not {dw, db} & state.read:
+    place = state.plan.place(dw)
+    if state.plan.fused and parts.isdigit() and not {place.buffer, db} & state.read:
         length = everything - total if db else 0
         state.sums.append(PartialSum(partial, 0, int(parts), everything, dw, total))
         if db:
@@ -69,8 +70,12 @@ def lower_split_sum(
         helper = plain_function(f"{name}_groups_store", parameters, ["groups"], lines)
         launch(f"{name}_groups", helper, {groups: "groups"}, partial, parts, GROUPS)
         partial, parts = groups, f"{GROUPS}"
-    outputs = {dw: "dw"} | ({db: "db"} if db else {})
-    if db:
+    outputs = {place.buffer: "dw"} | ({db: "db"} if db else {})
+    if place.buffer != dw:  # rows of numbers amid longer ones
+        c = state.plan.type(dw).channel_count
+        row = f"dw + {place.offset} + element // {c} * {place.pitch} + element % {c}"
+        lines = [f"tl.store({row}, total, mask=mask)"]
+    elif db:
         lines = [
             f"tl.store(dw + element, total, mask=mask & (element < {total}))",
             f"tl.store(db + (element - {total}), total, mask=mask & (element >= {total}))",
@@ -149,15 +154,17 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
         f"tl.store(stats + {place.offset + place.pitch} + channel, m2 / count, mask=mask)",
     ]
     for update in kernel.nodes:
-        if update.op not in ("running_mean", "running_var") or update.inputs[1] != node.name:
+        if update.op not in ("running_mean", "running_var") or state.plan.storage(update.inputs[1]) != node.name:
             continue
-        short = update.op
-        inputs[update.inputs[0]] = f"old_{short[8:]}"
-        outputs[update.name] = f"new_{short[8:]}"
-        new = "mean" if short == "running_mean" else "m2 / tl.maximum(count - 1.0, 1.0)"
-        m = update.attrs["momentum"]
-        lines.append(f"old = tl.load(old_{short[8:]} + channel, mask=mask, other=0.0)")
-        lines.append(f"tl.store(new_{short[8:]} + channel, old + {m} * ({new} - old), mask=mask)")
+        now = "mean" if update.op == "running_mean" else "m2 / tl.maximum(count - 1.0, 1.0)"
+        which, own, at = update.op[8:], "mask", "channel"
+        if (width := state.plan.type(update.name).per_image[0]) < c:  # of one of several layers
+            start = state.plan.place(update.inputs[1]).offset - place.offset
+            own = f"(channel >= {start}) & (channel < {start + width})"
+            which, at = f"{which}_{start}", f"channel - {start}" if start else at
+        inputs[update.inputs[0]], outputs[update.name] = old, new = f"old_{which}", f"new_{which}"
+        lines.append(f"old = tl.load({old} + {at}, mask={own}, other=0.0)")
+        lines.append(f"tl.store({new} + {at}, old + {update.attrs['momentum']} * ({now} - old), mask={own})")
     args = {**inputs, **outputs}
     store = plain_function(f"{name}_store", "count, mean, m2, channel, mask, split, args", list(args.values()), lines)
 
@@ -219,10 +226,12 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     load.lines.append(f"dy = tl.where(mask, {dy}, 0.0)" if dy != "dy" else "dy = tl.where(mask, dy, 0.0)")
     load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
     load_text = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
-    target = state.workspace(f"{name}.partial", f"{split * 2 * c}") if split > 1 else node.name
+    place = plan.place(node.name)
+    target = state.workspace(f"{name}.partial", f"{split * 2 * c}") if split > 1 else place.buffer
+    start = f"split * {2 * c} + " if split > 1 else f"{place.offset} + " if place.offset else ""
     lines = [
-        f"tl.store(sums + split * {2 * c} + channel, first, mask=mask)",
-        f"tl.store(sums + split * {2 * c} + {c} + channel, second, mask=mask)",
+        f"tl.store(sums + {start}channel, first, mask=mask)",
+        f"tl.store(sums + {start}{c if split > 1 else place.pitch} + channel, second, mask=mask)",
     ]
     store_text = plain_function(f"{name}_store", "first, second, channel, mask, split, args", ["sums"], lines)
 

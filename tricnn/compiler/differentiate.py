@@ -23,6 +23,7 @@ class _Gradients(GraphBuilder):
         self._wanted = wanted
         self.layer = ""
         self._made: dict[tuple[Any, ...], str] = {}
+        self.amid_zeros: dict[str, tuple[int, str]] = {}  # pad_channels(x): the first of x's channels, and x
 
     def wanted(self, value: str) -> bool:
         return value in self._wanted
@@ -35,7 +36,9 @@ class _Gradients(GraphBuilder):
         if key not in self._made:
             suffix = op.split("_", 1)[1] if op.startswith(("conv2d_", "linear_", "normalize_")) else op
             name = name or derived_name(self.layer, suffix, self.types)
-            self._made[key] = super().add(op, *inputs, name=name, **attrs)
+            made = self._made[key] = super().add(op, *inputs, name=name, **attrs)
+            if op == "pad_channels":
+                self.amid_zeros[made] = (attrs["before"], inputs[0])
         return self._made[key]
 
 
@@ -82,6 +85,13 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
 
 
 def _total(g: _Gradients, parts: list[str]) -> str:
+    """The sum of a value's gradients. Where each is that of some channels, and between them they are all of them once,
+    they are put side by side: add(pad_channels(a), pad_channels(b)) = concat(a, b)."""
+    pieces = sorted(g.amid_zeros[p] for p in parts if p in g.amid_zeros)
+    if 1 < len(parts) == len(pieces):
+        ends = [0, *(start + g.types[x].channels for start, x in pieces)]
+        if [start for start, _ in pieces] == ends[:-1] and ends[-1] == g.types[parts[0]].channels:
+            return g.add("concat", *(x for _, x in pieces))
     total = parts[0]
     for part in parts[1:]:
         total = g.add("add", total, part)

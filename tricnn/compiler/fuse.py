@@ -136,7 +136,7 @@ class Fuser:
                 takes = node.op in WGRADS and self.base(other.inputs[0]) == self.base(node.inputs[0])
                 takes = takes and self.graph.types[other.name].channels == self.graph.types[node.inputs[0]].channels
             elif other.op in ("running_mean", "running_var"):
-                takes = node.op == "batch_stats" and other.inputs[1] == node.name
+                takes = node.op == "batch_stats" and self.base(other.inputs[1]) == node.name
             else:
                 takes = False
             if takes:
@@ -387,7 +387,10 @@ class Fuser:
         the sign of relu(bn(z) + bn(s)), where both batch norms' gradients need z and s."""
         anchor = group.anchor
         behind = [n for n in group.members if n is not anchor and n.name not in self.hosted]
-        loaded = {v for n in behind for v in map(self.base, n.inputs) if v not in self.inlined}
+        operands = {v for n in behind for v in map(self.base, n.inputs)}
+        loaded = operands - self.inlined
+        for value in operands & self.inlined:
+            loaded.update(self.leaves(self.graph.by_name[value]))
         found = []
         for value in reads:
             node = self.graph.by_name[value]

@@ -18,6 +18,9 @@ from .roles import LOADED
 
 Within = dict[str, tuple[str, int]]
 
+#: operations that find a parameter wherever it lies
+PARAMETER_READERS = ("concat", "concat_filters", "normalize", "normalize_grad_input")
+
 
 def place(
     graph: Graph, kernels: Sequence[Kernel], views: Mapping[str, str], results: Collection[str]
@@ -30,22 +33,27 @@ def place(
     viewed = set(views.values())
 
     def by_itself(value: str) -> bool:
-        """Is the value a kernel's result (or a parameter of this concatenation only), read in its own shape?"""
-        node = graph.by_name[value]
-        free = value not in (*within, *results) and value not in views and value not in viewed
+        """Is the value a kernel's result (or a parameter of this concatenation only), read in its own shape? Rows of
+        numbers may be results, or seen as single rows too."""
+        node, type_ = graph.by_name[value], graph.types[value]
+        free = value not in within and value not in views
+        if type_.batched:
+            free = free and value not in results and value not in viewed
         if node.op == "parameter":
-            return free and len(readers[value]) == 1 and len(graph.types[value].shape) == 1
+            return free and all(n.op in PARAMETER_READERS for n in readers[value])
         return free and value in written and not any(_from_memory_only(n.op, n.inputs, value) for n in readers[value])
 
     for kernel in reversed(kernels):
         whole = kernel.anchor
         parts = whole.inputs
-        if whole.op != "concat" or len(set(parts)) < len(parts) or not all(map(by_itself, parts)):
+        joins = whole.op in ("concat", "concat_filters") and len(set(parts)) == len(parts)
+        if not joins or not all(map(by_itself, parts)):
             continue
         start = 0
         for part in parts:
             within[part] = (whole.name, start)
-            start += graph.types[part].channel_count
+            type_ = graph.types[part]
+            start += type_.per_image[0] if type_.is_weight else type_.channel_count
         gone.add(kernel.name)
 
     def root(value: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
+from typing import Any
 
 from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind
@@ -88,12 +90,25 @@ class Plan:
             place, node = self.place(self.views[value]), self.graph.by_name[value]
             if node.op == "row":
                 return replace(place, offset=place.offset + node.attrs["index"] * place.pitch)
-            return replace(place, offset=place.offset + node.attrs["start"]) if node.op == "slice_channels" else place
+            start = node.attrs["start"] if node.op in ("slice_channels", "slice_filters") else 0
+            return replace(place, offset=place.offset + start * self.step(value))
         if value in self.within:
             whole, start = self.within[value]
             place = self.place(whole)
-            return replace(place, offset=place.offset + start)
+            return replace(place, offset=place.offset + start * self.step(value))
         return Place(value, 0, self.type(value).channel_count)
+
+    def step(self, value: str) -> int:
+        """How many elements lie between two channels of a value; of a weight, between two filters."""
+        type_ = self.type(value)
+        return prod(type_.per_image[1:]) if type_.is_weight else 1
+
+    def part(self, value: str, whole: Any) -> Any:
+        """A value that lies within another one, as a view of the array (logical shape) that holds the buffer."""
+        type_, start = self.type(value), self.place(value).offset // self.step(value)
+        if type_.is_weight:
+            return whole[start : start + type_.per_image[0]]
+        return whole[(slice(None),) * type_.channel_axis + (slice(start, start + type_.channel_count),)]
 
     @cached_property
     def kept(self) -> tuple[str, ...]:
@@ -128,7 +143,9 @@ class Plan:
         for name, value in self.views.items():
             lines.append(f"view {name} = {value}")
         for name, (whole, start) in self.within.items():
-            lines.append(f"place {name} = {whole}[:, {start}:{start + self.type(name).channel_count}]")
+            type_ = self.type(name)
+            count = type_.per_image[0] if type_.is_weight else type_.channel_count
+            lines.append(f"place {name} = {whole}[{':, ' * (not type_.is_weight)}{start}:{start + count}]")
         if self.kept:
             lines.append(f"# kept for the backward pass: {', '.join(self.kept)}")
         for output in self.graph.outputs:

@@ -13,7 +13,8 @@ def free_views(graph: Graph) -> dict[str, str]:
     """
     views: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op == "row" or (node.op == "slice_channels" and len(graph.types[node.name].shape) == 1):
+        cut = node.op == "slice_channels" and not graph.types[node.name].batched
+        if cut or node.op in ("row", "slice_filters"):
             views[node.name] = node.inputs[0]
         elif node.op == "flatten":
             x = graph.types[node.inputs[0]]

@@ -66,6 +66,11 @@ class TensorType:
         return count if isinstance(count, int) else 1
 
     @property
+    def is_weight(self) -> bool:
+        """``[K, C, R, S]``, filters first."""
+        return len(self.shape) == 4 and not self.batched
+
+    @property
     def without_channels(self) -> Shape:
         axis = self.channel_axis
         return (*self.shape[:axis], *self.shape[axis + 1 :])

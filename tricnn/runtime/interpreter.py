@@ -68,11 +68,6 @@ def interpret(
     return {**values, **results} if keep else results
 
 
-def channels_of(x: np.ndarray, start: int, count: int) -> np.ndarray:
-    """A view of some channels of an image, a vector or rows of numbers."""
-    return x[(slice(None),) * min(x.ndim - 1, 1) + (slice(start, start + count),)]
-
-
 def kernel_values(
     plan: Plan, kernel: Kernel, memory: Values, env: Environment, stored: Values | None = None
 ) -> dict[str, np.ndarray]:
@@ -88,8 +83,7 @@ def kernel_values(
         if value not in values:
             node = by_name[value]
             if value in plan.within:
-                place = plan.place(value)
-                values[value] = channels_of(fetch(place.buffer), place.offset, plan.type(value).channel_count)
+                values[value] = plan.part(value, fetch(plan.place(value).buffer))
                 return values[value]
             if value not in plan.views and node.op != "fill":
                 raise AssertionError(f"kernel {kernel.name} reads {value}, which it does not declare")
@@ -116,8 +110,7 @@ def store(plan: Plan, memory: dict[str, np.ndarray], value: str, x: np.ndarray) 
     if place.buffer == value:
         memory[value] = x
         return
-    axis = min(x.ndim - 1, 1)
     if place.buffer not in memory:
-        shape = (*x.shape[:axis], place.pitch, *x.shape[axis + 1 :])
-        memory[place.buffer] = channels_last(np.full(shape, np.nan, x.dtype))
-    channels_of(memory[place.buffer], place.offset, x.shape[axis])[...] = x
+        whole = plan.type(place.buffer)
+        memory[place.buffer] = channels_last(np.full(whole.at(len(x)), np.nan, x.dtype))
+    plan.part(value, memory[place.buffer])[...] = x

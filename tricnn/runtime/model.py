@@ -18,6 +18,7 @@ from ..compiler.differentiate import differentiate
 from ..compiler.fold import fold_batch_norm
 from ..compiler.fuse import fuse as fuse_graph
 from ..compiler.plan import Plan
+from ..compiler.siblings import join_slices, merge_siblings
 from ..compiler.specialise import for_inference, for_training, tidy
 from ..compiler.strided import compact_strided_gradients
 from ..ir.errors import CheckpointError, DataError, ShapeError, TargetError
@@ -75,12 +76,18 @@ def specialised(
     if fuse and mode == "train":
         ready = join_branches(ready)
         show("branches-joined", ready)
+    if fuse:
+        ready = merge_siblings(ready, mode)
+        show("siblings-merged", ready)
     if mode == "train":
         ready = differentiate(ready)
         show("differentiated", ready)
     if fuse and mode == "train":
         ready = compact_strided_gradients(ready)
         show("gradients-compacted", ready)
+    if fuse:
+        ready = join_slices(ready)
+        show("slices-joined", ready)
     return ready
 
 
@@ -259,10 +266,8 @@ class Model:
         """The same, gradients in the layout of :meth:`parameters` (what an optimiser wants)."""
         loss, grads = self._step(x, labels)
         if self.executor.name == "triton":
-            tensors, storage = self.executor.bind(len(x)), self.plan.storage
-            named = dict(self.plan.graph.gradients)
-            views = {p for p, v in named.items() if storage(v) != v}
-            return loss, {p: g.reshape(-1) if p in views else tensors[named[p]] for p, g in grads.items()}
+            tensors = self.executor.bind(len(x))
+            return loss, {p: self.executor.stored(tensors, v) for p, v in self.plan.graph.gradients}
         return loss, grads
 
     def _step(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:

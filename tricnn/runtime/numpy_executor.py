@@ -78,11 +78,12 @@ class NumpyExecutor:
                 store(self.plan, memory, value, round_stored(x, self.dtype) if stored else x)
             for value in finished:
                 del memory[value]
-        by_name, views = graph.by_name, self.plan.views
 
         def fetch(value: str) -> np.ndarray:
-            if value not in memory and (value in views or by_name[value].op == "fill"):
-                node = by_name[value]
+            if value in self.plan.within:
+                memory[value] = self.plan.part(value, memory[self.plan.place(value).buffer])
+            elif value not in memory:
+                node = graph.by_name[value]
                 for operand in node.inputs:
                     fetch(operand)
                 memory.update(run_nodes([node], memory, env))

@@ -20,7 +20,7 @@ from ..codegen.program import BYTES, Program
 from ..compiler.plan import Plan
 from ..ir.errors import TargetError
 from ..ir.table import Environment
-from .interpreter import channels_of, run_nodes
+from .interpreter import run_nodes
 from .layout import to_logical, to_storage
 
 
@@ -157,13 +157,17 @@ class TritonExecutor:
         self.module.step(tensors, batch, seed, step)
         return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
 
+    def stored(self, tensors: Mapping[str, Any], value: str) -> Any:
+        """A value that lies in one piece, flat, in storage order."""
+        place, type_ = self.plan.place(value), self.plan.type(value)
+        if type_.batched:
+            return tensors[place.buffer]
+        return tensors[place.buffer][place.offset : place.offset + prod(type_.per_image)]
+
     def fetch(self, tensors: Mapping[str, Any], value: str, batch: int) -> Any:
         """A value in its logical shape (a view of its memory where that is possible)."""
         type_, place = self.plan.type(value), self.plan.place(value)
-        stored = tensors[place.buffer]
-        if value in self.plan.within:
-            whole = to_logical(stored, self.plan.type(place.buffer).at(batch), self.program.order.get(place.buffer))
-            return channels_of(whole, place.offset, type_.channel_count)
-        if len(type_.shape) == 1 and not type_.batched:
-            return stored[place.offset : place.offset + type_.per_image[0]]
-        return to_logical(stored, type_.at(batch), self.program.order.get(value))
+        if value in self.plan.within and not type_.is_weight:
+            whole = to_logical(tensors[place.buffer], self.plan.type(place.buffer).at(batch))
+            return self.plan.part(value, whole)
+        return to_logical(self.stored(tensors, value), type_.at(batch), self.program.order.get(value))

@@ -72,7 +72,7 @@ def _row_shape(a: Any, x: TensorType) -> TensorType:
 
 def _running_shape(a: Any, running: TensorType, stats: TensorType, x: TensorType | None = None) -> TensorType:
     require(
-        stats.shape == (2, *running.shape) and (x is None or x.channels == stats.per_image[1]),
+        stats.shape == (2, *running.shape) and (x is None or x.channels >= stats.per_image[1]),
         f"statistics {stats} do not fit the running ones {running}",
     )
     return running
@@ -238,7 +238,8 @@ register(
     ),
     gradient="running statistics take no gradient",
     aten=lambda env, a, running, stats, x: running + a["momentum"] * (stats[1] * _unbiased(x) - running),
-    doc="running + momentum * (variance * m/(m-1) - running), m = N*H*W of x (whose values it does not read)",
+    doc="running + momentum * (variance * m/(m-1) - running), m = N*H*W of x (whose values it does not read, so it may "
+    "have further channels)",
 )  # fmt: skip
 register(
     "row", Kind.VIEW, "rows",

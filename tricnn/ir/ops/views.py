@@ -91,6 +91,37 @@ def _aten_concat(env: Any, a: Any, *xs: Any) -> Any:
     return torch.cat(xs, dim=_channel_axis(xs[0]))
 
 
+def _filters_shape(a: Any, *ws: TensorType) -> TensorType:
+    for w in ws:
+        require(
+            w.is_weight and w.shape[1:] == ws[0].shape[1:] and w.dtype == ws[0].dtype,
+            f"weights must be [K, C, R, S] and agree in all but K, they are {', '.join(map(str, ws))}",
+        )
+    return TensorType((sum(w.per_image[0] for w in ws), *ws[0].shape[1:]), ws[0].dtype)
+
+
+def _some_filters_shape(a: Any, w: TensorType) -> TensorType:
+    require(w.is_weight, f"a weight must be [K, C, R, S], it is {w}")
+    count = w.per_image[0]
+    require(a["start"] < a["stop"] <= count, f"filters {a['start']} to {a['stop']} are not within {count}")
+    return TensorType((a["stop"] - a["start"], *w.shape[1:]), w.dtype)
+
+
+def _filters_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    grads, start = [], 0
+    for value in node.inputs:
+        stop = start + g.type(value).per_image[0]
+        grads.append(g.add("slice_filters", dy, start=start, stop=stop))
+        start = stop
+    return grads
+
+
+def _aten_filters(env: Any, a: Any, *ws: Any) -> Any:
+    import torch
+
+    return torch.cat(ws, dim=0)
+
+
 def _dims(value: Any) -> tuple[int, ...]:
     dims = tuple(value)
     if any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims) or len(dims) not in (1, 3):
@@ -148,4 +179,21 @@ register(
     gradient=_pad_gradient,
     aten=_aten_pad,
     doc="zero channels before and after those of x",
+)  # fmt: skip
+register(
+    "concat_filters", Kind.POINTWISE, "w*",
+    shape=_filters_shape,
+    numpy=lambda env, a, *ws: np.concatenate(ws, axis=0),
+    gradient=_filters_gradient,
+    aten=_aten_filters,
+    doc="the weights [K, C, R, S] of several convolutions, one after the other along their filters",
+)  # fmt: skip
+register(
+    "slice_filters", Kind.VIEW, "w",
+    attrs={"start": integer(), "stop": integer(least=1)},
+    shape=_some_filters_shape,
+    numpy=lambda env, a, w: w[a["start"] : a["stop"]],
+    gradient="weights are cut only after differentiation",
+    aten=lambda env, a, w: w[a["start"] : a["stop"]],
+    doc="filters start to stop of a weight [K, C, R, S]",
 )  # fmt: skip

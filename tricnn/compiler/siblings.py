@@ -1,0 +1,164 @@
+"""Convolutions that read the same image become one, in both directions.
+
+    conv2d(x, w1), conv2d(x, w2)        = the slices of m = conv2d(x, concat_filters(w1, w2))
+    batch_stats(slice(m))               = slice(batch_stats(m))
+    concat(slice(m), y)                 = slice(concat(m, y))                               the slice ends m
+
+So x is loaded once, its gradient stored once, and one sum over the pixels gives all weights' gradients. The last rule
+lets m and the concatenation that one of its slices begins overlap in memory (place.py): in an Inception block the
+filters whose result is part of the block's come last, and everything of the block lies in one buffer. In the backward
+pass the gradient of m is put together the same way:
+
+    concat(f(a1, b1), slice(f(a2, b2))) = f(concat(a1, slice(a2)), concat(b1, slice(b2)))   f on each channel by itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+from ..ir.graph import Graph, Node
+from .rewrite import Rewriter
+
+#: activations that an inference kernel applies before it stores
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+
+
+def merge_siblings(graph: Graph, mode: str) -> Graph:
+    """Merge convolutions of one input, kernel size, stride, padding and dilation, before differentiation."""
+    work = Rewriter(graph)
+    groups: dict[object, list[Node]] = {}
+    for node in graph.of("conv2d"):
+        if _free(graph, node, mode):
+            key = (node.inputs[0], tuple(sorted(node.attrs.items())), len(node.inputs),
+                   graph.types[node.inputs[1]].per_image[2:])  # fmt: skip
+            groups.setdefault(key, []).append(node)
+    for siblings in groups.values():
+        if len(siblings) > 1:
+            _merge(work, siblings, mode)
+    return work.graph()
+
+
+def _free(graph: Graph, conv: Node, mode: str) -> bool:
+    """May its filters be put beside others? Its weights must be its own."""
+    kinds = ("parameter",) if mode == "train" else ("parameter", "fold_weight", "fold_bias")
+    own = all(graph.by_name[v].op in kinds and len(graph.consumers[v]) == 1 for v in conv.inputs[1:])
+    return own and conv.attrs["groups"] == 1 and conv.name not in graph.results
+
+
+def _merge(work: Rewriter, siblings: list[Node], mode: str) -> None:
+    chains = {conv.name: [conv] for conv in siblings}
+    if mode == "infer":
+        while following := _common_reader(work, [chain[-1] for chain in chains.values()]):
+            for chain, reader in zip(chains.values(), following, strict=True):
+                chain.append(reader)
+    order = _side_by_side(work, [chain[-1] for chain in chains.values()])
+    by_end = {chain[-1].name: chain for chain in chains.values()}
+    kept = [by_end[end.name] for end in order]
+    if len(kept) < 2:
+        return
+    convs = [chain[0] for chain in kept]
+    base = _scope([c.name for c in convs]) or convs[0].name
+    operands = [convs[0].inputs[0], work.add(base, "concat_filters", *(c.inputs[1] for c in convs))]
+    if len(convs[0].inputs) > 2:
+        operands.append(work.add(base, "concat", *(c.inputs[2] for c in convs)))
+    merged = work.add(base, "conv2d", *operands, attrs=convs[0].attrs, suffix="siblings")
+    for step in kept[0][1:]:
+        merged = work.add(base, step.op, merged, attrs=step.attrs)
+    statistics = [[r for r in work.readers(chain[-1].name) if r.op == "batch_stats"] for chain in kept]
+    whole_stats = work.add(base, "batch_stats", merged) if all(len(s) == 1 for s in statistics) else None
+    start = 0
+    for chain, stats in zip(kept, statistics, strict=True):
+        end, stop = chain[-1].name, start + work.channels(chain[-1].name)
+        for reader in work.readers(end):
+            if reader.op == "running_var":  # which only asks how many pixels there are
+                work.put(replace(reader, inputs=(*reader.inputs[:2], merged)))
+        for link in chain[:-1]:
+            work.drop(link.name)
+        work.put(Node(end, "slice_channels", (merged,), {"start": start, "stop": stop}))
+        if whole_stats is not None:
+            work.put(Node(stats[0].name, "slice_channels", (whole_stats,), {"start": start, "stop": stop}))
+        start = stop
+
+
+def _scope(names: Sequence[str]) -> str:
+    """The scope that all the layers are declared in."""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return ".".join(same[0] for same in takewhile(lambda level: len(set(level)) == 1, parts))
+
+
+def _common_reader(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
+    """The activations that follow, if each is followed by the same one only."""
+    readers = [work.readers(end.name) for end in ends]
+    if any(len(r) != 1 or end.name in work.results for r, end in zip(readers, ends, strict=True)):
+        return []
+    found = [r[0] for r in readers]
+    alike = all(n.op == found[0].op and n.attrs == found[0].attrs for n in found)
+    return found if alike and found[0].op in ACTIVATIONS else []
+
+
+def _side_by_side(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
+    """The order of the filters: those that end a concatenation first, those that begin one last. A value in the middle
+    of one, or in several, stays out: it cannot lie beside its siblings too."""
+    by_name = {end.name: end for end in ends}
+    first: list[Node] = []
+    last: list[Node] = []
+    others: list[Node] = []
+    seen: set[str] = set()
+    for end in ends:
+        concats = [r for r in work.readers(end.name) if r.op == "concat"]
+        if not concats:
+            others.append(end)
+            continue
+        concat = concats[0]
+        nested = any(r.op == "concat" for r in work.readers(concat.name))
+        if concat.name in seen or nested or concat.name in work.results or len(set(concat.inputs)) < len(concat.inputs):
+            continue
+        seen.add(concat.name)
+        mine = [v in by_name and len([r for r in work.readers(v) if r.op == "concat"]) == 1 for v in concat.inputs]
+        if not last:
+            last = [by_name[v] for v, _ in takewhile(lambda pair: pair[1], zip(concat.inputs, mine, strict=True))]
+            if last:
+                continue
+        if not first:
+            run = list(takewhile(lambda pair: pair[1], zip(concat.inputs[::-1], mine[::-1], strict=True)))
+            first = [by_name[v] for v, _ in reversed(run)]
+    return [*first, *others, *last]
+
+
+def join_slices(graph: Graph) -> Graph:
+    """After differentiation: let concatenations overlap with the merged values that they begin or end with, and put the
+    gradient of merged convolutions together from what its parts are computed of."""
+    work = Rewriter(graph)
+    gradients = []
+    for node in graph.of("concat"):
+        readers = [r for r in graph.consumers[node.name] if r.inputs[0] == node.name]
+        if any(r.op in ("conv2d_grad_input", "conv2d_grad_weight") for r in readers):
+            gradients.append(node)
+        else:
+            work.absorb(node)
+    for node in gradients:
+        columns = _columns(work, node)
+        if columns is None:
+            joined = work.joined(node.inputs, node.name)
+            if joined is not None:
+                work.replace(node.name, joined)
+            continue
+        parts = [work.joined(column, node.name) for column in columns]
+        if all(p is not None for p in parts):
+            first = work.nodes[work.uncut(node.inputs[0])]
+            work.put(replace(first, name=node.name, inputs=tuple(p for p in parts if p is not None)))
+    return work.graph()
+
+
+def _columns(work: Rewriter, concat: Node) -> list[list[str]] | None:
+    """If every operand is (a slice of) the gradient of a batch norm: their first operands, cut alike, their second
+    ones..."""
+    ends = [work.nodes[work.uncut(v)] for v in concat.inputs]
+    if any(n.op != "normalize_grad_input" or n.attrs != ends[0].attrs for n in ends):
+        return None
+    return [
+        [work.cut_like(end.inputs[i], value) for end, value in zip(ends, concat.inputs, strict=True)]
+        for i in range(len(ends[0].inputs))
+    ]
