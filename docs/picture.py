@@ -36,7 +36,7 @@ def family(kind: str) -> str:
 
 def program(name: str, fused: bool) -> Program:
     graph = specialised(ARCHITECTURES[name](), "train", fuse=fused)
-    return lower(fuse(graph, "train", enabled=fused), "bf16", BATCH)
+    return lower(fuse(graph, "train", "all" if fused else "none"), "bf16", BATCH)
 
 
 def main() -> None:

@@ -110,6 +110,8 @@ def test_a_hostile_name_of_a_file_stays_on_its_line(refused, tmp_path):
         (["compile", "lenet", "--input", "1,2,2"], ["conv2"]),
         (["compile", "lenet", "--classes", "0"], ["--classes"]),
         (["explain", "lenet", "--dtype", "int8"], ["int8"]),
+        (["explain", "lenet", "--fuse", "most"], ["--fuse", "'most'", "auto, all, none", "epilogue, pooling"]),
+        (["train", "lenet", "--data", "digits", "--fuse", "epilogue,most"], ["'epilogue,most'", "auto", "epilogue"]),
         (["verify", "lenet", "--target", "h100"], ["h100"]),
         (["verify", "lenet", "--dtype", "fp64"], ["fp64"]),
         (["bench", "lenet", "--dtype", "x"], ["x"]),

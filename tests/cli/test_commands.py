@@ -8,7 +8,7 @@ import pytest
 from tricnn.graphs import ARCHITECTURES
 
 COMPILED = ["graph", "mode", "batch", "dtype", "target", "launches", "dram_bytes", "flops", "peak_memory_bytes",
-            "parameters", "macs_per_image", "compile_seconds", "kernels", "unfused"]  # fmt: skip
+            "parameters", "macs_per_image", "compile_seconds", "kernels", "unfused", "fuse"]  # fmt: skip
 KERNEL = ["name", "kind", "layers", "launches", "dram_bytes", "flops", "registers", "spill_bytes", "shared_bytes",
           "tensor_core", "bulk_copy"]  # fmt: skip
 TRAINED = ["graph", "data", "executor", "device", "seed", "epochs", "train_loss", "test_accuracy",
@@ -74,7 +74,7 @@ def test_compile_shows_layers_kernels_and_what_fusion_did(tricnn, tiny):
     table = tricnn("compile", tiny, "--batch", 16, "--dtype", "fp16", "--target", "sm_80").out
     assert "conv, pool, act" in table and "unfused" in table and "2 launches moving" in table
     alone = tricnn("compile", tiny, "--batch", 16, "--dtype", "fp16", "--target", "sm_80", "--no-fuse", "--json").json
-    assert alone["launches"] == alone["unfused"]["launches"] == 4
+    assert alone["launches"] == alone["unfused"]["launches"] == 4 and alone["fuse"] == "none"
 
 
 def test_a_narrow_terminal_gets_a_narrow_table(tricnn, tiny, monkeypatch):
@@ -95,7 +95,16 @@ def test_explain_gives_every_edge_a_rule_or_a_reason(tricnn):
     assert edge["fused"] and edge["bytes_saved"] == 4 * 6 * 28 * 28 * 4
     text = tricnn("explain", "lenet", "--mode", "train").out
     assert "epilogue" in text and "conv1 -> pool1" in text and "not fused" in text
-    assert tricnn("explain", "lenet", "--plan").out.startswith("# plan of lenet: infer, fused")
+    assert tricnn("explain", "lenet", "--plan").out.startswith("# plan of lenet: infer, fused, 5 kernels")
+
+
+@pytest.mark.parametrize("command", ["compile", "explain", "bench"])
+def test_a_policy_forces_less_fusion(tricnn, tiny, command):
+    """A convolution, its pooling and its activation: one kernel, two (the activation joins the pooling), or three."""
+    size = ["--batch", 16, "--mode", "infer", "--json", *(["--seconds", 0] if command == "bench" else [])]
+    results = [tricnn(command, tiny, *size, "--fuse", policy).json for policy in ("all", "epilogue", "none")]
+    results = [r["static"]["fused"] if command == "bench" else r for r in results]
+    assert [r["launches"] for r in results] == [2, 3, 4]
 
 
 def test_verify_holds_every_kernel_to_its_tolerance(tricnn, tiny):

@@ -11,7 +11,7 @@ from tricnn.runtime.model import specialised
 
 
 def program(graph: Graph, mode: str = "infer", dtype: str = "bf16", batch: int = 8, fused: bool = True) -> Program:
-    return lower(fuse(specialised(graph, mode, fuse=fused), mode, enabled=fused), dtype, batch)
+    return lower(fuse(specialised(graph, mode, fuse=fused), mode, "all" if fused else "none"), dtype, batch)
 
 
 def test_bytes_of_a_convolution_by_hand() -> None:

@@ -18,6 +18,7 @@ from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.fold import fold_batch_norm
 from tricnn.compiler.fuse import fuse
 from tricnn.compiler.plan import Plan
+from tricnn.compiler.policies import RULES
 from tricnn.compiler.specialise import for_inference, for_training, tidy
 from tricnn.compiler.strided import compact_strided_gradients
 from tricnn.compiler.views import pixel_ordered
@@ -27,6 +28,11 @@ from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run
 from tricnn.runtime.model import compile
 
 ENV = Environment(seed=3, step=1)
+
+
+def without(rule: str) -> str:
+    """The policy of every rule but one."""
+    return ",".join(r for r in RULES if r != rule)
 
 
 def specialised(net: Graph, mode: str, *, rewritten: bool = True) -> Graph:
@@ -123,9 +129,9 @@ def check_decisions(plan: Plan) -> None:
         assert decision.fused or decision.bytes_saved_per_image == 0
 
 
-def check_plan(net: Graph, mode: str, enabled: bool, batch: int = 2, ties: bool = False) -> Plan:
-    graph = specialised(net, mode, rewritten=enabled)
-    plan = fuse(graph, mode, enabled=enabled)
+def check_plan(net: Graph, mode: str, policy: str, batch: int = 2, ties: bool = False) -> Plan:
+    graph = specialised(net, mode, rewritten=policy != "none")
+    plan = fuse(graph, mode, policy)
     check_structure(plan)
     check_decisions(plan)
     values = values_for(specialised(net, mode, rewritten=False), batch=batch, ties=ties)
@@ -145,12 +151,12 @@ def bytes_moved(plan: Plan) -> int:
     return sum(plan.type(v).elements(16) for k in plan.kernels for v in (*k.reads, *k.writes))
 
 
-@pytest.mark.parametrize("enabled", [True, False], ids=["fused", "unfused"])
+@pytest.mark.parametrize("policy", ["all", "none", "epilogue", *(without(rule) for rule in RULES[1:])])
 @pytest.mark.parametrize("mode", ["infer", "train"])
 @pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
-def test_a_plan_computes_what_its_graph_does(net, mode, enabled):
-    plan = check_plan(net, mode, enabled)
-    if not enabled:
+def test_a_plan_computes_what_its_graph_does(net, mode, policy):
+    plan = check_plan(net, mode, policy)
+    if policy == "none":
         assert all(len(k.nodes) == 1 for k in plan.kernels)
         assert {d.rule for d in plan.decisions} <= {"fusion is off"}
 
@@ -159,7 +165,7 @@ def test_a_plan_computes_what_its_graph_does(net, mode, enabled):
 def test_a_fused_plan_has_fewer_launches_and_moves_fewer_bytes(net):
     for mode in ("infer", "train"):
         fused = fuse(specialised(net, mode), mode)
-        unfused = fuse(specialised(net, mode, rewritten=False), mode, enabled=False)
+        unfused = fuse(specialised(net, mode, rewritten=False), mode, "none")
         assert len(fused.kernels) < len(unfused.kernels)
         assert bytes_moved(fused) < bytes_moved(unfused)
 
@@ -168,9 +174,9 @@ def test_a_fused_plan_has_fewer_launches_and_moves_fewer_bytes(net):
 @given(networks())
 def test_plans_of_random_networks_compute_what_their_graphs_do(net):
     for mode in ("infer", "train"):
-        for enabled in (True, False):
-            check_plan(net, mode, enabled)
-    check_plan(net, "train", True, ties=True)
+        for policy in ("all", "none"):
+            check_plan(net, mode, policy)
+    check_plan(net, "train", "all", ties=True)
 
 
 # --- how many kernels ------------------------------------------------------------------------------------------------
@@ -209,7 +215,7 @@ def one_layer(declare) -> Graph:
 )  # fmt: skip
 def test_inference_kernels(declare, kernels):
     net = one_layer(declare)
-    plan = check_plan(net, "infer", True)
+    plan = check_plan(net, "infer", "all")
     assert len(plan.kernels) == kernels, str(plan)
 
 
@@ -226,7 +232,7 @@ def test_the_backward_pass_of_a_dense_layer_is_two_kernels_with_mask_and_bias_fu
     b = GraphBuilder("mlp")
     x = b.relu(b.linear(b.input("x", (6,)), 5, name="fc1"))
     net = b.build(b.linear(x, 4, name="fc2"))
-    plan = check_plan(net, "train", True)
+    plan = check_plan(net, "train", "all")
     backward = {k.anchor.op: [n.op for n in k.nodes] for k in plan.kernels[3:]}
     assert len(plan.kernels) == 3 + 3
     assert backward["linear_grad_input"] == ["linear_grad_input", "relu_grad"]

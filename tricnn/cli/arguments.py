@@ -93,6 +93,26 @@ def add_compilation(parser: argparse.ArgumentParser, mode: str = "infer", batch:
     parser.add_argument("--dtype", default="fp32", metavar="D", help="fp32, tf32, fp16 or bf16 (fp32)")
 
 
+def add_fusion(parser: Any) -> None:
+    """--fuse, and --no-fuse for its last policy."""
+    parser.add_argument(
+        "--fuse", type=policy, default="auto", metavar="P", help="auto, all, epilogue, none, or rules by name (auto)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-fuse", dest="fuse", action="store_const", const="none", help="one kernel for each layer: --fuse none"
+    )
+
+
+def policy(text: str) -> str:
+    from tricnn.compiler.policies import policy_named
+    from tricnn.ir import TargetError
+
+    try:
+        return policy_named(text)
+    except TargetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", metavar="T", help="sm_80, sm_90, sm_100, sm_120, gfx942, ... (the GPU at hand, else sm_90)"
@@ -182,14 +202,15 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"dtype {dtype!r} is not one that kernels are compiled for; accepted: {', '.join(DTYPES)}")
 
 
-def lowered(graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool) -> Program:
+def lowered(graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool | str) -> Program:
     """The program of a graph, not compiled: its launches and what they move are known exactly."""
     from tricnn.codegen.lower import lower
     from tricnn.compiler.fuse import fuse as fuse_graph
+    from tricnn.compiler.policies import policy_named
     from tricnn.runtime.model import specialised
 
     check_dtype(dtype)
-    plan = fuse_graph(specialised(graph, mode, fuse=fuse), mode, enabled=fuse)
+    plan = fuse_graph(specialised(graph, mode, fuse=fuse), mode, policy_named(fuse))
     return lower(plan, dtype, batch, target)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import (
     UsageError,
     add_compilation,
+    add_fusion,
     add_model,
     add_target,
     chosen_target,
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_compilation(parser, mode="train", batch=None)
     add_target(parser)
+    add_fusion(parser)
     parser.add_argument("--seconds", type=real(), default=20.0, metavar="S", help="how long to measure (20)")
 
 
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     if len(graph.inputs) != 1:
         raise UsageError(f"bench gives a network one input; {graph.name} has {len(graph.inputs)}")
     batch = options.batch or (BATCH_ON_GPU if on_gpu else fitting_batch(graph))
-    result = measured(graph, options.mode, batch, options.dtype, target, options.seconds, screen)
+    result = measured(graph, options.mode, batch, options.dtype, target, options.seconds, screen, options.fuse)
     screen.json(result)
     show(result, screen)
     return 0
@@ -71,17 +73,17 @@ def fitting_batch(graph: Graph) -> int:
 
 
 def measured(
-    graph: Graph, mode: str, batch: int, dtype: str, target: str, seconds: float, screen: Screen
+    graph: Graph, mode: str, batch: int, dtype: str, target: str, seconds: float, screen: Screen, policy: str = "auto"
 ) -> dict[str, Any]:  # fmt: skip
-    """The object that ``--json`` prints."""
+    """The object that ``--json`` prints. What it calls fused is fused by ``policy``."""
     from tricnn.runtime.model import gpu_present
 
     on_gpu = gpu_present()
     static = {
         name: static_figures(lowered(graph, mode, batch, dtype, target, fuse=fuse))
-        for name, fuse in (("fused", True), ("unfused", False))
+        for name, fuse in (("fused", policy), ("unfused", "none"))
     }
-    contenders = on_the_gpu(graph, mode, batch, dtype) if on_gpu else on_the_cpu(graph, mode, batch)
+    contenders = on_the_gpu(graph, mode, batch, dtype, policy) if on_gpu else on_the_cpu(graph, mode, batch, policy)
 
     def tell(text: str) -> None:
         if screen.progress and screen.progress.is_terminal:
@@ -98,6 +100,7 @@ def measured(
         "batch": batch,
         "dtype": dtype if on_gpu else "fp32",
         "target": target,
+        "fuse": policy,
         "device": device_name(on_gpu),
         "versions": versions(),
         "static": static,
@@ -135,7 +138,7 @@ def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
     return images, rng.integers(0, graph.types[graph.outputs[0].value].channels, batch)
 
 
-def on_the_cpu(graph: Graph, mode: str, batch: int) -> dict[str, Callable[[], Work]]:
+def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Callable[[], Work]]:
     """NumPy, PyTorch's autograd, and the eager executor, all in fp32."""
     from tricnn.runtime.model import compile
 
@@ -143,7 +146,7 @@ def on_the_cpu(graph: Graph, mode: str, batch: int) -> dict[str, Callable[[], Wo
 
     images, labels = random_batch(graph, batch)
 
-    def ours(executor: str, fuse: bool = True) -> Work:
+    def ours(executor: str, fuse: str = policy) -> Work:
         model = compile(graph, mode, batch, "fp32", executor, fuse=fuse)
         return (lambda: model(images)) if mode == "infer" else (lambda: model.loss_and_grads(images, labels))
 
@@ -154,11 +157,11 @@ def on_the_cpu(graph: Graph, mode: str, batch: int) -> dict[str, Callable[[], Wo
     return {
         "tricnn numpy": lambda: ours("numpy"),
         "PyTorch": pytorch,
-        "tricnn eager": lambda: ours("eager", fuse=False),
+        "tricnn eager": lambda: ours("eager", "none"),
     }
 
 
-def on_the_gpu(graph: Graph, mode: str, batch: int, dtype: str) -> dict[str, Callable[[], Work]]:
+def on_the_gpu(graph: Graph, mode: str, batch: int, dtype: str, policy: str) -> dict[str, Callable[[], Work]]:
     """tricnn's kernels launched one by one and as a CUDA graph; PyTorch eager, as a CUDA graph, and compiled.
 
     Only the step is timed: its inputs are on the device already, its results stay there.
@@ -171,7 +174,7 @@ def on_the_gpu(graph: Graph, mode: str, batch: int, dtype: str) -> dict[str, Cal
 
     images, labels = random_batch(graph, batch)
 
-    def ours(fuse: bool) -> Work:
+    def ours(fuse: str) -> Work:
         model = compile(graph, mode, batch, dtype, "triton", fuse=fuse)
         executor = model.executor
         tensors = executor.bind(batch)
@@ -186,12 +189,12 @@ def on_the_gpu(graph: Graph, mode: str, batch: int, dtype: str) -> dict[str, Cal
         return step(graph, mode, state, images, labels, dtype, "cuda", wrap)
 
     return {
-        "tricnn fused": lambda: ours(True),
-        "tricnn unfused": lambda: ours(False),
+        "tricnn fused": lambda: ours(policy),
+        "tricnn unfused": lambda: ours("none"),
         "PyTorch eager": pytorch,
         "torch.compile": lambda: pytorch(torch.compile),
-        "tricnn fused, CUDA graph": lambda: captured(ours(True)),
-        "tricnn unfused, CUDA graph": lambda: captured(ours(False)),
+        "tricnn fused, CUDA graph": lambda: captured(ours(policy)),
+        "tricnn unfused, CUDA graph": lambda: captured(ours("none")),
         "PyTorch eager, CUDA graph": lambda: captured(pytorch()),
         "torch.compile, CUDA graph": lambda: captured(pytorch(torch.compile)),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import (
     add_compilation,
+    add_fusion,
     add_model,
     add_target,
     chosen_target,
@@ -31,7 +32,7 @@ examples:
   tricnn compile lenet                                           for inference, on the GPU at hand or sm_90
   tricnn compile lenet --mode train --batch 256 --dtype bf16     one training step
   tricnn compile resnet18 --target gfx942 --out out/resnet18     kernels.py, machine code, manifest.json
-  tricnn compile mine.txt --mode train --no-fuse                 one kernel a layer
+  tricnn compile mine.txt --mode train --fuse epilogue           pointwise chains only; --no-fuse: one kernel a layer
 
 Columns: bytes counts each operand read once and each result written once, per launch; spills and registers are per
 thread; "unfused" is the same layers as one kernel each.
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_compilation(parser)
     add_target(parser)
-    parser.add_argument("--no-fuse", action="store_true", help="one kernel for each layer")
+    add_fusion(parser)
     parser.add_argument("--out", metavar="DIR", help="write kernels.py, the machine code and manifest.json there")
 
 
@@ -55,14 +56,14 @@ def run(options: argparse.Namespace) -> int:
     target = chosen_target(options.target)
     graph = load_graph(options)
     how = (options.mode, options.batch, options.dtype, target)
-    unfused = lowered(graph, *how, fuse=False)
-    program = unfused if options.no_fuse else lowered(graph, *how, fuse=True)
+    unfused = lowered(graph, *how, fuse="none")
+    program = unfused if options.fuse == "none" else lowered(graph, *how, fuse=options.fuse)
     with output_folder(options.out) as folder:
         built = compile_shown(program, target, screen)
         files = built.write(folder) if folder else []
     result = summary(graph, built, unfused)
     screen.json(result)
-    beside = None if options.no_fuse else _replaced(built, unfused)
+    beside = None if options.fuse == "none" else _replaced(built, unfused)
     screen.show(tables.kernels(result, beside, screen.out.width), *sentences(result))
     if files:
         total = sum(f.stat().st_size for f in files)
@@ -104,6 +105,7 @@ def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
         "compile_seconds": round(built.seconds, 3),
         "kernels": built.kernels,
         "unfused": {"launches": len(unfused.launches), "dram_bytes": unfused.dram_bytes()},
+        "fuse": program.plan.policy,
     }
 
 

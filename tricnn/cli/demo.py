@@ -115,8 +115,8 @@ def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
     which = "The same kernels" if same else "Its kernels, in tiles of another size"
     title(screen, f"2/3  {which}, forward and backward, on {device_name()} against float64 NumPy")
     result = verified(
-        graph, screen, mode="train", batch=VERIFIED_BATCH, compiled_batch=BATCH, dtype=DTYPE, target=target, fuse=True,
-        seed=0,
+        graph, screen, mode="train", batch=VERIFIED_BATCH, compiled_batch=BATCH, dtype=DTYPE, target=target,
+        fuse="auto", seed=0,
     )  # fmt: skip
     screen.show("", tables.checks(result))
     failed = [c["kernel"] for c in result["checks"] if not c["ok"]]
@@ -140,7 +140,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     dataset = fitted(load_dataset("digits"), graph)
     settings: dict[str, Any] = {
         **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
-        "no_fuse": False, "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
+        "fuse": "auto", "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)
     screen.show(

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_compilation, add_model, add_target, chosen_target, load_graph, lowered, static_figures
+from .arguments import (
+    add_compilation,
+    add_fusion,
+    add_model,
+    add_target,
+    chosen_target,
+    load_graph,
+    lowered,
+    static_figures,
+)
 
 if TYPE_CHECKING:
     from tricnn.codegen.program import Program
@@ -25,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_compilation(parser)
     add_target(parser)
+    add_fusion(parser)
     parser.add_argument("--plan", action="store_true", help="print the plan as a program instead")
 
 
@@ -37,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     target = chosen_target(options.target)
     graph = load_graph(options)
     fused, unfused = (
-        lowered(graph, options.mode, options.batch, options.dtype, target, fuse=fuse) for fuse in (True, False)
+        lowered(graph, options.mode, options.batch, options.dtype, target, fuse=fuse) for fuse in (options.fuse, "none")
     )
     if options.plan and not options.json:
         print(fused.plan, end="")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from .arguments import UsageError, add_model, load_graph, real, small_arguments, whole
+from .arguments import UsageError, add_fusion, add_model, load_graph, real, small_arguments, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--executor", default="auto", metavar="E", help="triton, numpy, eager (triton on a GPU, else numpy)"
     )
     where.add_argument("--dtype", default="fp32", metavar="D", help="fp32, tf32, fp16, bf16, or fp64 (fp32)")
-    where.add_argument("--no-fuse", action="store_true", help="one kernel for each layer")
+    add_fusion(where)
     how = parser.add_argument_group("how it learns")
     how.add_argument("--lr", type=real(above=True), metavar="R", help=f"learning rate ({RATE})")
     setting(how, "--momentum", real(0, 0.9999), "M", "of gradient descent")
@@ -192,18 +192,18 @@ def train(
     settings = training_options(options, graph)
     executor = options.executor
     model = compile(
-        graph, "train", options.batch, options.dtype, executor, None, not options.no_fuse, seed=options.seed,
+        graph, "train", options.batch, options.dtype, executor, None, options.fuse, seed=options.seed,
         label_smoothing=options.label_smoothing,
     )  # fmt: skip
     executor = model.executor.name
     if options.weights:
         model.load_state_dict(options.weights)
     settings = replace(settings, fixed={
-        "executor": executor, "dtype": options.dtype, "fused": not options.no_fuse,
+        "executor": executor, "dtype": options.dtype, "fuse": options.fuse,
         "label smoothing": options.label_smoothing,
         "weights of SHA-256": state_sha256(model.state_dict())[:16] if options.weights else None,
     })  # fmt: skip
-    evaluator = compile(graph, "infer", settings.evaluation_batch, options.dtype, executor, None, not options.no_fuse)
+    evaluator = compile(graph, "infer", settings.evaluation_batch, options.dtype, executor, None, options.fuse)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow: the loop itself says when it diverges
         return model, train(model, evaluator, dataset, settings, options.out, options.resume, screen.progress, about)

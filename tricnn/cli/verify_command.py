@@ -10,7 +10,16 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_compilation, add_model, add_target, check_dtype, chosen_target, load_graph, small_arguments
+from .arguments import (
+    add_compilation,
+    add_fusion,
+    add_model,
+    add_target,
+    check_dtype,
+    chosen_target,
+    load_graph,
+    small_arguments,
+)
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
@@ -37,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_compilation(parser, mode="train", batch=None)
     add_target(parser)
-    parser.add_argument("--no-fuse", action="store_true", help="one kernel for each layer")
+    add_fusion(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random images and parameters (0)")
 
 
@@ -53,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     sized = options.batch or options.input or options.width
     graph = load_graph(options, **({} if on_gpu or sized else small_arguments(options.model)))
     result = verified(
-        graph, screen, mode=options.mode, batch=batch, dtype=options.dtype, target=target, fuse=not options.no_fuse,
+        graph, screen, mode=options.mode, batch=batch, dtype=options.dtype, target=target, fuse=options.fuse,
         seed=options.seed,
     )  # fmt: skip
     screen.json(result)
@@ -81,7 +90,7 @@ def runs_on_gpu() -> bool:
 
 
 def verified(
-    graph: Graph, screen: Screen, *, mode: str, batch: int, dtype: str, target: str | None, fuse: bool, seed: int,
+    graph: Graph, screen: Screen, *, mode: str, batch: int, dtype: str, target: str | None, fuse: str, seed: int,
     compiled_batch: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The object that ``--json`` prints. Tiles are those of ``compiled_batch``, if it is not the batch that runs."""
@@ -107,7 +116,8 @@ def verified(
         "dtype": dtype,
         "target": model.target,
         "tiles": "interpreter" if interpreting() and target is None else model.target,
-        "fused": fuse,
+        "fused": program.plan.fused,
+        "fuse": program.plan.policy,
         "device": device_name(),
         "ok": all(c.ok for c in checks),
         "kernels": len(program.plan.kernels),

@@ -8,7 +8,7 @@ from ..ir.graph import Node
 from ..ir.table import Kind
 from .place import Within
 from .plan import Decision, Kernel
-from .roles import GATHERS, SIDE_SUMS, WGRADS, chainable
+from .roles import GATHERS, SIBLINGS, SIDE_SUMS, TAKE_ALONG, WGRADS, chainable
 
 if TYPE_CHECKING:
     from .fuse import Fuser
@@ -61,8 +61,10 @@ def _decide(fuser: Fuser, value: str, node: Node, homes: dict[str, list[Kernel]]
 
 
 def _why_not(fuser: Fuser, value: str, node: Node) -> str:
-    if not fuser.enabled:
+    if not fuser.rules:
         return "fusion is off"
+    if node.op == "concat" and "placement" not in fuser.rules:
+        return _without(fuser, "placement")
     if node.op == "concat":
         return "the concatenation copies: an operand is an input, a result, or in two places at once"
     home = fuser.group.get(node.name)
@@ -73,6 +75,8 @@ def _why_not(fuser: Fuser, value: str, node: Node) -> str:
         reason = fuser.why_not_inlined(producer)
         if reason is not None:
             return reason
+        if "prologue" not in fuser.rules:
+            return _without(fuser, "prologue")
         if producer.name in fuser.group and fuser.group[producer.name].anchor is producer:
             return "storing it once moves fewer bytes than recomputing it for each reader"
     group = fuser.group.get(value)
@@ -80,10 +84,17 @@ def _why_not(fuser: Fuser, value: str, node: Node) -> str:
         late = [v for v in map(fuser.base, node.inputs) if fuser.group.get(v) is not group]
         if late and not fuser.ready(node, group):
             return f"{node.name} also waits for {late[0]}, which is computed later"
+        if "epilogue" not in fuser.rules:
+            return _without(fuser, "epilogue")
     if group is not None and group.anchor.op == "conv2d" and node.op in ("max_pool2d", "avg_pool2d"):
         reason = fuser.why_not_pooled(group, producer, node)
-        if reason is not None:
-            return reason
+        if reason is not None or "pooling" not in fuser.rules:
+            return reason or _without(fuser, "pooling")
+    side = node.op in SIDE_SUMS and group is not None and group.anchor.op in TAKE_ALONG
+    if "side_sums" not in fuser.rules and (side or node.op == "channel_sum"):
+        return _without(fuser, "side_sums")
+    if "siblings" not in fuser.rules and (node.op in SIBLINGS or node.op in ("running_mean", "running_var")):
+        return _without(fuser, "siblings")
     if node.kind is Kind.CONTRACTION:
         return f"{node.op} reads every element several times: its operand goes through memory"
     if node.kind is Kind.REDUCTION:
@@ -91,3 +102,7 @@ def _why_not(fuser: Fuser, value: str, node: Node) -> str:
     if node.kind is Kind.WINDOW:
         return f"{node.op} looks at neighbouring pixels, which other programs compute"
     return f"{node.op} has a shape or an order of its own"
+
+
+def _without(fuser: Fuser, rule: str) -> str:
+    return f"the rule {rule!r} is not among those of the policy ({fuser.policy})"

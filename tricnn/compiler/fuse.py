@@ -1,16 +1,18 @@
 """Fusion: the nodes of a graph grouped into kernels.
 
 A kernel is one anchor (contraction, window, reduction or a chain of pointwise operations) with prologues on what it
-loads, an epilogue on what it stores, and side reductions. The rules, each an equation:
+loads, an epilogue on what it stores, and side reductions. The rules, each an equation (a policy chooses among them,
+policies.py):
 
     epilogue     f(anchor(x), y)               = anchor[epilogue f](x, y)               f pointwise
     pooling      pool(conv2d(x))               = conv2d[windows](x)                     windows that do not overlap
     prologue     anchor(f(z))                  = anchor[prologue f](z)                  f recomputed as it is loaded
-    side sum     (wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)               dy is loaded once
+    side_sums    (wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)               dy is loaded once
                  (conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)              of what is stored, as it is
     siblings     (f(x), g(x))                  = [f, g](x)                              same loop, two results
     hosting      (f(z), conv2d(f(z)))          = conv2d[prologue f, stored](z)          1x1: each element loaded once
     placement    concat(f(x), g(y))            = [f, g](x, y)                           each writes its channels
+    at_hand      f(z), g(z) loaded             = f[recomputed](z), g(z) loaded          z is loaded there anyway
 
 A node joins the kernel of the last of its inputs to be computed, so the order of the anchors is an order of the
 kernels and no fusion can make a cycle.
@@ -27,6 +29,7 @@ from .decisions import explain
 from .fold import prepared_nodes
 from .place import Within, place
 from .plan import Kernel, Plan
+from .policies import rules_of
 from .roles import (
     ALONE,
     COLLAPSING,
@@ -44,9 +47,10 @@ from .roles import (
 from .views import free_views
 
 
-def fuse(graph: Graph, mode: str, *, enabled: bool = True) -> Plan:
-    """Group the graph's nodes into kernels. ``enabled=False``: one kernel per layer, views free as ever."""
-    return Fuser(graph, mode, enabled).plan()
+def fuse(graph: Graph, mode: str, policy: str = "all") -> Plan:
+    """Group the graph's nodes into kernels, by the rules of a policy (policies.py). By none of them each layer is a
+    kernel of its own; views are free as ever."""
+    return Fuser(graph, mode, policy).plan()
 
 
 @dataclass
@@ -60,8 +64,9 @@ class Group:
 class Fuser:
     """The state of one fusion: which nodes are in which group, and which are recomputed wherever they are read."""
 
-    def __init__(self, graph: Graph, mode: str, enabled: bool):
-        self.graph, self.mode, self.enabled = graph, mode, enabled
+    def __init__(self, graph: Graph, mode: str, policy: str):
+        self.graph, self.mode, self.policy = graph, mode, policy
+        self.rules = rules_of(policy)
         self.prepared = prepared_nodes(graph) if mode == "infer" else ()  # training changes parameters every step
         self.place = {node.name: i for i, node in enumerate(graph.nodes)}
         self.views = free_views(graph)
@@ -85,16 +90,16 @@ class Fuser:
     # --- grouping ------------------------------------------------------------
 
     def plan(self) -> Plan:
-        if self.enabled:
-            for node in self.nodes:
-                gathered = node.op in GATHERS and not self.several_windows(node)
-                if not chainable(node) and not gathered and node.name not in self.group:
-                    self.start(node)
+        for node in self.nodes:
+            gathered = node.op in GATHERS and not self.several_windows(node)
+            if not chainable(node) and not gathered and node.name not in self.group:
+                self.start(node)
+        if "prologue" in self.rules:
             self.inline()
         for node in self.nodes:
             if node.name in self.group or node.name in self.inlined:
                 continue
-            host = self.host(node) if self.enabled else None
+            host = self.host(node)
             if host is not None:
                 self.join(host, node)
                 self.hosted.add(node.name)
@@ -102,18 +107,16 @@ class Fuser:
                 self.start(node)
         kernels = self.kernels()
         within: Within = {}
-        if self.enabled:
+        if "placement" in self.rules:
             kernels, within = place(self.graph, kernels, self.views, self.results)
         kernels = tuple(replace(k, name=_kernel_name(i, k.anchor)) for i, k in enumerate(kernels))
         decisions = explain(self, kernels, within)
-        return Plan(self.graph, self.mode, self.enabled, kernels, self.views, within, self.prepared, decisions)
+        return Plan(self.graph, self.mode, self.policy, kernels, self.views, within, self.prepared, decisions)
 
     def start(self, node: Node) -> None:
         group = Group(node)
         self.groups.append(group)
         self.join(group, node)
-        if not self.enabled:
-            return
         self.take_siblings(group, node)
         if node.op not in ALONE:
             self.grow(group, node)
@@ -128,14 +131,14 @@ class Fuser:
         for other in self.nodes:
             if other.name in self.group:
                 continue
-            if SIBLINGS.get(other.op) == node.op:
+            if SIBLINGS.get(other.op) == node.op and "siblings" in self.rules:
                 same = other.inputs[-len(node.inputs) :] == node.inputs
                 same = same and all(other.attrs[key] == value for key, value in node.attrs.items())
                 takes = same and self.ready(other, group)
-            elif other.op == "channel_sum":
+            elif other.op == "channel_sum" and "side_sums" in self.rules:
                 takes = node.op in WGRADS and self.base(other.inputs[0]) == self.base(node.inputs[0])
                 takes = takes and self.graph.types[other.name].channels == self.graph.types[node.inputs[0]].channels
-            elif other.op in ("running_mean", "running_var"):
+            elif other.op in ("running_mean", "running_var") and "siblings" in self.rules:
                 takes = node.op == "batch_stats" and self.base(other.inputs[1]) == node.name
             else:
                 takes = False
@@ -163,7 +166,8 @@ class Fuser:
             if node.name in self.group or not self.ready(node, group):
                 continue
             same_size = self.graph.types[node.name].elements(1) == self.graph.types[tail.name].elements(1)
-            if chainable(node) and same_size and self.alike(node, group.anchor.name):
+            fits = chainable(node) and same_size and self.alike(node, group.anchor.name)
+            if fits and "epilogue" in self.rules:
                 self.join(group, node)
                 self.grow(group, node)
             elif self.can_pool(group, tail, node):
@@ -188,14 +192,14 @@ class Fuser:
     def can_take_along(self, group: Group, tail: Node, node: Node) -> bool:
         """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
         leaves a partial result."""
-        if node.op not in SIDE_SUMS or group.anchor.op not in TAKE_ALONG:
+        if "side_sums" not in self.rules or node.op not in SIDE_SUMS or group.anchor.op not in TAKE_ALONG:
             return False
         pooled = any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members)
         same = self.graph.types[tail.name].shape == self.graph.types[group.anchor.name].shape
         return node.inputs[0] == tail.name and same and not pooled
 
     def can_pool(self, group: Group, tail: Node, pool: Node) -> bool:
-        if group.anchor.op != "conv2d" or pool.op not in ("max_pool2d", "avg_pool2d"):
+        if "pooling" not in self.rules or group.anchor.op != "conv2d" or pool.op not in ("max_pool2d", "avg_pool2d"):
             return False
         return self.why_not_pooled(group, tail, pool) is None
 
@@ -215,7 +219,8 @@ class Fuser:
         exact = p % r == 0 and q % s == 0
         if not exact and pool.attrs["ceil_mode"]:
             return "windows at the border are cut off"
-        takers = [pool.name, *(n.name for n in self.readers[tail.name] if SIBLINGS.get(n.op) == pool.op)]
+        beside = [n.name for n in self.readers[tail.name] if SIBLINGS.get(n.op) == pool.op]
+        takers = [pool.name, *(beside if "siblings" in self.rules else [])]
         stored = tail.name in self.results or any(
             n.name not in takers and self.group.get(n.name) is not group for n in self.readers[tail.name]
         )
@@ -299,7 +304,7 @@ class Fuser:
     def host(self, node: Node) -> Group | None:
         """The 1x1 convolution that may compute a value as it loads it, and store it for its other readers: one that
         loads each element once (or a few times, for many filters), before anybody else needs it."""
-        if not chainable(node):
+        if "hosting" not in self.rules or not chainable(node):
             return None
         for reader in self.readers[node.name]:
             group = self.group.get(reader.name)
@@ -386,6 +391,8 @@ class Fuser:
         """What the epilogue would load although it could compute it from images that it loads at that place anyway:
         the sign of relu(bn(z) + bn(s)), where both batch norms' gradients need z and s."""
         anchor = group.anchor
+        if "at_hand" not in self.rules:
+            return []
         behind = [n for n in group.members if n is not anchor and n.name not in self.hosted]
         operands = {v for n in behind for v in map(self.base, n.inputs)}
         loaded = operands - self.inlined

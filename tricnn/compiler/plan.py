@@ -65,18 +65,24 @@ class Place:
 
 @dataclass(frozen=True)
 class Plan:
-    """What runs, in order. ``views`` are values that are another value's memory under another shape; ``within`` says of
-    a value which other one's channels it is, and the first of them; ``prepared`` are computed once whenever the
-    parameters change (folded weights)."""
+    """What runs, in order, fused by the rules of ``policy`` (policies.py).
+
+    ``views`` are values that are another value's memory under another shape; ``within`` says of a value which other
+    one's channels it is, and the first of them; ``prepared`` are computed once whenever the parameters change (folded
+    weights)."""
 
     graph: Graph
     mode: str
-    fused: bool
+    policy: str
     kernels: tuple[Kernel, ...]
     views: Mapping[str, str] = field(default_factory=dict)
     within: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     prepared: tuple[Node, ...] = ()
     decisions: tuple[Decision, ...] = ()
+
+    @property
+    def fused(self) -> bool:
+        return self.policy != "none"
 
     def storage(self, value: str) -> str:
         """The value in whose memory ``value`` lies."""
@@ -125,7 +131,7 @@ class Plan:
 
     def __str__(self) -> str:
         """The plan as a program: one kernel a line, what it computes below it."""
-        fused = "fused" if self.fused else "unfused"
+        fused = {"none": "unfused", "auto": "fused", "all": "fused"}.get(self.policy, f"fused by {self.policy}")
         lines = [f"# plan of {self.graph.name}: {self.mode}, {fused}, {len(self.kernels)} kernels"]
         for source in self.graph.nodes:
             if source.kind is Kind.SOURCE and source.op in ("input", "buffer"):

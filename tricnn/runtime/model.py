@@ -18,6 +18,7 @@ from ..compiler.differentiate import differentiate
 from ..compiler.fold import fold_batch_norm
 from ..compiler.fuse import fuse as fuse_graph
 from ..compiler.plan import Plan
+from ..compiler.policies import policy_named, rules_of
 from ..compiler.siblings import join_slices, merge_siblings
 from ..compiler.specialise import for_inference, for_training, tidy
 from ..compiler.strided import compact_strided_gradients
@@ -57,35 +58,37 @@ def device_target() -> str:
 
 
 def specialised(
-    graph: Graph, mode: str, *, fuse: bool = True, label_smoothing: float = 0.0, dump: Dump | None = None
+    graph: Graph, mode: str, *, fuse: bool | str = True, label_smoothing: float = 0.0, dump: Dump | None = None
 ) -> Graph:
-    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference. ``dump`` is
-    shown the graph after every pass."""
+    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference, and rewritten
+    for the rules of the policy ``fuse``. ``dump`` is shown the graph after every pass."""
+    rules = rules_of(policy_named(fuse))
     show = dump or Dump(None)
     show("declared", graph)
     if mode not in MODES:
         raise TargetError(f"mode {mode!r} is unknown; accepted: {', '.join(MODES)}")
     ready = for_inference(graph) if mode == "infer" else for_training(graph, label_smoothing)
     show(f"for-{'inference' if mode == 'infer' else 'training'}", ready)
-    if fuse and mode == "infer":
+    if rules and mode == "infer":
         ready = fold_batch_norm(ready)
         show("batch-norm-folded", ready)
-    if fuse:
+    if rules:
         ready = tidy(ready)
         show("tidied", ready)
-    if fuse and mode == "train":
+    if {"placement", "prologue"} <= rules and mode == "train":
         ready = join_branches(ready)
         show("branches-joined", ready)
-    if fuse:
+    merging = {"merging", "placement", "prologue"} <= rules
+    if merging:
         ready = merge_siblings(ready, mode)
         show("siblings-merged", ready)
     if mode == "train":
         ready = differentiate(ready)
         show("differentiated", ready)
-    if fuse and mode == "train":
+    if "prologue" in rules and mode == "train":
         ready = compact_strided_gradients(ready)
         show("gradients-compacted", ready)
-    if fuse:
+    if merging:
         ready = join_slices(ready)
         show("slices-joined", ready)
     return ready
@@ -98,7 +101,7 @@ def compile(
     dtype: str = "fp32",
     executor: str = "auto",
     target: str | None = None,
-    fuse: bool = True,
+    fuse: bool | str = True,
     *,
     seed: int = 0,
     label_smoothing: float = 0.0,
@@ -112,12 +115,14 @@ def compile(
     executor  ``triton`` (CUDA, or the CPU under TRITON_INTERPRET=1), ``numpy``, ``eager`` (ATen); ``auto``: Triton
               where there is a GPU, else NumPy.
     target    ``sm_90``, ``gfx942``, ... whose tiles to choose; the device at hand unless said.
-    fuse      False: one kernel per layer.
+    fuse      ``"auto"`` (or True): every rule of fusion where it is predicted to be faster; ``"all"``: wherever it is
+              legal; ``"epilogue"``: pointwise chains only; ``"none"`` (or False): one kernel per layer; or rules by
+              name (tricnn/compiler/policies.py).
     seed      draws the initial parameters and, with the step, dropout's masks.
 
     With ``TRICNN_DUMP=folder`` in the environment, what every pass made is written there, numbered.
 
-    Raises TargetError for an unknown mode, dtype, executor or target, and GraphError for a graph that cannot be
+    Raises TargetError for an unknown mode, dtype, executor, target or policy, and GraphError for a graph that cannot be
     trained.
     """
     for what, value, known in (("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
@@ -133,7 +138,7 @@ def compile(
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
     dump = Dump(os.environ.get("TRICNN_DUMP"))
     ready = specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing, dump=dump)
-    plan = fuse_graph(ready, mode, enabled=fuse)
+    plan = fuse_graph(ready, mode, policy_named(fuse))
     dump("plan", plan)
     model = Model(graph, plan, batch, dtype, executor, target, seed)
     if dump.folder is not None and dtype != "fp64":

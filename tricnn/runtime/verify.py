@@ -63,7 +63,7 @@ class Check:
 
 
 def verify(
-    graph: Graph, *, mode: str = "train", batch: int = 2, dtype: str = "fp32", fuse: bool = True, seed: int = 0,
+    graph: Graph, *, mode: str = "train", batch: int = 2, dtype: str = "fp32", fuse: bool | str = True, seed: int = 0,
     target: str | None = None, on_done: Callable[[Check], None] | None = None,
 ) -> list[Check]:  # fmt: skip
     """Run the compiled step once, on random images, and check every value that goes through memory.
@@ -75,8 +75,9 @@ def verify(
 
 
 def compiled(
-    graph: Graph, *, mode: str, batch: int, dtype: str, fuse: bool = True, seed: int = 0, target: str | None = None
-) -> Model:
+    graph: Graph, *, mode: str, batch: int, dtype: str, fuse: bool | str = True, seed: int = 0,
+    target: str | None = None,
+) -> Model:  # fmt: skip
     """The model to verify, with tiles for what will run it: the GPU, Triton's interpreter, or the target named."""
     machine = tiles.INTERPRETER if interpreting() and target is None else tiles.GPU
     with tiles.chosen_for(machine):

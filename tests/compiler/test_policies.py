@@ -1,0 +1,54 @@
+"""Policies of fusion: every one computes the same step, and more rules never move more bytes."""
+
+import numpy as np
+import pytest
+
+import tricnn
+from tests.compiler.nets import NETS
+from tricnn.cli.arguments import lowered
+from tricnn.compiler.policies import POLICIES, RULES, policy_named, rules_of
+from tricnn.graphs import resnet18
+from tricnn.ir import TargetError
+
+#: none, one rule, some, all
+LADDER = ("none", "epilogue", "epilogue,side_sums,siblings", "all")
+
+
+def step(net, fuse):
+    rng = np.random.default_rng(5)
+    model = tricnn.compile(net, "train", 4, "fp64", "numpy", fuse=fuse, seed=1)
+    images = rng.standard_normal(net.types[net.inputs[0].name].at(4))
+    loss, grads = model.loss_and_grads(images, rng.integers(0, 5, 4))
+    return {"loss": np.float64(loss), **grads, **model.state_dict()}
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
+def test_every_policy_computes_the_same_step(net):
+    """Loss, gradients and running statistics; parameters are as they were."""
+    expected = step(net, "none")
+    for policy in ("auto", *LADDER[1:], "prologue", "placement,prologue", "side_sums,at_hand"):
+        for name, value in step(net, policy).items():
+            scale = max(1.0, float(np.abs(expected[name]).max()))
+            np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-10 * scale, err_msg=f"{policy} {name}")
+
+
+@pytest.mark.parametrize("net", [*NETS, resnet18()], ids=lambda g: g.name)
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_more_rules_move_no_more_bytes_and_launch_no_more_kernels(net, mode):
+    programs = [lowered(net, mode, 256, "bf16", "sm_90", fuse=policy) for policy in LADDER]
+    volumes, launches = [p.dram_bytes() for p in programs], [len(p.launches) for p in programs]
+    assert volumes == sorted(volumes, reverse=True) and volumes[0] > 1.2 * volumes[-1]
+    assert launches == sorted(launches, reverse=True) and launches[0] > launches[-1]
+
+
+def test_names():
+    assert (policy_named(True), policy_named(False)) == ("auto", "none")
+    assert [policy_named(p) for p in POLICIES] == list(POLICIES)
+    assert policy_named("side_sums, epilogue") == "epilogue,side_sums"
+    assert rules_of("none") < rules_of("epilogue") < rules_of("all") == rules_of("auto") == set(RULES)
+
+
+@pytest.mark.parametrize("fuse", ["most", "", "epilogue,", "all,none", None, 1, ["all"]])
+def test_a_policy_that_is_none(fuse):
+    with pytest.raises(TargetError, match=r"accepted: auto, all, none, or rules .* epilogue, pooling, prologue"):
+        tricnn.compile(NETS[0], fuse=fuse)
