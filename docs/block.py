@@ -49,7 +49,7 @@ def of_block(program: Program) -> list[tuple[str, list[str], float]]:
 def main() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(12, 9), sharex=True)
     for axis, fused in zip(axes, (False, True), strict=True):
-        rows = of_block(lowered(resnet50(), "train", BATCH, "bf16", "sm_90", fuse=fused))
+        rows = of_block(lowered(resnet50(), "train", BATCH, "bf16", "sm_90", fuse="all" if fused else "none"))
         for row, (_, computed, size) in enumerate(rows):
             heavy = next((o for o in computed if o in COLOURS), None)
             axis.barh(-row, size, color=COLOURS.get(heavy or "", "#cbd5e0"))

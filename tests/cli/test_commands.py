@@ -8,9 +8,10 @@ import pytest
 from tricnn.graphs import ARCHITECTURES
 
 COMPILED = ["graph", "mode", "batch", "dtype", "target", "launches", "dram_bytes", "flops", "peak_memory_bytes",
-            "parameters", "macs_per_image", "compile_seconds", "kernels", "unfused", "fuse"]  # fmt: skip
+            "parameters", "macs_per_image", "compile_seconds", "kernels", "unfused",
+            "fuse", "predicted_us"]  # fmt: skip
 KERNEL = ["name", "kind", "layers", "launches", "dram_bytes", "flops", "registers", "spill_bytes", "shared_bytes",
-          "tensor_core", "bulk_copy"]  # fmt: skip
+          "tensor_core", "bulk_copy", "predicted_us"]  # fmt: skip
 TRAINED = ["graph", "data", "executor", "device", "seed", "epochs", "train_loss", "test_accuracy",
            "images_per_second", "state_sha256"]  # fmt: skip
 
@@ -91,11 +92,30 @@ def test_explain_gives_every_edge_a_rule_or_a_reason(tricnn):
         assert edge["rule" if edge["fused"] else "reason"]
         assert (edge["bytes_saved"] > 0) == edge["fused"]
     assert result["bytes_saved"] == result["unfused"]["dram_bytes"] - result["dram_bytes"] > 0
+    assert 0 < result["predicted_us"] < result["unfused"]["predicted_us"]
     edge = next(e for e in result["edges"] if (e["producer"], e["consumer"]) == ("conv1", "pool1"))
     assert edge["fused"] and edge["bytes_saved"] == 4 * 6 * 28 * 28 * 4
     text = tricnn("explain", "lenet", "--mode", "train").out
     assert "epilogue" in text and "conv1 -> pool1" in text and "not fused" in text
     assert tricnn("explain", "lenet", "--plan").out.startswith("# plan of lenet: infer, fused, 5 kernels")
+
+
+def test_explain_prices_what_may_be_recomputed_and_says_what_is_stored_instead(tricnn):
+    """ResNet-18 at batch 8: dgrad and wgrad of 3x3 convolutions of 256 filters would each form dz 18 times."""
+    size = ["explain", "resnet18", "--mode", "train", "--batch", 8, "--dtype", "bf16", "--target", "sm_90"]
+    for policy in ("auto", "all"):
+        result = tricnn(*size, "--fuse", policy, "--json").json
+        assert (result["fuse"], result["target"]) == (policy, "sm_90")
+        stored = {s["value"] for s in result["sites"] if s["decision"] == "stored"}
+        assert ("layer3.1.bn2.grad_input" in stored) == (policy == "auto")
+        for site in result["sites"]:
+            dearer = site["predicted_us_recomputed"] > site["predicted_us_stored"]
+            assert dearer or site["value"] not in stored
+            edges = [e for e in result["edges"] if e["producer"] == site["value"]]
+            assert any("predicted" in e.get("reason", "") for e in edges) == (site["value"] in stored)
+            assert any("predicted_us_saved" in e for e in edges) == (site["value"] not in stored)
+    text = tricnn(*size).out
+    assert "values stored to save time" in text and "predicted for sm_90" in text
 
 
 @pytest.mark.parametrize("command", ["compile", "explain", "bench"])

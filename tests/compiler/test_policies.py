@@ -6,8 +6,9 @@ import pytest
 import tricnn
 from tests.compiler.nets import NETS
 from tricnn.cli.arguments import lowered
+from tricnn.codegen.predict import predicted_seconds
 from tricnn.compiler.policies import POLICIES, RULES, policy_named, rules_of
-from tricnn.graphs import resnet18
+from tricnn.graphs import ARCHITECTURES, resnet18
 from tricnn.ir import TargetError
 
 #: none, one rule, some, all
@@ -39,6 +40,26 @@ def test_more_rules_move_no_more_bytes_and_launch_no_more_kernels(net, mode):
     volumes, launches = [p.dram_bytes() for p in programs], [len(p.launches) for p in programs]
     assert volumes == sorted(volumes, reverse=True) and volumes[0] > 1.2 * volumes[-1]
     assert launches == sorted(launches, reverse=True) and launches[0] > launches[-1]
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64, 256])
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "vgg11_bn", "cifar_resnet20"])
+def test_no_policy_is_predicted_to_be_faster_than_the_choice_per_site(name, batch):
+    """By the whole program's own bytes and grids, not by the sketches that the choice is made from."""
+    for mode, dtype, target in (("train", "bf16", "sm_90"), ("infer", "fp16", "sm_80")):
+        predicted = {}
+        for policy in ("auto", *LADDER):
+            program = lowered(ARCHITECTURES[name](), mode, batch, dtype, target, fuse=policy)
+            predicted[policy] = sum(predicted_seconds(program, target))
+        assert predicted["auto"] <= min(predicted.values())
+
+
+def test_the_choice_depends_on_the_batch():
+    """All fused where launches are what takes time; not where recomputing is, be it of many images."""
+    kernels = {batch: len(lowered(resnet18(), "train", batch, "bf16", "sm_90", fuse="auto").plan.kernels)
+               for batch in (1, 8, 256)}  # fmt: skip
+    fewest = len(lowered(resnet18(), "train", 1, "bf16", "sm_90", fuse="all").plan.kernels)
+    assert kernels[1] == fewest < min(kernels[8], kernels[256]) and kernels[8] != kernels[256]
 
 
 def test_names():

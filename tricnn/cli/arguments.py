@@ -205,12 +205,13 @@ def check_dtype(dtype: str) -> None:
 def lowered(graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool | str) -> Program:
     """The program of a graph, not compiled: its launches and what they move are known exactly."""
     from tricnn.codegen.lower import lower
+    from tricnn.compiler.cost import Cost
     from tricnn.compiler.fuse import fuse as fuse_graph
     from tricnn.compiler.policies import policy_named
     from tricnn.runtime.model import specialised
 
     check_dtype(dtype)
-    plan = fuse_graph(specialised(graph, mode, fuse=fuse), mode, policy_named(fuse))
+    plan = fuse_graph(specialised(graph, mode, fuse=fuse), mode, policy_named(fuse), Cost(batch, dtype, target))
     return lower(plan, dtype, batch, target)
 
 

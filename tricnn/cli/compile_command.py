@@ -92,6 +92,8 @@ def compile_shown(program: Program, target: str, screen: Screen, cache_dir: Path
 
 def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
     """The object that ``--json`` prints; its keys are a contract."""
+    from tricnn.codegen.predict import microseconds, predicted_seconds
+
     program = built.program
     return {
         "graph": graph.name,
@@ -106,12 +108,13 @@ def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
         "kernels": built.kernels,
         "unfused": {"launches": len(unfused.launches), "dram_bytes": unfused.dram_bytes()},
         "fuse": program.plan.policy,
+        "predicted_us": microseconds(predicted_seconds(program, built.target)),
     }
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
     """What the table comes to."""
-    from ..report.figures import plural, scaled, size, times
+    from ..report.figures import milliseconds, plural, scaled, size, times
 
     plain = result["unfused"]
     lines = [
@@ -119,7 +122,8 @@ def sentences(result: dict[str, Any]) -> list[str]:
         f"{plural(plain['launches'], 'launch')} moving {size(plain['dram_bytes'])} "
         f"({times(plain['dram_bytes'] / max(1, result['dram_bytes']))} as much)",
         f"{scaled(result['flops'])} floating-point operations, {size(result['peak_memory_bytes'])} of memory at most, "
-        f"compiled in {result['compile_seconds']:.1f} s",
+        f"compiled in {result['compile_seconds']:.1f} s; a step is predicted to take at least "
+        f"{milliseconds(result['predicted_us'] / 1e6)} on {result['target']}",
     ]
     spilling = [k["name"] for k in result["kernels"] if k["spill_bytes"]]
     if spilling:

@@ -25,8 +25,10 @@ examples:
   tricnn explain resnet18 --mode train --batch 64 --dtype bf16
   tricnn explain resnet18 --mode train --plan            the plan itself, as a program
 
-"bytes saved" of an edge is the value that need not be read from memory there. The totals below are exact: they also
-count what is not written, and what a prologue reads more than once.
+"bytes not read" of an edge are those of the value that need not be read from memory there: they do not add up to what
+is saved. The totals below do, and are exact: they also count what is not written, and what a prologue reads more than
+once. "time saved" is predicted (tricnn/compiler/cost.py): what the kernels that a value concerns take less by
+recomputing it, once for each such value. Values for which that is a loss are stored (--fuse auto), and listed.
 """
 
 
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
-    from ..report.figures import size, times
+    from ..report.figures import milliseconds, size, times
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     if options.plan and not options.json:
         print(fused.plan, end="")
         return 0
-    result = explanation(graph.name, fused, unfused)
+    result = explanation(graph.name, fused, unfused, target)
     screen.json(result)
     edges = result["edges"]
     together = [e for e in edges if e["fused"]]
@@ -62,15 +64,35 @@ def run(options: argparse.Namespace) -> int:
     screen.show(
         tables.edges(f"{what}: {len(together)} of {len(edges)} edges fused", together, True),
         tables.edges(f"{len(apart)} edges not fused", apart, False),
+    )
+    stored = [s for s in result["sites"] if s["decision"] == "stored"]
+    if stored:
+        screen.show(tables.sites(f"{len(stored)} of {len(result['sites'])} values stored to save time", stored))
+    screen.show(
         f"launches {plain['launches']} -> {result['launches']}; bytes {size(plain['dram_bytes'])} -> "
-        f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less",
+        f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less; "
+        f"predicted for {target} {' -> '.join(milliseconds(r['predicted_us'] / 1e6) for r in (plain, result))}",
     )
     return 0
 
 
-def explanation(name: str, fused: Program, unfused: Program) -> dict[str, Any]:
+def explanation(name: str, fused: Program, unfused: Program, target: str) -> dict[str, Any]:
     """The object that ``--json`` prints."""
+    from tricnn.codegen.predict import microseconds, predicted_seconds
     from tricnn.codegen.program import BYTES, element
+
+    plan = fused.plan
+    sites: list[dict[str, Any]] = []
+    for value, (together, apart) in plan.prices.items():
+        alone = any(value in k.writes and value not in map(plan.storage, k.anchor.inputs) for k in plan.kernels)
+        sites.append({
+            "value": value,
+            "op": plan.graph.by_name[value].op,
+            "decision": "stored" if alone else "recomputed",
+            "predicted_us_recomputed": microseconds([together]),
+            "predicted_us_stored": microseconds([apart]),
+        })  # fmt: skip
+    recomputed = {s["value"]: s for s in sites if s["decision"] == "recomputed"}
 
     edges = []
     for d in fused.plan.decisions:
@@ -79,22 +101,33 @@ def explanation(name: str, fused: Program, unfused: Program) -> dict[str, Any]:
             continue  # it asks only how many pixels there are: nothing is read
         type_ = fused.plan.type(d.producer)
         volume = type_.elements(fused.batch) * BYTES[element(type_, fused.storage)]
-        edges.append({
+        edge = {
             "producer": d.producer,
             "consumer": d.consumer,
             "fused": d.fused,
             "rule" if d.fused else "reason": d.rule,
             "bytes_saved": volume if d.fused else 0,
-        })  # fmt: skip
+        }
+        site = recomputed.get(d.producer)
+        if site is not None and d.fused:
+            edge["predicted_us_saved"] = round(site["predicted_us_stored"] - site["predicted_us_recomputed"], 3)
+        edges.append(edge)
     return {
         "graph": name,
         "mode": fused.plan.mode,
         "batch": fused.batch,
         "dtype": fused.dtype,
+        "target": target,
+        "fuse": plan.policy,
         "edges": edges,
+        "sites": sites,
         "fused_edges": sum(e["fused"] for e in edges),
         "launches": len(fused.launches),
         "dram_bytes": fused.dram_bytes(),
         "bytes_saved": unfused.dram_bytes() - fused.dram_bytes(),
-        "unfused": {k: v for k, v in static_figures(unfused).items() if k in ("launches", "dram_bytes")},
+        "predicted_us": microseconds(predicted_seconds(fused, target)),
+        "unfused": {
+            **{k: v for k, v in static_figures(unfused).items() if k in ("launches", "dram_bytes")},
+            "predicted_us": microseconds(predicted_seconds(unfused, target)),
+        },
     }

@@ -20,6 +20,7 @@ from .cache import Entry, KernelCache, default_directory
 from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels, toolchain
 from .emit import emit, launches_of, standalone
 from .lower import lower
+from .predict import microseconds, predicted_seconds
 from .program import Function, Program
 from .targets import parse_target
 
@@ -41,6 +42,7 @@ class Build:
     def kernels(self) -> list[dict[str, Any]]:
         """One row per distinct kernel, in the order of their first launch; bytes and operations are of all launches."""
         program, rows = self.program, []
+        seconds = predicted_seconds(program, self.target)
         for function in program.functions:
             launches, code = launches_of(program, function), self.compiled[function.name]
             rows.append({
@@ -55,6 +57,9 @@ class Build:
                 "shared_bytes": code.shared_bytes,
                 "tensor_core": code.tensor_core,
                 "bulk_copy": code.bulk_copy,
+                "predicted_us": microseconds(
+                    s for launch, s in zip(program.launches, seconds, strict=True) if launch.function == function.name
+                ),
             })  # fmt: skip
         return rows
 

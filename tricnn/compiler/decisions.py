@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.graph import Node
 from ..ir.table import Kind
+from .legality import why_not_inlined, why_not_pooled
 from .place import Within
 from .plan import Decision, Kernel
 from .roles import GATHERS, SIBLINGS, SIDE_SUMS, TAKE_ALONG, WGRADS, chainable
@@ -72,11 +73,13 @@ def _why_not(fuser: Fuser, value: str, node: Node) -> str:
         return f"{node.op} shares the one load of it with {home.anchor.op}, in the same kernel"
     producer = fuser.graph.by_name[value]
     if (chainable(producer) or producer.op in GATHERS) and value not in fuser.results:
-        reason = fuser.why_not_inlined(producer)
+        reason = why_not_inlined(fuser, producer)
         if reason is not None:
             return reason
         if "prologue" not in fuser.rules:
             return _without(fuser, "prologue")
+        if producer.name in fuser.group and producer.name in fuser.priced and not fuser.cheaper(producer):
+            return "storing it is predicted to be faster than recomputing it for each reader"
         if producer.name in fuser.group and fuser.group[producer.name].anchor is producer:
             return "storing it once moves fewer bytes than recomputing it for each reader"
     group = fuser.group.get(value)
@@ -87,7 +90,7 @@ def _why_not(fuser: Fuser, value: str, node: Node) -> str:
         if "epilogue" not in fuser.rules:
             return _without(fuser, "epilogue")
     if group is not None and group.anchor.op == "conv2d" and node.op in ("max_pool2d", "avg_pool2d"):
-        reason = fuser.why_not_pooled(group, producer, node)
+        reason = why_not_pooled(fuser, group, producer, node)
         if reason is not None or "pooling" not in fuser.rules:
             return reason or _without(fuser, "pooling")
     side = node.op in SIDE_SUMS and group is not None and group.anchor.op in TAKE_ALONG

@@ -25,8 +25,10 @@ from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
+from .cost import Cost
 from .decisions import explain
 from .fold import prepared_nodes
+from .legality import several_windows, why_not_inlined, why_not_pooled
 from .place import Within, place
 from .plan import Kernel, Plan
 from .policies import rules_of
@@ -36,21 +38,19 @@ from .roles import (
     ELEMENTWISE,
     GATHERS,
     HOST_FILTERS,
-    LOADED,
     SIBLINGS,
     SIDE_SUMS,
     TAKE_ALONG,
     WGRADS,
     chainable,
-    exclusive,
 )
 from .views import free_views
 
 
-def fuse(graph: Graph, mode: str, policy: str = "all") -> Plan:
+def fuse(graph: Graph, mode: str, policy: str = "all", cost: Cost | None = None) -> Plan:
     """Group the graph's nodes into kernels, by the rules of a policy (policies.py). By none of them each layer is a
-    kernel of its own; views are free as ever."""
-    return Fuser(graph, mode, policy).plan()
+    kernel of its own; views are free as ever. ``auto`` goes by ``cost`` wherever fewer bytes take more arithmetic."""
+    return Fuser(graph, mode, policy, cost).plan()
 
 
 @dataclass
@@ -64,8 +64,8 @@ class Group:
 class Fuser:
     """The state of one fusion: which nodes are in which group, and which are recomputed wherever they are read."""
 
-    def __init__(self, graph: Graph, mode: str, policy: str):
-        self.graph, self.mode, self.policy = graph, mode, policy
+    def __init__(self, graph: Graph, mode: str, policy: str, cost: Cost | None):
+        self.graph, self.mode, self.policy, self.cost = graph, mode, policy, cost
         self.rules = rules_of(policy)
         self.prepared = prepared_nodes(graph) if mode == "infer" else ()  # training changes parameters every step
         self.place = {node.name: i for i, node in enumerate(graph.nodes)}
@@ -80,6 +80,7 @@ class Fuser:
         self.group: dict[str, Group] = {}
         self.inlined: set[str] = set()
         self.hosted: set[str] = set()
+        self.priced: dict[str, tuple[float, float]] = {}  # what may be recomputed -> seconds if so, and if stored
         self.groups: list[Group] = []
 
     def base(self, value: str) -> str:
@@ -91,7 +92,7 @@ class Fuser:
 
     def plan(self) -> Plan:
         for node in self.nodes:
-            gathered = node.op in GATHERS and not self.several_windows(node)
+            gathered = node.op in GATHERS and not several_windows(node)
             if not chainable(node) and not gathered and node.name not in self.group:
                 self.start(node)
         if "prologue" in self.rules:
@@ -111,7 +112,8 @@ class Fuser:
             kernels, within = place(self.graph, kernels, self.views, self.results)
         kernels = tuple(replace(k, name=_kernel_name(i, k.anchor)) for i, k in enumerate(kernels))
         decisions = explain(self, kernels, within)
-        return Plan(self.graph, self.mode, self.policy, kernels, self.views, within, self.prepared, decisions)
+        prices = dict(self.priced)
+        return Plan(self.graph, self.mode, self.policy, kernels, self.views, within, self.prepared, decisions, prices)
 
     def start(self, node: Node) -> None:
         group = Group(node)
@@ -201,32 +203,7 @@ class Fuser:
     def can_pool(self, group: Group, tail: Node, pool: Node) -> bool:
         if "pooling" not in self.rules or group.anchor.op != "conv2d" or pool.op not in ("max_pool2d", "avg_pool2d"):
             return False
-        return self.why_not_pooled(group, tail, pool) is None
-
-    def why_not_pooled(self, group: Group, tail: Node, pool: Node) -> str | None:
-        if any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members):
-            return "its kernel already pools"
-        (r, s), area = pool.attrs["kernel_size"], pool.attrs["kernel_size"][0] * pool.attrs["kernel_size"][1]
-        if pool.attrs["stride"] != (r, s):
-            return "the windows overlap: each pixel of the convolution would be computed several times"
-        if any(pool.attrs["padding"]):
-            return "the windows reach into padding"
-        if area == 1:
-            return "a window of one pixel pools nothing"
-        if area & (area - 1) or area > 16:
-            return f"a window of {area} pixels does not divide a tile"
-        p, q = self.graph.types[tail.name].spatial
-        exact = p % r == 0 and q % s == 0
-        if not exact and pool.attrs["ceil_mode"]:
-            return "windows at the border are cut off"
-        beside = [n.name for n in self.readers[tail.name] if SIBLINGS.get(n.op) == pool.op]
-        takers = [pool.name, *(beside if "siblings" in self.rules else [])]
-        stored = tail.name in self.results or any(
-            n.name not in takers and self.group.get(n.name) is not group for n in self.readers[tail.name]
-        )
-        if stored and not exact:
-            return "pixels that no window covers are needed elsewhere"
-        return None
+        return why_not_pooled(self, group, tail, pool) is None
 
     # --- prologues ------------------------------------------------------------
 
@@ -242,8 +219,36 @@ class Fuser:
             times = self.times_read(node.name)
             operands = sum(self.bytes(v) for v in self.leaves(node))
             result = self.bytes(node.name)
-            if times * operands < operands + result * (1 + times):
+            if times * operands < operands + result * (1 + times) and self.pays(node):
                 self.inlined.add(node.name)
+
+    def pays(self, node: Node) -> bool:
+        """Do the kernels that read a value take less time if they recompute it? A reader that has no kernel yet counts
+        as one of its own."""
+        if self.cost is None:
+            return True
+        groups = {id(g): g for g in (self.group.get(r.name, Group(r, [r])) for r in self.readers[node.name])}
+        apart = self.seconds(Group(node, [node])) + sum(map(self.seconds, groups.values()))
+        self.inlined.add(node.name)
+        together = sum(map(self.seconds, groups.values()))
+        self.inlined.remove(node.name)
+        self.priced[node.name] = together, apart
+        return self.cheaper(node)
+
+    def cheaper(self, node: Node) -> bool:
+        """Is a value with a price to be recomputed? Only ``auto`` goes by the price."""
+        assert self.cost is not None
+        return self.policy != "auto" or self.cost.recompute(*self.priced[node.name])
+
+    def seconds(self, group: Group, stored: str | None = None) -> float:
+        """The predicted time of a group as it is now, if it also stores a value that it forms on load."""
+        assert self.cost is not None
+        body, reads = self.body(group)
+        own = {n.name for n in group.members}
+        written = [v for v in own if v in self.results or any(r.name not in own for r in self.readers[v])]
+        writes = (*written, *([stored] if stored else []))
+        kernel = Kernel(group.anchor.name, group.anchor, tuple(body.values()), tuple(reads), writes)
+        return self.cost.of_kernel(kernel, self.graph, self.base)
 
     def times_read(self, value: str) -> float:
         """How many times over all of a value is loaded: once by each kernel that reads it, and a slice of it for its
@@ -259,47 +264,7 @@ class Fuser:
         return times
 
     def can_inline(self, node: Node) -> bool:
-        return self.why_not_inlined(node) is None
-
-    def why_not_inlined(self, node: Node) -> str | None:
-        if not chainable(node) and node.op not in GATHERS:
-            return f"{node.op} cannot be computed at one pixel as it is loaded"
-        if self.several_windows(node):
-            return "the windows overlap: a pixel's gradient is a sum over several windows"
-        if node.op == "avg_pool2d_grad" and self.cut_off(node):
-            return "windows at the border are cut off and divide by less"
-        for reader in self.readers[node.name]:
-            if reader.name in self.group and chainable(reader):
-                if not self.alike(node, self.group[reader.name].anchor.name):
-                    return "its reader sees it under another shape"
-                continue
-            if reader.op == "slice_channels":
-                continue
-            allowed = LOADED.get(reader.op, ())
-            if chainable(reader) or reader.op in GATHERS:
-                if reader.op in GATHERS:
-                    return f"{reader.name} reads it at other pixels than its own"
-                if not self.alike(node, reader.name):
-                    return "its reader sees it under another shape"
-                continue
-            if any(self.base(v) == node.name and i not in allowed for i, v in enumerate(reader.inputs)):
-                return f"{reader.name} ({reader.op}) takes this operand from memory only"
-            if not self.alike(node, self.read_as(reader, node)):
-                return "its reader sees it under another shape"
-        return None if self.readers[node.name] else "nothing reads it"
-
-    def several_windows(self, node: Node) -> bool:
-        """Is it the gradient of a pooling with pixels that lie in more than one window?"""
-        return node.op in ("max_pool2d_grad", "avg_pool2d_grad") and not exclusive(node)
-
-    def cut_off(self, node: Node) -> bool:
-        """Do windows (of ceil mode) reach beyond the image?"""
-        (h, w), (p, q) = node.attrs["input_size"], self.graph.types[node.inputs[0]].spatial
-        (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
-        return (p - 1) * sh + r > h or (q - 1) * sw + s > w
-
-    def read_as(self, reader: Node, node: Node) -> str:
-        return next(v for v in reader.inputs if self.base(v) == node.name)
+        return why_not_inlined(self, node) is None
 
     def host(self, node: Node) -> Group | None:
         """The 1x1 convolution that may compute a value as it loads it, and store it for its other readers: one that
@@ -312,9 +277,19 @@ class Fuser:
                 continue
             only_image = [i for i, v in enumerate(reader.inputs) if self.base(v) == node.name] == [0]
             first = all(self.first_use(other) >= self.place[reader.name] for other in self.readers[node.name])
-            if only_image and first and self.alike(node, reader.inputs[0]):
+            if only_image and first and self.alike(node, reader.inputs[0]) and self.hosting_pays(group, node):
                 return group
         return None
+
+    def hosting_pays(self, group: Group, node: Node) -> bool:
+        if self.cost is None:
+            return True
+        apart = self.seconds(Group(node, [node])) + self.seconds(group)
+        self.inlined.add(node.name)
+        together = self.seconds(group, node.name)
+        self.inlined.remove(node.name)
+        self.priced[node.name] = together, apart
+        return self.cheaper(node)
 
     def loads_once(self, conv: Node) -> bool:
         if conv.op != "conv2d":
@@ -355,18 +330,7 @@ class Fuser:
         bodies = []
         for group in self.groups:
             own = {n.name for n in group.members}
-            body: dict[str, Node] = {n.name: n for n in group.members}
-            reads: dict[str, None] = {}
-            stack = list(group.members)
-            while stack:
-                for raw in stack.pop().inputs:
-                    value = self.base(raw)
-                    if value in self.inlined:
-                        if value not in body:
-                            body[value] = self.graph.by_name[value]
-                            stack.append(body[value])
-                    elif value not in own and self.graph.by_name[value].op != "fill":
-                        reads[value] = None
+            body, reads = self.body(group)
             for value in self.at_hand(group, reads):
                 del reads[value]
                 again = [self.graph.by_name[value]]
@@ -386,6 +350,23 @@ class Fuser:
             writes = tuple(n.name for n in ordered if n.name in own and n.name in read_later)
             kernels.append(Kernel(group.anchor.name, group.anchor, ordered, tuple(reads_sorted), writes))
         return tuple(kernels)
+
+    def body(self, group: Group) -> tuple[dict[str, Node], dict[str, None]]:
+        """What a group computes, with all it recomputes, and the values that it reads."""
+        own = {n.name for n in group.members}
+        body: dict[str, Node] = {n.name: n for n in group.members}
+        reads: dict[str, None] = {}
+        stack = list(group.members)
+        while stack:
+            for raw in stack.pop().inputs:
+                value = self.base(raw)
+                if value in self.inlined:
+                    if value not in body:
+                        body[value] = self.graph.by_name[value]
+                        stack.append(body[value])
+                elif value not in own and self.graph.by_name[value].op != "fill":
+                    reads[value] = None
+        return body, reads
 
     def at_hand(self, group: Group, reads: Iterable[str]) -> list[str]:
         """What the epilogue would load although it could compute it from images that it loads at that place anyway:

@@ -69,7 +69,8 @@ class Plan:
 
     ``views`` are values that are another value's memory under another shape; ``within`` says of a value which other
     one's channels it is, and the first of them; ``prepared`` are computed once whenever the parameters change (folded
-    weights)."""
+    weights). ``prices`` are the predicted seconds of the kernels that a value concerns, if they recompute it and if it
+    is stored."""
 
     graph: Graph
     mode: str
@@ -79,6 +80,7 @@ class Plan:
     within: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     prepared: tuple[Node, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def fused(self) -> bool:

@@ -115,11 +115,28 @@ def edges(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Table:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for r in rows:
         groups.setdefault(r["rule"] if fused else general(r), []).append(r)
-    made = table(title, "rule" if fused else "reason", ">edges", "from -> to", *([">bytes saved"] if fused else []))
+    saved = [">bytes not\nread", ">time\nsaved"] if fused else []
+    made = table(title, "rule" if fused else "reason", ">edges", "from -> to", *saved)
     for why, members in sorted(groups.items(), key=lambda item: (-_saved(item[1]), -len(item[1]))):
         names = [f"{r['producer']} -> {r['consumer']}" for r in members[:EDGES_SHOWN]]
         more = f", and {len(members) - EDGES_SHOWN} more" if len(members) > EDGES_SHOWN else ""
-        row(made, why, len(members), ", ".join(names) + more, *([size(_saved(members))] if fused else []))
+        figures = [size(_saved(members)), _time(members)] if fused else []
+        row(made, why, len(members), ", ".join(names) + more, *figures)
+    return made
+
+
+def _time(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The predicted time that a group of edges saves: that of a value once, however many kernels recompute it."""
+    each = {r["producer"]: r["predicted_us_saved"] for r in rows if "predicted_us_saved" in r}
+    return f"{sum(each.values()):,.1f} us" if each else ""
+
+
+def sites(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    """``tricnn explain``: the values that could be recomputed wherever they are read, and are stored instead."""
+    made = table(title, "value", "operation", ">recomputed", ">stored")
+    for r in rows:
+        times_us = (f"{r['predicted_us_recomputed']:,.1f} us", f"{r['predicted_us_stored']:,.1f} us")
+        row(made, r["value"], r["op"], *times_us)
     return made
 
 

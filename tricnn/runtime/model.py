@@ -14,6 +14,7 @@ from ..codegen.emit import emit
 from ..codegen.lower import lower
 from ..codegen.program import DTYPES, Program
 from ..compiler.branches import join_branches
+from ..compiler.cost import Cost
 from ..compiler.differentiate import differentiate
 from ..compiler.fold import fold_batch_norm
 from ..compiler.fuse import fuse as fuse_graph
@@ -138,7 +139,7 @@ def compile(
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
     dump = Dump(os.environ.get("TRICNN_DUMP"))
     ready = specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing, dump=dump)
-    plan = fuse_graph(ready, mode, policy_named(fuse))
+    plan = fuse_graph(ready, mode, policy_named(fuse), Cost(batch, dtype, target or device_target()))
     dump("plan", plan)
     model = Model(graph, plan, batch, dtype, executor, target, seed)
     if dump.folder is not None and dtype != "fp64":

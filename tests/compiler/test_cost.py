@@ -1,0 +1,73 @@
+"""The time model against rooflines worked out by hand."""
+
+import pytest
+
+from tricnn.codegen.targets import TARGETS
+from tricnn.compiler.cost import CONVERSION, GAIN, LAUNCH, Cost, Work
+from tricnn.compiler.fuse import fuse
+from tricnn.compiler.machines import MACHINES
+from tricnn.ir import GraphBuilder
+from tricnn.runtime.model import specialised
+
+H100 = Cost(256, "bf16", "sm_90")
+MANY = 10_000  # programs
+
+
+def test_every_target_has_a_machine():
+    assert set(MACHINES) == set(TARGETS)
+
+
+def test_a_kernel_is_bound_by_the_slowest_of_memory_products_and_arithmetic():
+    assert H100.seconds(Work(0, 3.35e9, 1e9, 1e6, MANY)) == pytest.approx(LAUNCH + 1e-3)  # 3.35 TB/s
+    assert H100.seconds(Work(0, 1e6, 989e9, 1e6, MANY)) == pytest.approx(LAUNCH + 1e-3)  # 989 Tflop/s
+    assert H100.seconds(Work(0, 1e6, 1e9, 67e9, MANY)) == pytest.approx(LAUNCH + 1e-3)  # 67 Tflop/s
+    assert H100.seconds(Work(0, 0, 0, 0, 1)) == LAUNCH
+
+
+def test_small_values_come_from_the_cache_and_parameters_never_do():
+    cached, fresh = H100.seconds(Work(0, 20e6, 0, 0, MANY)), H100.seconds(Work(20e6, 0, 0, 0, MANY))
+    assert fresh - LAUNCH == pytest.approx(20e6 / 3.35e12)
+    assert cached < fresh
+    assert H100.seconds(Work(0, 60e6, 0, 0, MANY)) - LAUNCH == pytest.approx(60e6 / 3.35e12)  # 50 MB of cache
+
+
+def test_arithmetic_hides_behind_products_only_where_programs_share_a_processor():
+    many, few = (H100.seconds(Work(0, 0, 989e6, 67e6, programs)) - LAUNCH for programs in (264, 132))
+    assert many == pytest.approx(1e-6) and few == pytest.approx(2e-6)
+    assert H100.seconds(Work(0, 0, 989e6, 0, 66)) - LAUNCH == pytest.approx(2e-6)  # half of 132 processors
+    ieee = Cost(256, "fp32", "sm_90")  # products are arithmetic
+    assert ieee.seconds(Work(0, 0, 67e6, 67e6, MANY)) - LAUNCH == pytest.approx(2e-6)
+
+
+def net(filters, size):
+    b = GraphBuilder("net")
+    x = b.conv2d(b.input("x", (64, 14, 14)), 64, 3, padding=1, name="first")
+    x = b.relu(b.add_(x, x, name="twice"), name="act")
+    return b.build(b.conv2d(x, filters, size, padding=size // 2, name="conv"))
+
+
+@pytest.mark.parametrize("filters, size, times", [(128, 1, 1), (128, 3, 9), (256, 3, 18), (96, 3, 9)])
+def test_an_operand_is_formed_again_for_every_tap_and_every_tile_of_filters(filters, size, times):
+    graph = net(filters, size)
+    plan = fuse(specialised(graph, "infer"), "infer", "prologue")
+    kernel = next(k for k in plan.kernels if k.anchor.name == "conv")
+    assert kernel.layers == ("twice", "act", "conv")
+    pixels = 256 * 14 * 14 * 64
+    assert H100.arithmetic(kernel, plan.graph, plan.storage) == pixels * times * (2 + 2 + CONVERSION)
+
+
+@pytest.mark.parametrize("channels, size, stored", [(64, 1, False), (512, 3, True)])
+def test_what_would_be_formed_again_and_again_is_stored(channels, size, stored):
+    """Batch norm's gradient: dgrad and wgrad of a 3x3 convolution of 512 filters each form it 9 * 512 / 128 times."""
+    b = GraphBuilder("net")
+    x = b.relu(b.conv2d(b.input("x", (3, 14, 14)), channels, 1, name="first"))
+    x = b.conv2d(x, channels, size, padding=size // 2, bias=False, name="conv")
+    graph = b.build(b.linear(b.global_avg_pool(b.relu(b.batch_norm(x, name="bn"))), 5))
+    for policy in ("auto", "all"):
+        plan = fuse(specialised(graph, "train", fuse=policy), "train", policy, Cost(256, "bf16", "sm_90"))
+        together, apart = plan.prices["bn.grad_input"]
+        assert (apart < (1 - GAIN) * together) == stored
+        chosen = stored and policy == "auto"
+        assert any("bn.grad_input" in kernel.writes for kernel in plan.kernels) == chosen
+        reasons = [d.rule for d in plan.decisions if d.producer == "bn.grad_input"]
+        assert len(reasons) == 2 and all(("predicted to be faster" in r) == chosen for r in reasons)

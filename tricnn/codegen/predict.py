@@ -1,0 +1,43 @@
+"""The predicted time of every launch of a program, by the model of compiler/cost.py from the program's own bytes, flop
+and grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+
+from ..compiler.cost import Cost, Work
+from ..compiler.plan import Kernel
+from ..ir.table import Kind
+from .program import Launch, Program, evaluate
+
+
+def predicted_seconds(program: Program, target: str) -> tuple[float, ...]:
+    """Seconds of each launch, in order, at the batch size the program was lowered for."""
+    cost = Cost(program.batch, program.dtype, target)
+    kernels = {kernel.name: kernel for kernel in program.plan.kernels}
+    found, begun = [], set()
+    for launch in program.launches:
+        main = launch.kernel not in begun
+        begun.add(launch.kernel)
+        found.append(cost.seconds(_work(program, launch, kernels, cost, main)))
+    return tuple(found)
+
+
+def microseconds(seconds: Iterable[float]) -> float:
+    """Their sum, to a nanosecond."""
+    return round(sum(seconds) * 1e6, 3)
+
+
+def _work(program: Program, launch: Launch, kernels: Mapping[str, Kernel], cost: Cost, main: bool) -> Work:
+    """A kernel's first launch does all it computes; those behind it add up partial results."""
+    batch, total = program.batch, program.launch_bytes(launch, program.batch)
+    lasting = [b for b in dict.fromkeys(launch.reads) if program.buffers[b].persistent]
+    parameters = sum(program.buffers[b].bytes(batch) * launch.share.get(b, 1.0) for b in lasting)
+    programs = prod(evaluate(extent, batch) for extent in launch.grid)
+    kernel = kernels[launch.kernel]
+    contraction = main and kernel.anchor.kind is Kind.CONTRACTION
+    products = launch.flops * batch if contraction else 0
+    plan = program.plan
+    arithmetic = cost.arithmetic(kernel, plan.graph, plan.storage) if main else total / 2
+    return Work(min(parameters, total), max(total - parameters, 0), products, arithmetic, programs)

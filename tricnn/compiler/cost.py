@@ -1,0 +1,194 @@
+"""How long a kernel will take, from what it moves and what it computes: a roofline with a fixed cost for each launch.
+
+    time = launch + max(bytes / bandwidth, products / matrix rate, arithmetic / vector rate)
+
+What a launch moves comes from the last cache where it fits in there (small batches), else from memory; parameters come
+from memory. Arithmetic is what pointwise operations need, those recomputed on load as often as their operand is loaded:
+a 3x3 convolution loads each pixel nine times, and again for every tile of filters. Where several programs share a
+processor, one's arithmetic runs beside another's products; where there are fewer, load, recompute and multiply follow
+one another, and their times add. Fewer programs than processors leave some idle.
+
+Williams, Waterman, Patterson: Roofline (2009). Unmeasured: the rates are data sheets' (machines.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import ceil, prod
+
+from ..ir.graph import Graph, Node
+from ..ir.table import Kind
+from ..ir.types import TensorType
+from .machines import MACHINES
+from .plan import Kernel
+from .roles import WGRADS
+
+#: seconds of an empty kernel, from the start of it to the start of the next
+LAUNCH = 2e-6
+#: the last cache serves so many times as much as memory (A100's white paper: 5120 bytes a clock, 3.5 times)
+CACHE_SPEED = 3.0
+#: of the cache, what one launch can count on finding its operands in
+CACHE_SHARE = 0.5
+#: programs a processor needs for the arithmetic of one to hide behind the products of another
+OVERLAP = 2
+#: elements of a program that has no product to compute, and programs between which a sum over pixels is dealt out
+ELEMENTS, SPLIT = 1024, 264
+
+#: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time: for less, the
+#: fewer bytes and launches are the surer gain
+GAIN = 0.1
+
+STORED = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "fp64": 8}  # bytes of an activation
+FIXED = {"float32": 4, "uint8": 1, "int64": 8}  # bytes of everything else
+#: operations of the vector units for one element (in flop: an instruction is two); those not named: DEFAULT
+ARITHMETIC = {
+    "relu": 2, "add": 2, "scale": 2, "relu_grad": 4, "slice_channels": 0, "normalize": 8, "batch_norm": 8,
+    "normalize_grad_input": 14, "sigmoid": 16, "tanh": 16, "dropout": 160, "running_mean": 0, "running_var": 0,
+}  # fmt: skip
+DEFAULT = 8
+#: for an operand that is computed, not just loaded: to fp32 and back, and 0 outside the image
+CONVERSION = 6
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one launch does: bytes of parameters, other bytes, flop of products and of arithmetic, by how many
+    programs."""
+
+    parameters: float
+    values: float
+    products: float
+    arithmetic: float
+    programs: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The time model for one batch size, dtype and target."""
+
+    batch: int
+    dtype: str
+    target: str
+
+    def recompute(self, together: float, apart: float) -> bool:
+        """Is a value to be recomputed by its readers, in so many seconds, or stored?"""
+        return together * (1 - GAIN) <= apart
+
+    def seconds(self, work: Work) -> float:
+        machine = MACHINES[self.target]
+        busy = min(1.0, work.programs / machine.processors)
+        cached = work.values <= CACHE_SHARE * machine.cache * 1e6
+        moved = work.parameters + work.values / (CACHE_SPEED if cached else 1.0)
+        narrow = self.dtype in ("fp16", "bf16")
+        matrix = machine.narrow if narrow else machine.tf32 if self.dtype == "tf32" else 0
+        products = work.products / ((matrix or machine.vector) * 1e12 * busy)
+        arithmetic = work.arithmetic / (machine.vector * 1e12 * busy)
+        apart = matrix > 0 and work.programs >= OVERLAP * machine.processors
+        return LAUNCH + max(
+            moved / (machine.memory * 1e12 * busy), max(products, arithmetic) if apart else products + arithmetic
+        )
+
+    def bytes(self, type_: TensorType) -> int:
+        return type_.elements(self.batch) * FIXED.get(type_.dtype, STORED[self.dtype])
+
+    def tile(self, length: int) -> int:
+        """How much of a product's side one program has (codegen/tiles.py)."""
+        return min(128 if self.dtype in ("fp16", "bf16") else 64, max(16, 1 << max(length - 1, 0).bit_length()))
+
+    # --- a kernel of a plan ----------------------------------------------------
+
+    def of_kernel(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
+        """Seconds of a kernel's main launch. ``base`` gives the value in whose memory another one lies."""
+        values = parameters = 0.0
+        for value in (*kernel.reads, *kernel.writes):
+            if graph.types[value].batched:
+                values += self._touched(kernel, value, graph, base)
+            else:
+                parameters += self.bytes(graph.types[value])
+        products = 2.0 * graph.node_macs(kernel.anchor) * self.batch
+        arithmetic = self.arithmetic(kernel, graph, base)
+        return self.seconds(Work(parameters, values, products, arithmetic, self.programs(kernel.anchor, graph)))
+
+    def _touched(self, kernel: Kernel, value: str, graph: Graph, base: Callable[[str], str]) -> float:
+        """Bytes of a value that a kernel moves: of a slice's operand only the slice; running_var only counts pixels."""
+        readers = [n for n in kernel.nodes if value in map(base, n.inputs)]
+        if readers and all(n.op == "running_var" for n in readers):
+            return 0.0
+        if readers and all(n.op == "slice_channels" for n in readers):
+            return float(sum(self.bytes(graph.types[n.name]) for n in readers))
+        return float(self.bytes(graph.types[value]))
+
+    def arithmetic(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
+        """Flop of a kernel's pointwise operations, each as often as it is computed."""
+        total, anchor = 0.0, kernel.anchor
+        before: set[str] = set()
+        for i, operand in enumerate(anchor.inputs):
+            formed = upstream(kernel, base(operand), base)
+            before |= formed
+            if formed:
+                each = CONVERSION + sum(ARITHMETIC.get(kernel.by_name[v].op, DEFAULT) for v in formed)
+                total += each * self.loaded(anchor, i, graph)
+        for node in kernel.nodes:
+            if node is not anchor and node.name not in before:
+                total += ARITHMETIC.get(node.op, DEFAULT) * largest(node, graph).elements(self.batch)
+        if anchor.kind is not Kind.CONTRACTION:
+            total += ARITHMETIC.get(anchor.op, DEFAULT) * largest(anchor, graph).elements(self.batch)
+        return total
+
+    def loaded(self, node: Node, index: int, graph: Graph) -> float:
+        """How many elements of an operand a kernel loads over all, counting again what it loads again."""
+        types = graph.types
+        operand, result = types[node.inputs[index]], types[node.name]
+        if node.kind is Kind.WINDOW:
+            area = prod(node.attrs.get("kernel_size", (1, 1)))
+            return float(result.elements(self.batch) * (area if node.op in ("max_pool2d", "avg_pool2d") else 1))
+        if node.kind is not Kind.CONTRACTION:
+            return float(operand.elements(self.batch))
+        groups = node.attrs.get("groups", 1)
+        if node.op in WGRADS:
+            filters, columns = result.per_image[0], prod(result.per_image[1:])
+            dy = types[node.inputs[0]].elements(self.batch)
+            if index == 0:
+                return float(dy * ceil(columns / self.tile(columns)))
+            rows = filters // groups
+            return float(dy / filters * columns * groups * ceil(rows / self.tile(rows)))
+        weight, columns = types[node.inputs[1]].per_image, result.channels // groups
+        depth = prod(weight[1:]) * groups
+        if node.op in ("conv2d_grad_input", "linear_grad_input"):
+            depth = weight[0] * prod(weight[2:]) / prod(node.attrs.get("stride", (1, 1)))
+        return float(result.pixels * self.batch * depth * ceil(columns / self.tile(columns)))
+
+    def programs(self, node: Node, graph: Graph) -> float:
+        """How many programs the kernel of an anchor has."""
+        result = graph.types[node.name]
+        if node.kind is Kind.REDUCTION:
+            return SPLIT
+        if node.kind is not Kind.CONTRACTION:
+            return ceil(result.elements(self.batch) / ELEMENTS)
+        groups = node.attrs.get("groups", 1)
+        if node.op in WGRADS:
+            rows, columns = result.per_image[0] // groups, prod(result.per_image[1:])
+            return max(ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns)) * groups, SPLIT)
+        rows, columns = result.pixels * self.batch, result.channels // groups
+        most = ceil(rows / 32) * ceil(columns / self.tile(columns))  # rows are dealt out between more programs,
+        full = ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns))  # until these are SPLIT / 2
+        return max(full, min(most, SPLIT / 2)) * groups
+
+
+def upstream(kernel: Kernel, value: str, base: Callable[[str], str]) -> set[str]:
+    """What is computed in the kernel to form ``value``."""
+    found: set[str] = set()
+    waiting = [value]
+    while waiting:
+        node = kernel.by_name.get(waiting.pop())
+        if node is not None and node is not kernel.anchor and node.name not in found:
+            found.add(node.name)
+            waiting += map(base, node.inputs)
+    return found
+
+
+def largest(node: Node, graph: Graph) -> TensorType:
+    """The largest of a node's result and operands."""
+    types: Iterable[TensorType] = (graph.types[v] for v in (node.name, *node.inputs))
+    return max(types, key=lambda t: t.elements(1) if t.batched else 0)
