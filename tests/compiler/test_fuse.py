@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.compiler.nets import NETS
 from tests.ir.random_graphs import networks, values_for
 from tricnn.compiler.branches import join_branches
+from tricnn.compiler.cost import Cost
 from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.fold import fold_batch_norm
 from tricnn.compiler.fuse import fuse
@@ -129,9 +130,11 @@ def check_decisions(plan: Plan) -> None:
         assert decision.fused or decision.bytes_saved_per_image == 0
 
 
-def check_plan(net: Graph, mode: str, policy: str, batch: int = 2, ties: bool = False) -> Plan:
+def check_plan(
+    net: Graph, mode: str, policy: str, batch: int = 2, ties: bool = False, cost: Cost | None = None
+) -> Plan:  # fmt: skip
     graph = specialised(net, mode, rewritten=policy != "none")
-    plan = fuse(graph, mode, policy)
+    plan = fuse(graph, mode, policy, cost)
     check_structure(plan)
     check_decisions(plan)
     values = values_for(specialised(net, mode, rewritten=False), batch=batch, ties=ties)
@@ -159,6 +162,28 @@ def test_a_plan_computes_what_its_graph_does(net, mode, policy):
     if policy == "none":
         assert all(len(k.nodes) == 1 for k in plan.kernels)
         assert {d.rule for d in plan.decisions} <= {"fusion is off"}
+
+
+class Never(Cost):
+    """A model by which it never pays to recompute."""
+
+    def recompute(self, together: float, apart: float) -> bool:
+        return False
+
+
+class Sometimes(Cost):
+    """One by which it pays half of the time, for no reason."""
+
+    def recompute(self, together: float, apart: float) -> bool:
+        return round(together * 1e12) % 2 == 0
+
+
+@pytest.mark.parametrize("model", [Never, Sometimes])
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
+def test_any_choice_computes_what_the_graph_does(net, mode, model):
+    plan = check_plan(net, mode, "auto", cost=model(8, "bf16", "sm_90"))
+    assert len(plan.kernels) >= len(fuse(specialised(net, mode), mode).kernels)
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)

@@ -31,7 +31,7 @@ def network() -> Graph:
     return b.build(b.linear(b.flatten(b.global_avg_pool(x)), 5, name="fc"))
 
 
-def step(executor: str, dtype: str, fuse: bool = True):
+def step(executor: str, dtype: str, fuse: str = "all"):
     model = tricnn.compile(network(), "train", 3, dtype, executor, fuse=fuse, seed=2)
     x = np.random.default_rng(1).standard_normal((3, 3, 9, 9)).astype(np.float32)
     loss, grads = model.loss_and_grads(x, np.array([4, 0, 2]))
@@ -40,7 +40,7 @@ def step(executor: str, dtype: str, fuse: bool = True):
 
 def test_fused_equals_unfused_in_float64():
     fused, loss, grads = step("numpy", "fp64")
-    plain, expected, wanted = step("numpy", "fp64", fuse=False)
+    plain, expected, wanted = step("numpy", "fp64", fuse="none")
     assert loss == pytest.approx(expected, rel=1e-12)
     for parameter, gradient in wanted.items():
         np.testing.assert_allclose(grads[parameter], gradient, rtol=0, atol=1e-11, err_msg=parameter)
@@ -50,7 +50,7 @@ def test_fused_equals_unfused_in_float64():
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_every_kernel_is_within_its_tolerance(dtype):
-    model = tricnn.compile(network(), "train", 3, dtype, "triton", seed=2)
+    model = tricnn.compile(network(), "train", 3, dtype, "triton", fuse="all", seed=2)
     assert [check for check in verify_model(model, 3) if not check.ok] == []
 
 
@@ -98,7 +98,7 @@ def stem() -> Graph:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_batch_norms_gradient_sums_leave_with_the_gradient_of_a_pooling(dtype):
     """(max_pool2d_grad(dy), normalize_grad_sums(max_pool2d_grad(dy), z)) in one pass, where windows overlap."""
-    model = tricnn.compile(stem(), "train", 3, dtype, "triton", seed=2)
+    model = tricnn.compile(stem(), "train", 3, dtype, "triton", fuse="all", seed=2)
     kernel = kernel_of(model.plan, "bn.grad_sums", "max_pool2d_grad")
     assert "conv" in kernel.reads
     assert [check for check in verify_model(model, 3) if not check.ok] == []
