@@ -206,6 +206,8 @@ def _samples() -> list[Sample]:
     sample("concat", batched(2), batched(3))
     sample("slice_channels", IMAGE, start=1, stop=3)
     sample("slice_channels", batched(5), start=0, stop=4)
+    sample("concat_filters", fixed(2, 3, 3, 2), fixed(1, 3, 3, 2))
+    sample("slice_filters", fixed(4, 3, 1, 2), start=1, stop=3)
     for x in (IMAGE, batched(5)):
         sample("pad_channels", x, before=1, after=2)
         sample("pad_channels", x)

@@ -46,6 +46,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "local_response_norm": lower_rows,
     "local_response_norm_grad": lower_rows,
     "concat": lower_copy,
+    "concat_filters": lower_copy,
     "slice_channels": lower_copy,
     "pad_channels": lower_copy,
     "stack": lower_copy,

@@ -194,9 +194,9 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
     start = 0
     for number, raw in enumerate(node.inputs):
         name = kernel.name if len(node.inputs) == 1 else f"{kernel.name}_{number}"
-        copy = _reshape if node.op in ("flatten", "unflatten") else _copy_channels
+        copy = COPIES.get(node.op, _copy_channels)
         copy(state, kernel, name, raw, start)
-        start += plan.type(raw).channel_count
+        start += prod(plan.type(raw).per_image) if node.op == "concat_filters" else plan.type(raw).channel_count
 
 
 def _concat(state: Lowering, kernel: Kernel) -> None:
@@ -304,6 +304,29 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
     )  # fmt: skip
 
 
+def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
+    """All filters of one weight, as they lie, to element ``start`` of the result."""
+    place, count = state.plan.place(raw), prod(state.plan.type(raw).per_image)
+    args = {place.buffer: "w", kernel.anchor.name: "out"}
+    line = f"tl.store(out + {start} + channel, tl.load(w + {place.offset} + channel, mask=mask), mask=mask)"
+    text = plain_function(f"{name}_body", "pixel, channel, mask, part, args", list(args.values()), [line])
+    tile = tiles.elementwise(count, state.attempt(name))
+
+    def call(p: Parameter) -> str:
+        return call_text(
+            "pointwise", [f"{name}_body", as_tuple([p(b) for b in args]), "1"],
+            {"PIXELS": 1, "C": count, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+        )  # fmt: skip
+
+    state.add(
+        name, kernel, [text], call, [args], ("1", f"{-(-count // tile.n)}"), tile, writes=(kernel.anchor.name,),
+        kind=kernel.anchor.op,
+    )  # fmt: skip
+
+
+COPIES = {"flatten": _reshape, "unflatten": _reshape, "concat_filters": _copy_filters}
+
+
 def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     """A chain of pointwise operations in one pass."""
     name, plan = kernel.name, state.plan
@@ -311,7 +334,8 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     channels = type_.per_image[-1] if not type_.batched and type_.per_image else (type_.channels if type_.shape else 1)
     pixels = type_.pixels if type_.batched else type_.elements(1) // channels
     rows = f"N * {pixels}" if type_.batched else f"{pixels}"
-    tile = tiles.elementwise(channels, state.attempt(name))
+    sums = any(n.op in SIDE_SUMS for n in kernel.nodes)
+    tile = (tiles.with_sums if sums else tiles.elementwise)(channels, state.attempt(name))
     body = state.body(kernel)
     at = At("pixel", "channel", "mask", channels)
     body.known[kernel.anchor.name, at] = body.compute(kernel.anchor, at)
@@ -325,8 +349,11 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
             {"PIXELS": pixels, "C": channels, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
         )  # fmt: skip
 
-    grid = (f"cdiv({rows}, {tile.m})", f"{-(-channels // tile.n)}")
+    parts = f"cdiv({rows}, {tile.m})"
+    side_buffers(state, body, parts, channels)
+    grid = (parts, f"{-(-channels // tile.n)}")
     state.add(
         name, kernel, [text], call, [everything_of(body)], grid, tile, writes=tuple(body.written), kind="pointwise",
         flops=prod(type_.per_image) * len(kernel.nodes),
     )  # fmt: skip
+    finish_sides(state, kernel, body, parts, channels)

@@ -165,6 +165,10 @@ class Fuser:
         if tail.op in WGRADS or tail.op in COLLAPSING or tail.kind is Kind.VIEW:
             return
         for node in self.readers[tail.name]:
+            if self.sums_by_itself(node) and chainable(group.anchor) and self.can_take_along(group, tail, node):
+                for member in self.group[node.name].members:
+                    del self.group[member.name]
+                self.groups = [g for g in self.groups if g.anchor is not node]
             if node.name in self.group or not self.ready(node, group):
                 continue
             same_size = self.graph.types[node.name].elements(1) == self.graph.types[tail.name].elements(1)
@@ -181,6 +185,10 @@ class Fuser:
                 self.join(group, node)
                 self.take_siblings(group, node)
 
+    def sums_by_itself(self, node: Node) -> bool:
+        """Is it a sum over pixels that has a pass of its own, so far?"""
+        return node.op in SIDE_SUMS and node.name in self.group and self.group[node.name].anchor is node
+
     def alike(self, node: Node, place: str) -> bool:
         """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``? The channels must
         be the same, or not matter."""
@@ -194,7 +202,8 @@ class Fuser:
     def can_take_along(self, group: Group, tail: Node, node: Node) -> bool:
         """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
         leaves a partial result."""
-        if "side_sums" not in self.rules or node.op not in SIDE_SUMS or group.anchor.op not in TAKE_ALONG:
+        takes = group.anchor.op in TAKE_ALONG or chainable(group.anchor)
+        if "side_sums" not in self.rules or node.op not in SIDE_SUMS or not takes:
             return False
         pooled = any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members)
         same = self.graph.types[tail.name].shape == self.graph.types[group.anchor.name].shape

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ..ir.errors import TargetError
 
-RULES = ("epilogue", "pooling", "prologue", "side_sums", "siblings", "hosting", "placement", "at_hand")
+RULES = ("epilogue", "pooling", "prologue", "side_sums", "siblings", "hosting", "placement", "merging", "at_hand")
 POLICIES = ("auto", "all", "none")
 
 

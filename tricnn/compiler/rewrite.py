@@ -68,11 +68,10 @@ class Rewriter:
         self.put(node)
         return name
 
-    def replace(self, name: str, value: str) -> None:
+    def rename(self, name: str, value: str) -> None:
         """Let everybody who reads ``name`` read ``value``."""
         for reader in self.readers(name):
             self.put(replace(reader, inputs=tuple(value if v == name else v for v in reader.inputs)))
-        self.drop(name)
 
     # --- asking ------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from ..ir.table import Kind
 #: operations a kernel can evaluate at (pixel, channel) as it loads, other than pointwise ones
 GATHERS = ("max_pool2d_grad", "avg_pool2d_grad", "global_avg_pool_grad", "slice_channels")
 #: pointwise operations that are copies with a shape of their own, or work on vectors; never part of a chain
-ALONE = ("concat", "stack", "slice_channels", "pad_channels", "running_mean", "running_var")
+ALONE = ("concat", "concat_filters", "stack", "slice_channels", "pad_channels", "running_mean", "running_var")
 #: pointwise operations that look at nothing but the element: they may be computed where it is seen under another shape
 ELEMENTWISE = (
     "relu", "relu_grad", "sigmoid", "sigmoid_grad", "tanh", "tanh_grad", "add", "scale", "dropout",

@@ -141,9 +141,12 @@ def join_slices(graph: Graph) -> Graph:
     for node in gradients:
         columns = _columns(work, node)
         if columns is None:
+            work.drop(node.name)  # so that its operands are free
             joined = work.joined(node.inputs, node.name)
-            if joined is not None:
-                work.replace(node.name, joined)
+            if joined is None:
+                work.put(node)
+            else:
+                work.rename(node.name, joined)
             continue
         parts = [work.joined(column, node.name) for column in columns]
         if all(p is not None for p in parts):
