@@ -114,6 +114,8 @@ def test_explain_prices_what_may_be_recomputed_and_says_what_is_stored_instead(t
             edges = [e for e in result["edges"] if e["producer"] == site["value"]]
             assert any("predicted" in e.get("reason", "") for e in edges) == (site["value"] in stored)
             assert any("predicted_us_saved" in e for e in edges) == (site["value"] not in stored)
+    pairs = {tuple(s["values"]): s["in_cache"] for s in result["shared_operands"]}
+    assert len(pairs) == 20 and all(pairs.values())  # of 20 convolutions and a dense layer, all but the first
     text = tricnn(*size).out
     assert "values stored to save time" in text and "predicted for sm_90" in text
 

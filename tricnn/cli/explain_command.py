@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .arguments import (
@@ -18,6 +19,8 @@ from .arguments import (
 
 if TYPE_CHECKING:
     from tricnn.codegen.program import Program
+    from tricnn.compiler.cost import Cost
+    from tricnn.compiler.plan import Plan
 
 EXAMPLES = """\
 examples:
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
-    from ..report.figures import milliseconds, size, times
+    from ..report.figures import milliseconds, plural, size, times
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -73,13 +76,36 @@ def run(options: argparse.Namespace) -> int:
         f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less; "
         f"predicted for {target} {' -> '.join(milliseconds(r['predicted_us'] / 1e6) for r in (plain, result))}",
     )
+    if result["shared_operands"]:
+        cached = sum(s["in_cache"] for s in result["shared_operands"])
+        screen.show(
+            f"in {plural(len(result['shared_operands']), 'layer')} dgrad and wgrad load the same gradient one after "
+            f"the other; in {cached} of them all that the two touch fits in {target}'s cache"
+        )
     return 0
+
+
+def shared_operands(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
+    """Kernels that follow one another and load the same gradient, dgrad and wgrad of a layer: what they touch together,
+    and whether the second one can find it in the cache."""
+    found = []
+    for first, second in pairwise(plan.kernels):
+        same = [v for v in first.reads if v in second.reads and plan.type(v).batched]
+        if "_grad_input" in first.anchor.op and "_grad_weight" in second.anchor.op and same:
+            values = dict.fromkeys((*first.reads, *first.writes, *second.reads))
+            touched = sum(cost.bytes(plan.type(v)) for v in values)
+            found.append({
+                "kernels": [first.name, second.name], "values": same, "bytes": touched,
+                "in_cache": touched <= cost.cache_bytes,
+            })  # fmt: skip
+    return found
 
 
 def explanation(name: str, fused: Program, unfused: Program, target: str) -> dict[str, Any]:
     """The object that ``--json`` prints."""
     from tricnn.codegen.predict import microseconds, predicted_seconds
     from tricnn.codegen.program import BYTES, element
+    from tricnn.compiler.cost import Cost
 
     plan = fused.plan
     sites: list[dict[str, Any]] = []
@@ -121,6 +147,7 @@ def explanation(name: str, fused: Program, unfused: Program, target: str) -> dic
         "fuse": plan.policy,
         "edges": edges,
         "sites": sites,
+        "shared_operands": shared_operands(plan, Cost(fused.batch, fused.dtype, target)),
         "fused_edges": sum(e["fused"] for e in edges),
         "launches": len(fused.launches),
         "dram_bytes": fused.dram_bytes(),

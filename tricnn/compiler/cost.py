@@ -78,7 +78,7 @@ class Cost:
     def seconds(self, work: Work) -> float:
         machine = MACHINES[self.target]
         busy = min(1.0, work.programs / machine.processors)
-        cached = work.values <= CACHE_SHARE * machine.cache * 1e6
+        cached = work.values <= self.cache_bytes
         moved = work.parameters + work.values / (CACHE_SPEED if cached else 1.0)
         narrow = self.dtype in ("fp16", "bf16")
         matrix = machine.narrow if narrow else machine.tf32 if self.dtype == "tf32" else 0
@@ -88,6 +88,11 @@ class Cost:
         return LAUNCH + max(
             moved / (machine.memory * 1e12 * busy), max(products, arithmetic) if apart else products + arithmetic
         )
+
+    @property
+    def cache_bytes(self) -> float:
+        """What one launch can count on finding in the cache."""
+        return CACHE_SHARE * MACHINES[self.target].cache * 1e6
 
     def bytes(self, type_: TensorType) -> int:
         return type_.elements(self.batch) * FIXED.get(type_.dtype, STORED[self.dtype])
