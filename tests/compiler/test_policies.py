@@ -7,9 +7,11 @@ import tricnn
 from tests.compiler.nets import NETS
 from tricnn.cli.arguments import lowered
 from tricnn.codegen.predict import predicted_seconds
+from tricnn.compiler.fuse import fuse
 from tricnn.compiler.policies import POLICIES, RULES, policy_named, rules_of
 from tricnn.graphs import ARCHITECTURES, resnet18
-from tricnn.ir import TargetError
+from tricnn.ir import GraphBuilder, TargetError
+from tricnn.runtime.model import specialised
 
 #: none, one rule, some, all
 LADDER = ("none", "epilogue", "epilogue,side_sums,siblings", "all")
@@ -73,3 +75,15 @@ def test_names():
 def test_a_policy_that_is_none(fuse):
     with pytest.raises(TargetError, match=r"accepted: auto, all, none, or rules .* epilogue, pooling, prologue"):
         tricnn.compile(NETS[0], fuse=fuse)
+
+
+def test_a_pooling_whose_positions_are_found_by_another_kernel_leaves_every_pixel_stored():
+    """7 pixels, windows of 2: pooled in the convolution's tile, the last row and column would never be written."""
+    b = GraphBuilder("net")
+    x = b.max_pool2d(b.conv2d(b.input("x", (3, 7, 7)), 4, 3, padding=1, name="conv"), 2, name="pool")
+    graph = specialised(b.build(b.linear(b.global_avg_pool(x), 5)), "train")
+    for policy, fused in (("pooling,siblings", True), ("pooling", False)):
+        decision = next(
+            d for d in fuse(graph, "train", policy).decisions if (d.producer, d.consumer) == ("conv", "pool")
+        )  # fmt: skip
+        assert decision.fused == fused and ("no window covers" in decision.rule) != fused
