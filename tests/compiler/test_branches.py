@@ -58,7 +58,7 @@ def training_block() -> Graph:
 
 
 def plain_block(activation: str) -> Graph:
-    """Without batch norm, with biases; one sibling in the middle of the concatenation, one ends it, one is read twice."""
+    """Without batch norm, with biases; a sibling amid the concatenation, one at its end, one read twice."""
     b = GraphBuilder("plain")
     a = b.relu(b.conv2d(b.input("x", (3, 6, 6)), 8, 3, padding=1, name="stem"))
 

@@ -14,7 +14,7 @@ from tricnn.ir import OPS, Graph, GraphBuilder, Kind, N, Output
 from tricnn.runtime.interpreter import interpret
 
 CLASSES = 4
-#: operations on weights have no pixels to put a loss on; the merged convolutions of test_branches.py show their gradients
+#: weights have no pixels to put a loss on; the merged convolutions of test_branches.py show their gradients
 OF_WEIGHTS = {"concat_filters"}
 DIFFERENTIABLE = [s for s in SAMPLES if callable(OPS[s.op].gradient) and s.op not in OF_WEIGHTS]
 

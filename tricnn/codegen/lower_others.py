@@ -11,7 +11,7 @@ from ..ir.graph import Node
 from . import tiles
 from .body import At
 from .lower_sums import finish_sides, side_buffers
-from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, tile_grid
+from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function, tile_grid
 from .program import element
 
 

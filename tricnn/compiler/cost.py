@@ -35,9 +35,9 @@ OVERLAP = 2
 #: elements of a program that has no product to compute, and programs between which a sum over pixels is dealt out
 ELEMENTS, SPLIT = 1024, 264
 
-#: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time: for less, the
-#: fewer bytes and launches are the surer gain
-GAIN = 0.1
+#: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes and
+#: launches are counted, times are predicted: until GPUs have confirmed them, only a large gain outweighs more bytes
+GAIN = 0.4
 
 STORED = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "fp64": 8}  # bytes of an activation
 FIXED = {"float32": 4, "uint8": 1, "int64": 8}  # bytes of everything else

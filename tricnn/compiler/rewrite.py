@@ -34,9 +34,11 @@ class Rewriter:
 
     # --- changing it ------------------------------------------------------------
 
-    def put(self, node: Node) -> None:
-        """Add a node, or replace the one of its name."""
+    def put(self, node: Node, beside: str = "") -> None:
+        """Add a node, or replace the one of its name; it moves to where ``beside`` stands, if that is given."""
         self.drop(node.name)
+        if beside:
+            self._position[node.name] = self._position[beside] + 0.1
         self.nodes[node.name] = node
         for value in node.inputs:
             self._readers.setdefault(value, {})[node.name] = None

@@ -60,14 +60,15 @@ def _merge(work: Rewriter, siblings: list[Node], mode: str) -> None:
         return
     convs = [chain[0] for chain in kept]
     base = _scope([c.name for c in convs]) or convs[0].name
-    operands = [convs[0].inputs[0], work.add(base, "concat_filters", *(c.inputs[1] for c in convs))]
+    early = siblings[0].name
+    operands = [convs[0].inputs[0], work.add(base, "concat_filters", *(c.inputs[1] for c in convs), beside=early)]
     if len(convs[0].inputs) > 2:
-        operands.append(work.add(base, "concat", *(c.inputs[2] for c in convs)))
-    merged = work.add(base, "conv2d", *operands, attrs=convs[0].attrs, suffix="siblings")
+        operands.append(work.add(base, "concat", *(c.inputs[2] for c in convs), beside=early))
+    merged = work.add(base, "conv2d", *operands, attrs=convs[0].attrs, suffix="siblings", beside=early)
     for step in kept[0][1:]:
-        merged = work.add(base, step.op, merged, attrs=step.attrs)
+        merged = work.add(base, step.op, merged, attrs=step.attrs, beside=early)
     statistics = [[r for r in work.readers(chain[-1].name) if r.op == "batch_stats"] for chain in kept]
-    whole_stats = work.add(base, "batch_stats", merged) if all(len(s) == 1 for s in statistics) else None
+    whole_stats = work.add(base, "batch_stats", merged, beside=early) if all(len(s) == 1 for s in statistics) else None
     start = 0
     for chain, stats in zip(kept, statistics, strict=True):
         end, stop = chain[-1].name, start + work.channels(chain[-1].name)
@@ -76,7 +77,7 @@ def _merge(work: Rewriter, siblings: list[Node], mode: str) -> None:
                 work.put(replace(reader, inputs=(*reader.inputs[:2], merged)))
         for link in chain[:-1]:
             work.drop(link.name)
-        work.put(Node(end, "slice_channels", (merged,), {"start": start, "stop": stop}))
+        work.put(Node(end, "slice_channels", (merged,), {"start": start, "stop": stop}), beside=merged)
         if whole_stats is not None:
             work.put(Node(stats[0].name, "slice_channels", (whole_stats,), {"start": start, "stop": stop}))
         start = stop
