@@ -25,6 +25,7 @@ from tricnn.compiler.strided import compact_strided_gradients
 from tricnn.compiler.views import pixel_ordered
 from tricnn.graphs import lenet, lenet_sigmoid
 from tricnn.ir import Environment, Graph, GraphBuilder, Kind
+from tricnn.ir.types import TensorType
 from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run_nodes, store
 from tricnn.runtime.model import compile
 
@@ -167,14 +168,14 @@ def test_a_plan_computes_what_its_graph_does(net, mode, policy):
 class Never(Cost):
     """A model by which it never pays to recompute."""
 
-    def recompute(self, together: float, apart: float) -> bool:
+    def recompute(self, together: float, apart: float, value: TensorType) -> bool:
         return False
 
 
 class Sometimes(Cost):
     """One by which it pays half of the time, for no reason."""
 
-    def recompute(self, together: float, apart: float) -> bool:
+    def recompute(self, together: float, apart: float, value: TensorType) -> bool:
         return round(together * 1e12) % 2 == 0
 
 

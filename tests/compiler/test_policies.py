@@ -46,11 +46,11 @@ def test_more_rules_move_no_more_bytes_and_launch_no_more_kernels(net, mode):
 
 @pytest.mark.parametrize("batch", [1, 8, 64, 256])
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "vgg11_bn", "cifar_resnet20"])
-def test_no_policy_is_predicted_to_be_faster_than_the_choice_per_site(name, batch):
+def test_no_named_policy_is_predicted_to_be_faster_than_the_choice_per_site(name, batch):
     """By the whole program's own bytes and grids, not by the sketches that the choice is made from."""
     for mode, dtype, target in (("train", "bf16", "sm_90"), ("infer", "fp16", "sm_80")):
         predicted = {}
-        for policy in ("auto", *LADDER):
+        for policy in ("auto", "all", "epilogue", "none"):
             program = lowered(ARCHITECTURES[name](), mode, batch, dtype, target, fuse=policy)
             predicted[policy] = sum(predicted_seconds(program, target))
         assert predicted["auto"] <= min(predicted.values())

@@ -35,9 +35,10 @@ OVERLAP = 2
 #: elements of a program that has no product to compute, and programs between which a sum over pixels is dealt out
 ELEMENTS, SPLIT = 1024, 264
 
-#: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes and
-#: launches are counted, times are predicted: until GPUs have confirmed them, only a large gain outweighs more bytes
-GAIN = 0.4
+#: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes of memory
+#: and launches are counted, times are predicted: until GPUs have confirmed them, only a large gain outweighs more bytes.
+#: Of values that stay in the cache no bytes need be saved, so a small gain decides
+GAIN, GAIN_IN_CACHE = 0.4, 0.1
 
 STORED = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "fp64": 8}  # bytes of an activation
 FIXED = {"float32": 4, "uint8": 1, "int64": 8}  # bytes of everything else
@@ -71,9 +72,14 @@ class Cost:
     dtype: str
     target: str
 
-    def recompute(self, together: float, apart: float) -> bool:
+    def recompute(self, together: float, apart: float, value: TensorType) -> bool:
         """Is a value to be recomputed by its readers, in so many seconds, or stored?"""
-        return together * (1 - GAIN) <= apart
+        gain = GAIN_IN_CACHE if self.in_cache(self.bytes(value)) else GAIN
+        return together * (1 - gain) <= apart
+
+    def in_cache(self, bytes_: float) -> bool:
+        """Can a launch count on finding so many bytes in the last cache?"""
+        return bytes_ <= CACHE_SHARE * MACHINES[self.target].cache * 1e6
 
     def seconds(self, work: Work) -> float:
         machine = MACHINES[self.target]

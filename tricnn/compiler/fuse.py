@@ -247,7 +247,7 @@ class Fuser:
     def cheaper(self, node: Node) -> bool:
         """Is a value with a price to be recomputed? Only ``auto`` goes by the price."""
         assert self.cost is not None
-        return self.policy != "auto" or self.cost.recompute(*self.priced[node.name])
+        return self.policy != "auto" or self.cost.recompute(*self.priced[node.name], self.graph.types[node.name])
 
     def seconds(self, group: Group, stored: str | None = None) -> float:
         """The predicted time of a group as it is now, if it also stores a value that it forms on load."""
