@@ -29,7 +29,8 @@ def conv2d_dgrad(
 
     load_dy(pixel, channel, mask, args): pixel of y, [BLOCK_M, 1]; channel k, [1, BLOCK_K].
     store_dx(acc, pixel, channel, mask, part, args): acc [BLOCK_M, BLOCK_N] fp32; pixel of x, [BLOCK_M, 1]; channel c,
-    [1, BLOCK_N]; part = class*T + row tile, so SH*SW*T parts in all. Every element of dx is stored exactly once.
+    [1, BLOCK_N], at least C where there is none; part = class*T + row tile, so SH*SW*T parts in all. Every element of
+    dx is stored exactly once.
     """
     CG: tl.constexpr = C // GROUPS
     KG: tl.constexpr = K // GROUPS
@@ -83,4 +84,7 @@ def conv2d_dgrad(
                         acc = dot(dy, b.to(dy.dtype), acc, PRECISION)
 
     part = tl.program_id(2) * tl.cdiv(N * (CLASS_H * CLASS_W), BLOCK_M) + row_tile
-    store_dx(acc, pixel, group * CG + column, row_mask & column_mask, part, dx_args)
+    result = group * CG + column
+    if GROUPS > 1 and CG % BLOCK_N != 0:
+        result = tl.where(column_mask, result, C)  # beyond a group lies the next one's
+    store_dx(acc, pixel, result, row_mask & column_mask, part, dx_args)

@@ -30,7 +30,8 @@ def conv2d_fprop(
 
     load_x(pixel, channel, mask, args): pixel of x, [BLOCK_M, 1] or [BLOCK_M, BLOCK_K]; channel, [1, BLOCK_K].
     store_y(acc, pixel, channel, mask, part, args): acc [BLOCK_M, BLOCK_N] fp32; pixel of y, [BLOCK_M, 1]; channel,
-    [1, BLOCK_N]; part is the number of the row tile. Weights are converted to the type that load_x returns.
+    [1, BLOCK_N], at least K where there is none; part is the number of the row tile. Weights are converted to the type
+    that load_x returns.
 
     keep_x(tile, pixel, channel, mask, args), if given, is shown every tile that the programs of the first filters load;
     for 1x1 convolutions with stride 1 that is every element of x once, so it may store what load_x computed.
@@ -116,8 +117,11 @@ def conv2d_fprop(
             acc = dot(x, b.to(x.dtype), acc, PRECISION)
 
     mask = row_mask & column_mask
+    filter_ = group * KG + column
+    if GROUPS > 1 and KG % BLOCK_N != 0:
+        filter_ = tl.where(column_mask, filter_, K)  # beyond a group lies the next one's
     if AREA == 1:
-        store_y(acc, pixel, group * KG + column, mask, row_tile, y_args)
+        store_y(acc, pixel, filter_, mask, row_tile, y_args)
     else:
         window_pixel = row_tile * (BLOCK_M // AREA) + tl.arange(0, BLOCK_M // AREA)[:, None]
-        store_y(acc, pixel, group * KG + column, mask, window_pixel, row_tile, y_args)
+        store_y(acc, pixel, filter_, mask, window_pixel, row_tile, y_args)

@@ -5,6 +5,7 @@ import pytest
 from tests.runtime.networks import KINDS, network
 from tricnn.codegen import expressions
 from tricnn.graphs import lenet
+from tricnn.ir import GraphBuilder
 from tricnn.runtime.model import compile
 from tricnn.runtime.triton_executor import interpreting
 from tricnn.runtime.verify import compiled, verify
@@ -62,3 +63,13 @@ def test_an_element_that_is_never_written_is_caught(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Body, "store", forgetful)
     checks = verify(lenet(width=0.5), mode="infer", batch=1, dtype="fp32")
     assert not all(c.ok for c in checks)
+
+
+def test_groups_that_fill_no_tile_leave_each_other_s_statistics_alone() -> None:
+    """68 filters a group, in tiles of 64: what the second tile of a group has beyond them is the next group's."""
+    b = GraphBuilder("groups")
+    h = b.conv2d(b.input("x", (4, 4, 4)), 136, 1, groups=2, name="c1")
+    h = b.conv2d(b.relu(b.batch_norm(h, name="b1")), 4, 1, groups=2, name="c2")
+    graph = b.build(b.linear(b.global_avg_pool(h), 3, name="fc"))
+    checks = verify(graph, mode="train", batch=3, dtype="fp32", target="sm_90")
+    assert {"b1.stats", "b1.grad_sums"} <= {c.value for c in checks} and [c for c in checks if not c.ok] == []
