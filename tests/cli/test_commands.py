@@ -139,6 +139,15 @@ def test_verify_holds_every_kernel_to_its_tolerance(tricnn, tiny):
     assert "all within tolerance" in tricnn("verify", tiny, "--mode", "infer").out
 
 
+def test_verify_counts_bytes(tricnn, tiny):
+    ran = tricnn("verify", tiny, "--mode", "infer", "--count-bytes", "--json")
+    plan = tricnn("compile", tiny, "--mode", "infer", "--batch", 3, "--dtype", "fp32", "--json").json
+    assert ran.status == 0 and sum(c["counted"]["dram_bytes"] for c in ran.json["bytes"]) == plan["dram_bytes"]
+    assert all(c["planned"] == c["counted"] and c["ok"] for c in ran.json["bytes"])
+    assert all(c["counted"]["loaded_bytes"] >= c["counted"]["read_bytes"] > 0 for c in ran.json["bytes"])
+    assert "just what the plan states" in tricnn("verify", tiny, "--mode", "infer", "--count-bytes").out
+
+
 def test_verify_says_so_when_a_kernel_is_wrong(tricnn, tiny, monkeypatch):
     from tricnn.runtime import verify
 

@@ -22,7 +22,9 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
+    from tricnn.codegen.program import Moved
     from tricnn.ir import Graph
+    from tricnn.runtime.counting import CountedLaunch
     from tricnn.runtime.verify import Check
 
     from .screen import Screen
@@ -34,8 +36,9 @@ examples:
   tricnn verify resnet18 --input 3,224,224 --batch 1
   tricnn verify lenet --target sm_90           without a GPU: the tiles a GPU would have, slowly
   tricnn verify mine.txt --mode infer --no-fuse
+  tricnn verify lenet --count-bytes            what every launch loads and stores, beside what the plan states
 
-Exit status 1 if any kernel is outside its tolerance.
+Exit status 1 if any kernel is outside its tolerance, or counted bytes are not those of the plan.
 """
 
 #: three images, so that rows rarely fill the last tile: what a mask leaves out must show
@@ -47,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compilation(parser, mode="train", batch=None)
     add_target(parser)
     add_fusion(parser)
+    parser.add_argument(
+        "--count-bytes", action="store_true", help="also count the bytes that kernels load and store (no GPU)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random images and parameters (0)")
 
 
@@ -63,10 +69,17 @@ def run(options: argparse.Namespace) -> int:
     graph = load_graph(options, **({} if on_gpu or sized else small_arguments(options.model)))
     result = verified(
         graph, screen, mode=options.mode, batch=batch, dtype=options.dtype, target=target, fuse=options.fuse,
-        seed=options.seed,
+        seed=options.seed, count=options.count_bytes,
     )  # fmt: skip
     screen.json(result)
     failed = [c for c in result["checks"] if not c["ok"]]
+    if options.count_bytes:
+        apart = sum(not c["ok"] for c in result["bytes"])
+        screen.show(
+            tables.counted(result),
+            f"{plural(len(result['bytes']), 'launch')}: "
+            + (f"{apart} not as planned" if apart else "all load and store just what the plan states"),
+        )
     screen.show(
         tables.checks(result),
         f"{plural(result['kernels'], 'kernel')}, {plural(result['launches'], 'launch')}, "
@@ -74,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         + (f"{len(failed)} outside tolerance" if failed else "all within tolerance")
         + f" ({result['seconds']:.1f} s)",
     )
-    return 1 if failed else 0
+    return 0 if result["ok"] else 1
 
 
 def runs_on_gpu() -> bool:
@@ -91,11 +104,13 @@ def runs_on_gpu() -> bool:
 
 def verified(
     graph: Graph, screen: Screen, *, mode: str, batch: int, dtype: str, target: str | None, fuse: str, seed: int,
-    compiled_batch: int | None = None,
+    compiled_batch: int | None = None, count: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """The object that ``--json`` prints. Tiles are those of ``compiled_batch``, if it is not the batch that runs."""
+    """The object that ``--json`` prints, with bytes if they are to be counted. Tiles are those of ``compiled_batch``,
+    if it is not the batch that runs."""
+    from tricnn.runtime.counting import BytesCounted
     from tricnn.runtime.triton_executor import interpreting
-    from tricnn.runtime.verify import compiled, verify_model
+    from tricnn.runtime.verify import compiled, unwatched, verify_model
 
     from ..report.progress import Steps
 
@@ -105,10 +120,12 @@ def verified(
         graph, mode=mode, batch=compiled_batch or batch, dtype=dtype, fuse=fuse, seed=seed, target=target
     )  # fmt: skip
     program = model.program
-    count = sum(len(kernel.writes) for kernel in program.plan.kernels)
-    with Steps(screen.progress, "verifying", count, "values") as steps, warnings.catch_warnings():
+    counted = BytesCounted(model, batch) if count else None
+    values = sum(len(kernel.writes) for kernel in program.plan.kernels)
+    with Steps(screen.progress, "verifying", values, "values") as steps, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter's NumPy computes what masks hide, too
-        checks = verify_model(model, batch, seed, lambda check: steps.done(check.kernel))
+        checks = verify_model(model, batch, seed, lambda check: steps.done(check.kernel), counted or unwatched)
+    launches = counted.launches if counted else []
     return {
         "graph": graph.name,
         "mode": mode,
@@ -119,11 +136,12 @@ def verified(
         "fused": program.plan.fused,
         "fuse": program.plan.policy,
         "device": device_name(),
-        "ok": all(c.ok for c in checks),
+        "ok": all(c.ok for c in checks) and all(c.ok for c in launches),
         "kernels": len(program.plan.kernels),
         "launches": len(program.launches),
         "seconds": round(time.perf_counter() - began, 3),
         "checks": [as_json(c) for c in checks],
+        **({"bytes": [bytes_as_json(c) for c in launches]} if count else {}),
     }
 
 
@@ -137,6 +155,23 @@ def as_json(check: Check) -> dict[str, Any]:
         "error": check.error if math.isfinite(check.error) else None,
         "tolerance": check.tolerance,
         "ok": check.ok,
+    }
+
+
+def bytes_as_json(counted: CountedLaunch) -> dict[str, Any]:
+    """A launch: bytes that it reads and writes, each once, and those that its programs load, each for itself."""
+
+    def figures(moved: Moved) -> dict[str, int]:
+        return {"dram_bytes": moved.once, "read_bytes": moved.read, "loaded_bytes": moved.loaded}
+
+    planned, found = counted.totals()
+    return {
+        "kernel": counted.launch.kernel,
+        "launch": counted.launch.function,
+        "kind": counted.launch.kind,
+        "planned": figures(planned),
+        "counted": figures(found),
+        "ok": counted.ok,
     }
 
 

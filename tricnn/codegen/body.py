@@ -38,6 +38,19 @@ class At:
         return self.first, self.first + (self.width if self.count is None else self.count)
 
 
+@dataclass(frozen=True)
+class Load:
+    """One load in a function: a ``tile`` at a place, a ``vector`` (a number per channel) or a ``number``. Of the
+    ``width`` elements between two pixels of the buffer (or in all of a vector's) it reads ``first`` to ``last``."""
+
+    kind: str
+    buffer: str
+    at: At
+    first: int = 0
+    last: int = 1
+    width: int = 1
+
+
 class Body:
     """One generated function under construction."""
 
@@ -47,7 +60,11 @@ class Body:
         self.args: dict[str, str] = {}  # buffer or scalar -> the name of the argument
         self.written: dict[str, str] = {}
         self.known: dict[tuple[str, At], str] = {}  # values in registers
-        self.touched: dict[str, set[tuple[int, int]]] = {}  # buffer -> ranges of its channels that are read or written
+        self.loads: list[Load] = []
+        self.stores: dict[str, set[tuple[int, int, int]]] = {}  # buffer -> which channels, of how many, are written
+        self.windows: dict[
+            str, tuple[str, Node]
+        ] = {}  # a window's name -> the pixel's that lies in it, and the pooling
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
         self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
 
@@ -92,6 +109,7 @@ class Body:
         type_ = self.plan.type(raw)
         if len(type_.shape) == 0:
             found = self.let(stem, f"tl.load({self.argument(value, stem)})")
+            self.loads.append(Load("number", self.plan.place(value).buffer, at))
         elif len(type_.shape) == 1 and not type_.batched:
             found = self.vector(raw, stem, at)
         elif node is not None and node.op == "slice_channels":
@@ -110,20 +128,25 @@ class Body:
         other = "0" if stored == "u8" else "0.0"
         suffix = ".to(tl.float32)" if wide and stored in ("fp16", "bf16") else ""
         load = f"tl.load({argument} + {self.offset(at, value)}, mask={at.mask}, other={other}){suffix}"
+        self.loads.append(Load("tile", self.plan.place(value).buffer, at, *self.part(at, value)))
         return self.let(f"{stem}_tile", load)
 
     def offset(self, at: At, value: str | None = None) -> str:
         """Which element is at a place; of a value that lies within another one, which of the other one's."""
         width, start = at.width, 0
-        if value is not None:
-            place, (first, last) = self.plan.place(value), at.channels
-            if place.buffer != value:
-                width, start = place.pitch, place.offset
-            whole = place.buffer == value and at.count is None
-            channels = (0, place.pitch) if whole else (first + start, last + start)
-            self.touched.setdefault(place.buffer, set()).add(channels)
+        if value is not None and self.plan.place(value).buffer != value:
+            width, start = self.plan.place(value).pitch, self.plan.place(value).offset
         pixel = f"{at.pixel} * {width}" if width > 1 else at.pixel
         return f"{pixel} + {at.channel}" + (f" + {start}" if start else "")
+
+    def part(self, at: At, value: str) -> tuple[int, int, int]:
+        """Which channels of a value's buffer are seen at a place, and of how many."""
+        place, (first, last) = self.plan.place(value), at.channels
+        return (
+            (first, last, at.width)
+            if place.buffer == value
+            else (first + place.offset, last + place.offset, place.pitch)
+        )
 
     def shifted(self, node: Node, at: At) -> At:
         """The place in the whole of what is at ``at`` in a slice of it."""
@@ -146,6 +169,8 @@ class Body:
         if key not in self.known:
             where = f"{argument} + {offset} + {at.channel}" if offset else f"{argument} + {at.channel}"
             self.known[key] = self.let(f"{stem}_c", f"tl.load({where}, mask={at.channel} < {count}, other=0.0)")
+            total = self.plan.type(place.buffer).elements(1)
+            self.loads.append(Load("vector", place.buffer, at, offset, offset + count, total))
         return self.known[key]
 
     def operand(self, node: Node, index: int, at: At) -> str:
@@ -201,7 +226,9 @@ class Body:
     def store(self, value: str, variable: str, at: At, *, as_it_is: bool = False) -> None:
         """Write a value that is in a register, rounded to the type it is stored in unless it is ``as_it_is``."""
         dtype = element(self.plan.type(value), self.storage)
-        argument = self.result(self.plan.place(value).buffer, f"{variable}_out")
+        buffer = self.plan.place(value).buffer
+        argument = self.result(buffer, f"{variable}_out")
+        self.stores.setdefault(buffer, set()).add(self.part(at, value))
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
         rounded = variable if as_it_is else rounded
         if rounded != variable and any(n.op in SIDE_SUMS and n.inputs[0] == value for n in self.kernel.nodes):

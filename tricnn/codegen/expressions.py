@@ -84,6 +84,7 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
     n, h, v = body.name("n"), body.name("h"), body.name("v")
     body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
     window = body.let("window", f"({n} * {p} + {h} // {sh}) * {q} + {v} // {sw}")
+    body.windows[window] = at.pixel, node
     tests = [f"({h} < {p * sh})"] * (p * sh < height) + [f"({v} < {q * sw})"] * (q * sw < width)
     tests += [f"({h} % {sh} < {r})"] * (sh > r) + [f"({v} % {sw} < {s})"] * (sw > s)
     mask = body.let("covered", " & ".join([at.mask, *tests])) if tests else at.mask
@@ -109,6 +110,7 @@ def _avg_pool_grad(body: Body, node: Node, at: At) -> str:
 def _global_avg_grad(body: Body, node: Node, at: At) -> str:
     height, width = node.attrs["input_size"]
     image = body.let("image", f"{at.pixel} // {height * width}")
+    body.windows[image] = at.pixel, node
     return f"{body.operand(node, 0, replace(at, pixel=image))} * {1 / (height * width)!r}"
 
 

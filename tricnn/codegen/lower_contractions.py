@@ -7,8 +7,8 @@ from math import prod
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
-from . import tiles
-from .body import At, Body
+from . import tiles, traffic
+from .body import At
 from .lower_sums import finish_sides, lower_split_sum, side_buffers
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function
 
@@ -40,15 +40,6 @@ def geometry(node: Node) -> dict[str, int]:
     every = {"SH": (sh, 1), "SW": (sw, 1), "DH": (dh, 1), "DW": (dw, 1), "PT": (pad[0], 0), "PL": (pad[2], 0)}
     every["GROUPS"] = (a["groups"], 1)
     return {key: value for key, (value, default) in every.items() if value != default}
-
-
-def strided_share(state: Lowering, c: dict[str, int], g: dict[str, int], load: Body) -> dict[str, float]:
-    """A 1x1 convolution with strides reads one pixel in SH*SW of its image."""
-    stride = g.get("SH", 1) * g.get("SW", 1)
-    if c["R"] * c["S"] > 1 or stride == 1:
-        return {}
-    images = (b for b in load.args if b in state.buffers and state.plan.type(b).batched)
-    return dict.fromkeys(images, 1 / stride)
 
 
 def _blocks(tile: tiles.Tile) -> dict[str, int]:
@@ -85,7 +76,6 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         helpers.append(keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines))
     weight = plan.storage(node.inputs[1])
     windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pool is not None else {}
-    share = strided_share(state, c, g, load)
 
     def call(p: Parameter) -> str:
         return call_text(
@@ -101,7 +91,8 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     side_buffers(state, store, parts, c["K"])
     state.add(
         name, kernel, helpers, call, [load.args, {weight: "weight"}, everything_of(store), keep.written], grid, tile,
-        writes=(*store.written, *keep.written), kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
+        writes=(*store.written, *keep.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
+        traffic=[*traffic.fprop(load, store, weight, {**c, **g}, tile, window), traffic.stored(keep)],
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c["K"])
 
@@ -138,6 +129,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {weight: "weight"}, everything_of(store)], grid, tile,
         writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
+        traffic=traffic.dgrad(load, store, weight, {**c, **g}, tile),
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c["C"])
 
@@ -190,10 +182,10 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
 
     grid = (f"{-(-c['K'] // groups // tile.m) * -(-columns // tile.n)}", f"{groups}", f"{split}")
     written = tuple(dict.fromkeys([*dw_args, *(bias_args if bias else {})]))
-    share = strided_share(state, c, g, load_x)
     state.add(
         name, kernel, helpers, call, [load_dy.args, load_x.args, dw_args, bias_args if bias else {}], grid, tile,
-        writes=written, kind=node.op, flops=2 * plan.graph.node_macs(node), share=share,
+        writes=written, kind=node.op, flops=2 * plan.graph.node_macs(node),
+        traffic=traffic.wgrad(load_dy, load_x, {**c, **g}, tile),
     )  # fmt: skip
     if split > 1:
         lower_split_sum(state, kernel, partial, f"{split}", total, everything, node.name, bias.name if bias else None)

@@ -8,7 +8,7 @@ from math import prod
 from ..compiler.plan import Kernel
 from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Node
-from . import tiles
+from . import tiles, traffic
 from .body import At
 from .lower_sums import finish_sides, side_buffers
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function, tile_grid
@@ -62,7 +62,7 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     flops = constants["R"] * constants["S"] * prod(plan.type(node.name).per_image)
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, everything_of(store)], tile_grid(rows, c, tile), tile,
-        writes=tuple(store.written), kind=node.op, flops=flops,
+        writes=tuple(store.written), kind=node.op, flops=flops, traffic=traffic.pool(load, store, constants, tile),
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, index, everything_of(store)],
         tile_grid(rows, c, tile), tile, writes=tuple(store.written), kind=node.op,
-        flops=prod(plan.type(node.name).per_image),
+        flops=prod(plan.type(node.name).per_image), traffic=traffic.pool_grad(load, store, index, constants, tile),
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c)
 
@@ -132,6 +132,8 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [load_text], call, [load.args, {labels: "labels"}, out], (f"cdiv(N, {rows})",),
         tiles.Tile(rows, width, 1, 4, 1), writes=tuple(outputs), kind="cross_entropy", flops=5 * c,
+        traffic=[traffic.once((1, 1), f"cdiv(N, {rows})", c, tiles.Tile(rows, width, 1, 4, 1)).of(load),
+                 traffic.loads(labels, "N")],
     )  # fmt: skip
     if loss is None or losses is None:
         return
@@ -143,7 +145,7 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
 
     state.add(
         f"{name}_mean", kernel, [], mean, [{losses: "losses", loss.name: "loss"}], ("1",),
-        tiles.Tile(1, 1024, 1, 4, 1), writes=(loss.name,), kind="mean_rows",
+        tiles.Tile(1, 1024, 1, 4, 1), writes=(loss.name,), kind="mean_rows", traffic=[traffic.loads(losses, "N")],
     )  # fmt: skip
 
 
@@ -172,6 +174,9 @@ def lower_rows(state: Lowering, kernel: Kernel) -> None:
         texts.append(load.load_function(f"{name}_load_{role}", node.inputs[i], c, role))
         loads.append((role, load))
 
+    each = traffic.once(type_.spatial, grid[0], c, tile)
+    again = traffic.normalised_channels(node.op, c, a["size"]) if "size" in a else {}
+
     def call(p: Parameter) -> str:
         positional = [t for role, b in loads for t in (f"{name}_load_{role}", as_tuple([p(v) for v in b.args]))]
         return call_text(
@@ -182,6 +187,7 @@ def lower_rows(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, texts, call, [*[b.args for _, b in loads], everything_of(store)], grid, tile,
         writes=tuple(store.written), kind=node.op, flops=5 * prod(type_.per_image),
+        traffic=[each.of(store), *(replace(each, channels=again.get(role)).of(load) for role, load in loads)],
     )  # fmt: skip
 
 
@@ -227,6 +233,7 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [text], call, [everything_of(body)], tile_grid(y.pixels, y.channels, tile), tile,
         writes=tuple(body.written), kind=node.op,
+        traffic=[traffic.once(y.spatial, f"cdiv(N * {y.pixels}, {tile.m})", y.channels, tile).of(body)],
     )  # fmt: skip
 
 
@@ -258,8 +265,8 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
     out = body.result(place.buffer, "y")
     row = f"{out} + pixel * {place.pitch} + channel" if y.batched else f"{out} + channel"
     body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
-    if node.op in ("concat", "stack"):
-        body.touched.setdefault(place.buffer, set()).add((target, target + count))
+    total = place.pitch if y.batched else plan.type(place.buffer).elements(1)
+    body.stores.setdefault(place.buffer, set()).add((target, target + count, total))
     pixels, tile = y.pixels if y.batched else 1, tiles.elementwise(count, state.attempt(name))
     text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
 
@@ -273,8 +280,9 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
     state.add(
         name, kernel, [text], call, [everything_of(body)], (f"cdiv({rows}, {tile.m})", f"{-(-count // tile.n)}"), tile,
         writes=tuple(body.written), kind=node.op,
+        traffic=[traffic.once(y.spatial if y.batched else (1, 1), f"cdiv({rows}, {tile.m})", count, tile,
+                              "N" if y.batched else "1").of(body)],
     )  # fmt: skip
-    state.forget(kernel)
 
 
 def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
@@ -301,6 +309,7 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, everything_of(store)], tile_grid(pixels, c, tile),
         tile, writes=tuple(store.written), kind=node.op,
+        traffic=[traffic.once(x.spatial, f"cdiv(N * {pixels}, {tile.m})", c, tile).of(load), traffic.stored(store)],
     )  # fmt: skip
 
 
@@ -355,5 +364,7 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [text], call, [everything_of(body)], grid, tile, writes=tuple(body.written), kind="pointwise",
         flops=prod(type_.per_image) * len(kernel.nodes),
+        traffic=[traffic.once(type_.spatial if type_.batched else (pixels, 1), grid[0], channels, tile,
+                              "N" if type_.batched else "1").of(body)],
     )  # fmt: skip
     finish_sides(state, kernel, body, parts, channels)

@@ -11,7 +11,7 @@ from math import prod
 
 from ..compiler.plan import Kernel
 from ..ir.graph import Node
-from . import tiles
+from . import tiles, traffic
 from .body import At, Body
 from .expressions import statistics
 from .lowering import Lowering, Parameter, as_tuple, call_text, identifier, plain_function, tile_grid
@@ -61,6 +61,7 @@ def lower_split_sum(
         state.add(
             name, kernel, [helper], call, [{source: "partial"}, outputs], (f"{-(-everything // block)}", f"{split}"),
             tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
+            traffic=[traffic.loads(source, f"{parts} * {everything}")],
         )  # fmt: skip
 
     parameters = "total, element, mask, split, args"
@@ -97,12 +98,14 @@ def lower_many_sums(state: Lowering) -> None:
 
     tile = tiles.Tile(SUM_PARTS, SUM_BLOCK, 1, 4, 1)
     state.add(
-        name, last, [], call, [{SUM_TABLE: "table"}], (f"{blocks}",), tile, writes=(), kind="sum_partials_of_many"
-    )
+        name, last, [], call, [{SUM_TABLE: "table"}], (f"{blocks}",), tile, writes=(), kind="sum_partials_of_many",
+        traffic=[traffic.loads(SUM_TABLE, f"{5 * blocks}")],
+    )  # fmt: skip
     launch = state.launches.pop()
     layers = tuple(dict.fromkeys(s.target for s in state.sums))
     sources = tuple(dict.fromkeys(s.source for s in state.sums))
-    state.launches.append(replace(launch, layers=layers, reads=(*launch.reads, *sources), writes=layers))
+    loads = {**launch.loads, **{b: state.buffers[b].size for b in sources}}
+    state.launches.append(replace(launch, layers=layers, reads=(*launch.reads, *sources), writes=layers, loads=loads))
 
 
 def side_buffers(state: Lowering, body: Body, parts: str, channels: int) -> None:
@@ -143,6 +146,7 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
         state.add(
             f"{name}_groups", kernel, [helper], first, [{partial: "partial"}, {groups: "groups"}],
             (f"{-(-c // block)}", f"{GROUPS}"), tiles.Tile(16, block, 1, 4, 1), writes=(groups,), kind="merge_stats",
+            traffic=[traffic.loads(partial, f"{parts} * {5 * c}")],
         )  # fmt: skip
         partial, parts, count = groups, f"{GROUPS}", GROUPS
     rows, block = max(_block(count, 32)[0], 16), _block(count, 32)[1]
@@ -178,6 +182,8 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
     state.add(
         name, kernel, [store], call, [{partial: "partial"}, args], (f"{-(-c // block)}",),
         tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="merge_stats",
+        traffic=[traffic.loads(partial, f"{parts} * {5 * c}"), *(traffic.loads(b, f"{c}") for b in inputs),
+                 traffic.channels_stored(place.buffer, c, place.pitch)],
     )  # fmt: skip
 
 
@@ -207,6 +213,7 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {target: "db"}],
         (f"{-(-dy.channels // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=prod(dy.per_image),
+        traffic=[traffic.once(dy.spatial, f"cdiv(N * {dy.pixels}, {tile.m})", dy.channels, tile).of(load)],
     )  # fmt: skip
     if split > 1:
         lower_split_sum(state, kernel, target, f"{split}", dy.channels, dy.channels, node.name, None)
@@ -245,6 +252,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {target: "sums"}],
         (f"{-(-c // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=4 * prod(x.per_image),
+        traffic=[traffic.once(x.spatial, f"cdiv(N * {x.pixels}, {tile.m})", c, tile).of(load)],
     )  # fmt: skip
     if split > 1:
         lower_split_sum(state, kernel, target, f"{split}", 2 * c, 2 * c, node.name, None)
@@ -269,6 +277,7 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [load_text], call, [load.args, {partial: "partial"}], tile_grid(x.pixels, x.channels, tile), tile,
         writes=(partial,), kind=node.op, flops=4 * prod(x.per_image),
+        traffic=[traffic.once(x.spatial, parts, x.channels, tile).of(load)],
     )  # fmt: skip
     lower_merge(state, kernel, node, partial, x.channels, f"cdiv(N * {x.pixels}, {tile.m})")
 
@@ -297,4 +306,5 @@ def lower_running(state: Lowering, kernel: Kernel) -> None:
                          {"PIXELS": 1, "C": c, "BLOCK_M": 1, "BLOCK_N": block})  # fmt: skip
 
     state.add(name, kernel, [helper], call, [args], ("1", f"{-(-c // block)}"), tiles.Tile(1, block, 1, 4, 1),
-              writes=(node.name,), kind="pointwise")  # fmt: skip
+              writes=(node.name,), kind="pointwise",
+              traffic=[traffic.loads(running, f"{c}"), traffic.loads(stats, f"{c}", 1 / 2)])  # fmt: skip

@@ -6,6 +6,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..ir.graph import Node
 from . import tiles
 from .body import At, Body
 from .program import DTYPES, SCALARS, Buffer, Function, Launch, PartialSum, plan_buffers
+from .traffic import Traffic
 
 #: from a buffer to the name of the kernel's parameter that points at it
 Parameter = Callable[[str], str]
@@ -42,28 +44,9 @@ class Lowering:
         self.order = pixel_ordered(self.plan.graph)
         self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
         self._same: dict[str, str] = {}
-        self._bodies: dict[str, list[Body]] = {}
 
     def body(self, kernel: Kernel) -> Body:
-        made = Body(self.plan, kernel, self.storage)
-        self._bodies.setdefault(kernel.name, []).append(made)
-        return made
-
-    def forget(self, kernel: Kernel) -> None:
-        """What the bodies so far touched belongs to launches of their own."""
-        self._bodies.pop(kernel.name, None)
-
-    def shares(self, kernel: Kernel, buffers: Iterable[str]) -> dict[str, float]:
-        """The fraction of each buffer that a kernel's functions touch, of those they touch some channels of only. What
-        is both read and written in part (branches side by side in one buffer) counts for both."""
-        shares = {}
-        for buffer in buffers:
-            ranges = {r for body in self._bodies.get(kernel.name, ()) for r in body.touched.get(buffer, ())}
-            width = self.plan.type(buffer).channel_count if buffer in self.plan.graph.types and ranges else 0
-            touched = sum(last - first for first, last in ranges)
-            if 0 < touched < width:
-                shares[buffer] = touched / width
-        return shares
+        return Body(self.plan, kernel, self.storage)
 
     def attempt(self, name: str) -> int:
         return self.attempts.get(name, 0)
@@ -75,13 +58,14 @@ class Lowering:
     def add(
         self, name: str, kernel: Kernel, helpers: list[str], call: Callable[[Parameter], str],
         bodies: list[Mapping[str, str]], grid: tuple[str, ...], tile: tiles.Tile, *,
-        extra: tuple[tuple[str, str], ...] = (), writes: tuple[str, ...], kind: str, flops: int = 0,
-        share: Mapping[str, float] | None = None,
+        extra: tuple[tuple[str, str], ...] = (), writes: tuple[str, ...], kind: str, traffic: Iterable[Traffic],
+        flops: int = 0,
     ) -> None:  # fmt: skip
         """Register a function and its launch.
 
         ``bodies`` are the argument maps (buffer -> local name) of the helpers; ``extra`` further (buffer, name) pairs.
-        ``call`` writes the template's call, given a function from a buffer to its parameter's name.
+        ``call`` writes the template's call, given a function from a buffer to its parameter's name. ``traffic`` is what
+        the template and its functions load and store (traffic.py).
         """
         names: dict[str, str] = {}
         taken = {"tl", "triton", "N", *keyword.kwlist}
@@ -110,7 +94,7 @@ class Lowering:
             self._same[key] = name
             self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)
         buffers = tuple(b for b in names if b not in SCALARS)
-        parts = {b: f * (share or {}).get(b, 1.0) for b, f in self.shares(kernel, buffers).items()}
+        moved = reduce(Traffic.add, traffic, Traffic())
         self.launches.append(
             Launch(
                 self._same[key],
@@ -119,10 +103,12 @@ class Lowering:
                 kernel.name,
                 kind,
                 kernel.layers,
-                tuple(b for b in buffers if b not in writes),
+                tuple(b for b in buffers if b in moved.loads),
                 writes,
                 flops,
-                {**(share or {}), **parts},
+                {b: " + ".join(terms) for b, terms in moved.loads.items()},
+                {b: share for b in moved.loads if (share := moved.read_share(b)) < 1},
+                {b: share for b in writes if (share := moved.written_share(b)) < 1},
             )
         )
 

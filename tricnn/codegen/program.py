@@ -71,7 +71,27 @@ class Launch:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     flops: int  # per image
-    share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is touched, if not all
+    loads: Mapping[str, str]  # buffer -> elements that its programs load, again wherever tiles overlap, in N
+    read_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is read, if not all
+    write_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is written, if not all
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bytes of one buffer that a launch moves: as often as its programs load and store them, and every address once."""
+
+    loaded: int = 0
+    read: int = 0
+    stored: int = 0
+    written: int = 0
+
+    @property
+    def once(self) -> int:
+        return self.read + self.written
+
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(self.loaded + other.loaded, self.read + other.read, self.stored + other.stored,
+                     self.written + other.written)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,10 +125,27 @@ class Program:
     def storage(self) -> str:
         return DTYPES[self.dtype][0]
 
+    def moved(self, launch: Launch, batch: int) -> dict[str, Moved]:
+        """What a launch moves, by buffer."""
+
+        def of(name: str) -> Moved:
+            buffer = self.buffers[name]
+            total, loaded = buffer.bytes(batch), evaluate(launch.loads.get(name, "0"), batch) * BYTES[buffer.dtype]
+            read = round(total * launch.read_share.get(name, 1.0)) if name in launch.reads else 0
+            written = round(total * launch.write_share.get(name, 1.0)) if name in launch.writes else 0
+            return Moved(loaded, read, written, written)
+
+        return {name: of(name) for name in dict.fromkeys((*launch.reads, *launch.writes))}
+
     def launch_bytes(self, launch: Launch, batch: int) -> int:
-        """Each operand's bytes read once, each result's written once."""
-        touched = (self.buffers[b].bytes(batch) * launch.share.get(b, 1.0) for b in (*launch.reads, *launch.writes))
-        return round(sum(touched))
+        """Each operand's bytes read once, each result's written once. Of an operand whose pixels no window covers all,
+        as in a 1x1 convolution with strides, or of whose channels some are read, these only."""
+        return sum(moved.once for moved in self.moved(launch, batch).values())
+
+    def loaded_bytes(self, launch: Launch, batch: int) -> int:
+        """What its programs load, each of them for itself. What that is more than the bytes read once is the overlap of
+        their tiles: it comes from the caches."""
+        return sum(moved.loaded for moved in self.moved(launch, batch).values())
 
     def dram_bytes(self, batch: int | None = None) -> int:
         return sum(self.launch_bytes(launch, batch or self.batch) for launch in self.launches)

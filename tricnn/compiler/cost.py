@@ -35,9 +35,9 @@ OVERLAP = 2
 #: elements of a program that has no product to compute, and programs between which a sum over pixels is dealt out
 ELEMENTS, SPLIT = 1024, 264
 
-#: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes of memory
-#: and launches are counted, times are predicted: until GPUs have confirmed them, only a large gain outweighs more bytes.
-#: Of values that stay in the cache no bytes need be saved, so a small gain decides
+#: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes of
+#: memory and launches are counted, times are predicted: until GPUs have confirmed them, only a large gain outweighs
+#: more bytes. Of values that stay in the cache no bytes need be saved, so a small gain decides
 GAIN, GAIN_IN_CACHE = 0.4, 0.1
 
 STORED = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "fp64": 8}  # bytes of an activation

@@ -173,6 +173,22 @@ def checks(verified: Mapping[str, Any]) -> Table:
     return made
 
 
+def counted(verified: Mapping[str, Any]) -> Table:
+    """``tricnn verify --count-bytes``: one launch a row."""
+    made = table(
+        "bytes that each launch moves: planned, and counted as it ran",
+        "launch", "kind", ">read and\nwritten", ">counted", ">loaded", ">counted", ">loaded\n/ read", "",
+    )  # fmt: skip
+    for c in verified["bytes"]:
+        planned, found = c["planned"], c["counted"]
+        mark = Text("ok", style="green") if c["ok"] else Text("DIFFERS", style="bold red")
+        figures = [f"{x[key]:,}" for key in ("dram_bytes", "loaded_bytes") for x in (planned, found)]
+        overlap = times(found["loaded_bytes"] / max(1, found["read_bytes"]))
+        row(made, c["launch"], c["kind"], *figures, overlap, mark)
+    made.columns[0].no_wrap = True
+    return made
+
+
 def static(figures: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Exact figures of a program, fused beside unfused."""
     made = table(title, "", ">fused", ">unfused", ">unfused / fused")

@@ -19,7 +19,7 @@ fp32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
@@ -43,7 +43,13 @@ SAFETY = 4.0
 EXACT = ("relu", "relu_grad", "max_pool2d_grad")
 #: sums of terms that are not products of independent numbers
 LEANING = ("channel_sum", "normalize_grad_sums")
+#: what surrounds each launch
+Watch = Callable[[Launch], AbstractContextManager[None]]
 ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
+
+
+def unwatched(launch: Launch) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,10 @@ def compiled(
 
 
 def verify_model(
-    model: Model, batch: int, seed: int = 0, on_done: Callable[[Check], None] | None = None
+    model: Model, batch: int, seed: int = 0, on_done: Callable[[Check], None] | None = None, watch: Watch = unwatched
 ) -> list[Check]:
-    """The same for a model that is compiled already. Its parameters are replaced by random ones."""
+    """The same for a model that is compiled already. Its parameters are replaced by random ones. Each launch is made
+    inside ``watch(launch)``."""
     rng = np.random.default_rng(seed)
     given = random_batch(model, batch, rng)
     model.load_state_dict(random_state(model, given, rng))
@@ -121,20 +128,20 @@ def verify_model(
         memory = {v: host(v) for v in kernel.reads}
         launches = [x for x in program.launches if x.kernel == kernel.name and x not in last]
         _poison(model, tensors, kernel, launches, batch)
-        _run(model, launches, arguments, batch)
+        _run(model, launches, arguments, batch, watch)
         values = kernel_values(plan, kernel, memory, env, {v: host(v) for v in kernel.writes})
         check(kernel, values, [v for v in kernel.writes if v not in late])
         if late & set(kernel.writes):
             waiting.append((kernel, values))
     for value in late:
         tensors[value].fill_(float("nan"))
-    _run(model, last, arguments, batch)
+    _run(model, last, arguments, batch, watch)
     for kernel, values in waiting:
         check(kernel, values, [v for v in kernel.writes if v in late])
     return checks
 
 
-def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch: int) -> None:
+def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch: int, watch: Watch) -> None:
     """Launch a kernel, and what adds up the partial results it leaves."""
     functions = {f.name: f for f in model.program.functions}
     with quick_interpreter() if interpreting() else nullcontext():
@@ -143,7 +150,8 @@ def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch:
             grid = tuple(evaluate(g, batch) for g in launch.grid)
             options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
             jitted = getattr(model.executor.module, launch.function)
-            jitted[grid](*(values[a] for a in launch.arguments), **options)
+            with watch(launch):
+                jitted[grid](*(values[a] for a in launch.arguments), **options)
 
 
 def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, launches: list[Launch], batch: int) -> None:
