@@ -65,6 +65,15 @@ def test_an_element_that_is_never_written_is_caught(monkeypatch: pytest.MonkeyPa
     assert not all(c.ok for c in checks)
 
 
+def test_sums_of_what_is_not_stored_may_have_its_error() -> None:
+    """The first layer's batch norm: dgrad leaves the gradient's sums, nobody reads the gradient itself."""
+    b = GraphBuilder("first")
+    h = b.conv2d(b.relu(b.batch_norm(b.input("x", (4, 16, 16)), name="b1")), 4, 3, padding=1, name="c1")
+    graph = b.build(b.linear(b.global_avg_pool(b.tanh(h)), 5, name="fc"))
+    checks = verify(graph, mode="train", batch=3, dtype="bf16")
+    assert "b1.grad_sums" in {c.value for c in checks} and [c for c in checks if not c.ok] == []
+
+
 def test_groups_that_fill_no_tile_leave_each_other_s_statistics_alone() -> None:
     """68 filters a group, in tiles of 64: what the second tile of a group has beyond them is the next group's."""
     b = GraphBuilder("groups")

@@ -201,6 +201,10 @@ def _arithmetic_error(model: Model, kernel: Kernel, node: Node, values: Mapping[
     # What accumulating rounds is the partial sums. They wander as far as the magnitude; but terms that lean one way, as
     # the gradients that a global pooling hands to all pixels alike, take them as far as the result.
     reached = float(np.max(np.abs(values[anchor.name]))) if anchor.op in LEANING else 0.0
+    if node.op == "normalize_grad_sums" and kernel.anchor is not node and node.inputs[0] not in kernel.writes:
+        # What is summed was never stored: it has the anchor's errors. Those of rounded weights are the same at every
+        # pixel, so they add up.
+        u, magnitude = _operand_roundoff(model, kernel, kernel.anchor), _gradient_sums(node, operands, np.abs)
     return (u * magnitude + u32 * sqrt(depth) * max(magnitude, reached)) * amplify + u32 * steps * largest
 
 
@@ -277,11 +281,7 @@ def _magnitude(
     if node.op == "channel_sum":
         return sqrt(top((np.square(operands[0]) + floor**2).sum(axis=(0, *range(2, operands[0].ndim)))))
     if node.op == "normalize_grad_sums":
-        dy, x, stats = operands
-        mean, var = (s.reshape(1, -1, *[1] * (x.ndim - 2)) for s in stats)
-        xhat = (x - mean) / np.sqrt(var + node.attrs["eps"])
-        axes = (0, *range(2, x.ndim))
-        return sqrt(top(np.square(dy).sum(axes)) + top(np.square(dy * xhat).sum(axes)))
+        return sqrt(_gradient_sums(node, operands, np.square))
     if node.op == "batch_stats":
         return top(operands[0]) * max(1.0, top(operands[0]))
     if node.op == "cross_entropy":
@@ -289,6 +289,15 @@ def _magnitude(
     if node.op == "cross_entropy_grad":
         return (1.0 + top(operands[1]) * 2) * node.attrs["weight"] / operands[1].shape[0]
     return max((top(x) for x in (*operands, values[node.name]) if _real(x)), default=1.0)
+
+
+def _gradient_sums(node: Node, operands: list[np.ndarray], of: Callable[[Any], Any]) -> float:
+    """The largest sum over pixels of the terms of normalize_grad_sums, of their absolute values or squares."""
+    dy, x, stats = operands
+    mean, var = (s.reshape(1, -1, *[1] * (x.ndim - 2)) for s in stats)
+    xhat = (x - mean) / np.sqrt(var + node.attrs["eps"])
+    axes = (0, *range(2, x.ndim))
+    return float(np.max(of(dy).sum(axes)) + np.max(of(dy * xhat).sum(axes)))
 
 
 def _at_index(x: np.ndarray, index: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
