@@ -316,6 +316,7 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
 def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
     """All filters of one weight, as they lie, to element ``start`` of the result."""
     place, count = state.plan.place(raw), prod(state.plan.type(raw).per_image)
+    whole = prod(state.plan.type(kernel.anchor.name).per_image)
     args = {place.buffer: "w", kernel.anchor.name: "out"}
     line = f"tl.store(out + {start} + channel, tl.load(w + {place.offset} + channel, mask=mask), mask=mask)"
     text = plain_function(f"{name}_body", "pixel, channel, mask, part, args", list(args.values()), [line])
@@ -330,6 +331,7 @@ def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: i
     state.add(
         name, kernel, [text], call, [args], ("1", f"{-(-count // tile.n)}"), tile, writes=(kernel.anchor.name,),
         kind=kernel.anchor.op,
+        traffic=[traffic.loads(place.buffer, f"{count}"), traffic.channels_stored(kernel.anchor.name, count, whole)],
     )  # fmt: skip
 
 

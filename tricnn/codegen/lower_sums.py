@@ -39,6 +39,7 @@ def lower_split_sum(
     Gradients of parameters, which no kernel of the step reads, wait for one launch that finishes them all.
     """
     place = state.plan.place(dw)
+    amid = place.buffer != dw  # rows of numbers amid longer ones
     if state.plan.fused and parts.isdigit() and not {place.buffer, db} & state.read:
         length = everything - total if db else 0
         state.sums.append(PartialSum(partial, 0, int(parts), everything, dw, total))
@@ -49,6 +50,7 @@ def lower_split_sum(
     count = evaluate(parts, state.batch)
 
     def launch(name: str, helper: str, outputs: dict[str, str], source: str, parts: str, split: int) -> None:
+        share = [traffic.channels_stored(place.buffer, state.plan.type(dw).channel_count, place.pitch)]
         rows, block = _block(-(-evaluate(parts, state.batch) // split), 128)
 
         def call(p: Parameter) -> str:
@@ -61,7 +63,8 @@ def lower_split_sum(
         state.add(
             name, kernel, [helper], call, [{source: "partial"}, outputs], (f"{-(-everything // block)}", f"{split}"),
             tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
-            traffic=[traffic.loads(source, f"{parts} * {everything}")],
+            traffic=[traffic.loads(source, f"{parts} * {everything}"),
+                     *(share if amid and place.buffer in outputs else ())],
         )  # fmt: skip
 
     parameters = "total, element, mask, split, args"
@@ -72,7 +75,7 @@ def lower_split_sum(
         launch(f"{name}_groups", helper, {groups: "groups"}, partial, parts, GROUPS)
         partial, parts = groups, f"{GROUPS}"
     outputs = {place.buffer: "dw"} | ({db: "db"} if db else {})
-    if place.buffer != dw:  # rows of numbers amid longer ones
+    if amid:
         c = state.plan.type(dw).channel_count
         row = f"dw + {place.offset} + element // {c} * {place.pitch} + element % {c}"
         lines = [f"tl.store({row}, total, mask=mask)"]
@@ -182,7 +185,8 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
     state.add(
         name, kernel, [store], call, [{partial: "partial"}, args], (f"{-(-c // block)}",),
         tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="merge_stats",
-        traffic=[traffic.loads(partial, f"{parts} * {5 * c}"), *(traffic.loads(b, f"{c}") for b in inputs),
+        traffic=[traffic.loads(partial, f"{parts} * {5 * c}"),
+                 *(traffic.loads(b, f"{state.plan.type(b).per_image[0]}") for b in inputs),
                  traffic.channels_stored(place.buffer, c, place.pitch)],
     )  # fmt: skip
 
@@ -252,7 +256,8 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {target: "sums"}],
         (f"{-(-c // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=4 * prod(x.per_image),
-        traffic=[traffic.once(x.spatial, f"cdiv(N * {x.pixels}, {tile.m})", c, tile).of(load)],
+        traffic=[traffic.once(x.spatial, f"cdiv(N * {x.pixels}, {tile.m})", c, tile).of(load),
+                 *([traffic.channels_stored(target, c, place.pitch)] if split == 1 else [])],
     )  # fmt: skip
     if split > 1:
         lower_split_sum(state, kernel, target, f"{split}", 2 * c, 2 * c, node.name, None)

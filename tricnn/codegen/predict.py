@@ -32,8 +32,8 @@ def microseconds(seconds: Iterable[float]) -> float:
 def _work(program: Program, launch: Launch, kernels: Mapping[str, Kernel], cost: Cost, main: bool) -> Work:
     """A kernel's first launch does all it computes; those behind it add up partial results."""
     batch, total = program.batch, program.launch_bytes(launch, program.batch)
-    lasting = [b for b in dict.fromkeys(launch.reads) if program.buffers[b].persistent]
-    parameters = sum(program.buffers[b].bytes(batch) * launch.share.get(b, 1.0) for b in lasting)
+    moved = program.moved(launch, batch)
+    parameters = sum(moved[b].read for b in dict.fromkeys(launch.reads) if program.buffers[b].persistent)
     programs = prod(evaluate(extent, batch) for extent in launch.grid)
     kernel = kernels[launch.kernel]
     contraction = main and kernel.anchor.kind is Kind.CONTRACTION
