@@ -16,6 +16,7 @@ from typing import Any
 
 from ..compiler.plan import Plan
 from ..ir.errors import TricnnError
+from . import tuning
 from .cache import Entry, KernelCache, default_directory
 from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels, toolchain
 from .emit import emit, launches_of, standalone
@@ -167,7 +168,8 @@ def build(
 
 def plan_digest(plan: Plan, dtype: str, batch: int, target: str) -> str:
     """What decides which tiles a plan ends up with: the next build of it begins with those."""
-    return hashlib.sha256(json.dumps([str(plan), dtype, batch, target, toolchain(), _lowering()]).encode()).hexdigest()
+    known = [str(plan), dtype, batch, target, toolchain(), _lowering(), tuning.digest(target)]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 @cache

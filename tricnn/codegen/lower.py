@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.errors import TargetError
@@ -56,22 +56,25 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
 
 
 def lower(
-    plan: Plan, dtype: str, batch: int, target: str = "sm_90", attempts: Mapping[str, int] | None = None
-) -> Program:
+    plan: Plan, dtype: str, batch: int, target: str = "sm_90", attempts: Mapping[str, int] | None = None,
+    kernels: Collection[str] | None = None,
+) -> Program:  # fmt: skip
     """The plan for one dtype. ``batch`` and ``target`` guide the choice of tiles only: a program runs any batch size.
 
     ``attempts`` maps a function's name to how many times its tiles must be made smaller (after spills).
+    ``kernels`` names those to lower, if not all of them.
     """
     if dtype not in DTYPES:
         raise TargetError(f"dtype {dtype!r} has no Triton kernels; accepted: {', '.join(DTYPES)}")
     state = Lowering(plan, dtype, batch, target, dict(attempts or {}))
     for kernel in plan.kernels:
-        lowering_of(kernel)(state, kernel)
+        if kernels is None or kernel.name in kernels:
+            lowering_of(kernel)(state, kernel)
     if state.sums:
         lower_many_sums(state)
     return Program(
         plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
-        tuple(state.sums),
+        tuple(state.sums), tuple(state.choices),
     )  # fmt: skip
 
 

@@ -55,10 +55,11 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     pool = next((n for n in kernel.nodes if n.op in ("max_pool2d", "avg_pool2d")), None)
     window = pool.attrs["kernel_size"] if pool is not None else (1, 1)
     rows = f"N * {(c['P'] // window[0]) * (c['Q'] // window[1]) * prod(window)}"
-    tile = tiles.contraction(
+    windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pool is not None else {}
+    tile = state.tile(name, kernel, node.op, {**c, **g, **windows}, lambda attempt: tiles.contraction(
         int(rows[4:]) * state.batch, c["K"] // groups, c["R"] * c["S"] * c["C"] // groups, state.dtype, state.target,
-        state.attempt(name),
-    )  # fmt: skip
+        attempt,
+    ))  # fmt: skip
     load, store = state.body(kernel), state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", node.inputs[0], c["C"], "x", multiplied=True)
     at = At("pixel", "channel", "mask", c["K"])
@@ -75,7 +76,6 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         keep.store(plan.storage(node.inputs[0]), "tile", At("pixel", "channel", "mask", c["C"]), as_it_is=True)
         helpers.append(keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines))
     weight = plan.storage(node.inputs[1])
-    windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pool is not None else {}
 
     def call(p: Parameter) -> str:
         return call_text(
@@ -103,10 +103,9 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     c, g = conv_sizes(plan, node), geometry(node)
     groups, sh, sw = g.get("GROUPS", 1), g.get("SH", 1), g.get("SW", 1)
     rows = -(-c["H"] // sh) * -(-c["W"] // sw)
-    tile = tiles.contraction(
-        rows * state.batch, c["C"] // groups, c["R"] * c["S"] * c["K"] // groups, state.dtype, state.target,
-        state.attempt(name),
-    )  # fmt: skip
+    tile = state.tile(name, kernel, node.op, {**c, **g}, lambda attempt: tiles.contraction(
+        rows * state.batch, c["C"] // groups, c["R"] * c["S"] * c["K"] // groups, state.dtype, state.target, attempt,
+    ))  # fmt: skip
     if tile.k > max(tiles.power_of_two(c["K"] // groups), 16):
         tile = replace(tile, k=max(tiles.power_of_two(c["K"] // groups), 16))
     load, store = state.body(kernel), state.body(kernel)
@@ -142,7 +141,9 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     groups = g.get("GROUPS", 1)
     columns = c["R"] * c["S"] * c["C"] // groups
     pixels = c["P"] * c["Q"] * state.batch
-    tile = tiles.contraction(c["K"] // groups, columns, pixels, state.dtype, state.target, state.attempt(name))
+    tile = state.tile(name, kernel, node.op, {**c, **g}, lambda attempt: tiles.contraction(
+        c["K"] // groups, columns, pixels, state.dtype, state.target, attempt
+    ))  # fmt: skip
     count = -(-c["K"] // groups // tile.m) * -(-columns // tile.n) * groups
     split = tiles.split_of(count, pixels, tile.k)
     bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)

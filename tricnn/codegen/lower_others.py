@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 from ..compiler.plan import Kernel
@@ -35,7 +36,7 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     node, plan, name = kernel.anchor, state.plan, kernel.name
     constants = _window(state, node, node.inputs[0], node.name)
     c, rows = constants["C"], constants["P"] * constants["Q"]
-    tile = tiles.elementwise(c, state.attempt(name))
+    tile = state.tile(name, kernel, node.op, constants, partial(tiles.elementwise, c))
     load, store = state.body(kernel), state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
     at = At("pixel", "channel", "mask", c)
@@ -74,9 +75,9 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
         return
     constants = _window(state, node, node.name, node.inputs[0])
     c, rows = constants["C"], constants["H"] * constants["W"]
-    tile = tiles.elementwise(c, state.attempt(name))
-    if any(n.op in SIDE_SUMS for n in kernel.nodes):
-        tile = tiles.with_sums(c, state.attempt(name))
+    sums = any(n.op in SIDE_SUMS for n in kernel.nodes)
+    kind, rule = (f"{node.op}_with_sums", tiles.with_sums) if sums else (node.op, tiles.elementwise)
+    tile = state.tile(name, kernel, kind, constants, partial(rule, c))
     load, store = state.body(kernel), state.body(kernel)
     load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
     epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
@@ -160,7 +161,8 @@ def lower_rows(state: Lowering, kernel: Kernel) -> None:
         tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
         grid: tuple[str, ...] = (f"cdiv(N, {tile.m})",)
     else:
-        tile = tiles.elementwise(c, state.attempt(name))
+        shape = {"PIXELS": type_.pixels, "C": c, "SIZE": a["size"]}
+        tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, c))
         grid = tile_grid(type_.pixels, c, tile)
         constants |= {"PIXELS": type_.pixels, "SIZE": a["size"], "ALPHA": a["alpha"], "BETA": a["beta"], "BIAS": a["k"]}
     at = At("pixel", "channel", "mask", c)
@@ -221,7 +223,8 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
         chosen = body.let("y_tile", f"tl.where({own}, {tile_}, {chosen})") if chosen else tile_
         start += count
     body.store(node.name, chosen, At("pixel", "channel", "mask", y.channels), as_it_is=True)
-    tile = tiles.elementwise(y.channels, state.attempt(name))
+    shape = {"PIXELS": y.pixels, "C": y.channels}
+    tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, y.channels))
     text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
 
     def call(p: Parameter) -> str:
@@ -267,7 +270,8 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
     body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
     total = place.pitch if y.batched else plan.type(place.buffer).elements(1)
     body.stores.setdefault(place.buffer, set()).add((target, target + count, total))
-    pixels, tile = y.pixels if y.batched else 1, tiles.elementwise(count, state.attempt(name))
+    pixels = y.pixels if y.batched else 1
+    tile = state.tile(name, kernel, node.op, {"PIXELS": pixels, "C": count}, partial(tiles.elementwise, count))
     text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
 
     def call(p: Parameter) -> str:
@@ -299,7 +303,7 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
     store.names.add("tile")
     store.store(node.name, "tile", target)
     store_text = store.function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", store.lines)
-    tile = tiles.elementwise(c, state.attempt(name))
+    tile = state.tile(name, kernel, node.op, {"PIXELS": pixels, "C": c}, partial(tiles.elementwise, c))
 
     def call(p: Parameter) -> str:
         head = [f"{name}_load_x", as_tuple([p(b) for b in load.args]), f"{name}_store_y",
@@ -346,7 +350,9 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     pixels = type_.pixels if type_.batched else type_.elements(1) // channels
     rows = f"N * {pixels}" if type_.batched else f"{pixels}"
     sums = any(n.op in SIDE_SUMS for n in kernel.nodes)
-    tile = (tiles.with_sums if sums else tiles.elementwise)(channels, state.attempt(name))
+    shape = {"PIXELS": pixels, "C": channels}
+    rule = partial(tiles.with_sums if sums else tiles.elementwise, channels)
+    tile = state.tile(name, kernel, "pointwise_with_sums" if sums else "pointwise", shape, rule)
     body = state.body(kernel)
     at = At("pixel", "channel", "mask", channels)
     body.known[kernel.anchor.name, at] = body.compute(kernel.anchor, at)

@@ -7,6 +7,7 @@ are very many) adds them in a fixed order.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial as fixed
 from math import prod
 
 from ..compiler.plan import Kernel
@@ -199,7 +200,9 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
     """A bias gradient that no wgrad could take along."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     dy = plan.type(node.inputs[0])
-    tile = tiles.elementwise(dy.channels, state.attempt(name))
+    tile = state.tile(
+        name, kernel, node.op, {"PIXELS": dy.pixels, "C": dy.channels}, fixed(tiles.elementwise, dy.channels)
+    )
     split = _splits(state, dy.pixels, dy.channels, tile)
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_dy", node.inputs[0], dy.channels, "dy")
@@ -228,7 +231,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     node, plan, name = kernel.anchor, state.plan, kernel.name
     x = plan.type(node.inputs[1])
     c = x.channels
-    tile = tiles.elementwise(c, state.attempt(name))
+    tile = state.tile(name, kernel, node.op, {"PIXELS": x.pixels, "C": c}, fixed(tiles.elementwise, c))
     split = _splits(state, x.pixels, c, tile)
     load = state.body(kernel)
     at = At("pixel", "channel", "mask", c)
@@ -267,7 +270,7 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
     """batch_stats by tiles, then merged; the merge also updates the running statistics."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     x = plan.type(node.inputs[0])
-    tile = tiles.with_sums(x.channels, state.attempt(name))
+    tile = state.tile(name, kernel, node.op, {"PIXELS": x.pixels, "C": x.channels}, fixed(tiles.with_sums, x.channels))
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", node.inputs[0], x.channels, "x")
     parts = f"cdiv(N * {x.pixels}, {tile.m})"

@@ -14,7 +14,7 @@ from ..compiler.plan import Kernel, Plan
 from ..compiler.roles import SIDE_SUMS
 from ..compiler.views import pixel_ordered
 from ..ir.graph import Node
-from . import tiles
+from . import tiles, tuning
 from .body import At, Body
 from .program import DTYPES, SCALARS, Buffer, Function, Launch, PartialSum, plan_buffers
 from .traffic import Traffic
@@ -37,6 +37,7 @@ class Lowering:
     functions: dict[str, Function] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
     sums: list[PartialSum] = field(default_factory=list)
+    choices: list[tiles.Choice] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
@@ -48,8 +49,19 @@ class Lowering:
     def body(self, kernel: Kernel) -> Body:
         return Body(self.plan, kernel, self.storage)
 
-    def attempt(self, name: str) -> int:
-        return self.attempts.get(name, 0)
+    def tile(
+        self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], rule: Callable[[int], tiles.Tile]
+    ) -> tiles.Tile:  # fmt: skip
+        """The tile of a function: the one that was measured to be fastest, if any was and the compiler did not spill
+        it, else what ``rule`` says after so many attempts. ``shape`` is what it depends on, beside the batch size."""
+        problem = tiles.Problem.of(self.target, kind, self.dtype, {"N": self.batch, **shape})
+        tuned, attempt = tuning.lookup(problem), self.attempts.get(name, 0)
+        if tuned is not None:
+            tile = rule(attempt - 1) if attempt else tuned
+        else:
+            tile = rule(attempt)
+        self.choices.append(tiles.Choice(name, kernel.name, problem, tile))
+        return tile
 
     def workspace(self, name: str, size: str) -> str:
         self.buffers[name] = Buffer(name, "fp32", size)

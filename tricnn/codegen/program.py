@@ -11,6 +11,7 @@ from ..compiler.memory import Arena, Lifetime, plan_arena
 from ..compiler.plan import Plan
 from ..ir.table import Kind
 from ..ir.types import TensorType
+from .tiles import Choice
 
 #: what a user chooses -> (how activations are stored, how tl.dot multiplies fp32)
 DTYPES = {"fp32": ("fp32", "ieee"), "tf32": ("fp32", "tf32"), "fp16": ("fp16", "ieee"), "bf16": ("bf16", "ieee")}
@@ -110,7 +111,7 @@ class PartialSum:
 @dataclass(frozen=True)
 class Program:
     """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
-    what the last launch adds, by a table of addresses."""
+    what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen."""
 
     plan: Plan
     dtype: str
@@ -120,6 +121,7 @@ class Program:
     buffers: Mapping[str, Buffer]
     order: Mapping[str, tuple[int, int, int]]
     sums: tuple[PartialSum, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def storage(self) -> str:

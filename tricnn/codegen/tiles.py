@@ -2,11 +2,12 @@
 
 The rules are static, so the same plan gives the same kernels, and the same bits, on every machine. 128x128x64 on 8
 warps is what a Hopper MMA wants; fp32 products run on the plain FMA units, where smaller tiles keep to the registers.
+A tile that was measured to be faster for a problem comes before its rule: tuning.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,6 +20,52 @@ class Tile:
     k: int
     warps: int
     stages: int
+
+
+#: the numbers a shape may have, in the order they are written: sizes, stride, dilation, padding, groups, pooling
+NUMBERS = (
+    "N", "PIXELS", "C", "H", "W", "K", "R", "S", "P", "Q", "SH", "SW", "DH", "DW", "PT", "PB", "PL", "PR", "GROUPS",
+    "WINDOW_H", "WINDOW_W", "SIZE", "INCLUDE_PAD",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a tile is chosen for: the target, the kernel's kind (an operation's name), the dtype, and the numbers of its
+    shape by name (:data:`NUMBERS`)."""
+
+    target: str
+    kind: str
+    dtype: str
+    shape: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, target: str, kind: str, dtype: str, sizes: Mapping[str, int]) -> Problem:
+        """A problem; what is 0, such as no padding, is left out."""
+        shape = tuple((name, int(sizes[name])) for name in sorted(sizes, key=NUMBERS.index) if sizes[name])
+        return cls(target, kind, dtype, shape)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return dict(self.shape)
+
+    @property
+    def text(self) -> str:
+        """The shape as one reads it: ``N256 C64 H56 W56 K64 R3 S3 P56 Q56 PT1 PL1``."""
+        return " ".join(f"{name}{number}" for name, number in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.dtype} {self.text}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tile that a function of the emitted file was given."""
+
+    function: str
+    kernel: str
+    problem: Problem
+    tile: Tile
 
 
 @dataclass(frozen=True)
@@ -39,6 +86,11 @@ GPU = Machine(128, 264, 1024)
 INTERPRETER = Machine(2, 4, 2048, (512, 128, 64))
 
 _machine = ContextVar("machine", default=GPU)
+
+
+def for_a_gpu() -> bool:
+    """Are tiles chosen for a GPU, so that what was measured on one counts?"""
+    return _machine.get() is GPU
 
 
 @contextmanager
