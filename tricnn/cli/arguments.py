@@ -117,6 +117,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", metavar="T", help="sm_80, sm_90, sm_100, sm_120, gfx942, ... (the GPU at hand, else sm_90)"
     )
+    parser.add_argument("--tuned", metavar="FILE", help="tiles that `tricnn tune --out FILE` found, to be used first")
 
 
 # --- MODEL ----------------------------------------------------------------------------------------------------------

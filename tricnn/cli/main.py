@@ -20,6 +20,7 @@ COMMANDS = {
     "explain": "what was fused, what was not, and why",
     "verify": "every compiled kernel against float64 NumPy",
     "train": "a network on a data set of images",
+    "tune": "the fastest tiles for the GPU at hand, into a file",
     "bench": "fused, unfused and PyTorch, side by side",
 }
 
@@ -107,7 +108,12 @@ def dispatch(arguments: list[str]) -> int:
         options = parser.parse_args(arguments[1:])
     except SystemExit as end:  # --help
         return int(end.code or 0)
-    return int(module.run(options))
+    if getattr(options, "tuned", None) is None:
+        return int(module.run(options))
+    from tricnn.codegen import tuning
+
+    with tuning.using(options.tuned):
+        return int(module.run(options))
 
 
 def top_parser() -> Parser:

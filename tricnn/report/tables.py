@@ -204,6 +204,24 @@ def static(figures: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     return made
 
 
+def tuning(tuned: Mapping[str, Any]) -> Table:
+    """``tricnn tune``: one problem a row, those that take longest first."""
+    rows, dry = tuned["problems"], tuned["dry_run"]
+    how = f"{tuned['mode']}, {tuned['dtype']}, batch {tuned['batch']}"
+    columns = ["problem", ">launches", ">tiles", ">least", "the rule's tile"]
+    columns += [] if dry else [">measured", "the fastest tile", ">measured"]
+    made = table(f"{tuned['graph']} for {tuned['target']}: {how}", *columns)
+    for r in rows:
+        cells = [Text.assemble(r["kind"], (f"\n  {r['shape']}", "dim")), r["launches"], len(r["candidates"]),
+                 f"{r['least_us']:.1f} us", r["rule"]]  # fmt: skip
+        if not dry:
+            us, best = r["us"], r["winner"] or r["rule"]
+            cells += [f"{us[name]:.1f} us" if name in us else "" for name in (r["rule"],)]
+            cells += [r["winner"] or "", f"{us[best]:.1f} us" if r["winner"] else ""]
+        row(made, *cells)
+    return made
+
+
 def timings(rows: Sequence[Mapping[str, Any]], title: str, baseline: str) -> Table:
     """Median times of one run, side by side."""
     made = table(title, "", ">median", ">fastest", ">images/s", f">time / {baseline}")

@@ -1,0 +1,190 @@
+"""`tricnn tune`: what it would time, and, with a clock of ours in place of a GPU's, all it does with what it measures.
+
+A user would lose a training run to a tile that is fast and wrong, or a file of measurements to an interrupted one.
+"""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from tricnn.cli import tune_command
+from tricnn.cli.arguments import read_graph
+from tricnn.cli.screen import Screen
+from tricnn.codegen import tuning
+from tricnn.codegen.candidates import candidates
+from tricnn.codegen.compile import CompileError
+from tricnn.codegen.lower import lower
+from tricnn.ir import TricnnError
+from tricnn.runtime import tune
+from tricnn.runtime.model import compile
+from tricnn.runtime.quick_interpreter import quick_interpreter
+
+BATCH, TARGET = 5, "sm_90"
+
+
+def test_a_dry_run_lists_problems_and_candidates_without_a_gpu(tricnn):
+    ran = tricnn("tune", "lenet", "--batch", 256, "--dtype", "bf16", "--dry-run", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    problems = ran.json["problems"]
+    conv1 = next(p for p in problems if p["shape"].startswith("N256 C1 ") and p["kind"] == "conv2d")
+    assert conv1["shape"] == "N256 C1 H28 W28 K6 R5 S5 P28 Q28 PT2 PL2 WINDOW_H2 WINDOW_W2"
+    # 256 images of 28x28 pixels and 6 filters: bf16 pixels in, fp32 weights, pooled pixels and their positions out
+    moved = 256 * 28 * 28 * 2 + 4 * (6 * 25 + 6) + 256 * 14 * 14 * 6 * (2 + 1)
+    assert conv1["least_us"] == pytest.approx(1e6 * moved / 3.35e12, abs=1e-3)
+    assert conv1["rule"] == conv1["candidates"][0] and len(conv1["candidates"]) > 3
+    least = [p["least_us"] for p in problems]
+    assert least == sorted(least, reverse=True) and len({(p["kind"], p["shape"]) for p in problems}) == len(problems)
+    text = tricnn("tune", "lenet", "--dry-run").out
+    assert "conv2d_grad_weight" in text and "sm_90.toml" in text
+
+
+def test_without_a_gpu_it_says_so(tricnn, monkeypatch):
+    monkeypatch.setattr("tricnn.runtime.model.gpu_present", lambda: False)
+    ran = tricnn("tune", "lenet")
+    assert ran.status == 2 and ran.out == "" and "--dry-run" in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_file_of_tiles_is_used_and_a_damaged_one_refused(tricnn, tiny, tmp_path):
+    problem = next(c.problem for c in program_of(tiny).choices if c.problem.kind == "conv2d")
+    path = tmp_path / "mine.toml"
+    tuning.write(path, {problem: tuning.Entry(tuning.Tile(64, 16, 16, 4, 1), 1.0, 2.0, "none", "never")})
+    out = tmp_path / "out"
+    command = ("compile", tiny, "--mode", "train", "--batch", BATCH, "--dtype", "bf16", "--target", TARGET)
+    ran = tricnn(*command, "--tuned", path, "--out", out)
+    assert ran.status == 0 and "BLOCK_M=64, BLOCK_N=16," in (out / "kernels.py").read_text()
+    path.write_text("[sm_90.conv2d.bf16]\n" + '"N1" = 3\n')
+    for damaged in ((*command, "--tuned", path), ("tune", tiny, "--dry-run", "--out", path)):
+        ran = tricnn(*damaged)
+        assert ran.status == 2 and ran.out == "" and f"{path}: line 2" in ran.err and ran.err.count("\n") == 1
+
+
+# --- the loop, with a clock of ours ---------------------------------------------------------------------------------
+
+
+def program_of(tiny):
+    return lower(compile(read_graph(tiny), "train", BATCH, "bf16", "numpy").plan, "bf16", BATCH, TARGET)
+
+
+class FakeClock:
+    """The n-th tile of every site takes ``times[n]``, the last ones as long as the last of them; each really runs,
+    once."""
+
+    def __init__(self, *times):
+        self.times, self.order, self.number, self.again = times, [], {}, False
+
+    def __call__(self, work):
+        if work not in self.number:
+            if self.again:  # another site
+                self.number, self.order, self.again = {}, [], False
+            self.number[work] = len(self.number)
+            work()
+        else:
+            self.again = True
+        self.order.append(self.number[work])
+        return self.times[min(self.number[work], len(self.times) - 1)]
+
+
+def compiles(specs):
+    return [SimpleNamespace(spill_bytes=0) for _ in specs]
+
+
+@pytest.fixture
+def tuned(tiny, tmp_path, monkeypatch):
+    """Tune some problems of the tiny network (its convolution), four candidates of each, and give the JSON object."""
+    monkeypatch.setattr(tune, "candidates", lambda problem: candidates(problem)[:4])
+    make = partial(compile, read_graph(tiny), "train", BATCH, "bf16", "triton", TARGET)
+
+    def run(clock, compiler=compiles, seconds=100.0, known=(), kinds=("conv2d",)):
+        wanted = [site for site in tune.sites(program_of(tiny)) if site.problem.kind in kinds]
+        out = tmp_path / "tuned.toml"
+        with quick_interpreter():
+            return tune_command.tuned(
+                make, clock, compiler, "a clock", wanted, seconds, out, dict(known), Screen(True)
+            ), out  # fmt: skip
+
+    return run
+
+
+def test_the_fastest_tile_is_written_and_used_from_then_on(tuned, tiny):
+    clock = FakeClock(9e-6, 8e-6, 3e-6, 7e-6)
+    result, out = tuned(clock)
+    (row,) = result["problems"]
+    (problem, entry), *others = tuning.read(out).items()
+    assert others == [] and (entry.us, entry.rule_us, entry.device) == (3.0, 9.0, "a clock")
+    assert tune_command.shown(entry.tile) == row["winner"] == row["candidates"][2]
+    assert result["winners"] == 1 and len(row["us"]) == len(row["candidates"])
+    count = len(row["candidates"])
+    assert clock.order == list(range(count)) * tune.ROUNDS  # in turns, so that what slows one slows all
+    with tuning.using(str(out)):
+        choice = next(c for c in program_of(tiny).choices if c.problem == problem)
+    assert choice.tile == entry.tile
+
+
+def test_a_gain_that_is_noise_leaves_the_rule(tuned, tmp_path):
+    result, out = tuned(FakeClock(1.0e-6, 0.99e-6))
+    assert result["winners"] == 0 and result["problems"][0]["winner"] is None and not out.exists()
+
+
+def test_what_spills_does_not_compile_or_is_wrong_takes_no_part(tuned, monkeypatch):
+    def compiler(specs):
+        results = compiles(specs)
+        results[1].spill_bytes = 8
+        results[2] = CompileError("k", TARGET, "too much shared memory")
+        return results
+
+    seen = []
+
+    def one_wrong(problem, tile):
+        seen.append(tile)
+        return 5 if len(seen) == 1 else 0
+
+    monkeypatch.setattr(tune, "mistakes", one_wrong)
+    (row,) = tuned(FakeClock(9e-6, 5e-6), compiler)[0]["problems"]
+    assert list(row["refused"].values()) == ["spills 8 bytes", "too much shared memory", "5 wrong numbers"]
+    assert row["winner"] not in row["refused"] and row["winner"] == row["candidates"][4]
+
+
+def test_every_candidate_of_a_product_is_checked_on_integers(tuned, monkeypatch):
+    checked = []
+    honest = tune.mistakes
+    monkeypatch.setattr(tune, "mistakes", lambda p, t: checked.append(tune_command.shown(t)) or honest(p, t))
+    row = tuned(FakeClock(1e-6))[0]["problems"][0]
+    assert checked == [tile for tile in row["candidates"] if tile != row["rule"]]
+
+
+def test_a_winner_that_is_outside_its_tolerance_in_the_network_is_not_written(tuned, monkeypatch):
+    def strict(model, batch):
+        return [SimpleNamespace(kernel=k.name, ok=k.anchor.op != "conv2d") for k in model.plan.kernels]
+
+    monkeypatch.setattr(tune, "verify_model", strict)
+    result, out = tuned(FakeClock(9e-6, 1e-6), kinds=("conv2d", "linear"))
+    assert [p.kind for p in tuning.read(out)] == ["linear"] and result["winners"] == 1
+    assert [row["wrong"] for row in result["problems"] if row["kind"] == "conv2d"] == [True]
+
+
+def test_what_was_known_stays_unless_it_was_timed_anew(tuned, tiny):
+    entry = tuning.Entry(tuning.Tile(16, 16, 16, 4, 2), 1.0, 2.0, "before", "2020-01-01")
+    known = {c.problem: entry for c in program_of(tiny).choices if c.problem.kind in ("conv2d", "linear")}
+    result, out = tuned(FakeClock(1e-6), known=known)
+    assert result["winners"] == 0 and {p.kind for p in tuning.read(out)} == {"linear"}
+
+
+def test_the_budget_and_an_interrupt_end_it_and_keep_what_is_measured(tuned):
+    result, out = tuned(FakeClock(1e-6), seconds=0.0)
+    assert result["reached"] == 0 and not out.exists()
+
+    class Interrupted(FakeClock):
+        def __call__(self, work):
+            if work not in self.number and self.again:
+                raise KeyboardInterrupt
+            return super().__call__(work)
+
+    result, out = tuned(Interrupted(9e-6, 1e-6), kinds=("conv2d", "linear"))
+    assert (result["reached"], result["of"], result["winners"]) == (1, 2, 1) and len(tuning.read(out)) == 1
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TricnnError, match="cannot be written"):
+        tuning.write(tmp_path / "file" / "tuned.toml", {})

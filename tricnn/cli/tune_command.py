@@ -1,0 +1,161 @@
+"""Find the fastest tiles for a network on the GPU at hand, and write them to a file that the repository keeps. Each
+candidate must compute the right numbers before it may win. Nothing is tuned unless this command is run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import UsageError, add_compilation, add_model, add_target, chosen_target, load_graph, lowered, real
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tricnn.codegen.tiles import Tile
+    from tricnn.ir import Graph
+    from tricnn.runtime.model import Model
+    from tricnn.runtime.tune import Outcome, Site
+
+    from .screen import Screen
+
+EXAMPLES = """\
+examples:
+  tricnn tune resnet50 --mode train --batch 256 --dtype bf16
+  tricnn tune resnet50 --batch 256 --dtype bf16 --budget 300 --out mine.toml
+  tricnn tune lenet --dry-run                       what would be timed; needs no GPU
+  tricnn compile resnet50 --batch 256 --dtype bf16 --tuned mine.toml
+
+Without --out the winners go to the file that comes with tricnn (tricnn/codegen/tuned/), for everybody.
+"""
+BATCH = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_compilation(parser, mode="train", batch=BATCH)
+    add_target(parser)
+    parser.add_argument("--out", metavar="FILE", help="write the winners there, beside what the file has already")
+    parser.add_argument("--budget", type=real(), default=600.0, metavar="S", help="seconds to measure for (600)")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be timed, and time nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    from tricnn.codegen import tuning
+    from tricnn.codegen.tiles import GPU, chosen_for
+    from tricnn.runtime.model import device_target, gpu_present
+    from tricnn.runtime.tune import sites
+
+    from .screen import Screen
+
+    screen = Screen(options.json)
+    target, graph = chosen_target(options.target), load_graph(options)
+    out = Path(options.out) if options.out is not None else tuning.FOLDER / f"{target}.toml"
+    known = tuning.read(out) if out.exists() else {}
+    if not options.dry_run and not gpu_present():
+        raise UsageError("tune times kernels on a GPU, and there is none here; --dry-run lists what it would time")
+    if not options.dry_run and target != device_target():
+        raise UsageError(
+            f"tune times kernels on the GPU at hand, a {device_target()}, not {target}; leave --target out"
+        )
+    with chosen_for(GPU), tuning.only({}):
+        program = lowered(graph, options.mode, options.batch, options.dtype, target, fuse=True)
+    wanted = sites(program)
+    result: dict[str, Any] = {
+        "graph": graph.name, "mode": options.mode, "batch": options.batch, "dtype": options.dtype, "target": target,
+        "dry_run": options.dry_run, "file": str(out),
+    }  # fmt: skip
+    if options.dry_run:
+        result["problems"] = [described(site) for site in wanted]
+    else:
+        result |= measured(graph, options, target, wanted, out, known, screen)
+    screen.json(result)
+    show(result, screen)
+    return 0
+
+
+def measured(
+    graph: Graph, options: argparse.Namespace, target: str, wanted: list[Site], out: Path, known: Any, screen: Screen
+) -> dict[str, Any]:
+    """Tune on the GPU, and write what won."""
+    from functools import partial
+
+    import torch
+
+    from tricnn.codegen.compile import compile_kernels
+    from tricnn.runtime.clock import CudaClock
+    from tricnn.runtime.model import compile
+
+    device = torch.cuda.get_device_name()
+    make = partial(compile, graph, options.mode, options.batch, options.dtype, "triton", target)
+    compiler = partial(compile_kernels, target=target, return_errors=True)
+    return tuned(make, CudaClock(), compiler, device, wanted, options.budget, out, known, screen)
+
+
+def tuned(
+    make: Callable[[], Model], clock: Any, compiler: Any, device: str, wanted: list[Site], seconds: float, out: Path,
+    known: Any, screen: Screen,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure, hold what won to float64, and write it. ``make`` compiles the network with the tiles in force."""
+    from datetime import UTC, datetime
+
+    from tricnn.codegen import tuning
+    from tricnn.runtime.tune import Tuner, faulty, winners
+
+    from ..report.progress import Steps
+
+    with tuning.only({}):
+        tuner = Tuner(make(), clock, compiler)
+    with Steps(screen.progress, "tuning", len(wanted), "problems") as steps:
+        outcomes = tuner.tune(wanted, seconds, lambda outcome: steps.done(str(outcome.site.problem)))
+    entries = winners(outcomes, device, datetime.now(UTC).strftime("%Y-%m-%d"))
+    wrong = faulty(make, {problem: entry.tile for problem, entry in entries.items()}) if entries else set()
+    entries = {problem: entry for problem, entry in entries.items() if problem not in wrong}
+    # What was timed anew and has no winner any more is the rule's again.
+    settled = {outcome.site.problem for outcome in outcomes} | wrong
+    everything = {**{p: e for p, e in known.items() if p not in settled}, **entries}
+    if everything != known:
+        tuning.write(out, everything)
+    rows = [described(o.site, o, o.site.problem in entries, o.site.problem in wrong) for o in outcomes]
+    return {"device": device, "winners": len(entries), "reached": len(outcomes), "of": len(wanted), "problems": rows}
+
+
+def described(site: Site, outcome: Outcome | None = None, wins: bool = False, wrong: bool = False) -> dict[str, Any]:
+    """A problem as JSON."""
+    row: dict[str, Any] = {
+        "kind": site.problem.kind, "shape": site.problem.text, "kernels": list(site.kernels),
+        "launches": site.launches, "least_us": round(site.least_us, 3), "rule": shown(site.rule),
+        "candidates": [shown(tile) for tile in site.tiles],
+    }  # fmt: skip
+    if outcome is not None:
+        row["us"] = {shown(tile): round(us, 3) for tile, us in outcome.us.items()}
+        row["refused"] = {shown(tile): reason for tile, reason in outcome.refused.items()}
+        row["winner"] = shown(outcome.winner) if outcome.winner is not None and wins else None
+        row["wrong"] = wrong
+    return row
+
+
+def shown(tile: Tile) -> str:
+    return f"{tile.m}x{tile.n}x{tile.k}, {tile.warps} warps, {tile.stages} stages"
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    from ..report import tables
+    from ..report.figures import plural
+
+    rows = result["problems"]
+    screen.show(tables.tuning(result))
+    count = sum(len(row["candidates"]) for row in rows)
+    if result["dry_run"]:
+        screen.show(
+            f"{plural(len(rows), 'problem')} to time in this order, with {plural(count, 'tile')}, the rules' own among "
+            f"them. Winners would go to {result['file']}"
+        )
+        return
+    screen.show(
+        f"{result['reached']} of {plural(result['of'], 'problem')} timed on {result['device']}: "
+        f"{plural(result['winners'], 'winner')} in {result['file']}"
+    )
+    for row in rows:
+        if row["wrong"]:
+            screen.show(f"{row['kind']} {row['shape']}: the fastest tile is outside its tolerance; the rule's stays")

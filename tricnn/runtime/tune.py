@@ -1,0 +1,213 @@
+"""Which tile is fastest, measured on the device at hand: for each problem of a network, every candidate that computes
+the right numbers, in turns with the tile of the static rule.
+
+A candidate that spills registers, needs more shared memory than there is, does not compile, or gives one wrong number
+on small integers does not take part. The kernels are timed as the network has them, prologues and epilogues and all,
+with whatever adds up the partial results they leave. What wins is held to float64 NumPy within the whole network
+before anybody else sees it. All of this happens on a copy of the network, whose running statistics nobody reads.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..codegen import tuning
+from ..codegen.build import spec
+from ..codegen.candidates import CONTRACTIONS, candidates
+from ..codegen.compile import CompiledKernel, CompileError, KernelSpec
+from ..codegen.limits import least_us
+from ..codegen.lower import lower
+from ..codegen.program import BYTES, SCALARS, Launch, Program, evaluate
+from ..codegen.templates import module_text
+from ..codegen.tiles import Problem, Tile
+from .clock import Clock, Work
+from .exact import mistakes
+from .model import Model
+from .triton_executor import load_module
+from .verify import verify_model
+from .verify_inputs import random_batch
+
+#: a winner must need at most so much of the time of the rule's tile: less than that is noise
+WORTH_IT = 0.98
+ROUNDS = 7
+VERIFIED_BATCH = 3
+
+Compiler = Callable[[Sequence[KernelSpec]], Sequence[CompiledKernel | CompileError]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A problem of a network, the kernels that have it, the rule's tile, and the least time that they can take."""
+
+    problem: Problem
+    kernels: tuple[str, ...]
+    rule: Tile
+    launches: int
+    least_us: float
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The rule's tile, then the candidates."""
+        return list(dict.fromkeys([self.rule, *candidates(self.problem)]))
+
+
+@dataclass
+class Outcome:
+    """What came of a site: microseconds by tile, why others did not take part, and the winner, if it is not the rule's
+    tile."""
+
+    site: Site
+    us: dict[Tile, float] = field(default_factory=dict)
+    refused: dict[Tile, str] = field(default_factory=dict)
+    winner: Tile | None = None
+
+
+def sites(program: Program) -> list[Site]:
+    """The problems of a program, each once, those that take longest first."""
+    kernels: dict[Problem, dict[str, None]] = {}
+    rule = {choice.problem: choice.tile for choice in program.choices}
+    for choice in program.choices:
+        kernels.setdefault(choice.problem, {})[choice.kernel] = None
+    found = []
+    for problem, names in kernels.items():
+        launches = [launch for launch in program.launches if launch.kernel in names and counts(launch)]
+        least = sum(
+            least_us(problem.target, program.dtype, program.launch_bytes(launch, program.batch),
+                     launch.flops * program.batch if problem.kind in CONTRACTIONS else 0)
+            for launch in launches
+        )  # fmt: skip
+        found.append(Site(problem, tuple(names), rule[problem], len(launches), least))
+    return sorted(found, key=lambda site: -site.least_us)
+
+
+def counts(launch: Launch) -> bool:
+    """Is this launch's time that of its kernel? The last one finishes the sums of many."""
+    return launch.kind != "sum_partials_of_many"
+
+
+class Tuner:
+    """Tunes one model, compiled for the device that will be used.
+
+    clock    seconds that a piece of work takes on the device.
+    compile  machine code for kernels, or the reason why there is none (compile_kernels, with ``return_errors``).
+    """
+
+    def __init__(self, model: Model, clock: Clock, compile: Compiler, seed: int = 0):
+        import numpy as np
+
+        self.model, self.clock, self.compile = model, clock, compile
+        self.plan, self.batch = model.plan, model.batch
+        given = random_batch(model, model.batch, np.random.default_rng(seed))
+        model.executor.run(given, model.batch, seed, 0)  # so that memory holds what a step leaves there
+        self.tensors: dict[str, Any] = model.executor.bind(model.batch)
+
+    def tune(
+        self, wanted: Sequence[Site], seconds: float, on_done: Callable[[Outcome], None] = lambda outcome: None
+    ) -> list[Outcome]:  # fmt: skip
+        """The outcome of every site that is reached within so many seconds (or before Ctrl-C)."""
+        until, outcomes = time.monotonic() + seconds, []
+        try:
+            for site in wanted:
+                if time.monotonic() >= until:
+                    break
+                outcomes.append(self.measure(site))
+                on_done(outcomes[-1])
+        except KeyboardInterrupt:
+            pass  # what has been measured is worth having
+        return outcomes
+
+    def measure(self, site: Site) -> Outcome:
+        """Time a site's tiles in turns, those that are right."""
+        outcome = Outcome(site)
+        programs = {tile: self.lowered(site, tile) for tile in site.tiles}
+        ready: dict[Tile, Work] = {}
+        for tile, reason in self.compiled(programs).items():
+            if not reason and site.problem.kind in CONTRACTIONS and tile != site.rule:
+                wrong = mistakes(site.problem, tile)
+                reason = f"{wrong} wrong numbers" if wrong else ""
+            if not reason:
+                try:
+                    ready[tile] = self.work(programs[tile], site)
+                    ready[tile]()
+                except Exception as error:
+                    if "CUDA error" in str(error) or "illegal" in str(error):
+                        raise  # nothing else will run in this process
+                    ready.pop(tile, None)
+                    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            if reason:
+                outcome.refused[tile] = reason
+        times: dict[Tile, list[float]] = {tile: [] for tile in ready}
+        for _ in range(ROUNDS):
+            for tile, work in ready.items():
+                times[tile].append(self.clock(work))
+        outcome.us = {tile: statistics.median(t) * 1e6 for tile, t in times.items()}
+        if site.rule in outcome.us:
+            best = min(outcome.us, key=lambda tile: outcome.us[tile])
+            if best != site.rule and outcome.us[best] <= WORTH_IT * outcome.us[site.rule]:
+                outcome.winner = best
+        return outcome
+
+    def lowered(self, site: Site, tile: Tile) -> Program:
+        """The site's kernels, with this tile for their problem."""
+        with tuning.only({site.problem: tile}):
+            return lower(self.plan, self.model.dtype, self.batch, self.model.target, kernels=site.kernels)
+
+    def compiled(self, programs: Mapping[Tile, Program]) -> dict[Tile, str]:
+        """For each tile "", or why it cannot take part. All are compiled at once."""
+        specs = [(tile, spec(function)) for tile, program in programs.items() for function in program.functions]
+        reasons = dict.fromkeys(programs, "")
+        for (tile, _), result in zip(specs, self.compile([s for _, s in specs]), strict=True):
+            if isinstance(result, CompileError):
+                reasons[tile] = result.reason
+            elif result.spill_bytes:
+                reasons[tile] = reasons[tile] or f"spills {result.spill_bytes} bytes"
+        return reasons
+
+    def work(self, program: Program, site: Site) -> Work:
+        """All of a site's launches, on the model's memory and workspaces of their own."""
+        executor, batch = self.model.executor, self.batch
+        values: dict[str, Any] = {**dict.fromkeys(SCALARS, 0), **self.tensors, "N": batch}
+        own = {name: b for name, b in program.buffers.items() if name not in self.plan.graph.types}
+        for name, buffer in own.items():
+            count = buffer.bytes(batch) // BYTES[buffer.dtype]
+            values[name] = executor.torch.zeros(count, dtype=executor.dtypes[buffer.dtype], device=executor.device)
+        module = load_module(module_text("\n\n".join(f.text for f in program.functions)))
+        functions = {f.name: f for f in program.functions}
+        calls = []
+        for launch in program.launches:
+            if counts(launch):
+                function = functions[launch.function]
+                grid = tuple(evaluate(g, batch) for g in launch.grid)
+                options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
+                arguments = [values[a] for a in launch.arguments]
+                calls.append((getattr(module, launch.function)[grid], arguments, options))
+
+        def run() -> None:
+            for call, arguments, options in calls:
+                call(*arguments, **options)
+
+        return run
+
+
+def winners(outcomes: Sequence[Outcome], device: str, date: str) -> dict[Problem, tuning.Entry]:
+    """What a file of tuned tiles says about them."""
+    return {
+        o.site.problem: tuning.Entry(o.winner, o.us[o.winner], o.us[o.site.rule], device, date)
+        for o in outcomes
+        if o.winner is not None
+    }
+
+
+def faulty(make: Callable[[], Model], chosen: Mapping[Problem, Tile]) -> set[Problem]:
+    """The problems among ``chosen`` whose kernels, as the network has them, leave what float64 NumPy does not accept.
+
+    ``make`` compiles the model, within whose lowering the chosen tiles hold.
+    """
+    with tuning.only(chosen):
+        model = make()
+        failed = {c.kernel for c in verify_model(model, VERIFIED_BATCH) if not c.ok}
+    return {c.problem for c in model.program.choices if c.kernel in failed and c.problem in chosen}
