@@ -168,7 +168,7 @@ class Model:
         elif executor == "eager":
             self.executor = EagerExecutor(plan, dtype)
         else:
-            self.executor = TritonExecutor(plan, self.program)
+            self.executor = TritonExecutor(plan, self.program, self.target)
         self.executor.load(self._initial())
 
     @cached_property

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from ..codegen.program import BYTES, Program
 from ..compiler.plan import Plan
 from ..ir.errors import TargetError
 from ..ir.table import Environment
+from .captured_step import capture, worth_capturing
 from .interpreter import run_nodes
 from .layout import to_logical, to_storage
 
@@ -63,8 +64,10 @@ class TritonExecutor:
 
     name = "triton"
 
-    def __init__(self, plan: Plan, program: Program):
+    def __init__(self, plan: Plan, program: Program, target: str):
         import torch
+
+        self.target = target
 
         self.device = pick_device()
         self.plan, self.program = plan, program
@@ -75,6 +78,8 @@ class TritonExecutor:
                        "i64": torch.int64}  # fmt: skip
         self.persistent: dict[str, Any] = {}
         self._bound: dict[int, dict[str, Any]] = {}
+        self._captured: dict[int, Callable[[], None] | None] = {}
+        self.cuda = torch.cuda if self.device == "cuda" and torch.version.cuda else None
         graph = plan.graph
         for node in graph.nodes:
             if node.op in ("parameter", "buffer"):
@@ -135,7 +140,9 @@ class TritonExecutor:
         if self.program.sums:
             self.module.point(tensors)
         if len(self._bound) >= 4:
-            self._bound.pop(next(iter(self._bound)))
+            oldest = next(iter(self._bound))
+            del self._bound[oldest]
+            self._captured.pop(oldest, None)
         self._bound[batch] = tensors
         return tensors
 
@@ -154,7 +161,7 @@ class TritonExecutor:
             raise TargetError(f"batch {batch} makes a tensor of {largest} elements; kernels index at most 2**31 - 1")
         for node in self.plan.graph.inputs:
             self.put(tensors, node.name, inputs[node.name])
-        self.module.step(tensors, batch, seed, step)
+        self.launch(tensors, batch, seed, step)
         return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
 
     def stored(self, tensors: Mapping[str, Any], value: str) -> Any:
@@ -163,6 +170,25 @@ class TritonExecutor:
         if type_.batched:
             return tensors[place.buffer]
         return tensors[place.buffer][place.offset : place.offset + prod(type_.per_image)]
+
+    def launch(self, tensors: dict[str, Any], batch: int, seed: int, step: int) -> None:
+        """The step's kernels, one by one, or, where they are short, as one CUDA graph (TRICNN_CAPTURE=0: never)."""
+        if batch not in self._captured:
+            self._captured[batch] = self._capture(tensors, batch) if self.captures(batch) else None
+        replay = self._captured[batch]
+        if replay is not None:
+            replay()
+        else:
+            self.module.step(tensors, batch, seed, step)
+
+    def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None]:
+        buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}
+        changed = [self.persistent[name] for name in sorted(buffers)]
+        return capture(lambda: self.module.step(tensors, batch, 0, 0), changed, self.cuda)
+
+    def captures(self, batch: int) -> bool:
+        wanted = self.cuda is not None and os.environ.get("TRICNN_CAPTURE", "1") != "0"
+        return wanted and worth_capturing(self.program, batch, self.target)
 
     def fetch(self, tensors: Mapping[str, Any], value: str, batch: int) -> Any:
         """A value in its logical shape (a view of its memory where that is possible)."""
