@@ -1,10 +1,10 @@
 """The whole GPU session in one command: python -m benchmarks.gpu_suite [--rehearse] [--budget SECONDS] [--out DIR]
 
 First correctness (every kernel against float64 NumPy), then times (tricnn fused, unfused, PyTorch eager and
-torch.compile, one by one and as CUDA graphs), then each kernel's share, then a sweep of launch options for the slowest.
-The most important come first. Every case is a process of its own with a time limit: one that fails or hangs is
-reported, the rest go on. What is known so far is written after every case, to one JSON file in --out ($OUT, or
-benchmarks/results). Verification runs several cases at once; while a case is timed nothing else runs.
+torch.compile), then each kernel's share, then the tiles that `tricnn tune` finds; suite.py (`make bench`) is about
+times alone. The most important come first. Every case is a process of its own with a time limit: one that fails or
+hangs is reported, the rest go on. What is known so far is written after every case, to one JSON file in --out ($OUT,
+or benchmarks/results). Verification runs several cases at once; while a case is timed nothing else runs.
 
 --rehearse runs the same code on tiny sizes, on the CPU under Triton's interpreter: it finds the typing errors.
 Exit status: 0 if every case that ran passed, 1 if one did not.
@@ -20,13 +20,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_case import NEEDED, Case
+from benchmarks.contenders import CONTENDERS
+from benchmarks.gpu_case import NEEDED
+from benchmarks.part import Case
 
 HERE = Path(__file__).resolve().parent
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
@@ -49,15 +51,16 @@ def _verify(network: str, mode: str, dtypes: tuple[str, ...], batches: tuple[int
     return dict(name=name, kind="verify", network=network, mode=mode, dtypes=dtypes, batches=batches, limit=limit)
 
 
-def _bench(kind: str, network: str, mode: str, dtype: str, batch: int, limit: int, **more: Any) -> Case:
+def timed_case(kind: str, network: str, mode: str, dtype: str, batch: int, limit: int, **more: Any) -> Case:
     name = f"{kind} {network} {mode} {dtype}, batch {batch}"
-    return dict(name=name, kind=kind, network=network, mode=mode, dtype=dtype, batch=batch, limit=limit, **more)
+    case = dict(name=name, kind=kind, network=network, mode=mode, dtype=dtype, batch=batch, limit=limit, **more)
+    return {"contenders": CONTENDERS, **case} if kind == "bench" else case
 
 
-def _warm(network: str, mode: str, dtype: str, batch: int, parts: int) -> Iterator[Case]:
+def warm_cases(network: str, mode: str, dtype: str, batch: int, parts: int) -> Iterator[Case]:
     """Compile a timed case's kernels beforehand, on several cores: the cache on disk then has them."""
     for part in range(parts):
-        case = _bench("warm", network, mode, dtype, batch, 150, part=part, parts=parts)
+        case = timed_case("warm", network, mode, dtype, batch, 150, part=part, parts=parts)
         yield {**case, "name": f"{case['name']}, part {part + 1} of {parts}"}
 
 
@@ -70,12 +73,12 @@ def _session() -> Iterator[Case]:
         ("alexnet_2012", "train", "bf16", 256),
     ]  # fmt: skip
     yield _verify("lenet", "train", ("bf16",), (8,))
-    yield _bench("bench", *timed[0], 90)
+    yield timed_case("bench", *timed[0], 90)
     yield _verify("resnet18", "train", ("bf16", "fp32"), (3,), 150)
     for network, mode, dtype, batch in timed[1:3]:
-        yield from _warm(network, mode, dtype, batch, 6)
-    yield _bench("bench", *timed[1], 150)
-    yield _bench("profile", *timed[1], 60)
+        yield from warm_cases(network, mode, dtype, batch, 6)
+    yield timed_case("bench", *timed[1], 150)
+    yield timed_case("profile", *timed[1], 60)
     for network in ("lenet", "lenet_sigmoid"):
         yield _verify(network, "train", DTYPES, (1, 5, 64))
         yield _verify(network, "infer", DTYPES, (1, 7))
@@ -83,30 +86,30 @@ def _session() -> Iterator[Case]:
         yield _verify(network, "train", ("fp32", "tf32", "fp16", "bf16"), (3,), 150)
         yield _verify(network, "infer", DTYPES, (5,), 150)
     for network, mode, dtype, batch in timed[3:6]:
-        yield from _warm(network, mode, dtype, batch, 3)
+        yield from warm_cases(network, mode, dtype, batch, 3)
     yield dict(name="pytest -m gpu", kind="pytest", limit=150)
     for row in timed[2:7]:
-        yield _bench("bench", *row, 100)
+        yield timed_case("bench", *row, 100)
     for network in ("vgg11_bn", "alexnet_2012"):
         yield _verify(network, "train", DTYPES, (3,), 120)
         yield _verify(network, "infer", DTYPES, (2,), 120)
     for row in timed[7:]:
-        yield _bench("bench", *row, 100)
-    yield _bench("tune", *timed[1], 120)
-    yield _bench("tune", *timed[0], 60)
+        yield timed_case("bench", *row, 100)
+    yield timed_case("tune", *timed[1], 120)
+    yield timed_case("tune", *timed[0], 60)
 
 
 def _rehearsal() -> Iterator[Case]:
     """Every kind of case on a small LeNet; then, if there is time, the real one and a batch norm."""
-    yield _bench("bench", "rehearsal", "train", "bf16", 1, 90)
+    yield timed_case("bench", "rehearsal", "train", "bf16", 1, 90)
     yield _verify("rehearsal", "train", ("bf16",), (1,), 60)
     yield dict(name="a case that fails", kind="fail", limit=60, expected="failed")
     yield dict(name="a case that hangs", kind="hang", limit=15, expected="timed out")
-    yield from _warm("rehearsal", "infer", "fp32", 1, 2)
-    yield _bench("profile", "rehearsal", "infer", "fp32", 1, 60)
-    yield _bench("tune", "rehearsal", "infer", "fp32", 1, 60)
+    yield from warm_cases("rehearsal", "infer", "fp32", 1, 2)
+    yield timed_case("profile", "rehearsal", "infer", "fp32", 1, 60)
+    yield timed_case("tune", "rehearsal", "infer", "fp32", 1, 60)
     yield dict(name="pytest -m gpu", kind="pytest", limit=60)
-    yield _bench("bench", "rehearsal", "infer", "fp32", 1, 60)
+    yield timed_case("bench", "rehearsal", "infer", "fp32", 1, 60)
     yield _verify("lenet", "train", ("bf16",), (2,), 60)
     yield _verify("resnet18", "infer", ("fp16",), (1,), 60)
 
@@ -115,13 +118,18 @@ def _rehearsal() -> Iterator[Case]:
 
 
 class Session:
-    def __init__(self, options: argparse.Namespace, cases: list[Case]):
-        self.options, self.cases = options, cases
+    """``title`` begins the name of the file; ``on_write`` is shown the file's content after every case."""
+
+    def __init__(
+        self, options: argparse.Namespace, cases: list[Case], title: str = "gpu",
+        on_write: Callable[[dict[str, Any], Path], None] = lambda found, path: None,
+    ):  # fmt: skip
+        self.options, self.cases, self.on_write = options, cases, on_write
         self.began = time.monotonic()
         self.folder = Path(options.out or os.environ.get("OUT") or HERE / "results")
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        self.path = self.folder / f"{'rehearsal' if options.rehearse else 'gpu'}-{stamp}.json"
+        self.path = self.folder / f"{'rehearsal' if options.rehearse else title}-{stamp}.json"
         self.parts = self.folder / f".{self.path.stem}"
         self.parts.mkdir(exist_ok=True)
         self.running: dict[int, tuple[subprocess.Popen[bytes], float, float]] = {}
@@ -201,7 +209,14 @@ class Session:
             return
         del self.running[i]
         expected = self.cases[i].get("expected")
-        row = {"name": self.cases[i]["name"], "kind": self.cases[i]["kind"], "status": what or "failed", **found}
+        asked = {key: x for key, x in self.cases[i].items() if key in ("network", "mode", "dtype", "batch")}
+        row = {
+            "name": self.cases[i]["name"],
+            "kind": self.cases[i]["kind"],
+            **asked,
+            "status": what or "failed",
+            **found,
+        }
         if expected is not None:
             row["status"] = "passed" if row["status"] == expected else f"{row['status']}, not {expected}"
         row["seconds"] = round(time.monotonic() - began, 1)
@@ -214,10 +229,11 @@ class Session:
 
     def write(self) -> None:
         elapsed = round(time.monotonic() - self.began, 1)
-        text = json.dumps({**self.about, "elapsed": elapsed, "cases": self.rows}, indent=1)
+        found = {**self.about, "elapsed": elapsed, "cases": self.rows}
         fresh = self.path.with_suffix(".new")
-        fresh.write_text(text)
+        fresh.write_text(json.dumps(found, indent=1))
         fresh.replace(self.path)
+        self.on_write(found, self.path)
 
 
 def summary(row: dict[str, Any]) -> str:
@@ -235,8 +251,13 @@ def summary(row: dict[str, Any]) -> str:
                 f"{c['name']:28} {c['milliseconds']:9.3f} ms {c['images_per_second']:10.0f} images/s "
                 f"{c.get('ratio', 0):6.3f} of eager {speed}"
             )
-    lines += [f"{k['milliseconds']:9.4f} ms {k['percent']:5.1f} %  {k['name']}" for k in row.get("kernels", [])[:12]]
-    lines += [f"{k['name']}: {k['milliseconds']:.4f} ms -> {k['best']}" for k in row.get("tuned", [])]
+    for k in row.get("kernels", [])[:12]:
+        library = f", cuDNN {k['cudnn_milliseconds']:.4f} ms" if "cudnn_milliseconds" in k else ""
+        share = f"{k['percent']:5.1f} %, {k['share_of_limit']:.0%} of the limit{library}"
+        lines.append(f"{k['milliseconds']:9.4f} ms {share}  {k['name']}")
+    for k in row.get("tuned", []):
+        if k["winner"]:
+            lines.append(f"{k['kind']} {k['shape']}: {k['us'][k['rule']]:.1f} us -> {k['us'][k['winner']]:.1f} us")
     return "".join("\n         " + line for line in lines)
 
 

@@ -1,5 +1,6 @@
-"""How fast it is. Exact static figures of the fused and the unfused program, and times of one run, side by side: on a
-GPU fused, unfused, eager PyTorch (channels-last) and torch.compile; without one, the NumPy executor against PyTorch."""
+"""How fast it is. Exact static figures of the fused and the unfused program, the least times they allow, and times of
+one run, side by side: on a GPU fused, unfused, eager PyTorch (channels-last) and torch.compile; without one, the NumPy
+executor against PyTorch."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     if len(graph.inputs) != 1:
         raise UsageError(f"bench gives a network one input; {graph.name} has {len(graph.inputs)}")
     batch = options.batch or (BATCH_ON_GPU if on_gpu else fitting_batch(graph))
-    result = measured(graph, options.mode, batch, options.dtype, target, options.seconds, screen, options.fuse)
+    how = (options.mode, batch, options.batch or BATCH_ON_GPU, options.dtype, target)
+    result = measured(graph, *how, options.seconds, screen, options.fuse)
     screen.json(result)
     show(result, screen)
     return 0
@@ -73,16 +75,23 @@ def fitting_batch(graph: Graph) -> int:
 
 
 def measured(
-    graph: Graph, mode: str, batch: int, dtype: str, target: str, seconds: float, screen: Screen, policy: str = "auto"
+    graph: Graph, mode: str, batch: int, compiled_batch: int, dtype: str, target: str, seconds: float, screen: Screen,
+    policy: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
-    """The object that ``--json`` prints. What it calls fused is fused by ``policy``."""
+    """The object that ``--json`` prints. What is not timed is of kernels compiled for ``compiled_batch``; what it calls
+    fused is fused by ``policy``."""
     from tricnn.runtime.model import gpu_present
 
+    from ..report.predict import least
+
     on_gpu = gpu_present()
-    static = {
-        name: static_figures(lowered(graph, mode, batch, dtype, target, fuse=fuse))
+    programs = {
+        name: lowered(graph, mode, compiled_batch, dtype, target, fuse=fuse)
         for name, fuse in (("fused", policy), ("unfused", "none"))
     }
+    static = {name: static_figures(program) for name, program in programs.items()}
+    predicted = {name: least(program, target) for name, program in programs.items()}
+    totals = {f"{name}_least_us": sum(k["least_us"] for k in kernels) for name, kernels in predicted.items()}
     contenders = on_the_gpu(graph, mode, batch, dtype, policy) if on_gpu else on_the_cpu(graph, mode, batch, policy)
 
     def tell(text: str) -> None:
@@ -104,6 +113,8 @@ def measured(
         "device": device_name(on_gpu),
         "versions": versions(),
         "static": static,
+        "static_batch": compiled_batch,
+        "predicted": {"limits_of": limits_of(target), **totals, "kernels": predicted["fused"]},
         "timings": rows,
         "baseline": baseline,
         "ratios": {name: t / found[baseline] for name, t in found.items()} if baseline in found else {},
@@ -112,10 +123,19 @@ def measured(
 
 def show(result: Mapping[str, Any], screen: Screen) -> None:
     from ..report import tables
+    from ..report.figures import brief
 
     what = f"{result['graph']}: {result['mode']}, batch {result['batch']}"
+    known = f"{result['graph']}: {result['mode']}, batch {result['static_batch']}"
+    if result["device"].startswith("CPU"):
+        screen.show(
+            "There is no GPU here. Exact figures and predictions come first, then times of the CPU executors.\n"
+        )
+    predicted = result["predicted"]
     screen.show(
-        tables.static(result["static"], f"{what}, as compiled for {result['target']}"),
+        tables.static(result["static"], f"{known}, as compiled for {result['target']}"),
+        tables.least(predicted["kernels"], f"{known}: the least times on one {predicted['limits_of']} (predicted)"),
+        f"{brief(predicted['fused_least_us'] / 1e6)} at least; unfused {brief(predicted['unfused_least_us'] / 1e6)}\n",
         tables.timings(
             result["timings"],
             f"{what}, {result['dtype']}, on {result['device']}" + (", one step" if result["mode"] == "train" else ""),
@@ -123,8 +143,12 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
         ),
     )
     screen.show(*(f"{r['name']} failed: {r['error']}" for r in result["timings"] if r.get("error")))
-    if result["device"].startswith("CPU"):
-        screen.show("There is no GPU here: the times are of the CPU executors, in fp32. The kernels' own need a GPU.")
+
+
+def limits_of(target: str) -> str:
+    from tricnn.codegen.limits import LIMITS
+
+    return LIMITS.get(target, LIMITS["sm_90"]).device
 
 
 def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:

@@ -30,6 +30,11 @@ def milliseconds(seconds: float) -> str:
     return f"{value:,.{3 if value < 9.9995 else 2 if value < 99.995 else 1}f} ms"
 
 
+def brief(seconds: float) -> str:
+    """Microseconds below a millisecond: ``3.41 us``."""
+    return milliseconds(seconds) if seconds >= 1e-3 else f"{seconds * 1e6:.{1 if seconds >= 1e-4 else 2}f} us"
+
+
 def plural(count: int, noun: str) -> str:
     """``1 kernel``, ``3 kernels``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s")

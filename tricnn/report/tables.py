@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from .figures import milliseconds, plural, scaled, size, times
+from .figures import brief, milliseconds, plural, scaled, size, times
 
 
 def table(title: str, *columns: str) -> Table:
@@ -213,12 +213,39 @@ def tuning(tuned: Mapping[str, Any]) -> Table:
     made = table(f"{tuned['graph']} for {tuned['target']}: {how}", *columns)
     for r in rows:
         cells = [Text.assemble(r["kind"], (f"\n  {r['shape']}", "dim")), r["launches"], len(r["candidates"]),
-                 f"{r['least_us']:.1f} us", r["rule"]]  # fmt: skip
+                 brief(r["least_us"] / 1e6), r["rule"]]  # fmt: skip
         if not dry:
             us, best = r["us"], r["winner"] or r["rule"]
             cells += [f"{us[name]:.1f} us" if name in us else "" for name in (r["rule"],)]
             cells += [r["winner"] or "", f"{us[best]:.1f} us" if r["winner"] else ""]
         row(made, *cells)
+    return made
+
+
+def predictions(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Exact figures of several networks and the least times that they allow, fused beside unfused."""
+    made = table("Exact figures, and the least time they allow (predicted, not measured)", "network", "mode", ">batch",
+                 ">launches", ">unfused", ">bytes", ">unfused", ">least time", ">unfused")  # fmt: skip
+    for r in rows:
+        fused, unfused = r["fused"], r["unfused"]
+        row(
+            made, r["network"], r["mode"], r["batch"], f"{fused['launches']:,}", f"{unfused['launches']:,}",
+            size(fused["dram_bytes"]), size(unfused["dram_bytes"]), brief(fused["least_milliseconds"] / 1e3),
+            brief(unfused["least_milliseconds"] / 1e3),
+        )  # fmt: skip
+    return made
+
+
+def least(rows: Sequence[Mapping[str, Any]], title: str, shown: int = 15) -> Table:
+    """The kernels that need most of the least time, and which limit it is."""
+    made = table(title, "kernel", ">launches", ">bytes", ">operations", ">least time", "limited by")
+    for r in rows[:shown]:
+        row(made, r["name"], r["launches"], size(r["dram_bytes"]), scaled(r["flops"]),
+            brief(r["least_us"] * 1e-6), r["bound"])  # fmt: skip
+    rest = rows[shown:]
+    if rest:
+        launches, moved, flops, us = (sum(r[k] for r in rest) for k in ("launches", "dram_bytes", "flops", "least_us"))
+        row(made, plural(len(rest), "other"), launches, size(moved), scaled(flops), brief(us * 1e-6), "")
     return made
 
 

@@ -1,0 +1,138 @@
+"""How fast it is beside PyTorch: python -m benchmarks.suite [--rehearse] [--budget SECONDS] [--out DIR]   (make bench)
+
+On a CUDA GPU: the networks of the lecture, training at batch 64 and 256 and inference at 1, 32 and 256, in bf16, each
+held to PyTorch's result and then timed in turns with it; and every kernel of ResNet-50 beside its limit and cuDNN. The
+most important come first, within a budget (540 s). A case is a process of its own: one that fails, hangs or runs out
+of memory is reported, the rest go on. JSON, Markdown and plots are in --out ($OUT, or benchmarks/results), written
+anew after every case.
+
+Without a GPU it says so, and writes what is known without one: exact launches, bytes and operations, and the least
+time each kernel can take on the device whose data sheet is in tricnn/codegen/limits.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_case import NEEDED
+from benchmarks.gpu_suite import HERE, Session, commit, timed_case, warm_cases
+from benchmarks.part import Case
+
+DTYPE = "bf16"
+#: in order of importance
+NETWORKS = ("resnet50", "resnet18", "vgg16_bn", "inception_v3", "googlenet_bn", "lenet", "alexnet", "vgg16")
+WORK = (("train", 256), ("train", 64), ("infer", 256), ("infer", 32), ("infer", 1))
+
+
+def the_cases(rehearse: bool) -> list[Case]:
+    """What is timed, most important first."""
+    return list(_rehearsal() if rehearse else _session())
+
+
+def _session() -> Iterator[Case]:
+    first = ("resnet50", "train", DTYPE, 256)
+    yield from warm_cases(*first, 8)
+    yield timed_case("bench", *first, 150)
+    yield timed_case("profile", *first, 60)
+    yield from warm_cases("resnet50", "infer", DTYPE, 256, 4)
+    for mode, batch in WORK[1:]:
+        yield timed_case("bench", "resnet50", mode, DTYPE, batch, 100)
+    for mode, batch in WORK:
+        for network in NETWORKS[1:]:
+            yield timed_case("bench", network, mode, DTYPE, batch, 100)
+    # It tries hundreds of kernels before it runs: minutes for one network
+    for network, mode in (("lenet", "train"), ("resnet50", "infer"), ("resnet50", "train")):
+        yield timed_case("bench", network, mode, DTYPE, 256, 300, contenders=("torch.compile max-autotune",))
+
+
+def _rehearsal() -> Iterator[Case]:
+    everything = ("tricnn fused", "tricnn fused, CUDA graph", "torch.compile", "tricnn unfused",
+                  "torch.compile max-autotune")  # fmt: skip
+    yield timed_case("bench", "rehearsal", "infer", "fp32", 1, 90, contenders=everything)
+    yield timed_case("profile", "rehearsal", "infer", "fp32", 1, 60)
+    yield dict(name="a case that fails", kind="fail", limit=60, expected="failed")
+    yield timed_case("bench", "rehearsal", "train", DTYPE, 1, 90)
+
+
+def without_a_gpu(out: Path, networks: tuple[str, ...] = NETWORKS) -> int:
+    """The exact figures and the least times, as a table, JSON, Markdown and a plot."""
+    from benchmarks.pages import write_pages
+    from tricnn.cli.screen import Screen
+    from tricnn.codegen.limits import LIMITS
+    from tricnn.report import tables
+
+    screen, target = Screen(False), "sm_90"
+    screen.show(
+        "There is no GPU here, so nothing is timed. Launches, bytes and operations are exact; the least time, on one "
+        f"{LIMITS[target].device}, is predicted from them."
+    )
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), "commit": commit(), "device": "none", "target": target,
+        "predictions": [],
+    }  # fmt: skip
+    path = out / "predicted.json"
+    for network in networks:
+        for mode, batch in WORK:
+            found["predictions"].append(predicted(network, mode, DTYPE, batch, target))
+        write_pages(found, path)
+    screen.show(tables.predictions(found["predictions"]), f"in {out}: predicted.json, predicted.md, plots")
+    return 0
+
+
+def predicted(network: str, mode: str, dtype: str, batch: int, target: str) -> dict[str, Any]:
+    """One network's static figures, fused and unfused, and the least time of each of its kernels."""
+    from benchmarks.part import declared
+    from tricnn.cli.arguments import lowered, static_figures
+    from tricnn.report.predict import least
+
+    row: dict[str, Any] = {"network": network, "mode": mode, "dtype": dtype, "batch": batch, "target": target}
+    for name, fuse in (("fused", True), ("unfused", False)):
+        program = lowered(declared(network, small=False), mode, batch, dtype, target, fuse=fuse)
+        kernels = least(program, target)
+        row[name] = {**static_figures(program), "least_milliseconds": sum(k["least_us"] for k in kernels) / 1e3}
+        if fuse:
+            row["kernels"] = kernels
+    return row
+
+
+def gpu_there() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU, under Triton's interpreter")
+    parser.add_argument("--budget", type=float, help="seconds in all (540; 240 to rehearse)")
+    parser.add_argument("--out", metavar="DIR", help="where results go ($OUT, or benchmarks/results)")
+    parser.add_argument("--jobs", type=int, default=8, help="untimed cases at once (8)")
+    parser.add_argument("--only", metavar="TEXT", help="only cases whose name contains this")
+    parser.add_argument("--list", action="store_true", help="print the cases and stop")
+    options = parser.parse_args()
+    missing = [package for package in NEEDED if util.find_spec(package) is None]
+    if missing:
+        print(f"not installed: {', '.join(missing)}; try: pip install {' '.join(missing)}", file=sys.stderr)
+        return 2
+    cases = [c for c in the_cases(options.rehearse) if not options.only or options.only in c["name"]]
+    if options.list:
+        print("\n".join(c["name"] for c in cases))
+        return 0
+    if not options.rehearse and not gpu_there():
+        out = Path(options.out or os.environ.get("OUT") or HERE / "results")
+        return without_a_gpu(out, tuple(n for n in NETWORKS if not options.only or options.only in n))
+    from benchmarks.pages import write_pages
+
+    options.budget = options.budget or (240.0 if options.rehearse else 540.0)
+    return Session(options, cases, "bench", write_pages).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
