@@ -26,7 +26,6 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS
 from benchmarks.gpu_case import NEEDED
 from benchmarks.part import Case
 
@@ -53,8 +52,7 @@ def _verify(network: str, mode: str, dtypes: tuple[str, ...], batches: tuple[int
 
 def timed_case(kind: str, network: str, mode: str, dtype: str, batch: int, limit: int, **more: Any) -> Case:
     name = f"{kind} {network} {mode} {dtype}, batch {batch}"
-    case = dict(name=name, kind=kind, network=network, mode=mode, dtype=dtype, batch=batch, limit=limit, **more)
-    return {"contenders": CONTENDERS, **case} if kind == "bench" else case
+    return dict(name=name, kind=kind, network=network, mode=mode, dtype=dtype, batch=batch, limit=limit, **more)
 
 
 def warm_cases(network: str, mode: str, dtype: str, batch: int, parts: int) -> Iterator[Case]:

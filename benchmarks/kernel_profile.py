@@ -7,15 +7,15 @@ import statistics
 from functools import partial
 from typing import Any
 
-from benchmarks.contenders import Ours, in_turns
-from benchmarks.part import Case, Part, fatal
+from benchmarks.part import Case, Part, declared
+from tricnn.cli.contest import Ours, fatal, in_turns
 
 
 def profile(case: Case, part: Part, rehearse: bool) -> None:
     from tricnn.codegen.candidates import CONTRACTIONS
     from tricnn.codegen.limits import least_us
 
-    ours = Ours(case, rehearse)
+    ours = Ours(declared(case["network"], rehearse), case["mode"], case["batch"], case["dtype"])
     ours.step()
     rows: list[dict[str, Any]] = []
     library: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What the cases of a session share: the file for what is found, the networks, their random batches."""
+"""What the cases of a session share: the file for what is found, and the networks."""
 
 from __future__ import annotations
 
@@ -29,18 +29,3 @@ def declared(network: str, small: bool) -> Any:
     if network == "rehearsal":
         return tricnn.graphs.lenet(input_shape=(1, 16, 16), width=1 / 2)
     return getattr(tricnn.graphs, network)(**(tricnn.graphs.SMALL[network] if small else {}))
-
-
-def random_batch(graph: Any, batch: int) -> tuple[Any, Any]:
-    """Images, channels last in memory, and labels."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    n, c, h, w = graph.types[graph.inputs[0].name].at(batch)
-    images = rng.standard_normal((n, h, w, c), dtype=np.float32).transpose(0, 3, 1, 2)
-    return images, rng.integers(0, graph.types[graph.outputs[0].value].channels, batch)
-
-
-def fatal(error: Exception) -> bool:
-    """Has the process lost the use of its GPU?"""
-    return "CUDA error" in str(error) or "illegal" in str(error)

@@ -115,6 +115,9 @@ def main() -> int:
         return 2
     lines = read(options.log.read_text()) if options.log.exists() else []
     lines = merged(lines, predictions([options.only] if options.only else NETWORKS, "sm_90"))
+    cases = [(network, mode, DTYPE, str(batch)) for network in NETWORKS for mode, batch in WORK]
+    order = {case: number for number, case in enumerate(cases)}
+    lines.sort(key=lambda line: order.get(line.case[:4], len(order)))
     for path in options.results:
         try:
             lines = with_outcomes(lines, json.loads(path.read_text()))

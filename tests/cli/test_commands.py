@@ -278,6 +278,34 @@ def test_bench_without_a_gpu_has_static_figures_and_the_ratio_to_pytorch(tricnn)
     assert {t["name"] for t in result["timings"]} == {"tricnn numpy", "PyTorch", "tricnn eager"}
     assert all(t["median_seconds"] > 0 for t in result["timings"])
     assert result["ratios"]["PyTorch"] == 1.0 and result["ratios"]["tricnn numpy"] > 0
+    predicted = result["predicted"]
+    assert predicted["fused_least_us"] == pytest.approx(sum(k["least_us"] for k in predicted["kernels"]))
+    assert predicted["fused_least_us"] < predicted["unfused_least_us"]
+    for kernel in predicted["kernels"]:  # an H100's data sheet: 3.35 TB/s, 67 TFLOP/s in fp32
+        products = kernel["flops"] if kernel["kind"].startswith(("conv2d", "linear")) else 0
+        assert kernel["least_us"] == pytest.approx(1e6 * max(kernel["dram_bytes"] / 3.35e12, products / 67e12))
+
+
+def test_bench_on_a_gpu_checks_every_contender_and_times_it_beside_eager(tricnn, tiny, monkeypatch):
+    """The same code, with the CPU and Triton's interpreter in a GPU's place."""
+    from functools import partial
+
+    from tricnn.cli import bench_command, contest
+
+    monkeypatch.setattr("tricnn.runtime.model.gpu_present", lambda: True)
+    monkeypatch.setattr("tricnn.runtime.model.device_target", lambda: "sm_90")
+    monkeypatch.setattr(bench_command, "device_name", lambda on_gpu: "a GPU")
+    monkeypatch.setattr(contest, "Contest", partial(contest.Contest, rehearse=True))
+    ran = tricnn("bench", tiny, "--mode", "infer", "--batch", 2, "--max-autotune", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert [t["name"] for t in ran.json["timings"]] == [
+        "PyTorch eager", "tricnn fused", "tricnn fused, CUDA graph", "tricnn unfused", "torch.compile",
+        "torch.compile max-autotune",
+    ]  # fmt: skip
+    assert all(t["median_seconds"] > 0 and t["ratio"] == ran.json["ratios"][t["name"]] for t in ran.json["timings"])
+    monkeypatch.setitem(contest.AGREEMENT, "fp32", -1.0)
+    wrong = tricnn("bench", tiny, "--mode", "infer", "--batch", 2)
+    assert wrong.status == 0 and "tricnn fused failed: differs from PyTorch eager" in wrong.out
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
@@ -286,7 +314,7 @@ def test_the_baseline_of_bench_computes_what_tricnn_computes(mode):
     import numpy as np
 
     import tricnn
-    from tricnn.cli.bench_command import random_batch
+    from tricnn.cli.contest import random_batch
     from tricnn.cli.pytorch_network import step
 
     graph = tricnn.graphs.cifar_resnet20(width=0.25, input_shape=(3, 16, 16))

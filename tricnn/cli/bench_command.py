@@ -5,14 +5,14 @@ executor against PyTorch."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .arguments import (
     UsageError,
     add_compilation,
-    add_fusion,
     add_model,
+    add_fusion,
     add_target,
     chosen_target,
     load_graph,
@@ -20,7 +20,7 @@ from .arguments import (
     real,
     static_figures,
 )
-from .timing import CudaClock, Work, in_turns, wall_clock
+from .timing import Work, in_turns, wall_clock
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
@@ -34,7 +34,8 @@ examples:
   tricnn bench resnet50 --batch 256 --dtype bf16   on a GPU
   tricnn bench lenet --json > bench.json
 
-Times are medians; the contenders take turns, so that whatever else the machine does slows all of them.
+Times are medians; the contenders take turns, so that whatever else the machine does slows all of them. On a GPU each
+is first held to what PyTorch computes. `make bench` runs all networks, and draws them.
 """
 
 MACS_ON_CPU = 10e9  # of a step without a GPU: the batch is chosen to need about so many multiply-adds, if none is given
@@ -46,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compilation(parser, mode="train", batch=None)
     add_target(parser)
     add_fusion(parser)
-    parser.add_argument("--seconds", type=real(), default=20.0, metavar="S", help="how long to measure (20)")
+    parser.add_argument("--seconds", type=real(), default=20.0, metavar="S", help="how long to measure on a CPU (20)")
+    parser.add_argument("--max-autotune", action="store_true", help="torch.compile's slowest mode too: minutes")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,7 +62,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"bench gives a network one input; {graph.name} has {len(graph.inputs)}")
     batch = options.batch or (BATCH_ON_GPU if on_gpu else fitting_batch(graph))
     how = (options.mode, batch, options.batch or BATCH_ON_GPU, options.dtype, target)
-    result = measured(graph, *how, options.seconds, screen, options.fuse)
+    peers = ("tricnn fused", "tricnn fused, CUDA graph", "tricnn unfused", "torch.compile")
+    peers += ("torch.compile max-autotune",) * options.max_autotune
+    result = measured(graph, *how, options.seconds, peers, screen, options.fuse)
     screen.json(result)
     show(result, screen)
     return 0
@@ -75,11 +79,10 @@ def fitting_batch(graph: Graph) -> int:
 
 
 def measured(
-    graph: Graph, mode: str, batch: int, compiled_batch: int, dtype: str, target: str, seconds: float, screen: Screen,
-    policy: str = "auto",
+    graph: Graph, mode: str, batch: int, compiled_batch: int, dtype: str, target: str, seconds: float,
+    peers: Sequence[str], screen: Screen, policy: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
-    """The object that ``--json`` prints. What is not timed is of kernels compiled for ``compiled_batch``; what it calls
-    fused is fused by ``policy``."""
+    """The object that ``--json`` prints. What is not timed is of kernels compiled for ``compiled_batch``."""
     from tricnn.runtime.model import gpu_present
 
     from ..report.predict import least
@@ -92,7 +95,6 @@ def measured(
     static = {name: static_figures(program) for name, program in programs.items()}
     predicted = {name: least(program, target) for name, program in programs.items()}
     totals = {f"{name}_least_us": sum(k["least_us"] for k in kernels) for name, kernels in predicted.items()}
-    contenders = on_the_gpu(graph, mode, batch, dtype, policy) if on_gpu else on_the_cpu(graph, mode, batch, policy)
 
     def tell(text: str) -> None:
         if screen.progress and screen.progress.is_terminal:
@@ -100,7 +102,10 @@ def measured(
         elif screen.progress and not text.startswith("round"):
             screen.progress.print(text)
 
-    rows = in_turns(contenders, CudaClock() if on_gpu else wall_clock, images=batch, seconds=seconds, tell=tell)
+    if on_gpu:
+        rows = on_the_gpu(graph, mode, batch, dtype, policy, peers, tell)
+    else:
+        rows = in_turns(on_the_cpu(graph, mode, batch, policy), wall_clock, images=batch, seconds=seconds, tell=tell)
     found = {r["name"]: r["median_seconds"] for r in rows if "median_seconds" in r}
     baseline = "PyTorch eager" if on_gpu else "PyTorch"
     return {
@@ -109,7 +114,6 @@ def measured(
         "batch": batch,
         "dtype": dtype if on_gpu else "fp32",
         "target": target,
-        "fuse": policy,
         "device": device_name(on_gpu),
         "versions": versions(),
         "static": static,
@@ -117,7 +121,9 @@ def measured(
         "predicted": {"limits_of": limits_of(target), **totals, "kernels": predicted["fused"]},
         "timings": rows,
         "baseline": baseline,
-        "ratios": {name: t / found[baseline] for name, t in found.items()} if baseline in found else {},
+        "ratios": {r["name"]: r.get("ratio", found[r["name"]] / found[baseline]) for r in rows if r["name"] in found}
+        if baseline in found
+        else {},
     }
 
 
@@ -151,21 +157,11 @@ def limits_of(target: str) -> str:
     return LIMITS.get(target, LIMITS["sm_90"]).device
 
 
-def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
-    """Images and labels."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal(graph.types[graph.inputs[0].name].at(batch), dtype=np.float32)
-    if images.ndim == 4:  # channels last in memory
-        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    return images, rng.integers(0, graph.types[graph.outputs[0].value].channels, batch)
-
-
 def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Callable[[], Work]]:
     """NumPy, PyTorch's autograd, and the eager executor, all in fp32."""
     from tricnn.runtime.model import compile
 
+    from .contest import random_batch
     from .pytorch_network import step
 
     images, labels = random_batch(graph, batch)
@@ -181,63 +177,34 @@ def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Ca
     return {
         "tricnn numpy": lambda: ours("numpy"),
         "PyTorch": pytorch,
-        "tricnn eager": lambda: ours("eager", "none"),
+        "tricnn eager": lambda: ours("eager", fuse="none"),
     }
 
 
-def on_the_gpu(graph: Graph, mode: str, batch: int, dtype: str, policy: str) -> dict[str, Callable[[], Work]]:
-    """tricnn's kernels launched one by one and as a CUDA graph; PyTorch eager, as a CUDA graph, and compiled.
+def on_the_gpu(
+    graph: Graph, mode: str, batch: int, dtype: str, policy: str, names: Sequence[str], tell: Callable[[str], None]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """PyTorch eager, and each of ``names`` checked against it and timed in turns with it.
 
     Only the step is timed: its inputs are on the device already, its results stay there.
     """
-    import torch
+    from .contest import BASELINE, Contest
 
-    from tricnn.runtime.model import compile
-
-    from .pytorch_network import step
-
-    images, labels = random_batch(graph, batch)
-
-    def ours(fuse: str) -> Work:
-        model = compile(graph, mode, batch, dtype, "triton", fuse=fuse)
-        executor = model.executor
-        tensors = executor.bind(batch)
-        first, *others = model.plan.graph.inputs
-        executor.put(tensors, first.name, images)
-        for node in others:
-            executor.put(tensors, node.name, labels)
-        return lambda: executor.module.step(tensors, batch, 0, 0)
-
-    def pytorch(wrap: Callable[[Any], Any] = lambda network: network) -> Work:
-        state = compile(graph, mode, batch, "fp32", "numpy").state_dict()
-        return step(graph, mode, state, images, labels, dtype, "cuda", wrap)
-
-    return {
-        "tricnn fused": lambda: ours(policy),
-        "tricnn unfused": lambda: ours("none"),
-        "PyTorch eager": pytorch,
-        "torch.compile": lambda: pytorch(torch.compile),
-        "tricnn fused, CUDA graph": lambda: captured(ours(policy)),
-        "tricnn unfused, CUDA graph": lambda: captured(ours("none")),
-        "PyTorch eager, CUDA graph": lambda: captured(pytorch()),
-        "torch.compile, CUDA graph": lambda: captured(pytorch(torch.compile)),
-    }
+    tell(f"timing {BASELINE}")
+    contest = Contest(graph, mode, batch, dtype, policy=policy)
+    rows = [contest.first]
+    for name in names:
+        tell(f"timing {name}")
+        rows.append(contest.row(name))
+    return [in_seconds(row) for row in rows]
 
 
-def captured(work: Work) -> Work:
-    """The same launches, replayed as one CUDA graph: what the device needs when no time is lost in Python."""
-    import torch
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+def in_seconds(row: dict[str, Any]) -> dict[str, Any]:
+    """A contest's row as this command prints it."""
+    if "error" in row:
+        return {"name": row["name"], "error": (row["error"].strip() or "ended").splitlines()[-1][:200]}
+    times = {"median_seconds": row["milliseconds"] / 1e3, "fastest_seconds": row["fastest"] / 1e3}
+    return {"name": row["name"], **times, **{k: row[k] for k in ("images_per_second", "rounds", "ratio", "peak_bytes")}}
 
 
 def device_name(on_gpu: bool) -> str:

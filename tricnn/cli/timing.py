@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tricnn.runtime.clock import CudaClock, Work, wall_clock
+from tricnn.runtime.clock import Work, wall_clock
 
-__all__ = ["CudaClock", "Work", "in_turns", "wall_clock"]
+__all__ = ["Work", "in_turns", "wall_clock"]
 
 
 def in_turns(

@@ -251,15 +251,16 @@ def least(rows: Sequence[Mapping[str, Any]], title: str, shown: int = 15) -> Tab
 
 def timings(rows: Sequence[Mapping[str, Any]], title: str, baseline: str) -> Table:
     """Median times of one run, side by side."""
-    made = table(title, "", ">median", ">fastest", ">images/s", f">time / {baseline}")
+    memory = any(r.get("peak_bytes") for r in rows)
+    made = table(title, "", ">median", ">fastest", ">images/s", f">time / {baseline}", *[">peak memory"] * memory)
     base = next((r["median_seconds"] for r in rows if r["name"] == baseline and r.get("median_seconds")), None)
     for r in rows:
         if r.get("error"):
-            row(made, r["name"], "failed", "", "", "", style="red")
+            row(made, r["name"], "failed", "", "", "", *[""] * memory, style="red")
             continue
-        ratio = times(r["median_seconds"] / base) if base else ""
+        ratio = times(r.get("ratio", r["median_seconds"] / base)) if base else ""
         row(
             made, r["name"], milliseconds(r["median_seconds"]), milliseconds(r["fastest_seconds"]),
-            f"{r['images_per_second']:,.0f}", ratio,
+            f"{r['images_per_second']:,.0f}", ratio, *[size(r.get("peak_bytes", 0))] * memory,
         )  # fmt: skip
     return made

@@ -1,4 +1,4 @@
-"""One network, one mode, one batch size: tricnn fused and unfused beside PyTorch eager and torch.compile.
+"""One network, one mode, one batch size on a GPU: tricnn fused and unfused beside PyTorch eager and torch.compile.
 
 Each contender is first held to what PyTorch eager computes from the same parameters and images, then timed in turns
 with it, so that what slows one slows both; a ratio is that of two medians of one window. Two networks lie in memory at
@@ -12,27 +12,47 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.part import Case, Part, declared, fatal, random_batch
+from .pytorch_network import step
+
+if TYPE_CHECKING:
+    from tricnn.codegen.program import Launch, Program
+    from tricnn.ir import Graph
 
 Work = Callable[[], Any]
 BASELINE = "PyTorch eager"
 #: of the largest logit, or of the loss: whole networks in that precision, not kernels, which `verify` holds to theirs
 AGREEMENT = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
 CONTENDERS = ("tricnn fused", "tricnn fused, CUDA graph", "torch.compile", "tricnn unfused")
+#: tries hundreds of kernels before it runs
 SLOW_TO_START = ("torch.compile max-autotune",)
+
+
+def fatal(error: Exception) -> bool:
+    """Has the process lost the use of its GPU?"""
+    return "CUDA error" in str(error) or "illegal" in str(error)
+
+
+def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
+    """Images, channels last in memory, and labels."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal(graph.types[graph.inputs[0].name].at(batch), dtype=np.float32)
+    if images.ndim == 4:
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return images, rng.integers(0, graph.types[graph.outputs[0].value].channels, batch)
 
 
 class Ours:
     """A compiled model whose inputs lie on the device already."""
 
-    def __init__(self, case: Case, rehearse: bool, fuse: bool = True):
-        import tricnn
+    def __init__(self, graph: Graph, mode: str, batch: int, dtype: str, fuse: bool | str = True):
+        from tricnn.runtime.model import compile
 
-        self.batch = case["batch"]
-        graph = declared(case["network"], rehearse)
-        self.model = tricnn.compile(graph, case["mode"], self.batch, case["dtype"], "triton", fuse=fuse)
+        self.batch = batch
+        self.model = compile(graph, mode, batch, dtype, "triton", fuse=fuse)
         self.executor, self.program = self.model.executor, self.model.program
         self.tensors = self.executor.bind(self.batch)
         images, labels = random_batch(graph, self.batch)
@@ -48,7 +68,7 @@ class Ours:
         """The loss, or the logits, of the last step."""
         return self.executor.fetch(self.tensors, self.model.plan.graph.outputs[0].value, self.batch)
 
-    def launch(self, launch: Any) -> None:
+    def launch(self, launch: Launch) -> None:
         """One of the step's launches by itself."""
         from tricnn.codegen.program import evaluate
 
@@ -129,20 +149,47 @@ class Memory:
 
 
 class Contest:
-    def __init__(self, case: Case, rehearse: bool):
-        import tricnn
+    """``rehearse`` runs it on the CPU, once each, under Triton's interpreter: the times mean nothing then."""
 
-        self.case, self.rehearse = case, rehearse
-        self.graph = declared(case["network"], rehearse)
-        numpy = tricnn.compile(self.graph, case["mode"], case["batch"], "fp32", "numpy")
-        self.state = numpy.state_dict()
+    def __init__(
+        self, graph: Graph, mode: str, batch: int, dtype: str, rehearse: bool = False, policy: str = "auto"
+    ):  # fmt: skip
+        from tricnn.runtime.model import compile
+
+        self.policy = policy
+        self.graph, self.mode, self.batch, self.dtype, self.rehearse = graph, mode, batch, dtype, rehearse
+        self.state = compile(graph, mode, batch, "fp32", "numpy").state_dict()
+        memory = Memory(rehearse)
+        self.baseline, _, _ = self.make(BASELINE)
+        (alone,) = in_turns([self.baseline], rehearse)
+        self.first = {**summary(BASELINE, alone, batch), "ratio": 1.0, "peak_bytes": memory.peak()}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """A contender's times, or why it has none. Raises what leaves no GPU to go on with."""
+        try:
+            return self.against(name)
+        except Exception as error:
+            if fatal(error):
+                raise
+            return {"name": name, "error": traceback.format_exc()[-600:]}
+
+    def against(self, name: str) -> dict[str, Any]:
+        """One contender's row: checked, then timed in turns with the baseline."""
+        memory = Memory(self.rehearse)
+        work, result, ours = self.make(name)
+        apart, accepted = self.disagreement(result, self.baseline), AGREEMENT[self.dtype]
+        if apart is not None and not apart <= accepted:
+            error = f"differs from {BASELINE} by {apart:.3g} of its result, accepted {accepted:g}"
+            return {"name": name, "error": error}
+        mine, theirs = in_turns([work, self.baseline], self.rehearse)
+        row = summary(name, mine, self.batch)
+        row |= {"ratio": row["milliseconds"] / statistics.median(theirs), "peak_bytes": memory.peak(), "apart": apart}
+        return row if ours is None else row | figures(ours.program, self.batch, row["milliseconds"])
 
     def pytorch(self, wrap: Callable[[Any], Any] = lambda network: network) -> Work:
-        from tricnn.cli.pytorch_network import step
-
-        case, device = self.case, "cpu" if self.rehearse else "cuda"
-        images, labels = random_batch(self.graph, case["batch"])
-        return step(self.graph, case["mode"], self.state, images, labels, case["dtype"], device, wrap)
+        device = "cpu" if self.rehearse else "cuda"
+        images, labels = random_batch(self.graph, self.batch)
+        return step(self.graph, self.mode, self.state, images, labels, self.dtype, device, wrap)
 
     def compiled(self, **options: Any) -> Work:
         import torch
@@ -156,7 +203,8 @@ class Contest:
         if name == BASELINE:
             work = self.pytorch()
         elif name.startswith("tricnn"):
-            ours = Ours(self.case, self.rehearse, fuse="unfused" not in name)
+            fuse = "none" if "unfused" in name else self.policy
+            ours = Ours(self.graph, self.mode, self.batch, self.dtype, fuse)
             timed = captured(ours.step, self.rehearse) if "graph" in name else ours.step
 
             def result() -> Any:
@@ -171,7 +219,7 @@ class Contest:
     def disagreement(self, result: Work, baseline: Work) -> float | None:
         """The largest difference from the baseline's result, in parts of its largest number; None where both draw
         random numbers of their own."""
-        if self.case["mode"] == "train" and self.graph.of("dropout"):
+        if self.mode == "train" and self.graph.of("dropout"):
             return None
         mine, theirs = (numbers(work()) for work in (result, baseline))
         return float((mine - theirs).abs().max() / theirs.abs().max())
@@ -182,49 +230,6 @@ def numbers(x: Any) -> Any:
     return (x[0] if isinstance(x, list | tuple) else x).detach().double().cpu().reshape(-1)
 
 
-def bench(case: Case, part: Part, rehearse: bool) -> None:
-    contest = Contest(case, rehearse)
-    rows: list[dict[str, Any]] = part.found.get("contenders", [])
-    known = {row["name"] for row in rows}
-    memory = Memory(rehearse)
-    part.write(contenders=rows, doing=BASELINE)
-    baseline, _, _ = contest.make(BASELINE)
-    (alone,) = in_turns([baseline], rehearse)
-    if BASELINE not in known:
-        rows.append({**summary(BASELINE, alone, case["batch"]), "ratio": 1.0, "peak_bytes": memory.peak()})
-    for name in case["contenders"]:
-        if name in known:
-            continue
-        part.write(contenders=rows, doing=name)
-        memory = Memory(rehearse)
-        try:
-            rows.append(against(contest, name, baseline, memory))
-        except Exception as error:
-            if fatal(error):
-                raise  # nothing else will run in this process
-            rows.append({"name": name, "error": traceback.format_exc()[-600:]})
-        part.write(contenders=rows)
-    part.found.pop("doing", None)
-    failed = [row for row in rows if "error" in row and row["name"].startswith("tricnn")]
-    if failed:
-        part.write(error=f"{failed[0]['name']}: {failed[0]['error'][-300:]}")
-    part.write(contenders=rows, status="failed" if failed else "passed")
-
-
-def against(contest: Contest, name: str, baseline: Work, memory: Memory) -> dict[str, Any]:
-    """One contender's row: checked, then timed in turns with the baseline."""
-    case, rehearse = contest.case, contest.rehearse
-    work, result, ours = contest.make(name)
-    apart = contest.disagreement(result, baseline)
-    if apart is not None and not apart <= AGREEMENT[case["dtype"]]:
-        accepted = AGREEMENT[case["dtype"]]
-        return {"name": name, "error": f"differs from {BASELINE} by {apart:.3g} of its result, accepted {accepted:g}"}
-    mine, theirs = in_turns([work, baseline], rehearse)
-    row = summary(name, mine, case["batch"])
-    row |= {"ratio": row["milliseconds"] / statistics.median(theirs), "peak_bytes": memory.peak(), "apart": apart}
-    return row if ours is None else row | figures(ours.program, case["batch"], row["milliseconds"])
-
-
 def summary(name: str, samples: list[float], batch: int) -> dict[str, Any]:
     median = statistics.median(samples)
     return {
@@ -233,7 +238,7 @@ def summary(name: str, samples: list[float], batch: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def figures(program: Any, batch: int, milliseconds: float) -> dict[str, Any]:
+def figures(program: Program, batch: int, milliseconds: float) -> dict[str, Any]:
     moved, flops = program.dram_bytes(batch), program.flops(batch)
     return {
         "launches": len(program.launches), "dram_bytes": moved, "flops": flops,

@@ -1,0 +1,188 @@
+"""The benchmark's machinery: what a night on a rented GPU would be lost to. Nothing here is timed."""
+
+import argparse
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import gpu_case, gpu_suite, pages, suite
+from benchmarks.kernel_profile import profile
+from benchmarks.part import Part
+from tricnn.cli import contest
+from tricnn.cli.contest import BASELINE, CONTENDERS, SLOW_TO_START, Contest
+from tricnn.runtime.quick_interpreter import quick_interpreter
+
+CASE = dict(name="a case", kind="bench", network="rehearsal", mode="infer", dtype="fp32", batch=1)
+
+
+def run_session(tmp_path, cases, budget=60.0, **more):
+    options = argparse.Namespace(rehearse=True, budget=budget, out=str(tmp_path), jobs=1)
+    session = gpu_suite.Session(options, cases, **more)
+    status = session.run()
+    return status, json.loads(session.path.read_text()), session
+
+
+# --- what is timed --------------------------------------------------------------------------------------------------
+
+
+def test_the_most_important_comes_first_and_all_that_was_asked_for_is_there():
+    cases = [c for c in suite.the_cases(False) if c["kind"] == "bench"]
+    assert (cases[0]["network"], cases[0]["mode"], cases[0]["batch"]) == ("resnet50", "train", 256)
+    there = {(c["network"], c["mode"], c["batch"]) for c in cases}
+    networks = {"lenet", "alexnet", "vgg16", "vgg16_bn", "googlenet_bn", "inception_v3", "resnet18", "resnet50"}
+    for network in networks:
+        for batch in (64, 256):
+            assert (network, "train", batch) in there
+        for batch in (1, 32, 256):
+            assert (network, "infer", batch) in there
+    assert {name for c in cases for name in c.get("contenders", CONTENDERS)} == {*CONTENDERS, *SLOW_TO_START}
+    assert any(c["kind"] == "profile" for c in suite.the_cases(False)[:12])
+    assert len({c["name"] + str(c.get("contenders")) for c in cases}) == len(cases)
+
+
+# --- a session survives ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_case_that_fails_or_hangs_is_reported_and_what_was_found_is_written_after_each(tmp_path):
+    seen = []
+    cases = [
+        dict(name="fails", kind="fail", limit=60), dict(name="hangs", kind="hang", limit=12),
+        dict(name="fails again", kind="fail", limit=60, expected="failed"),
+    ]  # fmt: skip
+    written = lambda found, path: seen.append([row["status"] for row in found["cases"]])  # noqa: E731
+    status, found, session = run_session(tmp_path, cases, on_write=written)
+    assert status == 1 and [row["status"] for row in found["cases"]] == ["failed", "timed out", "passed"]
+    assert seen[0] == ["failed", "not reached", "not reached"] and len(seen) >= 3
+    assert "this failure was asked for" in found["cases"][0]["error"]
+    assert not session.parts.exists() and len(found["commit"]) == 40
+
+
+def test_what_the_budget_does_not_reach_is_said(tmp_path):
+    status, found, _ = run_session(tmp_path, [dict(name="late", kind="fail", limit=60)], budget=1.0)
+    assert status == 0 and found["cases"] == [{"name": "late", "status": "not reached"}]
+
+
+# --- contenders -----------------------------------------------------------------------------------------------------
+
+
+def bench(tmp_path, *names, **changed):
+    """The rows of a case, on the CPU."""
+    part = Part(str(tmp_path / "part.json"))
+    with quick_interpreter():
+        gpu_case.bench({**CASE, "contenders": names, **changed}, part, rehearse=True)
+    return {row["name"]: row for row in part.found["contenders"]}, part
+
+
+def test_each_contender_is_held_to_pytorch_and_has_its_ratio_to_it(tmp_path):
+    rows, part = bench(tmp_path, "tricnn fused", "torch.compile")
+    assert list(rows) == [BASELINE, "tricnn fused", "torch.compile"] and part.found["status"] == "passed"
+    assert all(row["milliseconds"] > 0 and row["ratio"] > 0 for row in rows.values())
+    assert 0 <= rows["tricnn fused"]["apart"] < 1e-4 and rows["tricnn fused"]["launches"] == 5
+
+
+def test_one_that_computes_something_else_is_not_timed(tmp_path, monkeypatch):
+    honest = contest.numbers
+    monkeypatch.setattr(contest, "numbers", lambda x: honest(x) * (1.01 if not isinstance(x, list) else 1))
+    rows, part = bench(tmp_path, "tricnn fused")
+    assert "differs from PyTorch eager by" in rows["tricnn fused"]["error"] and part.found["status"] == "failed"
+    assert "milliseconds" not in rows["tricnn fused"]
+
+
+def test_one_that_fails_leaves_the_others_and_a_second_process_goes_on_where_the_first_ended(tmp_path, monkeypatch):
+    honest = Contest.make
+
+    def make(self, name):
+        if name == "torch.compile":
+            raise MemoryError("CUDA out of memory")
+        return honest(self, name)
+
+    monkeypatch.setattr(Contest, "make", make)
+    rows, _ = bench(tmp_path, "torch.compile", "torch.compile max-autotune")
+    assert "out of memory" in rows["torch.compile"]["error"] and "ratio" in rows["torch.compile max-autotune"]
+    monkeypatch.setattr(Contest, "make", honest)
+    again, _ = bench(tmp_path, "torch.compile", "torch.compile max-autotune")
+    assert again == rows  # what is known is not timed again
+
+
+def test_networks_that_draw_random_numbers_are_not_compared():
+    random = SimpleNamespace(mode="train", graph=SimpleNamespace(of=lambda op: [1]))
+    assert Contest.disagreement(random, None, None) is None
+
+
+def test_every_kernel_has_its_share_of_the_limit_and_the_library_beside_it(tmp_path):
+    part = Part(str(tmp_path / "part.json"))
+    with quick_interpreter():
+        profile(CASE, part, rehearse=True)
+    rows = part.found["kernels"]
+    assert len(rows) == 5 and sum(r["percent"] for r in rows) == pytest.approx(100)
+    for row in rows:
+        assert row["cudnn_milliseconds"] > 0
+        assert row["share_of_limit"] == pytest.approx(row["least_milliseconds"] / row["milliseconds"])
+        assert row["teraflops"] == pytest.approx(row["flops"] / row["milliseconds"] / 1e9)
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+def found_on_a_gpu():
+    def contender(name, ms, **more):
+        return {"name": name, "milliseconds": ms, "ratio": ms / 10, "images_per_second": 1e3, "peak_bytes": 2e9, **more}
+
+    kernel = dict(name="k00_conv1", kind="conv2d", layers=["conv1"], milliseconds=0.5, dram_bytes=1e6, flops=1e9,
+                  gigabytes_per_second=2.0, teraflops=2.0, least_milliseconds=0.1, share_of_limit=0.2, percent=100.0,
+                  cudnn_milliseconds=0.6)  # fmt: skip
+    about = dict(network="resnet50", mode="train", dtype="bf16", batch=256, status="passed")
+    rows = [
+        contender(BASELINE, 10.0),
+        contender("tricnn fused", 5.0, apart=1e-3),
+        {"name": "torch.compile", "error": ""},
+    ]
+    return {
+        "date": "20260102-030405", "commit": "f" * 40, "device": "a GPU", "driver": "555", "capability": [9, 0],
+        "versions": {"torch": "2"}, "cases": [
+            {"name": "bench", "kind": "bench", **about, "contenders": rows},
+            {"name": "profile", "kind": "profile", **about, "kernels": [kernel, {**kernel, "flops": 0}]},
+            {"name": "late", "status": "not reached"}, {"name": "bad", "status": "failed", "error": "a\nlast | line"},
+        ],
+    }  # fmt: skip
+
+
+def test_pages_say_what_ran_on_what_and_draw_it(tmp_path):
+    files = pages.write_pages(found_on_a_gpu(), tmp_path / "results" / "bench.json")
+    assert [f.name for f in files] == ["bench.json", "bench.md", "bench-bars.png", "bench-roofline.png"]
+    assert all(f.read_bytes().startswith(b"\x89PNG") for f in files[2:])
+    page = files[1].read_text()
+    for words in (
+        "a GPU", "555", "torch 2", "f" * 40, "20260102-030405", "](bench-bars.png)", "| torch.compile | failed |",
+        "| tricnn fused | 5.000 | 0.500 | 1,000 | 2.00 GB", "20% | 0.6000 |", "- late: not reached",
+        "- bad: failed: last | line",
+    ):  # fmt: skip
+        assert words in page
+    assert json.loads(files[0].read_text()) == found_on_a_gpu()
+
+
+def test_pages_of_a_session_that_found_nothing_yet(tmp_path):
+    files = pages.write_pages({"cases": [{"name": "late", "status": "not reached"}]}, tmp_path / "bench.json")
+    assert [f.name for f in files] == ["bench.json", "bench.md"]
+
+
+def test_without_a_gpu_it_says_so_and_writes_exact_figures_and_predictions(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suite, "gpu_there", lambda: False)
+    monkeypatch.setattr(suite, "NETWORKS", ("lenet",))
+    monkeypatch.setattr(sys, "argv", ["suite", "--out", str(tmp_path)])
+    assert suite.main() == 0
+    out = capsys.readouterr().out
+    assert "There is no GPU" in out and "predicted" in out
+    rows = json.loads((tmp_path / "predicted.json").read_text())["predictions"]
+    row = next(r for r in rows if (r["mode"], r["batch"]) == ("infer", 1))
+    assert row["fused"]["launches"] == 5 and row["unfused"]["launches"] == 11  # counted by hand: docs/zoo.md
+    fc3 = next(k for k in row["kernels"] if k["layers"] == ["fc3"])
+    moved = 84 * 2 + (84 * 10 + 10) * 4 + 10 * 2  # bf16 in and out, fp32 weights
+    assert fc3["dram_bytes"] == moved and fc3["flops"] == 2 * 84 * 10 and fc3["bound"] == "bytes"
+    assert fc3["least_us"] == pytest.approx(1e6 * moved / 3.35e12)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "predicted.json", "predicted.md", "predicted-bars.png", "predicted-roofline.png"
+    }  # fmt: skip
