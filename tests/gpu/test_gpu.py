@@ -8,9 +8,16 @@ import os
 import numpy as np
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 import tricnn
+from tricnn.cli import main
+from tricnn.codegen import tuning
+from tricnn.codegen.candidates import candidates
+from tricnn.codegen.tiles import Problem
 from tricnn.graphs import SMALL
+from tricnn.runtime.exact import mistakes
+from tricnn.runtime.model import device_target
 from tricnn.runtime.verify import verify
 
 pytestmark = [
@@ -77,3 +84,36 @@ def test_another_batch_size_needs_no_new_compilation():
     for batch in (1, 17, 64):
         images, _ = random_batch(graph, batch)
         np.testing.assert_allclose(model(images), reference(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "conv2d_grad_input", "conv2d_grad_weight"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_candidate_of_a_problem_is_exact(kind, dtype):
+    problem = Problem.of(
+        device_target(), kind, dtype, dict(N=32, C=72, H=14, W=14, K=136, R=3, S=3, P=14, Q=14, PT=1, PL=1)
+    )
+    for tile in candidates(problem):
+        try:
+            assert mistakes(problem, tile) == 0, tile
+        except OutOfResources:
+            continue  # such a tile takes no part in tuning
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18"])
+def test_a_captured_step_is_the_step_and_capturing_leaves_no_trace(name, monkeypatch):
+    graph = small(name)
+    states = []
+    for capture in ("0", "1"):
+        monkeypatch.setenv("TRICNN_CAPTURE", capture)
+        model = tricnn.compile(graph, "train", 7, "fp32", "triton", seed=3)
+        losses = [model.loss_and_grads(*random_batch(graph, 7, seed))[0] for seed in range(3)]
+        assert (model.executor._captured[7] is not None) == (capture == "1")
+        states.append((losses, {k: x.tobytes() for k, x in model.state_dict().items()}))
+    assert states[0] == states[1]
+
+
+def test_tuning_writes_a_file_of_winners(tmp_path):
+    out = tmp_path / "tuned.toml"
+    assert main(["tune", "lenet", "--batch", "64", "--dtype", "bf16", "--budget", "30", "--out", str(out)]) == 0
+    for problem, entry in (tuning.read(out) if out.exists() else {}).items():
+        assert entry.tile in candidates(problem) and entry.us < entry.rule_us
