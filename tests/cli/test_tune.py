@@ -93,6 +93,7 @@ def compiles(specs):
 def tuned(tiny, tmp_path, monkeypatch):
     """Tune some problems of the tiny network (its convolution), four candidates of each, and give the JSON object."""
     monkeypatch.setattr(tune, "candidates", lambda problem: candidates(problem)[:4])
+    monkeypatch.setattr(tune, "ROUNDS", 3)
     make = partial(compile, read_graph(tiny), "train", BATCH, "bf16", "triton", TARGET)
 
     def run(clock, compiler=compiles, seconds=100.0, known=(), kinds=("conv2d",)):

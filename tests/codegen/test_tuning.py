@@ -108,7 +108,7 @@ def passes_are_right(channels, pick):
         assert [c for c in checks if not c.ok] == []
 
 
-@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("number", [0, pytest.param(-1, marks=pytest.mark.slow)])
 def test_tiles_of_passes_that_tuning_may_choose_are_right(number):
     passes_are_right(12, lambda problem: candidates.candidates(problem)[number])
 
