@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .arguments import (
     UsageError,
     add_compilation,
-    add_model,
     add_fusion,
+    add_model,
     add_target,
     chosen_target,
     load_graph,
