@@ -107,6 +107,11 @@ def test_groups_give_each_filter_its_share_of_the_channels():
         (lambda b: b.input("y", (0, 3, 3)), ["y", "positive"]),
         (lambda b: b.input("y", (3, 3)), ["y", "[N, C, H, W]"]),
         (lambda b: b.softmax("x", name="s"), ["s", "[N, classes]"]),
+        (lambda b: b.conv2d(b.flatten("x", name="f"), 4, 1, name="c"), ["layer c", "[N, C, H, W]", "f is [N, 192]"]),
+        (lambda b: b.conv2d(b.input("n", (), "int64"), 4, 1, name="c"), ["layer c", "[N, C, H, W]", "int64[N]"]),
+        (lambda b: b.batch_norm(b.input("n", ()), name="bn"), ["layer bn", "[N, C] or [N, C, H, W]", "n is [N]"]),
+        (lambda b: b.batch_norm(b.parameter("w", (3, 4), "constant(0)"), name="bn"), ["layer bn", "float32[3, 4]"]),
+        (lambda b: b.linear(b.input("n", ()), 3, name="fc"), ["layer fc", "[N, F] or [N, C, H, W]", "n is [N]"]),
     ],
 )
 def test_a_layer_that_cannot_be_is_named_with_what_would_be_accepted(declare, words):

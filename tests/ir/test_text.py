@@ -145,8 +145,8 @@ def test_a_syntax_error_says_where(text, line, column, words):
 MEANING = [
     # text, error, what the message must hold: where, which layer, the shapes, what would be accepted
     (with_line(5, "conv1 = conv2d(y, conv1.weight)"), GraphError, ["line 5", "conv1", "'y'"]),
-    (with_line(5, "conv1 = conv2d(pool, conv1.weight)"), GraphError, ["conv1", "pool", "cycle", "acyclic"]),
-    (with_line(5, "conv1 = relu(conv1)"), GraphError, ["conv1", "cycle"]),
+    (with_line(5, "conv1 = conv2d(pool, conv1.weight)"), GraphError, ["line 5", "conv1", "pool", "cycle", "acyclic"]),
+    (with_line(5, "conv1 = relu(conv1)"), GraphError, ["line 5", "conv1", "cycle"]),
     (with_line(5, "conv1 = conv2d(x)"), GraphError, ["line 5", "conv1", "x weight bias?", "1 given"]),
     (with_line(5, "conv1 = relu(x, x)"), GraphError, ["line 5", "conv1", "(x)", "2 given"]),
     (with_line(5, "conv1 = conv2d(x, conv1.weight, strides=2)"), GraphError, ["line 5", "strides", "stride, padding"]),
@@ -187,13 +187,13 @@ MEANING = [
     (with_line(8, "drop = flatten(fc.weight)"), ShapeError, ["line 8", "drop"]),
     (with_line(9, "fc.weight = parameter(shape=[3, 5])"), ShapeError, ["line 10", "fc", "5", "4"]),
     (with_line(10, "fc = linear(pool, fc.weight)"), ShapeError, ["line 10", "[N, features]", "flatten"]),
-    (with_line(11, "output logits = nowhere"), GraphError, ["logits", "nowhere"]),
+    (with_line(11, "output logits = nowhere"), GraphError, ["line 11", "logits", "nowhere"]),
     (with_line(11, ""), GraphError, ["tiny", "no output"]),
     (TINY + "output logits = flat", GraphError, ["logits", "twice"]),
-    (TINY + "update fc.weight = fc.weight", GraphError, ["fc.weight", "buffer"]),
-    (TINY + "gradient fc.weight = fc", GraphError, ["fc.weight", "[N, 3]", "[3, 4]"]),
+    (TINY + "update fc.weight = fc.weight", GraphError, ["line 12", "fc.weight", "buffer"]),
+    (TINY + "gradient fc.weight = fc", GraphError, ["line 12", "fc.weight", "[N, 3]", "[3, 4]"]),
     (with_line(11, "output logits = fc loss_weight=1e999"), TricnnError, ["line 11"]),
-    (with_line(11, "output logits = fc loss_weight=-1"), TricnnError, ["logits", "loss_weight"]),
+    (with_line(11, "output logits = fc loss_weight=-1"), TricnnError, ["line 11", "logits", "loss_weight"]),
     (with_line(11, "output logits = fc training_only=3"), TricnnError, ["line 11", "training_only"]),
     (with_line(11, 'output logits = fc loss_weight="1"'), TricnnError, ["line 11", "loss_weight"]),
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import GraphError
+from .errors import GraphError, ShapeError
 from .graph import Graph, Node, Output, known_type, verified
 from .table import integer, pair
 from .types import N, TensorType
@@ -63,6 +63,13 @@ class GraphBuilder:
         self.nodes.append(node)
         return full
 
+    def _channels(self, layer: str, x: str, *accepted: str) -> int:
+        """The channels of a layer's input, whose rank must be that of one of the ``accepted`` shapes."""
+        type_ = self.type(x)
+        if not type_.batched or len(type_.shape) not in [shape.count(",") + 1 for shape in accepted]:
+            raise ShapeError(f"layer {self._prefix}{layer}: input must be {' or '.join(accepted)}, {x} is {type_}")
+        return type_.channels
+
     # --- layers ------------------------------------------------------------
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float") -> str:
@@ -81,7 +88,7 @@ class GraphBuilder:
         r, s = pair().checked(f"{self._prefix}{name}", "kernel_size", kernel_size)
         filters = integer(least=1).checked(f"{self._prefix}{name}", "filters", filters)
         groups = attrs.get("groups", 1)
-        channels = self.type(x).channels
+        channels = self._channels(name, x, "[N, C, H, W]")
         if not isinstance(groups, int) or groups < 1 or channels % groups or filters % groups:
             raise GraphError(
                 f"layer {self._prefix}{name}: groups={groups} must divide the {channels} input channels and the "
@@ -97,6 +104,7 @@ class GraphBuilder:
     ) -> str:  # fmt: skip
         """A dense layer on ``[N, F]``; ``[N, C, H, W]`` is flattened first."""
         name = name or self.fresh("linear")[len(self._prefix) :]
+        self._channels(name, x, "[N, F]", "[N, C, H, W]")
         if len(self.type(x).shape) == 4:
             x = self.add("flatten", x, name=f"{name}.flatten")
         w = self.parameter(f"{name}.weight", (features, self.type(x).channels), weight_init)
@@ -106,7 +114,7 @@ class GraphBuilder:
     def batch_norm(self, x: str, *, name: str | None = None, eps: float = 1e-5, momentum: float = 0.1,
                    weight_init: str = "constant(1)") -> str:  # fmt: skip
         name = name or self.fresh("bn")[len(self._prefix) :]
-        c = (self.type(x).channels,)
+        c = (self._channels(name, x, "[N, C]", "[N, C, H, W]"),)
         return self.add(
             "batch_norm", x,
             self.parameter(f"{name}.weight", c, weight_init),

@@ -146,6 +146,7 @@ def from_text(text: str) -> Graph:
     outputs: list[Output] = []
     pairs: dict[str, list[tuple[str, str]]] = {"update": [], "gradient": []}
     defined: dict[str, int] = {}
+    referring: dict[str, int] = {}  # the lines of outputs, updates and gradients
     for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         line = _Line(raw, number)
         if line.done():
@@ -162,10 +163,12 @@ def from_text(text: str) -> Graph:
             name = line.take("name", "the graph's name")
         elif head == "output":
             outputs.append(_output(line))
+            referring[f"output {outputs[-1].name}"] = number
         elif head in pairs:
             target = line.take("name", "a name")
             line.expect("=")
             pairs[head].append((target, line.take("name", "a layer name")))
+            referring[f"{head} of {target}"] = number
         else:
             raise line.error("expected '='")
         if not line.done():
@@ -175,9 +178,10 @@ def from_text(text: str) -> Graph:
     try:
         return Graph(name, topological(nodes), tuple(outputs), tuple(pairs["update"]), tuple(pairs["gradient"]))
     except GraphError as error:
-        words = re.match(r"layer (\S+?):? ", str(error))
-        if words and words[1] in defined and not isinstance(error, TextError):
-            raise type(error)(f"line {defined[words[1]]}: {error}") from None
+        words = re.match(r"(?:the layers|layer) (\S+?):? |((?:output|update of|gradient of) \S+): ", str(error))
+        line_of = (defined.get(words[1]) or referring.get(words[2])) if words else None
+        if line_of is not None and not isinstance(error, TextError):
+            raise type(error)(f"line {line_of}: {error}") from None
         raise
 
 
