@@ -336,6 +336,12 @@ def test_dense_weights_lie_in_pixel_order_only_if_nobody_reads_them_otherwise():
         assert "w" not in pixel_ordered(specialised(dense_net(net), "train"))
 
 
+def weight_that_is_a_sum(b, x):
+    """Its terms lie as they are declared, and so does their sum."""
+    w = b.add("add", *[b.parameter(name, (3, 48), "constant(0)") for name in ("w1", "w2")])
+    b.output(b.add("linear", b.flatten(x), w))
+
+
 def norm_seen_flattened(b, x):
     """Channel c of the norm is not feature c of the dense layer that reads it: it must not be computed in its loop."""
     b.output(b.linear(b.relu(b.flatten(b.batch_norm(x, name="bn"))), 3, name="fc"))
@@ -363,6 +369,7 @@ DENSE = [
     two_heads,
     one_weight_two_images,
     one_weight_read_in_two_orders,
+    weight_that_is_a_sum,
     norm_seen_flattened,
     pool_of_one_pixel,
 ]

@@ -28,10 +28,11 @@ def free_views(graph: Graph) -> dict[str, str]:
 
 
 def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
-    """Do only dense layers read it, with weights that nothing else reads?"""
+    """Do only dense layers read it, with weights that nothing else reads and that no layer of the step computes?"""
 
     def dense(reader: Node) -> bool:
-        return reader.op == "linear" and reader.inputs[0] == flatten.name
+        stored = reader.op == "linear" and graph.by_name[reader.inputs[1]].op in ("parameter", "fold_weight")
+        return stored and reader.inputs[0] == flatten.name
 
     return flatten.name not in graph.results and all(
         (dense(r) and all(dense(o) or o.op == "linear_grad_input" for o in graph.consumers[r.inputs[1]]))
