@@ -17,7 +17,7 @@ CONTRACTIONS = (
     "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "linear", "linear_grad_input", "linear_grad_weight",
 )  # fmt: skip
 #: passes that leave sums over the pixels of each tile
-WITH_SUMS = ("batch_stats", "max_pool2d_grad_with_sums", "avg_pool2d_grad_with_sums")
+WITH_SUMS = ("batch_stats", "pointwise_with_sums", "max_pool2d_grad_with_sums", "avg_pool2d_grad_with_sums")
 PASSES = (
     "channel_sum", "normalize_grad_sums", "max_pool2d", "max_pool2d_index", "avg_pool2d", "global_avg_pool",
     "max_pool2d_grad", "avg_pool2d_grad", "local_response_norm", "local_response_norm_grad", "concat",

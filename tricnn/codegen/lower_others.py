@@ -324,7 +324,8 @@ def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: i
     args = {place.buffer: "w", kernel.anchor.name: "out"}
     line = f"tl.store(out + {start} + channel, tl.load(w + {place.offset} + channel, mask=mask), mask=mask)"
     text = plain_function(f"{name}_body", "pixel, channel, mask, part, args", list(args.values()), [line])
-    tile = tiles.elementwise(count, state.attempt(name))
+    shape = {"PIXELS": 1, "C": count}
+    tile = state.tile(name, kernel, kernel.anchor.op, shape, partial(tiles.elementwise, count))
 
     def call(p: Parameter) -> str:
         return call_text(
