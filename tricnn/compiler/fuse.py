@@ -12,6 +12,7 @@ policies.py):
     siblings     (f(x), g(x))                  = [f, g](x)                              same loop, two results
     hosting      (f(z), conv2d(f(z)))          = conv2d[prologue f, stored](z)          1x1: each element loaded once
     placement    concat(f(x), g(y))            = [f, g](x, y)                           each writes its channels
+    merging      conv2d(x, w1), conv2d(x, w2)  = slices of conv2d(x, [w1; w2])          before this pass: siblings.py
     at_hand      f(z), g(z) loaded             = f[recomputed](z), g(z) loaded          z is loaded there anyway
 
 A node joins the kernel of the last of its inputs to be computed, so the order of the anchors is an order of the
