@@ -18,6 +18,7 @@ from tricnn.codegen.lower import lower
 from tricnn.codegen.targets import TARGETS
 from tricnn.codegen.tiles import Problem, Tile
 from tricnn.compiler.fuse import fuse
+from tricnn.compiler.policies import policy_named
 from tricnn.graphs import lenet, resnet50
 from tricnn.ir import GraphBuilder, TricnnError
 from tricnn.runtime.exact import mistakes
@@ -97,7 +98,7 @@ def passes(channels):
 def passes_are_right(channels, pick):
     """Every value of the network that has such tiles in its passes, within the tolerances of `tricnn verify`."""
     for fused in (True, False):
-        plan = fuse(specialised(passes(channels), "train", fuse=fused), "train", enabled=fused)
+        plan = fuse(specialised(passes(channels), "train", fuse=fused), "train", policy_named(fused))
         choices = lower(plan, "fp32", 4).choices
         table = {c.problem: pick(c.problem) for c in choices if c.problem.kind not in CONTRACTIONS}
         assert {p.kind for p in table} >= {"max_pool2d", "pointwise", "local_response_norm"}

@@ -139,10 +139,10 @@ def test_every_pass_can_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TRICNN_DUMP", str(tmp_path))
     tricnn.compile(network("residual"), "train", batch=2)
     names = sorted(p.name for p in tmp_path.iterdir())
-    stages = ["00-declared.txt", "01-for-training.txt", "02-tidied.txt", "03-branches-joined.txt",
-              "04-differentiated.txt", "05-gradients-compacted.txt", "06-plan.txt"]  # fmt: skip
-    assert names == [*stages, "07-kernels.py"]
-    for name in names[:6]:  # each graph is text that reads back
+    stages = ["declared", "for-training", "tidied", "branches-joined", "siblings-merged", "differentiated",
+              "gradients-compacted", "slices-joined", "plan"]  # fmt: skip
+    assert names == [*(f"{i:02}-{stage}.txt" for i, stage in enumerate(stages)), "09-kernels.py"]
+    for name in names[:8]:  # each graph is text that reads back
         assert str(tricnn.from_text((tmp_path / name).read_text())) == (tmp_path / name).read_text()
 
 
