@@ -18,8 +18,8 @@ from .roles import LOADED
 
 Within = dict[str, tuple[str, int]]
 
-#: operations that find a parameter wherever it lies
-PARAMETER_READERS = ("concat", "concat_filters", "normalize", "normalize_grad_input")
+#: operations that find a vector of parameters wherever it lies
+VECTOR_READERS = ("concat", "normalize", "normalize_grad_input")
 
 
 def place(
@@ -40,13 +40,15 @@ def place(
         if type_.batched:
             free = free and value not in results and value not in viewed
         if node.op == "parameter":
-            return free and all(n.op in PARAMETER_READERS for n in readers[value])
+            allowed = ("concat_filters",) if type_.is_weight else VECTOR_READERS if len(type_.shape) == 1 else ()
+            return free and all(n.op in allowed for n in readers[value])
         return free and value in written and not any(_from_memory_only(n.op, n.inputs, value) for n in readers[value])
 
     for kernel in reversed(kernels):
         whole = kernel.anchor
         parts = whole.inputs
-        joins = whole.op in ("concat", "concat_filters") and len(set(parts)) == len(parts)
+        joins = whole.op == ("concat_filters" if graph.types[whole.name].is_weight else "concat")
+        joins = joins and len(set(parts)) == len(parts)
         if not joins or not all(map(by_itself, parts)):
             continue
         start = 0
