@@ -150,6 +150,13 @@ def test_an_inception_block_infers_in_a_launch_for_three_merged_convolutions_and
     assert kinds.count("conv2d") == 4 and set(kinds) <= {"conv2d", "max_pool2d", "global_avg_pool", "linear"}
 
 
+def test_a_concatenation_within_another_is_placed_as_well():
+    plan = tricnn.compile(block("nested"), "infer", 1, "fp32", "numpy").plan
+    decision = next(d for d in plan.decisions if (d.producer, d.consumer) == ("inner", "join"))
+    assert plan.within["inner"][0] == "join" and "inner" not in {k.anchor.name for k in plan.kernels}
+    assert decision.fused and decision.rule.startswith("placement")
+
+
 def test_a_concatenation_that_copies_says_why():
     plan = tricnn.compile(block("input"), "infer", 1, "fp32", "numpy").plan
     reasons = [d.rule for d in plan.decisions if d.consumer == "join" and not d.fused]

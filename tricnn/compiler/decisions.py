@@ -25,10 +25,12 @@ def explain(fuser: Fuser, kernels: tuple[Kernel, ...], within: Within) -> tuple[
     for node in fuser.nodes:
         for raw in dict.fromkeys(node.inputs):
             value = fuser.base(raw)
-            if value in homes and within.get(value, ("",))[0] == node.name:
+            if value not in homes and value not in wholes:
+                continue
+            if within.get(value, ("",))[0] == node.name:
                 rule = f"placement: {node.op}(x, ...) where x is written into its channels of {node.name}"
                 decisions.append(Decision(value, node.name, True, rule, fuser.bytes(value)))
-            elif value in homes or value in wholes:
+            else:
                 decisions.append(_decide(fuser, value, node, homes))
     return tuple(decisions)
 
