@@ -17,6 +17,31 @@ def padded(x: torch.Tensor, padding: tuple[int, int, int, int], value: float = 0
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
+def pooled(
+    x: torch.Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int],
+    ceil_mode: bool, average: bool, count_include_pad: bool = True,
+) -> torch.Tensor:  # fmt: skip
+    """PyTorch's pooling; where the padding is uneven, which it does not know, its pooling of a padded plane."""
+    top, bottom, left, right = padding
+    if (top, left) == (bottom, right):
+        if average:
+            return F.avg_pool2d(x, kernel_size, stride, (top, left), ceil_mode, count_include_pad)
+        return F.max_pool2d(x, kernel_size, stride, (top, left), ceil_mode=ceil_mode)
+    # PyTorch leaves out a window of ceil mode that begins beyond the image and the padding before it
+    sizes = [(x.shape[2], top, bottom), (x.shape[3], left, right)]
+    missing = []
+    for (extent, before, after), k, step in zip(sizes, kernel_size, stride, strict=True):
+        steps = -(-(extent + before + after - k) // step) if ceil_mode else (extent + before + after - k) // step
+        steps -= steps * step >= extent + before
+        missing.append(max(0, steps * step + k - extent - before - after))
+    beyond = (0, missing[0], 0, missing[1])
+    if not average:
+        return F.max_pool2d(padded(padded(x, padding, -torch.inf), beyond, -torch.inf), kernel_size, stride)
+    counted = padded(torch.ones_like(x), padding, float(count_include_pad))
+    total = F.avg_pool2d(padded(padded(x, padding), beyond), kernel_size, stride)
+    return total / F.avg_pool2d(padded(counted, beyond), kernel_size, stride)
+
+
 def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed: int = 0, step: int = 0) -> None:
     """Add the value of every layer of a declared graph to ``tensors``; training updates the running statistics."""
     for node in graph.nodes:
@@ -33,11 +58,8 @@ def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed:
             case "batch_norm":
                 weight, bias, mean, var = rest
                 y = F.batch_norm(x, mean, var, weight, bias, training, a["momentum"], a["eps"])
-            case "max_pool2d":
-                x = padded(x, a["padding"], -torch.inf)
-                y = F.max_pool2d(x, a["kernel_size"], a["stride"], ceil_mode=a["ceil_mode"])
-            case "avg_pool2d":
-                y = F.avg_pool2d(padded(x, a["padding"]), a["kernel_size"], a["stride"], ceil_mode=a["ceil_mode"])
+            case "max_pool2d" | "avg_pool2d":
+                y = pooled(x, average=node.op == "avg_pool2d", **a)
             case "global_avg_pool":
                 y = F.adaptive_avg_pool2d(x, 1)
             case "dropout":
@@ -51,6 +73,13 @@ def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed:
                 y = x + rest[0]
             case "concat":
                 y = torch.cat([x, *rest], 1)
+            case "slice_channels":
+                y = x[:, a["start"] : a["stop"]]
+            case "pad_channels":
+                before, after = (x.new_zeros(len(x), a[side], *x.shape[2:]) for side in ("before", "after"))
+                y = torch.cat([before, x, after], 1)
+            case "softmax":
+                y = F.softmax(x, 1)
             case "scale":
                 y = x * a["factor"]
             case "local_response_norm":

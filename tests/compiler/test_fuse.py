@@ -146,7 +146,7 @@ def check_plan(
         np.testing.assert_array_equal(results[name], exact[name], err_msg=name)
     defined = interpret(specialised(net, mode, rewritten=False), values, seed=ENV.seed, step=ENV.step)
     for name, expected in defined.items():
-        tolerance = 1e-11 * max(1.0, float(np.abs(expected).max())) if mode == "infer" else 0.0
+        tolerance = 1e-11 * max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(results[name], expected, rtol=0, atol=tolerance, err_msg=name)
     return plan
 

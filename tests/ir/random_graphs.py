@@ -1,5 +1,7 @@
-"""Random small networks, for properties that must hold of every graph."""
+"""Random small networks of every operation that can be declared, for properties that must hold of every graph."""
 
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -7,71 +9,226 @@ from hypothesis import strategies as st
 
 from tricnn.ir import Graph, GraphBuilder, Kind
 
-LAYERS = (
-    "conv", "conv", "conv", "bn", "bn", "relu", "relu", "sigmoid", "tanh", "add", "add", "concat", "max", "avg",
-    "dropout", "scale", "lrn", "flat",
-)  # fmt: skip
+CLASSES = 3
 
 
 @st.composite
-def networks(draw: Any, most_layers: int = 9, heads: bool = True) -> Graph:
-    """A DAG of convolutions, norms, activations, joins and pools over a tiny image, with one or two dense heads."""
-    b = GraphBuilder("random")
-    values = [b.input("x", (draw(st.integers(1, 3)), draw(st.integers(3, 6)), draw(st.integers(3, 6))))]
-    for _ in range(draw(st.integers(1, most_layers))):
-        x = draw(st.sampled_from([*values[-3:], values[0]]))
-        values.append(_layer(draw, b, draw(st.sampled_from(LAYERS)), x, values))
-    return finish(draw, b, values, heads)
+def networks(draw: Any, most_layers: int = 9, heads: bool = True, images: bool = False) -> Graph:
+    """A DAG of all kinds of layers over a tiny image, with one to three dense heads; with ``images``, results that are
+    not logits as well (which only inference knows)."""
+    return _Network(lambda options: draw(st.sampled_from(options))).grown(most_layers, heads, images)
 
 
-def _layer(draw: Any, b: GraphBuilder, kind: str, x: str, values: list[str]) -> str:
-    h, w = b.type(x).spatial
-    if kind == "conv":
-        r, s = draw(st.integers(1, min(3, h))), draw(st.integers(1, min(3, w)))
-        padding = draw(st.sampled_from([0, (r // 2, (r - 1) // 2, s // 2, (s - 1) // 2), 1]))
-        stride = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
-        bias = draw(st.booleans())
-        return b.conv2d(x, draw(st.integers(1, 3)), (r, s), stride=stride, padding=padding, bias=bias)
-    if kind == "bn":
-        return b.batch_norm(x)
-    if kind in ("relu", "sigmoid", "tanh"):
-        return getattr(b, kind)(x)
-    if kind == "add":
-        return b.add_(x, draw(st.sampled_from([v for v in values if b.type(v) == b.type(x)])))
-    if kind == "concat":
-        fits = [v for v in values if b.type(v).spatial == (h, w)]
-        return b.concat([x, *draw(st.lists(st.sampled_from(fits), min_size=1, max_size=2))])
-    if kind in ("max", "avg"):
-        r, s = draw(st.integers(1, min(3, h))), draw(st.integers(1, min(3, w)))
-        stride = draw(st.sampled_from([(r, s), (1, 1), (2, 1)]))
-        padding = draw(st.sampled_from([0, (r // 2, 0, 0, s // 2)]))
-        pool = b.max_pool2d if kind == "max" else b.avg_pool2d
-        ceil_mode = padding == 0 and draw(st.booleans())  # PyTorch knows no ceil mode with uneven padding
-        return pool(x, (r, s), stride, padding=padding, ceil_mode=ceil_mode)
-    if kind == "lrn":
-        return b.local_response_norm(x, draw(st.integers(1, 4)), alpha=0.5)
-    if kind == "flat":  # a dense layer that gives an image of one channel and of any other
-        c, p = draw(st.sampled_from([(1, 4), (2, 1), (3, 2)]))
-        y = b.linear(x, c * p * p)
-        y = getattr(b, draw(st.sampled_from(["relu", "tanh"])))(y)
-        return b.add("unflatten", y, shape=(c, p, p))
-    if kind == "dropout":
-        return b.dropout(x, draw(st.sampled_from([0.2, 0.5])))
-    return b.add("scale", x, factor=draw(st.sampled_from([-0.5, 1.0, 2.0])))
+def drawn(seed: int, most_layers: int = 9, heads: bool = True, images: bool = False) -> Graph:
+    """The network of a seed: what :func:`networks` may give, spread evenly instead of shrinking."""
+    return _Network(Random(seed).choice).grown(most_layers, heads, images)
 
 
-def finish(draw: Any, b: GraphBuilder, values: list[str], heads: bool) -> Graph:
-    def head(x: str, name: str) -> str:
-        if draw(st.booleans()):
-            x = b.global_avg_pool(x)
-        if draw(st.booleans()):
-            x = b.relu(b.flatten(x))
-        return b.linear(x, 3, name=name, bias=draw(st.booleans()))
+class _Network:
+    """A network in the making: a value is chosen among the last ones, then a layer that its shape allows."""
 
-    b.output(head(values[-1], "fc"))
-    if heads and draw(st.booleans()):
-        b.output(head(draw(st.sampled_from(values)), "aux.fc"), "aux", loss_weight=0.3, training_only=True)
-    return b.build().pruned()
+    def __init__(self, choose: Callable[[Sequence[Any]], Any]):
+        self.choose = choose
+        self.b = GraphBuilder("random")
+        shape = [self.integer(1, 4), self.integer(3, 9), self.integer(3, 9)]
+        self.values = [self.b.input("x", shape)]
+        self.weights: list[str] = []
+
+    # --- choices ---------------------------------------------------------------
+
+    def choice(self, *options: Any) -> Any:
+        return self.choose(options)
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.choose(range(low, high + 1)))
+
+    def chance(self) -> bool:
+        return bool(self.choose((False, True)))
+
+    def is_image(self, x: str) -> bool:
+        return len(self.b.type(x).shape) == 4
+
+    def like(self, x: str) -> str:
+        """A value of the same shape, perhaps the same."""
+        return str(self.choice(*(v for v in self.values if self.b.type(v) == self.b.type(x))))
+
+    def kernel(self, x: str, most: int = 3) -> tuple[int, int]:
+        h, w = self.b.type(x).spatial
+        return self.integer(1, min(most, h)), self.integer(1, min(most, w))
+
+    # --- layers of an image ----------------------------------------------------
+
+    def conv(self, x: str) -> str:
+        """Any stride, padding (uneven too) and dilation; dense, grouped and depthwise."""
+        (h, w), channels = self.b.type(x).spatial, self.b.type(x).channels
+        r, s = self.kernel(x)
+        dilation = (self.choice(1, 2) if 2 * r - 1 <= h else 1, self.choice(1, 2) if 2 * s - 1 <= w else 1)
+        padding = self.choice(0, (r // 2, (r - 1) // 2, s // 2, (s - 1) // 2), 1, (0, 2, 1, 0))
+        groups = self.choice(1, 1, *(g for g in range(1, channels + 1) if channels % g == 0))
+        stride = (self.choice(1, 1, 2, 3), self.choice(1, 1, 2))
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        filters = groups * self.integer(1, 4 if groups == 1 else 2)
+        if self.chance():
+            return self.b.conv2d(x, filters, (r, s), bias=self.chance(), **options)
+        return self.b.add("conv2d", x, self.weight(filters, channels // groups, r, s), **options)
+
+    def weight(self, *shape: int) -> str:
+        """A weight of its own, one that another layer has as well, or one computed of others."""
+        same = [w for w in self.weights if self.b.type(w).shape == shape]
+        kind = self.choice("own", "shared", "sum", "joined")
+        if kind == "shared" and same:
+            return str(self.choice(*same))
+        if kind == "sum":
+            made = self.b.add_(self.parameter(*shape), self.choice(*same) if same else self.parameter(*shape))
+        elif kind == "joined" and shape[1] > 1:
+            columns = self.integer(1, shape[1] - 1)
+            parts = [self.parameter(shape[0], count, *shape[2:]) for count in (columns, shape[1] - columns)]
+            made = self.b.concat(parts)
+        else:
+            made = self.parameter(*shape)
+        self.weights.append(made)
+        return made
+
+    def parameter(self, *shape: int) -> str:
+        return self.b.parameter(self.b.fresh("w"), shape, "he_normal")
+
+    def norm(self, x: str) -> str:
+        return self.b.batch_norm(x, eps=self.choice(1e-5, 1e-3, 0.1), momentum=self.choice(0.1, 1.0))
+
+    def activation(self, x: str) -> str:
+        return str(getattr(self.b, self.choice("relu", "relu", "sigmoid", "tanh"))(x))
+
+    def unit(self, x: str) -> str:
+        """Convolution, batch norm, activation."""
+        return self.activation(self.norm(self.conv(x)))
+
+    def residual(self, x: str) -> str:
+        """x + f(x), activated or not."""
+        size = self.choice(1, 3)
+        y = self.b.conv2d(x, self.b.type(x).channels, size, padding=size // 2, bias=self.chance())
+        y = self.b.add_(*self.choice((x, self.norm(y)), (self.norm(y), x), (y, x)))
+        return self.activation(y) if self.chance() else y
+
+    def branches(self, x: str) -> str:
+        """An Inception block: convolutions of one image side by side, with the same end or not."""
+        ends = [self.b.conv2d(x, self.integer(1, 4), 1, bias=self.chance()) for _ in range(self.integer(2, 3))]
+        if self.chance():
+            ends = [self.b.batch_norm(y) for y in ends]
+        if self.chance():
+            ends = [self.b.relu(y) for y in ends]
+        if self.chance():
+            ends.append(self.b.max_pool2d(x, 3, 1, padding=1))
+        self.values += ends[:1] if self.chance() else []
+        return self.b.concat(ends)
+
+    def partial(self, x: str) -> str:
+        """LeCun et al. 1998, table I: each filter sees some of the maps, by slices and a grouped convolution."""
+        channels = self.b.type(x).channels
+        maps = [self.b.add("slice_channels", x, start=i, stop=i + 1) for i in range(channels)]
+        filters, seen = self.integer(1, 3), self.integer(1, channels)
+        columns = [self.choice(*maps) for _ in range(filters * seen)]
+        return self.b.conv2d(self.b.concat(columns), filters, self.kernel(x, 2), groups=filters)
+
+    def pool(self, x: str) -> str:
+        """Apart, overlapping, with gaps; padded or not, evenly or not; ceil mode; with and without the padding."""
+        r, s = self.kernel(x, 4)
+        stride = self.choice((r, s), (r, s), (1, 1), (2, 1), (r + 1, s))
+        padding = self.choice(0, 0, (r // 2, r // 2, s // 2, s // 2), (r // 2, 0, 0, s // 2))
+        options = {"padding": padding, "ceil_mode": self.chance()}
+        if self.chance():
+            return self.b.max_pool2d(x, (r, s), stride, **options)
+        return self.b.avg_pool2d(x, (r, s), stride, **options, count_include_pad=self.chance())
+
+    def halve(self, x: str) -> str:
+        """A pooling that fits in the epilogue of a convolution."""
+        h, w = self.b.type(x).spatial
+        size = (min(2, h), min(2, w))
+        return self.b.max_pool2d(x, size) if self.chance() else self.b.avg_pool2d(x, size)
+
+    def mean(self, x: str) -> str:
+        return self.b.global_avg_pool(x)
+
+    def lrn(self, x: str) -> str:
+        return self.b.local_response_norm(x, self.integer(1, 4), alpha=0.5, beta=self.choice(0.5, 0.75), k=2.0)
+
+    def flatten(self, x: str) -> str:
+        return self.b.flatten(x)
+
+    # --- layers of a vector ----------------------------------------------------
+
+    def dense(self, x: str) -> str:
+        features = self.integer(1, 6)
+        if self.chance() or self.is_image(x):
+            return self.b.linear(x, features, bias=self.chance())
+        return self.b.add("linear", x, self.weight(features, self.b.type(x).channels))
+
+    def dense_image(self, x: str) -> str:
+        """A dense layer whose features are an image of one channel, of one pixel, or of several of both."""
+        shape = self.choice((1, 4, 4), (2, 1, 1), (3, 2, 2))
+        y = self.b.linear(x, int(np.prod(shape)))
+        return self.b.add("unflatten", self.activation(y) if self.chance() else y, shape=shape)
+
+    def softmax(self, x: str) -> str:
+        return self.b.softmax(x)
+
+    # --- layers of either ------------------------------------------------------
+
+    def add(self, x: str) -> str:
+        return self.b.add_(x, self.like(x)) if self.chance() else self.b.add_(self.like(x), x)
+
+    def scale(self, x: str) -> str:
+        return self.b.add("scale", x, factor=self.choice(-0.5, 1.0, 2.0))
+
+    def dropout(self, x: str) -> str:
+        return self.b.dropout(x, self.choice(0.2, 0.5))
+
+    def concat(self, x: str) -> str:
+        """Of values or inputs or other concatenations, perhaps the same one twice."""
+        rank, size = len(self.b.type(x).shape), self.b.type(x).spatial
+        fits = [v for v in self.values if len(self.b.type(v).shape) == rank and self.b.type(v).spatial == size]
+        return self.b.concat([x, *(self.choice(*fits) for _ in range(self.integer(0, 2)))])
+
+    def part(self, x: str) -> str:
+        """Some of the channels, or some around them."""
+        if self.chance():
+            return self.b.add("pad_channels", x, before=self.integer(0, 2), after=self.integer(0, 2))
+        start = self.integer(0, self.b.type(x).channels - 1)
+        return self.b.add("slice_channels", x, start=start, stop=self.integer(start + 1, self.b.type(x).channels))
+
+    # --- the whole -------------------------------------------------------------
+
+    def grown(self, most_layers: int, heads: bool, images: bool) -> Graph:
+        if self.chance():  # else what follows, often without parameters before it, needs no gradient
+            self.values.append(self.conv("x"))
+        for _ in range(self.integer(1, most_layers)):
+            x = self.choice(*self.values[-3:], self.values[-1], self.values[0])
+            layers = IMAGE_LAYERS if self.is_image(x) else VECTOR_LAYERS
+            self.values.append(self.choice(*layers)(self, x))
+        for i in range(self.integer(0, 3) if images else 0):
+            self.b.output(self.choice(*self.values), f"image{i}")
+        self.b.output(self.head(self.values[-1], "fc"))
+        if heads and self.chance():
+            self.b.output(self.head(self.choice(*self.values), "aux.fc"), "aux", loss_weight=0.3, training_only=True)
+        if heads and self.chance():
+            logits = self.b.outputs[-1].value
+            self.b.output(self.choice(logits, self.b.softmax(logits)), "again", loss_weight=self.choice(0.5, 2.0))
+        return self.b.build().pruned()
+
+    def head(self, x: str, name: str) -> str:
+        if self.is_image(x) and self.chance():
+            x = self.b.global_avg_pool(x)
+        if self.is_image(x) and self.chance():
+            x = self.b.relu(self.b.flatten(x))
+        return self.b.linear(x, CLASSES, name=name, bias=self.chance())
+
+
+_N = _Network
+_EITHER = (_N.norm, _N.activation, _N.activation, _N.add, _N.scale, _N.dropout, _N.concat, _N.concat, _N.part)
+IMAGE_LAYERS = (
+    *_EITHER, *_EITHER, *[_N.conv] * 3, *[_N.unit] * 4, *[_N.residual] * 2, *[_N.branches] * 2, _N.partial,
+    *[_N.pool] * 5, *[_N.halve] * 2, *[_N.lrn] * 2, _N.mean, _N.flatten, _N.dense_image,
+)  # fmt: skip
+VECTOR_LAYERS = (*_EITHER, _N.dense, _N.dense, _N.dense_image, _N.dense_image, _N.softmax)
 
 
 def values_for(graph: Graph, batch: int = 2, seed: int = 0, *, ties: bool = False) -> dict[str, np.ndarray]:
@@ -83,7 +240,7 @@ def values_for(graph: Graph, batch: int = 2, seed: int = 0, *, ties: bool = Fals
             continue
         shape = graph.types[node.name].at(batch)
         if graph.types[node.name].dtype == "int64":
-            values[node.name] = rng.integers(0, 3, shape)
+            values[node.name] = rng.integers(0, CLASSES, shape)
         elif node.op == "buffer":
             values[node.name] = rng.uniform(0.5, 2.0, shape)
         elif ties and node.op == "input":
