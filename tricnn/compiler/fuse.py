@@ -349,7 +349,7 @@ class Fuser:
                     body[node.name] = node
                     operands = {self.base(v) for v in node.inputs}
                     again += [self.graph.by_name[v] for v in operands if v in self.inlined and v not in body]
-                    reads.update(dict.fromkeys(v for v in operands if v not in self.inlined))
+                    reads.update(dict.fromkeys(v for v in operands - self.inlined if v not in body))
             ordered = tuple(sorted(body.values(), key=lambda n: self.place[n.name]))
             reads_sorted = sorted(reads, key=lambda v: self.place[v])
             read_later.update(reads)
