@@ -1,7 +1,9 @@
-"""Stochastic gradient descent with momentum, in place."""
+"""Stochastic gradient descent with momentum, in place; weights rounded to the type in which they are multiplied."""
 
 import triton
 import triton.language as tl
+
+from .numerics import round_to
 
 
 @triton.jit
@@ -17,29 +19,51 @@ def sgd(p, g, v, count, rate, momentum, weight_decay, NESTEROV: tl.constexpr, BL
 
 
 @triton.jit
-def sgd_of_many(table, rate, momentum, weight_decay, NESTEROV: tl.constexpr, BLOCK: tl.constexpr):
+def sgd_of_many(
+    table, rate, momentum, weight_decay, NESTEROV: tl.constexpr, BLOCK: tl.constexpr, ROUNDED: tl.constexpr = None
+):
     """The same step for many parameters in one launch: each program updates one block of one of them.
 
-    table: [programs, 5] int64 says of each block: the addresses of p, g and v (all fp32) at its first element, how many
-    elements it has, at most BLOCK, and whether weight_decay is for it (1) or not (0). Grid: (programs,).
+    table: [programs, 6] int64 says of each block: the addresses of p, g and v (all fp32) at its first element, how many
+    elements it has, at most BLOCK, whether weight_decay is for it (1) or not (0), and the address of a copy of p that
+    is rounded to the type ROUNDED, or 0 if it has none. Grid: (programs,).
     """
-    row = table + tl.program_id(0) * 5
+    row = table + tl.program_id(0) * 6
     p = tl.load(row).to(tl.pointer_type(tl.float32))
     g = tl.load(row + 1).to(tl.pointer_type(tl.float32))
     v = tl.load(row + 2).to(tl.pointer_type(tl.float32))
     element = tl.arange(0, BLOCK)
+    mask = element < tl.load(row + 3)
     decay = weight_decay * tl.load(row + 4).to(tl.float32)
-    _update(p, g, v, element, element < tl.load(row + 3), rate, momentum, decay, NESTEROV)
+    new = _update(p, g, v, element, mask, rate, momentum, decay, NESTEROV)
+    if ROUNDED is not None:
+        address = tl.load(row + 5)
+        copy = address.to(tl.pointer_type(ROUNDED))
+        tl.store(copy + element, round_to(new, ROUNDED), mask=mask & (address != 0))
+
+
+@triton.jit
+def round_of_many(table, ROUNDED: tl.constexpr, BLOCK: tl.constexpr):
+    """Copies of many fp32 arrays, rounded to the type ROUNDED, in one launch: each program makes one block of one.
+
+    table: [programs, 3] int64 says of each block: the addresses of the array and of its copy at its first element, and
+    how many elements it has, at most BLOCK. Grid: (programs,).
+    """
+    row = table + tl.program_id(0) * 3
+    source = tl.load(row).to(tl.pointer_type(tl.float32))
+    copy = tl.load(row + 1).to(tl.pointer_type(ROUNDED))
+    element = tl.arange(0, BLOCK)
+    mask = element < tl.load(row + 2)
+    tl.store(copy + element, round_to(tl.load(source + element, mask=mask, other=0.0), ROUNDED), mask=mask)
 
 
 @triton.jit
 def _update(p, g, v, element, mask, rate, momentum, weight_decay, NESTEROV: tl.constexpr):
-    """The equations of `sgd` at some elements."""
+    """The equations of `sgd` at some elements; gives p as it is now."""
     parameter = tl.load(p + element, mask=mask, other=0.0)
     d = tl.load(g + element, mask=mask, other=0.0) + weight_decay * parameter
     velocity = momentum * tl.load(v + element, mask=mask, other=0.0) + d
     tl.store(v + element, velocity, mask=mask)
-    if NESTEROV:
-        tl.store(p + element, parameter - rate * (d + momentum * velocity), mask=mask)
-    else:
-        tl.store(p + element, parameter - rate * velocity, mask=mask)
+    new = parameter - rate * (d + momentum * velocity) if NESTEROV else parameter - rate * velocity
+    tl.store(p + element, new, mask=mask)
+    return new

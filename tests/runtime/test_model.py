@@ -1,6 +1,7 @@
 """tricnn.compile and the model it returns: the contract, on all three executors."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import tricnn
 from tests.runtime.networks import KINDS, network
 from tricnn.ir import CheckpointError, DataError, ShapeError, TargetError
+from tricnn.training.one_launch_sgd import OneLaunchSGD
 
 EXECUTORS = ("numpy", "eager", "triton")
 
@@ -166,3 +168,54 @@ def test_a_weight_made_of_parameters_follows_them(executor: str) -> None:
         for name, value in train.parameters().items():
             value -= train.to_storage(name, 0.5 * np.asarray(grads[name])).reshape(value.shape)
     assert np.abs(logits[1] - logits[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_weights_in_16_bits_follow_their_parameters(mode: str) -> None:
+    """Products read rounded copies. However a parameter changes (loaded, or in place), the next step uses it, and what
+    is saved is the fp32 parameter."""
+    x, labels = images(2)
+    graph = network("heads")  # nothing to fold: parameters are read as they are
+
+    def result(model: tricnn.runtime.Model) -> bytes:
+        if mode == "infer":
+            return b"".join(y.tobytes() for y in model(x).values())
+        return b"".join(g.tobytes() for _, g in sorted(model.loss_and_grads(x, labels)[1].items()))
+
+    model, other = (tricnn.compile(graph, mode, 2, "bf16", "triton", seed=s) for s in (1, 2))
+    other.seed = model.seed  # the same dropout
+    before = result(model)
+    state = {name: p + np.float32(0.125) for name, p in model.state_dict().items()}
+    other.load_state_dict(state)
+    for name, parameter in model.parameters().items():
+        parameter += 0.125
+        np.testing.assert_array_equal(model.state_dict()[name], state[name])
+        np.testing.assert_array_equal(other.state_dict()[name], state[name])
+    model.step = other.step
+    assert before != result(model) == result(other)
+
+
+def test_an_optimiser_that_rounds_spares_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SGD in one launch writes the copies with the parameters: the step need not, and gets the same bits."""
+    x, labels = images(2)
+    runs = []
+    for rounds in (True, False):
+        model = tricnn.compile(network("heads"), "train", 2, "bf16", "triton")
+        sgd, launched = OneLaunchSGD(0.9, rounded=model.rounded_weights() if rounds else None), []
+        launch = model.executor.module.round_weights
+        monkeypatch.setattr(model.executor.module, "round_weights", Recorder(launch, launched))
+        for _ in range(2):
+            loss, gradients = model.loss_and_storage_grads(x, labels)
+            sgd.step(model.parameters(), gradients, 0.1)
+        assert len(launched) == (1 if rounds else 2)
+        runs.append((loss, {name: p.tobytes() for name, p in model.state_dict().items()}))
+    assert runs[0] == runs[1]
+
+
+class Recorder:
+    def __init__(self, launch: Any, launched: list[Any]):
+        self.launch, self.launched = launch, launched
+
+    def __getitem__(self, grid: Any) -> Any:
+        self.launched.append(grid)
+        return self.launch[grid]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .program import SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program
+from .program import ROUND_BLOCK, ROUND_TABLE, SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program, evaluate
 from .templates import closure, library, module_text
 
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
@@ -25,7 +25,7 @@ def emit(program: Program) -> str:
         _title("kernels"),
         *[kernel_text(program, f) for f in program.functions],
         _title("the step"),
-        *([_point(program)] if program.sums else []),
+        *([_point(program)] if program.tables else []),
         _allocate(program),
         _step(program),
     ]
@@ -71,6 +71,9 @@ def kernel_text(program: Program, function: Function) -> str:
         if launch.kind == "sum_partials_of_many":
             lines.append(f"#   finishes {len(launch.layers)} gradients; SUMS, below, has them all")
             continue
+        if launch.kind == "round_of_many":
+            lines.append(f"#   rounds {len(launch.layers)} weights; WEIGHTS, below, has them all")
+            continue
         if launch.kind in ("split_sum", "merge_stats", "mean_rows"):
             lines.append(f"#   the last step of {launch.kernel}")
             continue
@@ -90,7 +93,7 @@ def _allocate(program: Program) -> str:
     for buffer in program.buffers.values():
         size = buffer.size.replace("cdiv", "triton.cdiv")
         lines.append(f"        {buffer.name!r}: torch.empty({size}, dtype=torch.{TORCH[buffer.dtype]}, device=device),")
-    if program.sums:
+    if program.tables:
         lines[2] = "    t = {"
         lines += ["    }", "    point(t)", "    return t"]
     else:
@@ -99,28 +102,57 @@ def _allocate(program: Program) -> str:
 
 
 def _point(program: Program) -> str:
-    """``SUMS`` and ``point(t)``: what the last launch adds, and its table of addresses."""
-    rows = [f'    ("{s.source}", {s.start}, {s.parts}, {s.stride}, "{s.target}", {s.length}),' for s in program.sums]
+    """What the launches over many tensors work on, and ``point(t)``, which fills their tables of addresses."""
+    lists, fill = [], []
+    if program.rounded:
+        weights = [(w, copy, evaluate(program.buffers[w].size, 1)) for w, copy in program.rounded.items()]
+        lists += [
+            "# What the first launch rounds: a weight, its copy, and how many elements it has.",
+            "WEIGHTS = [", *[f"    {row}," for row in weights], "]",
+        ]  # fmt: skip
+        fill += [
+            "    table = []",
+            "    for weight, copy, length in WEIGHTS:",
+            f"        for first in range(0, length, {ROUND_BLOCK}):",
+            "            addresses = t[weight].data_ptr() + 4 * first, t[copy].data_ptr() + 2 * first",
+            f"            table.append((*addresses, min({ROUND_BLOCK}, length - first)))",
+            f'    t["{ROUND_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
+        ]
+    if program.sums:
+        sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
+        lists += [
+            "# What the last launch adds up: partial results, the first element of interest, how many parts, elements",
+            "# from one part to the next; where their sum goes, and its length.",
+            "SUMS = [", *[f"    {row}," for row in sums], "]",
+        ]  # fmt: skip
+        fill += [
+            "    table = []",
+            "    for source, start, parts, stride, target, length in SUMS:",
+            f"        for first in range(0, length, {SUM_BLOCK}):",
+            "            addresses = t[source].data_ptr() + 4 * (start + first), t[target].data_ptr() + 4 * first",
+            f"            table.append((*addresses, parts, stride, min({SUM_BLOCK}, length - first)))",
+            f'    t["{SUM_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
+        ]
     return "\n".join([
-        "# What the last launch adds up: partial results, the first element of interest, how many parts, elements from",
-        "# one part to the next; where their sum goes, and its length.",
-        "SUMS = [", *rows, "]", "", "",
+        *lists, "", "",
         "def point(t):",
-        '    """Fill the table of addresses that the last launch reads (again, if a tensor of t is another one)."""',
-        "    table = []",
-        "    for source, start, parts, stride, target, length in SUMS:",
-        f"        for first in range(0, length, {SUM_BLOCK}):",
-        "            addresses = t[source].data_ptr() + 4 * (start + first), t[target].data_ptr() + 4 * first",
-        f"            table.append((*addresses, parts, stride, min({SUM_BLOCK}, length - first)))",
-        f'    t["{SUM_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
-    ])  # fmt: skip
+        '    """Fill the tables of addresses that some launches read (again, if a tensor of t is another one)."""',
+        *fill,
+    ]).replace("'", '"')  # fmt: skip
 
 
 def _step(program: Program) -> str:
-    lines = [
-        "def step(t, N, seed=0, step=0):",
-        '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks."""',
-    ]
+    if program.rounded:
+        lines = [
+            "def step(t, N, seed=0, step=0, rounded=False):",
+            '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks. rounded:',
+            '    the copies of the weights are up to date, because the optimiser wrote them."""',
+        ]
+    else:
+        lines = [
+            "def step(t, N, seed=0, step=0):",
+            '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks."""',
+        ]
     if any("seed_lo" in launch.arguments for launch in program.launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
@@ -130,9 +162,10 @@ def _step(program: Program) -> str:
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
         arguments = [a if a in SCALARS else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
-        lines.append(f"    {launch.function}[{grid}](")
-        lines += _wrapped([*arguments, *options])
-        lines.append("    )")
+        call = [f"    {launch.function}[{grid}](", *_wrapped([*arguments, *options]), "    )"]
+        if launch.kind == "round_of_many":
+            call = ["    if not rounded:", *("    " + line for line in call)]
+        lines += call
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
 from typing import Any
@@ -14,6 +14,7 @@ from ..compiler.plan import Kernel, Plan
 from ..compiler.roles import SIDE_SUMS
 from ..compiler.views import pixel_ordered
 from ..ir.graph import Node
+from ..ir.table import Kind
 from . import tiles, tuning
 from .body import At, Body
 from .program import DTYPES, SCALARS, Buffer, Function, Launch, PartialSum, plan_buffers
@@ -38,12 +39,14 @@ class Lowering:
     launches: list[Launch] = field(default_factory=list)
     sums: list[PartialSum] = field(default_factory=list)
     choices: list[tiles.Choice] = field(default_factory=list)
+    rounded: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
         self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
         self.order = pixel_ordered(self.plan.graph)
         self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
+        self.written = {self.plan.place(value).buffer for kernel in self.plan.kernels for value in kernel.writes}
         self._same: dict[str, str] = {}
 
     def body(self, kernel: Kernel) -> Body:
@@ -62,6 +65,23 @@ class Lowering:
             tile = rule(attempt)
         self.choices.append(tiles.Choice(name, kernel.name, problem, tile))
         return tile
+
+    def multiplied(self, raw: str) -> str:
+        """The buffer from which products read a weight, in the type of the activations if that can be had.
+
+        Inference keeps the weight itself so. Training updates weights in fp32 and reads a rounded copy. A weight that
+        is computed at every step is read as it is stored.
+        """
+        value = self.plan.storage(raw)
+        buffer = self.buffers[value]
+        products_only = all(k.anchor.kind is Kind.CONTRACTION for k in self.plan.kernels if value in k.reads)
+        if buffer.dtype == self.storage or value in self.written or not products_only:
+            return value
+        name = value if self.plan.mode == "infer" else f"{value}:{self.storage}"
+        self.buffers[name] = replace(buffer, name=name, dtype=self.storage)
+        if name != value:
+            self.rounded[value] = name
+        return name
 
     def workspace(self, name: str, size: str) -> str:
         self.buffers[name] = Buffer(name, "fp32", size)

@@ -20,6 +20,8 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
 SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
 #: the table of addresses that the launch for many sums reads, and how many elements each of its programs adds
 SUM_TABLE, SUM_BLOCK = "weight_sums.table", 512
+#: the same of the launch that rounds weights to the type in which they are multiplied
+ROUND_TABLE, ROUND_BLOCK = "rounded_weights.table", 1024
 TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
 
 
@@ -111,7 +113,9 @@ class PartialSum:
 @dataclass(frozen=True)
 class Program:
     """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
-    what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen."""
+    what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen. ``rounded``
+    says which buffer holds a weight in the type in which products read it: its first launch writes them, unless the
+    optimiser did."""
 
     plan: Plan
     dtype: str
@@ -122,10 +126,16 @@ class Program:
     order: Mapping[str, tuple[int, int, int]]
     sums: tuple[PartialSum, ...] = ()
     choices: tuple[Choice, ...] = ()
+    rounded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def storage(self) -> str:
         return DTYPES[self.dtype][0]
+
+    @property
+    def tables(self) -> bool:
+        """Are there launches over many tensors, which find them by tables of addresses?"""
+        return bool(self.sums or self.rounded)
 
     def moved(self, launch: Launch, batch: int) -> dict[str, Moved]:
         """What a launch moves, by buffer."""

@@ -29,6 +29,7 @@ from ..ir.init import Init, draw
 from .dump import Dump
 from .eager_executor import EagerExecutor
 from .numpy_executor import NumpyExecutor
+from .rounded_weights import RoundedWeights
 from .triton_executor import TritonExecutor, interpreting
 from .weights import as_array, load_weights, save_weights, without_absent_heads
 
@@ -239,6 +240,11 @@ class Model:
     def parameters(self) -> dict[str, Any]:
         """The live parameters in storage layout: change them in place and the next step uses them."""
         return {n.name: self.executor.live(n.name) for n in self.graph.parameters if n in self._state_nodes()}
+
+    def rounded_weights(self) -> RoundedWeights | None:
+        """The parameters' copies that products read, for an optimiser that writes them as it updates (None unless this
+        runs Triton kernels)."""
+        return self.executor.rounded if self.executor.name == "triton" else None
 
     def to_logical(self, name: str, x: Any) -> np.ndarray:
         """An array in the storage layout of parameter ``name`` as NumPy in PyTorch's layout."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.plan import Plan
-from ..ir.table import Environment
-from .interpreter import channels_last, run_kernel, run_nodes, store
+from ..compiler.plan import Kernel, Plan
+from ..ir.table import Environment, Kind
+from .interpreter import Values, channels_last, run_kernel, run_nodes, store
 
 #: dtype -> what is computed in, and how many bits of mantissa a stored activation keeps (None: all)
 COMPUTE = {"fp64": np.float64, "fp32": np.float32, "tf32": np.float32, "fp16": np.float32, "bf16": np.float32}
@@ -72,7 +72,7 @@ class NumpyExecutor:
                 store(self.plan, memory, name, memory[name])
         env = Environment(seed, step)
         for kernel, finished in zip(self.plan.kernels, self._last, strict=True):
-            written = run_kernel(self.plan, kernel, memory, env)
+            written = run_kernel(self.plan, kernel, self._as_multiplied(kernel, memory), env)
             for value, x in written.items():
                 stored = self.plan.type(value).dtype == "float"
                 store(self.plan, memory, value, round_stored(x, self.dtype) if stored else x)
@@ -93,6 +93,13 @@ class NumpyExecutor:
         for buffer, value in graph.updates:
             self.values[buffer] = np.asarray(results[value], dtype=self.real)
         return results
+
+    def _as_multiplied(self, kernel: Kernel, memory: Values) -> Values:
+        """What a kernel finds in memory: products read weights in the type of the activations."""
+        if kernel.anchor.kind is not Kind.CONTRACTION or self.dtype not in ("fp16", "bf16"):
+            return memory
+        weight = self.plan.storage(kernel.anchor.inputs[1])  # or, for a weight's gradient, an activation
+        return {**memory, weight: round_stored(memory[weight], self.dtype)} if weight in memory else memory
 
 
 def _last_uses(plan: Plan) -> list[list[str]]:

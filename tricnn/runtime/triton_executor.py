@@ -23,6 +23,7 @@ from ..ir.table import Environment
 from .captured_step import capture, worth_capturing
 from .interpreter import run_nodes
 from .layout import to_logical, to_storage
+from .rounded_weights import RoundedWeights
 
 
 def interpreting() -> bool:
@@ -91,6 +92,25 @@ class TritonExecutor:
             self.persistent[node.name] = self._empty(node.name, 1)
         for buffer, value in graph.updates:
             self.persistent[value] = self.persistent[buffer]
+        self.rounded = self._rounded_weights()
+
+    def _rounded_weights(self) -> RoundedWeights:
+        """For training, weights and their copies, both on the device; for inference the device holds only the weights
+        as products read them, and the host those that were loaded."""
+        weights, copies = {}, {}
+        for copy in self.program.rounded.values():
+            self.persistent[copy] = self._empty(copy, 1)
+        for node in self.plan.graph.nodes:
+            if node.op != "parameter":
+                continue
+            place, stored = self.plan.place(node.name), self.persistent[node.name]
+            if place.buffer in self.program.rounded:
+                whole = self.persistent[self.program.rounded[place.buffer]]
+                weights[node.name], copies[node.name] = stored, whole[place.offset : place.offset + len(stored)]
+            elif stored.dtype != self.torch.float32:
+                weights[node.name] = self.torch.empty(len(stored), dtype=self.torch.float32)
+                copies[node.name] = stored
+        return RoundedWeights(weights, copies)
 
     def _empty(self, name: str, batch: int) -> Any:
         buffer = self.program.buffers[name]
@@ -99,17 +119,23 @@ class TritonExecutor:
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         for name, x in state.items():
-            self.persistent[name].copy_(self.to_storage(name, x).reshape(-1))
+            self.live(name).copy_(self.to_storage(name, x).reshape(-1))
         wide = {name: np.asarray(x, dtype=np.float64) for name, x in state.items()}
         values = run_nodes(self.plan.prepared, wide, Environment())
         for node in self.plan.prepared:
             self.persistent[node.name].copy_(self.to_storage(node.name, values[node.name]).reshape(-1))
+        self._round()
+
+    def _round(self) -> None:
+        """For inference, bring the device's weights up to date. (A training step does that by itself.)"""
+        if not self.program.rounded and not self.rounded.current:
+            self.rounded.write()
 
     def state(self, name: str) -> np.ndarray:
-        return self.to_logical(name, self.persistent[name]).copy()
+        return self.to_logical(name, self.live(name)).copy()
 
     def live(self, name: str) -> Any:
-        return self.persistent[name]
+        return self.rounded.weights.get(name, self.persistent[name])
 
     def to_logical(self, name: str, x: Any) -> np.ndarray:
         """Storage -> a NumPy array in PyTorch's layout."""
@@ -137,7 +163,7 @@ class TritonExecutor:
                 tensors[name] = memory[start : start + buffer.bytes(batch)].view(self.dtypes[buffer.dtype])
             else:
                 tensors[name] = self._empty(name, batch)
-        if self.program.sums:
+        if self.program.tables:
             self.module.point(tensors)
         if len(self._bound) >= 4:
             oldest = next(iter(self._bound))
@@ -161,7 +187,10 @@ class TritonExecutor:
             raise TargetError(f"batch {batch} makes a tensor of {largest} elements; kernels index at most 2**31 - 1")
         for node in self.plan.graph.inputs:
             self.put(tensors, node.name, inputs[node.name])
+        self._round()
         self.launch(tensors, batch, seed, step)
+        if self.program.rounded:
+            self.rounded.forget()  # whatever becomes of the parameters now
         return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
 
     def stored(self, tensors: Mapping[str, Any], value: str) -> Any:
@@ -179,7 +208,8 @@ class TritonExecutor:
         if replay is not None:
             replay()
         else:
-            self.module.step(tensors, batch, seed, step)
+            spared = {"rounded": self.rounded.current} if self.program.rounded else {}
+            self.module.step(tensors, batch, seed, step, **spared)
 
     def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None]:
         buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}

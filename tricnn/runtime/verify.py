@@ -34,6 +34,7 @@ from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Environment, Kind
 from .interpreter import kernel_values
 from .model import Model, compile
+from .numpy_executor import round_stored
 from .quick_interpreter import quick_interpreter
 from .triton_executor import interpreting
 from .verify_inputs import random_batch, random_state
@@ -126,6 +127,7 @@ def verify_model(
     waiting: list[tuple[Kernel, dict[str, np.ndarray]]] = []
     for kernel in plan.kernels:
         memory = {v: host(v) for v in kernel.reads}
+        memory |= {v: round_stored(memory[v], model.dtype) for v in memory.keys() & program.rounded.keys()}
         launches = [x for x in program.launches if x.kernel == kernel.name and x not in last]
         _poison(model, tensors, kernel, launches, batch)
         _run(model, launches, arguments, batch, watch)
@@ -216,10 +218,16 @@ def _operand_roundoff(model: Model, kernel: Kernel, node: Node) -> float:
         return ROUNDOFF["tf32"]
     for raw in node.inputs[:2]:
         value = model.plan.storage(raw)
-        weights = model.plan.type(value).dtype == "float32"
+        weights = model.plan.type(value).dtype == "float32" and not _narrow(model, value)
         if weights or _computed(model, kernel, value):
             return ROUNDOFF[model.dtype]
     return 0.0
+
+
+def _narrow(model: Model, weight: str) -> bool:
+    """Do products read a weight in 16 bits?"""
+    buffers, name = model.program.buffers, model.program.rounded.get(weight, weight)
+    return name in buffers and buffers[name].dtype in ("fp16", "bf16")
 
 
 def _computed(model: Model, kernel: Kernel, value: str) -> bool:

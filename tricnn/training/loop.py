@@ -50,6 +50,7 @@ class Trainable(Protocol):
 
     def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]: ...
     def parameters(self) -> dict[str, Any]: ...
+    def rounded_weights(self) -> Any: ...  # asked only of parameters on a GPU
     def to_logical(self, name: str, x: Any) -> Any: ...
     def to_storage(self, name: str, x: Any) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -176,10 +177,14 @@ def on_gpu(model: Trainable) -> bool:
     return any(getattr(p, "is_cuda", False) for p in model.parameters().values())
 
 
-def one_launch_sgd(*settings: Any) -> SGD:
+def optimiser_for(model: Trainable, options: TrainOptions, no_decay: frozenset[str]) -> SGD:
+    """One launch for all parameters where they are on a GPU."""
+    if not on_gpu(model):
+        return SGD(options.momentum, options.nesterov, options.weight_decay, no_decay)
     from .one_launch_sgd import OneLaunchSGD  # imports triton
 
-    return OneLaunchSGD(*settings)
+    rounded = model.rounded_weights()
+    return OneLaunchSGD(options.momentum, options.nesterov, options.weight_decay, no_decay, rounded=rounded)
 
 
 class _Run:
@@ -194,8 +199,7 @@ class _Run:
         self.rates = options.rates(self.steps_per_epoch)
         vectors = frozenset(name for name, x in model.state_dict().items() if len(x.shape) < 2)
         no_decay = frozenset() if options.decay_vectors else vectors
-        optimiser = one_launch_sgd if on_gpu(model) else SGD
-        self.optimiser = optimiser(options.momentum, options.nesterov, options.weight_decay, no_decay)
+        self.optimiser = optimiser_for(model, options, no_decay)
         self.progress = Progress()
         self.interrupt: list[int] = []
         self.saved_at = time.monotonic()
