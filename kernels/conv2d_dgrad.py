@@ -21,6 +21,7 @@ def conv2d_dgrad(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
     PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
+    W_BOXES: tl.constexpr = False,
 ):  # fmt: skip
     """dy: [N, P, Q, K], w: [K, R, S, C/GROUPS]  ->  dx: [N, H, W, C].
 
@@ -31,6 +32,10 @@ def conv2d_dgrad(
     store_dx(acc, pixel, channel, mask, part, args): acc [BLOCK_M, BLOCK_N] fp32; pixel of x, [BLOCK_M, 1]; channel c,
     [1, BLOCK_N], at least C where there is none; part = class*T + row tile, so SH*SW*T parts in all. Every element of
     dx is stored exactly once.
+
+    Operands that are multiplied as they lie in memory may come by tensor descriptors, whole tiles at a time. W_BOXES: w
+    is one of [K, R*S*C/GROUPS] in boxes of [BLOCK_K, BLOCK_N], of dy's type. load_dy = None, for 1x1 convolutions with
+    stride 1: dy_args is one of [N*P*Q, K] in boxes of [BLOCK_M, BLOCK_K].
     """
     CG: tl.constexpr = C // GROUPS
     KG: tl.constexpr = K // GROUPS
@@ -40,7 +45,8 @@ def conv2d_dgrad(
 
     # Column tiles run fastest, so that programs that read the same pixels run together and meet in the L2 cache.
     row_tile = tl.program_id(0) // COLUMN_TILES
-    column = tl.program_id(0) % COLUMN_TILES * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    first_column = tl.program_id(0) % COLUMN_TILES * BLOCK_N
+    column = first_column + tl.arange(0, BLOCK_N)[None, :]
     group = tl.program_id(1)
     class_h = tl.program_id(2) // SW
     class_w = tl.program_id(2) % SW
@@ -77,11 +83,17 @@ def conv2d_dgrad(
                     for k in range(0, KG, BLOCK_K):
                         channel = k + tl.arange(0, BLOCK_K)
                         known = channel < KG
-                        dy = load_dy(source, group * KG + channel[None, :], inside & known[None, :], dy_args)
-                        filters = w + (group * KG + channel[:, None]) * (R * S * CG)
-                        weights = filters + ((r * S + s) * CG + column)
-                        b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
-                        acc = dot(dy, b.to(dy.dtype), acc, PRECISION)
+                        if load_dy is None:
+                            dy = dy_args.load([row_tile * BLOCK_M, k])
+                        else:
+                            dy = load_dy(source, group * KG + channel[None, :], inside & known[None, :], dy_args)
+                        if W_BOXES:
+                            b = w.load([group * KG + k, (r * S + s) * CG + first_column])
+                        else:
+                            filters = w + (group * KG + channel[:, None]) * (R * S * CG)
+                            weights = filters + ((r * S + s) * CG + column)
+                            b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0).to(dy.dtype)
+                        acc = dot(dy, b, acc, PRECISION)
 
     part = tl.program_id(2) * tl.cdiv(N * (CLASS_H * CLASS_W), BLOCK_M) + row_tile
     result = group * CG + column

@@ -21,7 +21,7 @@ def conv2d_fprop(
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
     PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1,
     WINDOW_H: tl.constexpr = 1, WINDOW_W: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
-    keep_x: tl.constexpr = None, keep_args=(),
+    keep_x: tl.constexpr = None, keep_args=(), W_BOXES: tl.constexpr = False,
 ):  # fmt: skip
     """x: [N, H, W, C], w: [K, R, S, C/GROUPS]  ->  y: [N, P, Q, K]; stride SH, SW; dilation DH, DW; padding PT, PL.
 
@@ -32,6 +32,10 @@ def conv2d_fprop(
     store_y(acc, pixel, channel, mask, part, args): acc [BLOCK_M, BLOCK_N] fp32; pixel of y, [BLOCK_M, 1]; channel,
     [1, BLOCK_N], at least K where there is none; part is the number of the row tile. Weights are converted to the type
     that load_x returns.
+
+    Operands that are multiplied as they lie in memory may come by tensor descriptors, whole tiles at a time. W_BOXES: w
+    is one of [K, R*S*C/GROUPS] in boxes of [BLOCK_N, BLOCK_K], of x's type. load_x = None, for 1x1 convolutions with
+    stride 1 and C >= 16: x_args is one of [N*H*W, C] in boxes of [BLOCK_M, BLOCK_K].
 
     keep_x(tile, pixel, channel, mask, args), if given, is shown every tile that the programs of the first filters load;
     for 1x1 convolutions with stride 1 that is every element of x once, so it may store what load_x computed.
@@ -51,12 +55,14 @@ def conv2d_fprop(
 
     # Column tiles run fastest, so that programs that read the same pixels run together and meet in the L2 cache.
     row_tile = tl.program_id(0) // COLUMN_TILES
-    column = tl.program_id(0) % COLUMN_TILES * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    first_column = tl.program_id(0) % COLUMN_TILES * BLOCK_N
+    column = first_column + tl.arange(0, BLOCK_N)[None, :]
     group = tl.program_id(1)
     row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
     row_mask = row < N * (POOLED_H * POOLED_W * AREA)
     column_mask = column < KG
-    filters = w + (group * KG + column) * (R * S * CG)
+    if not W_BOXES:
+        filters = w + (group * KG + column) * (R * S * CG)
 
     # Where every output pixel reads the same input pixel (1x1, linear layers), rows need not be taken apart.
     SAME_PIXEL: tl.constexpr = R * S * SH * SW * AREA == 1 and P == H and Q == W
@@ -88,13 +94,19 @@ def conv2d_fprop(
                 for c in range(0, CG, BLOCK_K):
                     channel = c + tl.arange(0, BLOCK_K)
                     known = channel < CG
-                    x = load_x(source, group * CG + channel[None, :], inside & known[None, :], x_args)
+                    if load_x is None:
+                        x = x_args.load([row_tile * BLOCK_M, c])
+                    else:
+                        x = load_x(source, group * CG + channel[None, :], inside & known[None, :], x_args)
                     if keep_x is not None:
                         first_tile = tl.program_id(0) % COLUMN_TILES == 0
                         keep_x(x, source, channel[None, :], inside & known[None, :] & first_tile, keep_args)
-                    weights = filters + ((r * S + s) * CG + channel[:, None])
-                    b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
-                    acc = dot(x, b.to(x.dtype), acc, PRECISION)
+                    if W_BOXES:
+                        b = w.load([group * KG + first_column, (r * S + s) * CG + c]).T
+                    else:
+                        weights = filters + ((r * S + s) * CG + channel[:, None])
+                        b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0).to(x.dtype)
+                    acc = dot(x, b, acc, PRECISION)
     else:
         # Too few channels to fill a block: the summed axis is (r, s, c) flattened, as it lies in the weights.
         for first in range(0, R * S * CG, BLOCK_K):
@@ -113,8 +125,11 @@ def conv2d_fprop(
             if keep_x is not None:
                 first_tile = tl.program_id(0) % COLUMN_TILES == 0
                 keep_x(x, source, term[None, :], inside & known[None, :] & first_tile, keep_args)
-            b = tl.load(filters + term[:, None], mask=known[:, None] & column_mask, other=0.0)
-            acc = dot(x, b.to(x.dtype), acc, PRECISION)
+            if W_BOXES:
+                b = w.load([group * KG + first_column, first]).T
+            else:
+                b = tl.load(filters + term[:, None], mask=known[:, None] & column_mask, other=0.0).to(x.dtype)
+            acc = dot(x, b, acc, PRECISION)
 
     mask = row_mask & column_mask
     filter_ = group * KG + column

@@ -35,6 +35,10 @@ def conv2d_wgrad(
     store_bias(sum, channel, mask, split, args), only if BIAS: the sum of dy over the chunk, [BLOCK_M]; channel k,
     [BLOCK_M]. Without BIAS pass None and ().
 
+    Operands that are multiplied as they lie in memory may come by tensor descriptors, whole tiles at a time.
+    load_dy = None: dy_args is one of [N*P*Q, K] in boxes of [BLOCK_K, BLOCK_M]. load_x = None, for 1x1 convolutions
+    with stride 1 and one group: x_args is one of [N*H*W, C] in boxes of [BLOCK_K, BLOCK_N].
+
     A linear layer is the case H = W = P = Q = R = S = 1.
     """
     CG: tl.constexpr = C // GROUPS
@@ -42,7 +46,8 @@ def conv2d_wgrad(
     COLUMN_TILES: tl.constexpr = (R * S * CG + BLOCK_N - 1) // BLOCK_N
 
     column_tile = tl.program_id(0) % COLUMN_TILES
-    k = tl.program_id(0) // COLUMN_TILES * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_k = tl.program_id(0) // COLUMN_TILES * BLOCK_M
+    k = first_k + tl.arange(0, BLOCK_M)
     column = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     group = tl.program_id(1)
     split = tl.program_id(2)
@@ -70,8 +75,13 @@ def conv2d_wgrad(
     for first in range(begin, end, BLOCK_K):
         pixel = first + tl.arange(0, BLOCK_K)[:, None]
         pixel_mask = pixel < end
-        dy = load_dy(pixel, group * KG + k[None, :], pixel_mask & k_mask[None, :], dy_args)
-        if SAME_PIXEL:
+        if load_dy is None:
+            dy = dy_args.load([first, group * KG + first_k])
+        else:
+            dy = load_dy(pixel, group * KG + k[None, :], pixel_mask & k_mask[None, :], dy_args)
+        if load_x is None:
+            x = x_args.load([first, column_tile * BLOCK_N])
+        elif SAME_PIXEL:
             x = load_x(pixel, channel, pixel_mask & column_mask, x_args)
         else:
             n, p, q = image_position(pixel, P, Q)

@@ -29,6 +29,10 @@ def test_lenet_compiles_without_spills_and_on_tensor_cores(tmp_path: Path, targe
     assert [k["name"] for k in result.kernels if k["spill_bytes"]] == []
     contractions = [k for k in result.kernels if k["kind"].startswith(("conv2d", "linear"))]
     assert len(contractions) == 14 and all(k["tensor_core"] for k in contractions)
+    # Whole tiles come by bulk copies exactly where the program says so, and only where there are such instructions.
+    described = [f.name for f in result.program.functions if any("tensordesc" in kind for _, kind in f.parameters)]
+    assert [k["name"] for k in result.kernels if k["bulk_copy"]] == described
+    assert bool(described) == (target in ("sm_90", "sm_100", "sm_120"))
     folder = tmp_path / "out"
     files = result.write(folder)
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -11,6 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tests.kernels.helpers import cdiv, integers, load_tile, store_row, store_tile, unwritten
 from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
@@ -135,6 +136,45 @@ CASES = [dict(seed=index, label=label, **case) for index, (label, case) in enume
 CASES += [random_case(seed) for seed in range(100, 114)]
 
 
+@triton.jit
+def boxed_fprop_kernel(x, w, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr):
+    if R == 1:
+        conv2d_fprop(None, x, w, store_tile, (y, K), N, C, H, W, K, R, R, H, W, 16, 32, 16, W_BOXES=True)
+    else:
+        conv2d_fprop(
+            load_tile, (x, C), w, store_tile, (y, K), N, C, H, W, K, R, R, H, W, 16, 32, 16, PT=1, PL=1, W_BOXES=True
+        )
+
+
+@triton.jit
+def boxed_dgrad_kernel(
+    dy, w, dx, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+):
+    if R == 1:
+        conv2d_dgrad(None, dy, w, store_tile, (dx, C), N, C, H, W, K, R, R, H, W, 16, 32, 16, W_BOXES=True)
+    else:
+        conv2d_dgrad(
+            load_tile, (dy, K), w, store_tile, (dx, C), N, C, H, W, K, R, R, H, W, 16, 32, 16, PT=1, PL=1, W_BOXES=True
+        )
+
+
+@triton.jit
+def boxed_wgrad_kernel(
+    dy, x, dw, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, R: tl.constexpr
+):
+    store: tl.constexpr = store_partial
+    if R == 1:
+        conv2d_wgrad(
+            None, dy, None, x, store, (dw, K, C), None, (), N, C, H, W, K, R, R, H, W, SPLIT=1, BLOCK_M=32, BLOCK_N=64,
+            BLOCK_K=16,
+        )  # fmt: skip
+    else:
+        conv2d_wgrad(
+            None, dy, load_tile, (x, C), store, (dw, K, R * R * C), None, (), N, C, H, W, K, R, R, H, W, SPLIT=1,
+            BLOCK_M=32, BLOCK_N=64, BLOCK_K=16, PT=1, PL=1,
+        )  # fmt: skip
+
+
 class Convolution:
     """A case with its operands, and PyTorch's answers in float64."""
 
@@ -214,3 +254,29 @@ def test_maximum_pooling_in_the_epilogue(window):
     pooled_kernel[cdiv(rows, 32) * cdiv(k, 16), 1](x, weight, y, index, n, c, h, w, k, *window)
     assert torch.equal(y.double(), expected)
     assert torch.equal(index.long(), flat // w % window[0] * window[1] + flat % w % window[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize(("kernel", "c", "k"), [(1, 24, 40), (3, 24, 40)])
+def test_operands_by_tensor_descriptors(kernel, c, k, dtype):
+    """Boxes reach over the last row, the last channel and, in the weights, into the next tap."""
+    conv = Convolution(3, 1, c, k, 4, 5, (kernel, kernel), padding=(kernel // 2,) * 4, dtype=dtype)
+    sizes = 1, c, 4, 5, k, kernel
+
+    def boxes(tensor, *box):
+        """Of an image, its pixels by channels; of weights, filters by everything else."""
+        rows = tensor.permute(0, 2, 3, 1)
+        width = tensor.shape[1] if tensor.shape[0] == 1 else tensor[0].numel()
+        return TensorDescriptor.from_tensor(rows.reshape(-1, width).contiguous(), list(box))
+
+    def image(tensor, *box):
+        return boxes(tensor, *box) if kernel == 1 else tensor
+
+    w = conv.w.to(dtype)
+    y, dx, dw = unwritten(conv.y.shape), unwritten(conv.dx.shape), unwritten((1, w.numel()))
+    boxed_fprop_kernel[2 * 2, 1](image(conv.x, 16, 16), boxes(w, 32, 16), y, *sizes)
+    boxed_dgrad_kernel[2, 1, 1](image(conv.dy, 16, 16), boxes(w, 16, 32), dx, *sizes)
+    boxed_wgrad_kernel[2 * cdiv(kernel**2 * c, 64), 1, 1](boxes(conv.dy, 16, 32), image(conv.x, 16, 64), dw, *sizes)
+    assert torch.equal(y.double(), conv.y)
+    assert torch.equal(dx.double(), conv.dx)
+    assert torch.equal(dw.double().reshape(k, kernel, kernel, c).permute(0, 3, 1, 2), conv.dw)

@@ -237,6 +237,12 @@ _TYPES = (
 )
 
 
+def _element(kind: str) -> str:
+    """The type of what an argument points at, or is."""
+    descriptor = re.fullmatch(r"tensordesc<(\w+)\[\d+(, \d+)*\]>", kind)
+    return descriptor[1] if descriptor else kind.removeprefix("*")
+
+
 def _job(spec: KernelSpec, gpu: Target) -> dict[str, Any]:
     """What a worker is told: JSON, and all that the binary depends on besides the toolchain."""
     if not spec.name.isidentifier():
@@ -246,11 +252,12 @@ def _job(spec: KernelSpec, gpu: Target) -> dict[str, Any]:
     except TypeError as error:
         raise CompileError(spec.name, gpu.name, str(error)) from None
     for name, kind in spec.signature.items():
-        if kind.removeprefix("*") not in _TYPES:
+        if _element(kind) not in _TYPES:
             raise CompileError(
                 spec.name,
                 gpu.name,
-                f"its argument {name!r} has the unknown type {kind!r}; known, with * for a pointer: {' '.join(_TYPES)}",
+                f"its argument {name!r} has the unknown type {kind!r}; known, with * for a pointer: {' '.join(_TYPES)};"
+                " or tensordesc<...[...]>",
             )
     both = sorted(set(spec.signature) & set(constants))
     if both:

@@ -17,15 +17,17 @@ def emit(program: Program) -> str:
     wanted = {t.name for t in closure(functions)}
     texts = dict.fromkeys(t.text for t in library().values() if t.name in wanted)
     templates = sorted(texts, key=lambda text: "@triton.jit" in text)  # constants first: defaults need them
+    modules = ["torch", "triton", "triton.language as tl"]
+    modules += ["triton.tools.tensor_descriptor"] if program.descriptors else []
     parts = [
         _header(program),
-        "import torch\nimport triton\nimport triton.language as tl",
+        "\n".join(f"import {module}" for module in modules),
         _title("templates: each owns a loop; what it loads and stores is passed in"),
         *templates,
         _title("kernels"),
         *[kernel_text(program, f) for f in program.functions],
         _title("the step"),
-        *([_point(program)] if program.tables else []),
+        *([_point(program)] if program.points else []),
         _allocate(program),
         _step(program),
     ]
@@ -93,7 +95,7 @@ def _allocate(program: Program) -> str:
     for buffer in program.buffers.values():
         size = buffer.size.replace("cdiv", "triton.cdiv")
         lines.append(f"        {buffer.name!r}: torch.empty({size}, dtype=torch.{TORCH[buffer.dtype]}, device=device),")
-    if program.tables:
+    if program.points:
         lines[2] = "    t = {"
         lines += ["    }", "    point(t)", "    return t"]
     else:
@@ -102,7 +104,7 @@ def _allocate(program: Program) -> str:
 
 
 def _point(program: Program) -> str:
-    """What the launches over many tensors work on, and ``point(t)``, which fills their tables of addresses."""
+    """What launches do not find by an argument of their own, and ``point(t)``, which says where that is."""
     lists, fill = [], []
     if program.rounded:
         weights = [(w, copy, evaluate(program.buffers[w].size, 1)) for w, copy in program.rounded.items()]
@@ -133,10 +135,21 @@ def _point(program: Program) -> str:
             f"            table.append((*addresses, parts, stride, min({SUM_BLOCK}, length - first)))",
             f'    t["{SUM_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
         ]
+    if program.descriptors:
+        boxes = [(d.name, d.buffer, d.width, list(d.box)) for d in program.descriptors.values()]
+        lists += [
+            "# What kernels read by descriptors: a name, the tensor, elements in a row, and rows and columns of a box.",
+            "DESCRIPTORS = [", *[f"    {row}," for row in boxes], "]",
+        ]  # fmt: skip
+        fill += [
+            "    for name, tensor, width, box in DESCRIPTORS:",
+            "        rows = t[tensor].view(-1, width)",
+            "        t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(rows, box)",
+        ]
     return "\n".join([
         *lists, "", "",
         "def point(t):",
-        '    """Fill the tables of addresses that some launches read (again, if a tensor of t is another one)."""',
+        '    """Say where tensors are, in tables of addresses and descriptors (again, if one of t is another one)."""',
         *fill,
     ]).replace("'", '"')  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
@@ -47,6 +48,32 @@ def _blocks(tile: tiles.Tile) -> dict[str, int]:
     return {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
 
 
+def as_it_lies(state: Lowering, kernel: Kernel, index: int, channels: int, box: tuple[int, int]) -> str | None:
+    """A descriptor of an operand that the kernel computes nothing of as it loads, and that lies in memory by itself: a
+    matrix of pixels (or rows) by channels."""
+    node, plan = kernel.anchor, state.plan
+    value = plan.storage(node.inputs[index])
+    apart = plan.place(value).buffer == value and plan.place(value).pitch in (channels, plan.type(value).channel_count)
+    if value in kernel.by_name or not apart or prod(plan.type(value).per_image) % channels:
+        return None
+    return state.descriptor(value, channels, box)
+
+
+def pixel_by_pixel(c: dict[str, int], options: Mapping[str, int]) -> bool:
+    """Is it a matrix product of pixels by channels: a dense layer, or a 1x1 convolution with no options?"""
+    return c["R"] * c["S"] == 1 and not options and (c["H"], c["W"]) == (c["P"], c["Q"])
+
+
+def operand(load: str, args: Mapping[str, str], descriptor: str | None, p: Parameter) -> list[str]:
+    """How a template is told of an operand: the function that loads it and its arguments, or a descriptor."""
+    return ["None", p(descriptor)] if descriptor else [load, as_tuple([p(b) for b in args])]
+
+
+def boxes(descriptor: str | None) -> dict[str, bool]:
+    """Weights come by a descriptor."""
+    return {"W_BOXES": True} if descriptor else {}
+
+
 def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     """conv2d and linear: rows are output pixels, columns filters."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
@@ -77,13 +104,18 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         keep.store(plan.storage(node.inputs[0]), "tile", At("pixel", "channel", "mask", c["C"]), as_it_is=True)
         helpers.append(keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines))
     weight = state.multiplied(node.inputs[1])
+    w_boxes = state.descriptor(weight, c["R"] * c["S"] * c["C"] // groups, (tile.n, tile.k))
+    gathers = not pixel_by_pixel(c, {**g, **windows}) or c["C"] < 16
+    x_boxes = None if gathers else as_it_lies(state, kernel, 0, c["C"], (tile.m, tile.k))
+    w_args, x_args = {w_boxes or weight: "weight"}, {x_boxes: "x"} if x_boxes else load.args
+    helpers = helpers[1:] if x_boxes else helpers
 
     def call(p: Parameter) -> str:
         return call_text(
             "conv2d_fprop",
-            [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(weight), f"{name}_store_y",
+            [*operand(f"{name}_load_x", x_args, x_boxes, p), *map(p, w_args), f"{name}_store_y",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**c, **g, **windows, **_blocks(tile), "PRECISION": state.precision},
+            {**c, **g, **windows, **_blocks(tile), "PRECISION": state.precision, **boxes(w_boxes)},
             [f"keep_x={name}_keep_x", f"keep_args={as_tuple([p(b) for b in keep.written])}"] if keep.written else [],
         )  # fmt: skip
 
@@ -91,7 +123,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     parts = f"cdiv({rows}, {tile.m})"
     side_buffers(state, store, parts, c["K"])
     state.add(
-        name, kernel, helpers, call, [load.args, {weight: "weight"}, everything_of(store), keep.written], grid, tile,
+        name, kernel, helpers, call, [x_args, w_args, everything_of(store), keep.written], grid, tile,
         writes=(*store.written, *keep.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
         traffic=[*traffic.fprop(load, store, weight, {**c, **g}, tile, window), traffic.stored(keep)],
     )  # fmt: skip
@@ -114,20 +146,24 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     epilogue(store, kernel, At("pixel", "channel", "mask", c["C"]), node.name, "acc")
     store_text = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
     weight = state.multiplied(node.inputs[1])
+    w_boxes = state.descriptor(weight, c["R"] * c["S"] * c["C"] // groups, (tile.k, tile.n))
+    dy_boxes = as_it_lies(state, kernel, 0, c["K"], (tile.m, tile.k)) if pixel_by_pixel(c, g) else None
+    w_args, dy_args = {w_boxes or weight: "weight"}, {dy_boxes: "dy"} if dy_boxes else load.args
+    helpers = [store_text] if dy_boxes else [load_text, store_text]
 
     def call(p: Parameter) -> str:
         return call_text(
             "conv2d_dgrad",
-            [f"{name}_load_dy", as_tuple([p(b) for b in load.args]), p(weight), f"{name}_store_dx",
+            [*operand(f"{name}_load_dy", dy_args, dy_boxes, p), *map(p, w_args), f"{name}_store_dx",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**c, **g, **_blocks(tile), "PRECISION": state.precision},
+            {**c, **g, **_blocks(tile), "PRECISION": state.precision, **boxes(w_boxes)},
         )  # fmt: skip
 
     grid = (f"cdiv(N * {rows}, {tile.m}) * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
     parts = f"cdiv(N * {rows}, {tile.m})" + (f" * {sh * sw}" if sh * sw > 1 else "")
     side_buffers(state, store, parts, c["C"])
     state.add(
-        name, kernel, [load_text, store_text], call, [load.args, {weight: "weight"}, everything_of(store)], grid, tile,
+        name, kernel, helpers, call, [dy_args, w_args, everything_of(store)], grid, tile,
         writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
         traffic=traffic.dgrad(load, store, weight, {**c, **g}, tile),
     )  # fmt: skip
@@ -162,7 +198,10 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         dw_args, bias_args = {node.name: "dw"}, {bias.name: "db"} if bias else {}
         dw_store = f"tl.store(dw + row * {columns} + column, acc, mask=mask)"
         bias_store = "tl.store(db + channel, acc, mask=mask)"
-    helpers = [dy_text, x_text]
+    dy_boxes = as_it_lies(state, kernel, 0, c["K"], (tile.k, tile.m))
+    x_boxes = as_it_lies(state, kernel, 1, c["C"], (tile.k, tile.n)) if pixel_by_pixel(c, g) else None
+    dy_args, x_args = {dy_boxes: "dy"} if dy_boxes else load_dy.args, {x_boxes: "x"} if x_boxes else load_x.args
+    helpers = ([] if dy_boxes else [dy_text]) + ([] if x_boxes else [x_text])
     helpers.append(
         plain_function(f"{name}_store_dw", "acc, row, column, mask, split, args", list(dw_args.values()), [dw_store])
     )
@@ -176,8 +215,8 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     def call(p: Parameter) -> str:
         return call_text(
             "conv2d_wgrad",
-            [f"{name}_load_dy", as_tuple([p(b) for b in load_dy.args]), f"{name}_load_x",
-             as_tuple([p(b) for b in load_x.args]), f"{name}_store_dw", as_tuple([p(b) for b in dw_args]),
+            [*operand(f"{name}_load_dy", dy_args, dy_boxes, p), *operand(f"{name}_load_x", x_args, x_boxes, p),
+             f"{name}_store_dw", as_tuple([p(b) for b in dw_args]),
              f"{name}_store_db" if bias else "None", as_tuple([p(b) for b in bias_args]) if bias else "()", "N"],
             {**c, **g, "SPLIT": split, "BIAS": bias is not None, **_blocks(tile), "PRECISION": state.precision},
         )  # fmt: skip
@@ -185,7 +224,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     grid = (f"{-(-c['K'] // groups // tile.m) * -(-columns // tile.n)}", f"{groups}", f"{split}")
     written = tuple(dict.fromkeys([*dw_args, *(bias_args if bias else {})]))
     state.add(
-        name, kernel, helpers, call, [load_dy.args, load_x.args, dw_args, bias_args if bias else {}], grid, tile,
+        name, kernel, helpers, call, [dy_args, x_args, dw_args, bias_args if bias else {}], grid, tile,
         writes=written, kind=node.op, flops=2 * plan.graph.node_macs(node),
         traffic=traffic.wgrad(load_dy, load_x, {**c, **g}, tile),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from ..ir.graph import Node
 from ..ir.table import Kind
 from . import tiles, tuning
 from .body import At, Body
-from .program import DTYPES, SCALARS, Buffer, Function, Launch, PartialSum, plan_buffers
+from .program import DTYPES, SCALARS, Buffer, Descriptor, Function, Launch, PartialSum, plan_buffers
 from .traffic import Traffic
 
 #: from a buffer to the name of the kernel's parameter that points at it
@@ -40,6 +40,7 @@ class Lowering:
     sums: list[PartialSum] = field(default_factory=list)
     choices: list[tiles.Choice] = field(default_factory=list)
     rounded: dict[str, str] = field(default_factory=dict)
+    descriptors: dict[str, Descriptor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
@@ -83,6 +84,23 @@ class Lowering:
             self.rounded[value] = name
         return name
 
+    def descriptor(self, buffer: str, width: int, box: tuple[int, int]) -> str | None:
+        """A descriptor of a buffer as rows of ``width`` elements, if the target has the instructions (Hopper's TMA) and
+        they can read it: 16-bit numbers for the tensor cores, in rows of a multiple of 16 bytes."""
+        dtype, target = self.buffers[buffer].dtype, self.target
+        if dtype not in ("fp16", "bf16") or width % 8 or not target.startswith("sm_") or int(target[3:]) < 90:
+            return None
+        name = f"{buffer}[{box[0]}, {box[1]}]"
+        self.descriptors[name] = Descriptor(name, buffer, width, box)
+        return name
+
+    def type(self, argument: str) -> str:
+        """What Triton calls the type of a kernel's argument."""
+        if argument in self.descriptors:
+            described = self.descriptors[argument]
+            return f"tensordesc<{self.buffers[described.buffer].dtype}{list(described.box)}>"
+        return SCALARS.get(argument) or POINTER[self.buffers[argument].dtype]
+
     def workspace(self, name: str, size: str) -> str:
         self.buffers[name] = Buffer(name, "fp32", size)
         return name
@@ -113,7 +131,7 @@ class Lowering:
                 taken.add(unique)
                 names[buffer] = unique
         names.setdefault("N", "N")
-        types = [(p, SCALARS.get(b) or POINTER[self.buffers[b].dtype]) for b, p in names.items()]
+        types = [(p, self.type(b)) for b, p in names.items()]
         code = call(lambda buffer: names[buffer])
         text = "\n\n".join(
             [
@@ -125,7 +143,8 @@ class Lowering:
         if key not in self._same:
             self._same[key] = name
             self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)
-        buffers = tuple(b for b in names if b not in SCALARS)
+        described = {b: d.buffer for b, d in self.descriptors.items()}
+        buffers = tuple(described.get(b, b) for b in names if b not in SCALARS)
         moved = reduce(Traffic.add, traffic, Traffic())
         self.launches.append(
             Launch(

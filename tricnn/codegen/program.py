@@ -63,7 +63,8 @@ class Function:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: ``function[grid](arguments)``; arguments are buffers, or the scalars N, seed and step."""
+    """One launch: ``function[grid](arguments)``; arguments are buffers, descriptors of them, or the scalars N, seed and
+    step."""
 
     function: str
     arguments: tuple[str, ...]
@@ -98,6 +99,17 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Descriptor:
+    """A tensor descriptor, by which a kernel reads whole tiles: ``buffer`` as rows of ``width`` elements, in boxes of
+    so many rows and columns."""
+
+    name: str
+    buffer: str
+    width: int
+    box: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class PartialSum:
     """``target[j] = sum over p < parts of source[start + p * stride + j]`` for ``length`` elements j: one of those that
     a single launch computes at the end of the step."""
@@ -113,9 +125,9 @@ class PartialSum:
 @dataclass(frozen=True)
 class Program:
     """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
-    what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen. ``rounded``
-    says which buffer holds a weight in the type in which products read it: its first launch writes them, unless the
-    optimiser did."""
+    what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen.
+    ``rounded`` says which buffer holds a weight in the type in which products read it: its
+    first launch writes them, unless the optimiser did. ``descriptors`` are arguments beside the buffers."""
 
     plan: Plan
     dtype: str
@@ -127,15 +139,16 @@ class Program:
     sums: tuple[PartialSum, ...] = ()
     choices: tuple[Choice, ...] = ()
     rounded: Mapping[str, str] = field(default_factory=dict)
+    descriptors: Mapping[str, Descriptor] = field(default_factory=dict)
 
     @property
     def storage(self) -> str:
         return DTYPES[self.dtype][0]
 
     @property
-    def tables(self) -> bool:
-        """Are there launches over many tensors, which find them by tables of addresses?"""
-        return bool(self.sums or self.rounded)
+    def points(self) -> bool:
+        """Do launches find tensors by tables of addresses or by descriptors?"""
+        return bool(self.sums or self.rounded or self.descriptors)
 
     def moved(self, launch: Launch, batch: int) -> dict[str, Moved]:
         """What a launch moves, by buffer."""

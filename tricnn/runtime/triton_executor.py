@@ -163,7 +163,7 @@ class TritonExecutor:
                 tensors[name] = memory[start : start + buffer.bytes(batch)].view(self.dtypes[buffer.dtype])
             else:
                 tensors[name] = self._empty(name, batch)
-        if self.program.tables:
+        if self.program.points:
             self.module.point(tensors)
         if len(self._bound) >= 4:
             oldest = next(iter(self._bound))
