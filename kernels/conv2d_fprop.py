@@ -21,7 +21,7 @@ def conv2d_fprop(
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
     PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1,
     WINDOW_H: tl.constexpr = 1, WINDOW_W: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
-    keep_x: tl.constexpr = None, keep_args=(), W_BOXES: tl.constexpr = False,
+    keep_x: tl.constexpr = None, keep_args=None, W_BOXES: tl.constexpr = False,
 ):  # fmt: skip
     """x: [N, H, W, C], w: [K, R, S, C/GROUPS]  ->  y: [N, P, Q, K]; stride SH, SW; dilation DH, DW; padding PT, PL.
 
