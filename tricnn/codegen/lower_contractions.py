@@ -179,7 +179,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     columns = c["R"] * c["S"] * c["C"] // groups
     pixels = c["P"] * c["Q"] * state.batch
     tile = state.tile(name, kernel, node.op, {**c, **g}, lambda attempt: tiles.contraction(
-        c["K"] // groups, columns, pixels, state.dtype, state.target, attempt
+        c["K"] // groups, columns, pixels, state.dtype, state.target, attempt, dealt_out=True
     ))  # fmt: skip
     count = -(-c["K"] // groups // tile.m) * -(-columns // tile.n) * groups
     split = tiles.split_of(count, pixels, tile.k)

@@ -108,8 +108,11 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0) -> Tile:
-    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for)."""
+def contraction(
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, dealt_out: bool = False
+) -> Tile:  # fmt: skip
+    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for), whose depth may be
+    ``dealt_out`` between programs (:func:`split_of`)."""
     machine, narrow = _machine.get(), dtype in ("fp16", "bf16")
     m, n, k = (128, 128, 64) if narrow else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
     m, n, k = machine.product or (m, n, k)
@@ -117,7 +120,8 @@ def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, at
     n = min(n, max(power_of_two(columns), 16))
     k = min(k, max(power_of_two(depth), 16))
     # A small product should still fill the machine: shrink its tiles until there are enough of them.
-    while m > 32 and -(-rows // m) * -(-columns // n) < machine.tiles:
+    parts = max(1, depth // (4 * k)) if dealt_out else 1
+    while m > 32 and parts * -(-rows // m) * -(-columns // n) < machine.tiles:
         m //= 2
     stages = 3 if narrow and target.startswith("sm_") else 2
     for step in range(attempt):
