@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .numerics import IEEE, dot
+from .order import tile_of_program
 from .window import image_position
 
 
@@ -43,15 +44,16 @@ def conv2d_dgrad(
     CLASS_W: tl.constexpr = (W + SW - 1) // SW
     COLUMN_TILES: tl.constexpr = (CG + BLOCK_N - 1) // BLOCK_N
 
-    # Column tiles run fastest, so that programs that read the same pixels run together and meet in the L2 cache.
-    row_tile = tl.program_id(0) // COLUMN_TILES
-    first_column = tl.program_id(0) % COLUMN_TILES * BLOCK_N
+    rows = N * (CLASS_H * CLASS_W)
+    row_tiles = tl.cdiv(rows, BLOCK_M)
+    row_tile, column_tile = tile_of_program(tl.program_id(0), row_tiles, COLUMN_TILES)
+    first_column = column_tile * BLOCK_N
     column = first_column + tl.arange(0, BLOCK_N)[None, :]
     group = tl.program_id(1)
     class_h = tl.program_id(2) // SW
     class_w = tl.program_id(2) % SW
     row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-    row_mask = row < N * (CLASS_H * CLASS_W)
+    row_mask = row < rows
     column_mask = column < CG
 
     # Where every input pixel reads the same output pixel (1x1, linear layers), rows need not be taken apart.
@@ -83,10 +85,11 @@ def conv2d_dgrad(
                     for k in range(0, KG, BLOCK_K):
                         channel = k + tl.arange(0, BLOCK_K)
                         known = channel < KG
+                        exists = inside if KG % BLOCK_K == 0 else inside & known[None, :]
                         if load_dy is None:
                             dy = dy_args.load([row_tile * BLOCK_M, k])
                         else:
-                            dy = load_dy(source, group * KG + channel[None, :], inside & known[None, :], dy_args)
+                            dy = load_dy(source, group * KG + channel[None, :], exists, dy_args)
                         if W_BOXES:
                             b = w.load([group * KG + k, (r * S + s) * CG + first_column])
                         else:
@@ -95,7 +98,7 @@ def conv2d_dgrad(
                             b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0).to(dy.dtype)
                         acc = dot(dy, b, acc, PRECISION)
 
-    part = tl.program_id(2) * tl.cdiv(N * (CLASS_H * CLASS_W), BLOCK_M) + row_tile
+    part = tl.program_id(2) * row_tiles + row_tile
     result = group * CG + column
     if GROUPS > 1 and CG % BLOCK_N != 0:
         result = tl.where(column_mask, result, C)  # beyond a group lies the next one's

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .numerics import IEEE, dot
+from .order import tile_of_program
 from .window import image_position
 
 
@@ -53,13 +54,13 @@ def conv2d_fprop(
     POOLED_W: tl.constexpr = Q // WINDOW_W
     COLUMN_TILES: tl.constexpr = (KG + BLOCK_N - 1) // BLOCK_N
 
-    # Column tiles run fastest, so that programs that read the same pixels run together and meet in the L2 cache.
-    row_tile = tl.program_id(0) // COLUMN_TILES
-    first_column = tl.program_id(0) % COLUMN_TILES * BLOCK_N
+    rows = N * (POOLED_H * POOLED_W * AREA)
+    row_tile, column_tile = tile_of_program(tl.program_id(0), tl.cdiv(rows, BLOCK_M), COLUMN_TILES)
+    first_column = column_tile * BLOCK_N
     column = first_column + tl.arange(0, BLOCK_N)[None, :]
     group = tl.program_id(1)
     row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-    row_mask = row < N * (POOLED_H * POOLED_W * AREA)
+    row_mask = row < rows
     column_mask = column < KG
     if not W_BOXES:
         filters = w + (group * KG + column) * (R * S * CG)
@@ -94,13 +95,13 @@ def conv2d_fprop(
                 for c in range(0, CG, BLOCK_K):
                     channel = c + tl.arange(0, BLOCK_K)
                     known = channel < CG
+                    exists = inside if CG % BLOCK_K == 0 else inside & known[None, :]
                     if load_x is None:
                         x = x_args.load([row_tile * BLOCK_M, c])
                     else:
-                        x = load_x(source, group * CG + channel[None, :], inside & known[None, :], x_args)
+                        x = load_x(source, group * CG + channel[None, :], exists, x_args)
                     if keep_x is not None:
-                        first_tile = tl.program_id(0) % COLUMN_TILES == 0
-                        keep_x(x, source, channel[None, :], inside & known[None, :] & first_tile, keep_args)
+                        keep_x(x, source, channel[None, :], exists & (column_tile == 0), keep_args)
                     if W_BOXES:
                         b = w.load([group * KG + first_column, (r * S + s) * CG + c]).T
                     else:
@@ -123,8 +124,7 @@ def conv2d_fprop(
             known = term < R * S * CG
             x = load_x(source, group * CG + term[None, :] % CG, inside & known[None, :], x_args)
             if keep_x is not None:
-                first_tile = tl.program_id(0) % COLUMN_TILES == 0
-                keep_x(x, source, term[None, :], inside & known[None, :] & first_tile, keep_args)
+                keep_x(x, source, term[None, :], inside & known[None, :] & (column_tile == 0), keep_args)
             if W_BOXES:
                 b = w.load([group * KG + first_column, first]).T
             else:
