@@ -49,12 +49,13 @@ def max_pool2d_grad(
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
     R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr = False,
 ):  # fmt: skip
     """dx[n,h,w,c] = sum of dy[n,p,q,c] over the windows (p, q) whose maximum was at (h, w).
 
     dy: [N, P, Q, C]; index: [N, P, Q, C] integers, r*S + s as `max_pool2d` gives them. Grid: (cdiv(N*H*W, BLOCK_M),
     cdiv(C, BLOCK_N)). load_dy(pixel of y, channel, mask, args); store_dx(acc, pixel, channel, mask, part, args).
+    WIDE: index may have 2**31 elements or more.
     """
     part = tl.program_id(0)
     pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
@@ -71,7 +72,8 @@ def max_pool2d_grad(
             s = v + PL - q * SW
             covers = mask & (r < R) & (p >= 0) & (p < P) & (s < S) & (q >= 0) & (q < Q)
             source = (n * P + p) * Q + q
-            chosen = tl.load(index + source * C + channel, mask=covers, other=0).to(tl.int32) == r * S + s
+            where = source.to(tl.int64) if WIDE else source
+            chosen = tl.load(index + where * C + channel, mask=covers, other=0).to(tl.int32) == r * S + s
             acc += tl.where(covers & chosen, load_dy(source, channel, covers, dy_args).to(tl.float32), 0.0)
     store_dx(acc, pixel, channel, mask, part, dx_args)
 

@@ -1,5 +1,6 @@
 """tricnn.compile and the model it returns: the contract, on all three executors."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 import tricnn
 from tests.runtime.networks import KINDS, network
+from tricnn.codegen import tiles
 from tricnn.ir import CheckpointError, DataError, ShapeError, TargetError
 from tricnn.training.one_launch_sgd import OneLaunchSGD
 
@@ -219,3 +221,33 @@ class Recorder:
     def __getitem__(self, grid: Any) -> Any:
         self.launched.append(grid)
         return self.launch[grid]
+
+
+def small_and_large(kind: str) -> tuple[tricnn.runtime.Model, tricnn.runtime.Model]:
+    with tiles.chosen_for(tiles.INTERPRETER):
+        small, large = (tricnn.compile(network(kind), "train", batch, "fp32", "triton") for batch in (2, 2**23))
+    return small, large
+
+
+@pytest.mark.parametrize("kind", ["grouped", "branches"])
+def test_tensors_of_2_to_the_31_elements_are_indexed_in_64_bits(kind: str) -> None:
+    """Wherever a kernel compiled for such a batch looks at an image. Other steps count in 32 bits, and refuse it."""
+    small, large = small_and_large(kind)
+    for function in large.program.functions:
+        for line in function.text.splitlines():
+            if re.search(r"tl\.(load|store)\(\w+ \+ \w*(pixel|window|source|image)", line):
+                assert ".to(tl.int64)" in line, (function.name, line)
+    assert ".to(tl.int64) * " in large.source and ".to(tl.int64) * " not in small.source.replace("where = ", "")
+    assert ("WIDE=True" in large.source) == (kind == "grouped"), "the index of a maximum is an image as well"
+    with pytest.raises(TargetError, match="compile for it"):
+        small.executor._check_size(2**23)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grouped", "branches"])
+def test_64_bits_compute_the_same(kind: str) -> None:
+    x, labels = images(2)
+    (loss, grads), (large_loss, large_grads) = (model.loss_and_grads(x, labels) for model in small_and_large(kind))
+    assert large_loss == pytest.approx(loss, rel=1e-5)
+    for name in grads:
+        np.testing.assert_allclose(large_grads[name], grads[name], atol=2e-5 * abs(grads[name]).max() + 1e-6)

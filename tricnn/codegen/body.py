@@ -54,8 +54,8 @@ class Load:
 class Body:
     """One generated function under construction."""
 
-    def __init__(self, plan: Plan, kernel: Kernel, storage: str):
-        self.plan, self.kernel, self.storage = plan, kernel, storage
+    def __init__(self, plan: Plan, kernel: Kernel, storage: str, wide: bool = False):
+        self.plan, self.kernel, self.storage, self.wide = plan, kernel, storage, wide
         self.lines: list[str] = []
         self.args: dict[str, str] = {}  # buffer or scalar -> the name of the argument
         self.written: dict[str, str] = {}
@@ -136,8 +136,12 @@ class Body:
         width, start = at.width, 0
         if value is not None and self.plan.place(value).buffer != value:
             width, start = self.plan.place(value).pitch, self.plan.place(value).offset
-        pixel = f"{at.pixel} * {width}" if width > 1 else at.pixel
-        return f"{pixel} + {at.channel}" + (f" + {start}" if start else "")
+        return f"{self.row(at.pixel, width)} + {at.channel}" + (f" + {start}" if start else "")
+
+    def row(self, pixel: str, width: int) -> str:
+        """Where a pixel of ``width`` elements begins; counted in 64 bits where there may be 2**31 elements or more."""
+        pixel = f"{pixel}.to(tl.int64)" if self.wide else pixel
+        return f"{pixel} * {width}" if width > 1 else pixel
 
     def part(self, at: At, value: str) -> tuple[int, int, int]:
         """Which channels of a value's buffer are seen at a place, and of how many."""

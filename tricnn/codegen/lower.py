@@ -76,7 +76,7 @@ def lower(
         lower_rounding(state)
     return Program(
         plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
-        tuple(state.sums), tuple(state.choices), state.rounded, state.descriptors,
+        tuple(state.sums), tuple(state.choices), state.rounded, state.descriptors, state.wide,
     )  # fmt: skip
 
 

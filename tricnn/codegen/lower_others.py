@@ -89,7 +89,7 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
             node.op,
             [f"{name}_load_dy", as_tuple([p(b) for b in load.args]), *[p(b) for b in index], f"{name}_store_dx",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+            {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n, **({"WIDE": True} if index and state.wide else {})},
         )  # fmt: skip
 
     parts = f"cdiv(N * {rows}, {tile.m})"
@@ -266,7 +266,7 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
     place = plan.place(node.name)
     target = place.offset + start
     out = body.result(place.buffer, "y")
-    row = f"{out} + pixel * {place.pitch} + channel" if y.batched else f"{out} + channel"
+    row = f"{out} + {body.row('pixel', place.pitch)} + channel" if y.batched else f"{out} + channel"
     body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
     total = place.pitch if y.batched else plan.type(place.buffer).elements(1)
     body.stores.setdefault(place.buffer, set()).add((target, target + count, total))

@@ -17,7 +17,7 @@ from ..ir.graph import Node
 from ..ir.table import Kind
 from . import tiles, tuning
 from .body import At, Body
-from .program import DTYPES, SCALARS, Buffer, Descriptor, Function, Launch, PartialSum, plan_buffers
+from .program import DTYPES, SCALARS, Buffer, Descriptor, Function, Launch, PartialSum, evaluate, plan_buffers
 from .traffic import Traffic
 
 #: from a buffer to the name of the kernel's parameter that points at it
@@ -45,13 +45,14 @@ class Lowering:
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
         self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
+        self.wide = max(evaluate(b.size, self.batch) for b in self.buffers.values()) >= 2**31
         self.order = pixel_ordered(self.plan.graph)
         self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
         self.written = {self.plan.place(value).buffer for kernel in self.plan.kernels for value in kernel.writes}
         self._same: dict[str, str] = {}
 
     def body(self, kernel: Kernel) -> Body:
-        return Body(self.plan, kernel, self.storage)
+        return Body(self.plan, kernel, self.storage, self.wide)
 
     def tile(
         self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], rule: Callable[[int], tiles.Tile]

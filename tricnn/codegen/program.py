@@ -126,8 +126,9 @@ class PartialSum:
 class Program:
     """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
     what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen.
-    ``rounded`` says which buffer holds a weight in the type in which products read it: its
-    first launch writes them, unless the optimiser did. ``descriptors`` are arguments beside the buffers."""
+    ``rounded`` says which buffer holds a weight in the type in which products read it: its first launch writes them,
+    unless the optimiser did. ``descriptors`` are arguments beside the buffers. ``wide`` kernels count elements in 64
+    bits, for tensors of 2**31 and more."""
 
     plan: Plan
     dtype: str
@@ -140,6 +141,7 @@ class Program:
     choices: tuple[Choice, ...] = ()
     rounded: Mapping[str, str] = field(default_factory=dict)
     descriptors: Mapping[str, Descriptor] = field(default_factory=dict)
+    wide: bool = False
 
     @property
     def storage(self) -> str:

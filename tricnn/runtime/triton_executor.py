@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..codegen.emit import emit
-from ..codegen.program import BYTES, Program
+from ..codegen.program import BYTES, Program, evaluate
 from ..compiler.plan import Plan
 from ..ir.errors import TargetError
 from ..ir.table import Environment
@@ -182,9 +182,7 @@ class TritonExecutor:
     def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
         """One step. Returns outputs and gradients by the name of their value, as device tensors in logical shape."""
         tensors = self.bind(batch)
-        largest = max(b.bytes(batch) // BYTES[b.dtype] for b in self.program.buffers.values())
-        if largest >= 2**31:
-            raise TargetError(f"batch {batch} makes a tensor of {largest} elements; kernels index at most 2**31 - 1")
+        self._check_size(batch)
         for node in self.plan.graph.inputs:
             self.put(tensors, node.name, inputs[node.name])
         self._round()
@@ -219,6 +217,17 @@ class TritonExecutor:
     def captures(self, batch: int) -> bool:
         wanted = self.cuda is not None and os.environ.get("TRICNN_CAPTURE", "1") != "0"
         return wanted and worth_capturing(self.program, batch, self.target)
+
+    def _check_size(self, batch: int) -> None:
+        """Pixels are counted in 32 bits, elements too unless the step was compiled for more of them."""
+        largest = max(evaluate(b.size, batch) for b in self.program.buffers.values())
+        pixels = batch * max(
+            (t.pixels for t in self.plan.graph.types.values() if t.batched and len(t.shape) == 4), default=1
+        )
+        if largest >= 2**31 and not self.program.wide:
+            raise TargetError(f"batch {batch} makes a tensor of {largest} elements (2**31 or more): compile for it")
+        if pixels >= 2**31:
+            raise TargetError(f"batch {batch} makes an image of {pixels} pixels; kernels count at most 2**31 - 1")
 
     def fetch(self, tensors: Mapping[str, Any], value: str, batch: int) -> Any:
         """A value in its logical shape (a view of its memory where that is possible)."""
