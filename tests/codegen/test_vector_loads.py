@@ -1,0 +1,60 @@
+"""What kernels read from memory comes 16 bytes at a time where the layout allows: the machine code says so."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import triton
+
+from tricnn.codegen.build import spec
+from tricnn.codegen.compile import compile_kernels
+from tricnn.codegen.lower import lower
+from tricnn.compiler.fuse import fuse
+from tricnn.ir import Graph, GraphBuilder
+from tricnn.runtime.model import specialised
+
+KINDS = ("conv2d", "conv2d_grad_input", "conv2d_grad_weight")
+
+
+def network(channels: int) -> Graph:
+    """Two convolutions with batch norm and ReLU between: the second one's kernels normalise, or mask, as they load."""
+    b = GraphBuilder("pair")
+    x = b.input("x", (channels, 14, 14))
+    for name in ("c1", "c2", "c3"):
+        x = b.relu(b.batch_norm(b.conv2d(x, channels, 3, padding=1, bias=False, name=name)))
+    return b.build(b.linear(b.global_avg_pool(x), 8, name="fc"))
+
+
+def loads(tmp_path: Path, channels: int, target: str, kinds: tuple[str, ...]) -> dict[str, set[str]]:
+    """The instructions that load from global memory, by kind of kernel: those of the layer in the middle."""
+    program = lower(fuse(specialised(network(channels), "train"), "train"), "bf16", 256, target)
+    chosen = {x.kind: x.function for x in program.launches if x.kind in kinds and x.layers and "c2" in x.kernel}
+    functions = [next(f for f in program.functions if f.name == chosen[kind]) for kind in kinds]
+    found = {}
+    for kind, kernel in zip(kinds, compile_kernels([spec(f) for f in functions], target), strict=True):
+        path = tmp_path / "kernel.cubin"
+        path.write_bytes(kernel.binary)
+        tool = triton.knobs.nvidia.cuobjdump.path
+        code = subprocess.run([tool, "-sass", str(path)], capture_output=True, text=True, check=True).stdout
+        found[kind] = set(re.findall(r"\b((?:LDG|LDGSTS|UTMALDG)\b[.\w]*)", code))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("target", "kinds"),
+    [("sm_90", KINDS[:1]), *(pytest.param(t, KINDS, marks=pytest.mark.slow) for t in ("sm_80", "sm_90"))],
+)
+def test_channels_in_multiples_of_16_bytes_are_loaded_so(tmp_path: Path, target: str, kinds: tuple[str, ...]) -> None:
+    for kind, instructions in loads(tmp_path, 64, target, kinds).items():
+        assert any(".128" in i for i in instructions), (kind, instructions)
+        assert not any(re.search(r"\.[US](8|16)\b", i) for i in instructions), (kind, instructions)
+        if target == "sm_90" and kind != "conv2d_grad_weight":
+            assert any(i.startswith("UTMALDG") for i in instructions), (kind, instructions)
+
+
+@pytest.mark.slow
+def test_channels_that_do_not_line_up_cannot_be(tmp_path: Path) -> None:
+    """The same look at 18 bytes a pixel: so the test above would notice."""
+    (instructions,) = loads(tmp_path, 18 // 2, "sm_80", KINDS[:1]).values()
+    assert any(re.search(r"\.[US]16\b", i) for i in instructions)
