@@ -27,7 +27,7 @@ def network(channels: int) -> Graph:
 
 
 def loads(tmp_path: Path, channels: int, target: str, kinds: tuple[str, ...]) -> dict[str, set[str]]:
-    """The instructions that load from global memory, by kind of kernel: those of the layer in the middle."""
+    """What loads from global memory or multiplies, by kind of kernel: those of the layer in the middle."""
     program = lower(fuse(specialised(network(channels), "train"), "train"), "bf16", 256, target)
     chosen = {x.kind: x.function for x in program.launches if x.kind in kinds and x.layers and "c2" in x.kernel}
     functions = [next(f for f in program.functions if f.name == chosen[kind]) for kind in kinds]
@@ -37,7 +37,7 @@ def loads(tmp_path: Path, channels: int, target: str, kinds: tuple[str, ...]) ->
         path.write_bytes(kernel.binary)
         tool = triton.knobs.nvidia.cuobjdump.path
         code = subprocess.run([tool, "-sass", str(path)], capture_output=True, text=True, check=True).stdout
-        found[kind] = set(re.findall(r"\b((?:LDG|LDGSTS|UTMALDG)\b[.\w]*)", code))
+        found[kind] = set(re.findall(r"\b((?:LDG|LDGSTS|UTMALDG|HGMMA)\b[.\w]*)", code))
     return found
 
 
@@ -49,6 +49,7 @@ def test_channels_in_multiples_of_16_bytes_are_loaded_so(tmp_path: Path, target:
     for kind, instructions in loads(tmp_path, 64, target, kinds).items():
         assert any(".128" in i for i in instructions), (kind, instructions)
         assert not any(re.search(r"\.[US](8|16)\b", i) for i in instructions), (kind, instructions)
+        assert ("HGMMA" in {i.partition(".")[0] for i in instructions}) == (target == "sm_90"), "Hopper's own product"
         if target == "sm_90" and kind != "conv2d_grad_weight":
             assert any(i.startswith("UTMALDG") for i in instructions), (kind, instructions)
 

@@ -120,9 +120,12 @@ def contraction(
     n = min(n, max(power_of_two(columns), 16))
     k = min(k, max(power_of_two(depth), 16))
     # A small product should still fill the machine: shrink its tiles until there are enough of them.
-    parts = max(1, depth // (4 * k)) if dealt_out else 1
-    while m > 32 and parts * -(-rows // m) * -(-columns // n) < machine.tiles:
+    # One that is dealt out fills it anyhow, but leaves partial sums: down to the least that a Hopper MMA takes.
+    least = 64 if dealt_out else 32
+    while m > least and -(-rows // m) * -(-columns // n) < machine.tiles:
         m //= 2
+    while dealt_out and n > least and -(-rows // m) * -(-columns // n) < machine.tiles:
+        n //= 2
     stages = 3 if narrow and target.startswith("sm_") else 2
     for step in range(attempt):
         if step % 3 == 0 and stages > 1 and (m * n <= 4096 or k > 32):
