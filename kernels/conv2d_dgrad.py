@@ -35,7 +35,7 @@ def conv2d_dgrad(
     dx is stored exactly once.
 
     Operands that are multiplied as they lie in memory may come by tensor descriptors, whole tiles at a time. W_BOXES: w
-    is one of [K, R*S*C/GROUPS] in boxes of [BLOCK_K, BLOCK_N], of dy's type. load_dy = None, for 1x1 convolutions with
+    is one of [K, R*S*C] in boxes of [BLOCK_K, BLOCK_N], of dy's type. load_dy = None, for 1x1 convolutions with
     stride 1: dy_args is one of [N*P*Q, K] in boxes of [BLOCK_M, BLOCK_K].
     """
     CG: tl.constexpr = C // GROUPS

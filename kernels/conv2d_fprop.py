@@ -35,7 +35,7 @@ def conv2d_fprop(
     that load_x returns.
 
     Operands that are multiplied as they lie in memory may come by tensor descriptors, whole tiles at a time. W_BOXES: w
-    is one of [K, R*S*C/GROUPS] in boxes of [BLOCK_N, BLOCK_K], of x's type. load_x = None, for 1x1 convolutions with
+    is one of [K, R*S*C] in boxes of [BLOCK_N, BLOCK_K], of x's type. load_x = None, for 1x1 convolutions with
     stride 1 and C >= 16: x_args is one of [N*H*W, C] in boxes of [BLOCK_M, BLOCK_K].
 
     keep_x(tile, pixel, channel, mask, args), if given, is shown every tile that the programs of the first filters load;

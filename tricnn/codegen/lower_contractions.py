@@ -59,6 +59,15 @@ def as_it_lies(state: Lowering, kernel: Kernel, index: int, channels: int, box: 
     return state.descriptor(value, channels, box)
 
 
+def weight_boxes(
+    state: Lowering, weight: str, c: dict[str, int], g: dict[str, int], box: tuple[int, int]
+) -> str | None:  # fmt: skip
+    """A descriptor of weights, a matrix of filters by taps and channels, if no box reaches beyond a tap or group."""
+    if "GROUPS" in g or (c["R"] * c["S"] > 1 and c["C"] % box[1]):
+        return None
+    return state.descriptor(weight, c["R"] * c["S"] * c["C"], box)
+
+
 def pixel_by_pixel(c: dict[str, int], options: Mapping[str, int]) -> bool:
     """Is it a matrix product of pixels by channels: a dense layer, or a 1x1 convolution with no options?"""
     return c["R"] * c["S"] == 1 and not options and (c["H"], c["W"]) == (c["P"], c["Q"])
@@ -104,7 +113,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         keep.store(plan.storage(node.inputs[0]), "tile", At("pixel", "channel", "mask", c["C"]), as_it_is=True)
         helpers.append(keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines))
     weight = state.multiplied(node.inputs[1])
-    w_boxes = state.descriptor(weight, c["R"] * c["S"] * c["C"] // groups, (tile.n, tile.k))
+    w_boxes = weight_boxes(state, weight, c, g, (tile.n, tile.k)) if c["C"] >= 16 else None
     gathers = not pixel_by_pixel(c, {**g, **windows}) or c["C"] < 16
     x_boxes = None if gathers else as_it_lies(state, kernel, 0, c["C"], (tile.m, tile.k))
     w_args, x_args = {w_boxes or weight: "weight"}, {x_boxes: "x"} if x_boxes else load.args
@@ -146,7 +155,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     epilogue(store, kernel, At("pixel", "channel", "mask", c["C"]), node.name, "acc")
     store_text = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
     weight = state.multiplied(node.inputs[1])
-    w_boxes = state.descriptor(weight, c["R"] * c["S"] * c["C"] // groups, (tile.k, tile.n))
+    w_boxes = weight_boxes(state, weight, c, g, (tile.k, tile.n))
     dy_boxes = as_it_lies(state, kernel, 0, c["K"], (tile.m, tile.k)) if pixel_by_pixel(c, g) else None
     w_args, dy_args = {w_boxes or weight: "weight"}, {dy_boxes: "dy"} if dy_boxes else load.args
     helpers = [store_text] if dy_boxes else [load_text, store_text]
@@ -198,7 +207,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         dw_args, bias_args = {node.name: "dw"}, {bias.name: "db"} if bias else {}
         dw_store = f"tl.store(dw + row * {columns} + column, acc, mask=mask)"
         bias_store = "tl.store(db + channel, acc, mask=mask)"
-    dy_boxes = as_it_lies(state, kernel, 0, c["K"], (tile.k, tile.m))
+    dy_boxes = as_it_lies(state, kernel, 0, c["K"], (tile.k, tile.m)) if groups == 1 else None
     x_boxes = as_it_lies(state, kernel, 1, c["C"], (tile.k, tile.n)) if pixel_by_pixel(c, g) else None
     dy_args, x_args = {dy_boxes: "dy"} if dy_boxes else load_dy.args, {x_boxes: "x"} if x_boxes else load_x.args
     helpers = ([] if dy_boxes else [dy_text]) + ([] if x_boxes else [x_text])

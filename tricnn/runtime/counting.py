@@ -74,7 +74,8 @@ def counting(launch: Launch, tensors: Mapping[str, Any]) -> Iterator[dict[str, M
     moved: dict[str, Moved] = {}
 
     def lanes(pointers: Any, mask: Any) -> tuple[np.ndarray, int]:
-        kept = mask.data.ravel().astype(bool)  # as many as pointers, not always in their shape
+        # A mask has as many elements as pointers, not always in their shape; a descriptor's is an array already.
+        kept = np.asarray(mask if isinstance(mask, np.ndarray) else mask.data).ravel().astype(bool)
         return pointers.data.ravel()[kept], np.dtype(_get_np_dtype(pointers.get_element_ty())).itemsize
 
     def counted_load(builder: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
