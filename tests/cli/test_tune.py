@@ -29,8 +29,9 @@ def test_a_dry_run_lists_problems_and_candidates_without_a_gpu(tricnn):
     problems = ran.json["problems"]
     conv1 = next(p for p in problems if p["shape"].startswith("N256 C1 ") and p["kind"] == "conv2d")
     assert conv1["shape"] == "N256 C1 H28 W28 K6 R5 S5 P28 Q28 PT2 PL2 WINDOW_H2 WINDOW_W2"
-    # 256 images of 28x28 pixels and 6 filters: bf16 pixels in, fp32 weights, pooled pixels and their positions out
-    moved = 256 * 28 * 28 * 2 + 4 * (6 * 25 + 6) + 256 * 14 * 14 * 6 * (2 + 1)
+    # 256 images of 28x28 pixels and 6 filters: bf16 pixels and weights in, an fp32 bias, pooled pixels and their
+    # positions out
+    moved = 256 * 28 * 28 * 2 + 2 * 6 * 25 + 4 * 6 + 256 * 14 * 14 * 6 * (2 + 1)
     assert conv1["least_us"] == pytest.approx(1e6 * moved / 3.35e12, abs=1e-3)
     assert conv1["rule"] == conv1["candidates"][0] and len(conv1["candidates"]) > 3
     least = [p["least_us"] for p in problems]

@@ -72,7 +72,7 @@ def lower(
             lowering_of(kernel)(state, kernel)
     if state.sums:
         lower_many_sums(state)
-    if state.rounded:
+    if state.rounded and kernels is None:
         lower_rounding(state)
     return Program(
         plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,

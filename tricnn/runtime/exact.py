@@ -67,7 +67,8 @@ def mistakes(problem: Problem, tile: Tile, batch: int = BATCH, seed: int = 0) ->
     model.executor.load({n.name: given[n.name] for n in graph.parameters})
     inputs = {n.name: given[n.name].astype(np.float32) for n in graph.inputs}
     result = graph.outputs[0].value
-    for tensor in model.executor.bind(batch).values():
+    tensors = model.executor.bind(batch)
+    for tensor in (tensors[name] for name in model.program.buffers):
         if tensor.is_floating_point() and not any(tensor is p for p in model.executor.persistent.values()):
             tensor.fill_(float("nan"))  # an element that nobody writes shows
     got = model.executor.run(inputs, batch, 0, 0)[result]

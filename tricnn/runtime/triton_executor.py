@@ -60,6 +60,16 @@ def load_module(source: str) -> ModuleType:
     return module
 
 
+def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The descriptors that a program's kernels take, of these tensors."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return {
+        d.name: TensorDescriptor.from_tensor(tensors[d.buffer].view(-1, d.width), list(d.box))
+        for d in program.descriptors.values()
+    }
+
+
 class TritonExecutor:
     """Parameters in storage layout on the device, activations in one arena, ``step`` of the emitted file."""
 

@@ -27,7 +27,7 @@ from ..codegen.tiles import Problem, Tile
 from .clock import Clock, Work
 from .exact import mistakes
 from .model import Model
-from .triton_executor import load_module
+from .triton_executor import described, load_module
 from .verify import verify_model
 from .verify_inputs import random_batch
 
@@ -85,8 +85,9 @@ def sites(program: Program) -> list[Site]:
 
 
 def counts(launch: Launch) -> bool:
-    """Is this launch's time that of its kernel? The last one finishes the sums of many."""
-    return launch.kind != "sum_partials_of_many"
+    """Is this launch's time that of its kernel? The first one rounds the weights, the last one finishes the sums, of
+    many."""
+    return launch.kind not in ("round_of_many", "sum_partials_of_many")
 
 
 class Tuner:
@@ -171,10 +172,12 @@ class Tuner:
         """All of a site's launches, on the model's memory and workspaces of their own."""
         executor, batch = self.model.executor, self.batch
         values: dict[str, Any] = {**dict.fromkeys(SCALARS, 0), **self.tensors, "N": batch}
-        own = {name: b for name, b in program.buffers.items() if name not in self.plan.graph.types}
+        shared = {*self.plan.graph.types, *program.rounded.values()}
+        own = {name: b for name, b in program.buffers.items() if name not in shared}
         for name, buffer in own.items():
             count = buffer.bytes(batch) // BYTES[buffer.dtype]
             values[name] = executor.torch.zeros(count, dtype=executor.dtypes[buffer.dtype], device=executor.device)
+        values |= described(program, values)
         module = load_module(module_text("\n\n".join(f.text for f in program.functions)))
         functions = {f.name: f for f in program.functions}
         calls = []
