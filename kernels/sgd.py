@@ -43,21 +43,6 @@ def sgd_of_many(
 
 
 @triton.jit
-def round_of_many(table, ROUNDED: tl.constexpr, BLOCK: tl.constexpr):
-    """Copies of many fp32 arrays, rounded to the type ROUNDED, in one launch: each program makes one block of one.
-
-    table: [programs, 3] int64 says of each block: the addresses of the array and of its copy at its first element, and
-    how many elements it has, at most BLOCK. Grid: (programs,).
-    """
-    row = table + tl.program_id(0) * 3
-    source = tl.load(row).to(tl.pointer_type(tl.float32))
-    copy = tl.load(row + 1).to(tl.pointer_type(ROUNDED))
-    element = tl.arange(0, BLOCK)
-    mask = element < tl.load(row + 2)
-    tl.store(copy + element, round_to(tl.load(source + element, mask=mask, other=0.0), ROUNDED), mask=mask)
-
-
-@triton.jit
 def _update(p, g, v, element, mask, rate, momentum, weight_decay, NESTEROV: tl.constexpr):
     """The equations of `sgd` at some elements; gives p as it is now."""
     parameter = tl.load(p + element, mask=mask, other=0.0)

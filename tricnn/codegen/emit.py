@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .program import ROUND_BLOCK, ROUND_TABLE, SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program, evaluate
+from .program import SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program
 from .templates import closure, library, module_text
 
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
@@ -29,6 +29,7 @@ def emit(program: Program) -> str:
         _title("the step"),
         *([_point(program)] if program.points else []),
         _allocate(program),
+        *([_round_weights(program)] if program.rounded else []),
         _step(program),
     ]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -73,9 +74,6 @@ def kernel_text(program: Program, function: Function) -> str:
         if launch.kind == "sum_partials_of_many":
             lines.append(f"#   finishes {len(launch.layers)} gradients; SUMS, below, has them all")
             continue
-        if launch.kind == "round_of_many":
-            lines.append(f"#   rounds {len(launch.layers)} weights; WEIGHTS, below, has them all")
-            continue
         if launch.kind in ("split_sum", "merge_stats", "mean_rows"):
             lines.append(f"#   the last step of {launch.kernel}")
             continue
@@ -106,20 +104,6 @@ def _allocate(program: Program) -> str:
 def _point(program: Program) -> str:
     """What launches do not find by an argument of their own, and ``point(t)``, which says where that is."""
     lists, fill = [], []
-    if program.rounded:
-        weights = [(w, copy, evaluate(program.buffers[w].size, 1)) for w, copy in program.rounded.items()]
-        lists += [
-            "# What the first launch rounds: a weight, its copy, and how many elements it has.",
-            "WEIGHTS = [", *[f"    {row}," for row in weights], "]",
-        ]  # fmt: skip
-        fill += [
-            "    table = []",
-            "    for weight, copy, length in WEIGHTS:",
-            f"        for first in range(0, length, {ROUND_BLOCK}):",
-            "            addresses = t[weight].data_ptr() + 4 * first, t[copy].data_ptr() + 2 * first",
-            f"            table.append((*addresses, min({ROUND_BLOCK}, length - first)))",
-            f'    t["{ROUND_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
-        ]
     if program.sums:
         sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
         lists += [
@@ -154,18 +138,23 @@ def _point(program: Program) -> str:
     ]).replace("'", '"')  # fmt: skip
 
 
+def _round_weights(program: Program) -> str:
+    """``round_weights(t)``: before the first step, and after a change of weights that did not write the copies."""
+    return "\n".join([
+        "# Products read weights in 16 bits: each weight, and its copy.",
+        "WEIGHTS = [", *[f"    {pair}," for pair in program.rounded.items()], "]", "", "",
+        "def round_weights(t):",
+        '    """Copy the weights, rounded: before the first step, and after a change that did not do so itself."""',
+        "    for weight, copy in WEIGHTS:",
+        "        t[copy].copy_(t[weight])",
+    ]).replace("'", '"')  # fmt: skip
+
+
 def _step(program: Program) -> str:
-    if program.rounded:
-        lines = [
-            "def step(t, N, seed=0, step=0, rounded=False):",
-            '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks. rounded:',
-            '    the copies of the weights are up to date, because the optimiser wrote them."""',
-        ]
-    else:
-        lines = [
-            "def step(t, N, seed=0, step=0):",
-            '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks."""',
-        ]
+    lines = [
+        "def step(t, N, seed=0, step=0):",
+        '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks."""',
+    ]
     if any("seed_lo" in launch.arguments for launch in program.launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
@@ -175,10 +164,7 @@ def _step(program: Program) -> str:
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
         arguments = [a if a in SCALARS else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
-        call = [f"    {launch.function}[{grid}](", *_wrapped([*arguments, *options]), "    )"]
-        if launch.kind == "round_of_many":
-            call = ["    if not rounded:", *("    " + line for line in call)]
-        lines += call
+        lines += [f"    {launch.function}[{grid}](", *_wrapped([*arguments, *options]), "    )"]
     return "\n".join(lines)
 
 

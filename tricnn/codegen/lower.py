@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from ..compiler.plan import Kernel, Plan
 from ..ir.errors import TargetError
 from ..ir.table import Kind
-from .lower_contractions import lower_dgrad, lower_fprop, lower_rounding, lower_wgrad
+from .lower_contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .lower_others import lower_copy, lower_loss, lower_pointwise, lower_pool, lower_pool_grad, lower_rows
 from .lower_sums import (
     lower_batch_stats,
@@ -72,8 +72,6 @@ def lower(
             lowering_of(kernel)(state, kernel)
     if state.sums:
         lower_many_sums(state)
-    if state.rounded and kernels is None:
-        lower_rounding(state)
     return Program(
         plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
         tuple(state.sums), tuple(state.choices), state.rounded, state.descriptors, state.wide,

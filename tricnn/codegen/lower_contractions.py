@@ -12,7 +12,6 @@ from . import tiles, traffic
 from .body import At
 from .lower_sums import finish_sides, lower_split_sum, side_buffers
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function
-from .program import ROUND_BLOCK, ROUND_TABLE, TRITON, Buffer, evaluate
 
 
 def conv_sizes(plan: Plan, node: Node) -> dict[str, int]:
@@ -239,25 +238,3 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     )  # fmt: skip
     if split > 1:
         lower_split_sum(state, kernel, partial, f"{split}", total, everything, node.name, bias.name if bias else None)
-
-
-def lower_rounding(state: Lowering) -> None:
-    """The first launch: weights as products read them, rounded from those that the optimiser updates."""
-    name, weights, copies = "round_weights", tuple(state.rounded), tuple(state.rounded.values())
-    blocks = sum(-(-evaluate(state.buffers[w].size, 1) // ROUND_BLOCK) for w in weights)
-    state.buffers[ROUND_TABLE] = Buffer(ROUND_TABLE, "i64", f"{3 * blocks}", persistent=True)
-    first = next(k for k in state.plan.kernels if state.rounded.keys() & set(k.reads))
-
-    def call(p: Parameter) -> str:
-        options = [f"ROUNDED={TRITON[state.storage]}", f"BLOCK={ROUND_BLOCK}"]
-        return call_text("round_of_many", [p(ROUND_TABLE)], {}, options)
-
-    state.add(
-        name, first, [], call, [{ROUND_TABLE: "table"}], (f"{blocks}",), tiles.Tile(1, ROUND_BLOCK, 1, 4, 1),
-        writes=(), kind="round_of_many", traffic=[traffic.loads(ROUND_TABLE, f"{3 * blocks}")],
-    )  # fmt: skip
-    launch = state.launches.pop()
-    loads = {**launch.loads, **{w: state.buffers[w].size for w in weights}}
-    rounding = replace(launch, layers=weights, reads=(ROUND_TABLE, *weights), writes=copies, loads=loads)
-    state.launches.insert(0, rounding)
-    state.functions = {name: state.functions.pop(name), **state.functions}

@@ -20,8 +20,6 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
 SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
 #: the table of addresses that the launch for many sums reads, and how many elements each of its programs adds
 SUM_TABLE, SUM_BLOCK = "weight_sums.table", 512
-#: the same of the launch that rounds weights to the type in which they are multiplied
-ROUND_TABLE, ROUND_BLOCK = "rounded_weights.table", 1024
 TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
 
 
@@ -126,9 +124,9 @@ class PartialSum:
 class Program:
     """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
     what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen.
-    ``rounded`` says which buffer holds a weight in the type in which products read it: its first launch writes them,
-    unless the optimiser did. ``descriptors`` are arguments beside the buffers. ``wide`` kernels count elements in 64
-    bits, for tensors of 2**31 and more."""
+    ``rounded`` says which buffer holds a weight in the type in which products read it: whoever changes the weight
+    writes it. ``descriptors`` are arguments beside the buffers. ``wide`` kernels count elements in 64 bits, for tensors
+    of 2**31 and more."""
 
     plan: Plan
     dtype: str
@@ -149,8 +147,8 @@ class Program:
 
     @property
     def points(self) -> bool:
-        """Do launches find tensors by tables of addresses or by descriptors?"""
-        return bool(self.sums or self.rounded or self.descriptors)
+        """Do launches find tensors by a table of addresses or by descriptors?"""
+        return bool(self.sums or self.descriptors)
 
     def moved(self, launch: Launch, batch: int) -> dict[str, Moved]:
         """What a launch moves, by buffer."""

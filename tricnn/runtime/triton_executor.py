@@ -110,14 +110,12 @@ class TritonExecutor:
         weights, copies = {}, {}
         for copy in self.program.rounded.values():
             self.persistent[copy] = self._empty(copy, 1)
-        for node in self.plan.graph.nodes:
-            if node.op != "parameter":
-                continue
+        for node in (*(n for n in self.plan.graph.nodes if n.op == "parameter"), *self.plan.prepared):
             place, stored = self.plan.place(node.name), self.persistent[node.name]
             if place.buffer in self.program.rounded:
                 whole = self.persistent[self.program.rounded[place.buffer]]
                 weights[node.name], copies[node.name] = stored, whole[place.offset : place.offset + len(stored)]
-            elif stored.dtype != self.torch.float32:
+            elif node.op == "parameter" and stored.dtype != self.torch.float32:
                 weights[node.name] = self.torch.empty(len(stored), dtype=self.torch.float32)
                 copies[node.name] = stored
         return RoundedWeights(weights, copies)
@@ -137,8 +135,8 @@ class TritonExecutor:
         self._round()
 
     def _round(self) -> None:
-        """For inference, bring the device's weights up to date. (A training step does that by itself.)"""
-        if not self.program.rounded and not self.rounded.current:
+        """Bring the weights that products read up to date with those that were loaded or trained."""
+        if not self.rounded.current:
             self.rounded.write()
 
     def state(self, name: str) -> np.ndarray:
@@ -198,7 +196,7 @@ class TritonExecutor:
         self._round()
         self.launch(tensors, batch, seed, step)
         if self.program.rounded:
-            self.rounded.forget()  # whatever becomes of the parameters now
+            self.rounded.forget()  # whatever becomes of the parameters now, in kernels that PyTorch does not see
         return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
 
     def stored(self, tensors: Mapping[str, Any], value: str) -> Any:
@@ -216,8 +214,7 @@ class TritonExecutor:
         if replay is not None:
             replay()
         else:
-            spared = {"rounded": self.rounded.current} if self.program.rounded else {}
-            self.module.step(tensors, batch, seed, step, **spared)
+            self.module.step(tensors, batch, seed, step)
 
     def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None]:
         buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}

@@ -85,9 +85,8 @@ def sites(program: Program) -> list[Site]:
 
 
 def counts(launch: Launch) -> bool:
-    """Is this launch's time that of its kernel? The first one rounds the weights, the last one finishes the sums, of
-    many."""
-    return launch.kind not in ("round_of_many", "sum_partials_of_many")
+    """Is this launch's time that of its kernel? The last one finishes the sums of many."""
+    return launch.kind != "sum_partials_of_many"
 
 
 class Tuner:
