@@ -13,7 +13,7 @@ from tricnn.cli.contest import Ours, fatal, in_turns
 
 def profile(case: Case, part: Part, rehearse: bool) -> None:
     from tricnn.codegen.candidates import CONTRACTIONS
-    from tricnn.codegen.limits import least_us
+    from tricnn.compiler.machines import least_us
 
     ours = Ours(declared(case["network"], rehearse), case["mode"], case["batch"], case["dtype"])
     ours.step()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tricnn.codegen.limits import LIMITS
+from tricnn.compiler.machines import MACHINES
 from tricnn.report.figures import scaled, size
 from tricnn.report.plots import bars, roofline
 
@@ -133,7 +133,7 @@ def target_of(found: Found) -> str:
 
 
 def draw(found: Found, path: Path) -> Iterable[Path]:
-    limits = LIMITS.get(target_of(found), LIMITS["sm_90"])
+    machine = MACHINES.get(target_of(found))
     groups = [
         {"name": title(case), "bars": {c["name"]: c["ratio"] for c in case["contenders"] if "ratio" in c}}
         for case in measured(found, "bench", "contenders")
@@ -147,12 +147,14 @@ def draw(found: Found, path: Path) -> Iterable[Path]:
             for r in predictions
         ]
         yield bars(groups, path.with_name(f"{path.stem}-bars.png"), "least time / least time unfused, predicted")
+    if machine is None:
+        return
     for case in measured(found, "profile", "kernels")[:1]:
         kernels = [{**k, "seconds": k["milliseconds"] / 1e3} for k in case["kernels"]]
         where = path.with_name(f"{path.stem}-roofline.png")
-        yield roofline(kernels, limits, case["dtype"], where, title(case), True)
+        yield roofline(kernels, machine, case["dtype"], where, title(case), True)
     if predictions:
         first = predictions[0]
         kernels = [{**k, "seconds": k["least_us"] / 1e6} for k in first["kernels"]]
         where = path.with_name(f"{path.stem}-roofline.png")
-        yield roofline(kernels, limits, first["dtype"], where, f"{title(first)}: every kernel, predicted", False)
+        yield roofline(kernels, machine, first["dtype"], where, f"{title(first)}: every kernel, predicted", False)

@@ -92,14 +92,14 @@ def with_outcomes(lines: list[Line], found: Mapping[str, Any]) -> list[Line]:
 
 
 def predictions(networks: Iterable[str], target: str) -> Iterable[Line]:
-    from tricnn.codegen.limits import LIMITS
+    from tricnn.compiler.machines import MACHINES
 
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     for network in networks:
         for mode, batch in WORK:
             fused = predicted(network, mode, DTYPE, batch, target)["fused"]
             yield Line(
-                network, mode, DTYPE, str(batch), LIMITS[target].device, today, str(fused["launches"]),
+                network, mode, DTYPE, str(batch), MACHINES[target].name, today, str(fused["launches"]),
                 f"{fused['least_milliseconds']:.4f}",
             )  # fmt: skip
 

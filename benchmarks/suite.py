@@ -65,13 +65,13 @@ def without_a_gpu(out: Path, networks: tuple[str, ...] = NETWORKS) -> int:
     """The exact figures and the least times, as a table, JSON, Markdown and a plot."""
     from benchmarks.pages import write_pages
     from tricnn.cli.screen import Screen
-    from tricnn.codegen.limits import LIMITS
+    from tricnn.compiler.machines import MACHINES
     from tricnn.report import tables
 
     screen, target = Screen(False), "sm_90"
     screen.show(
         "There is no GPU here, so nothing is timed. Launches, bytes and operations are exact; the least time, on one "
-        f"{LIMITS[target].device}, is predicted from them."
+        f"{MACHINES[target].name}, is predicted from them."
     )
     found: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), "commit": commit(), "device": "none", "target": target,

@@ -152,9 +152,9 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
 
 
 def limits_of(target: str) -> str:
-    from tricnn.codegen.limits import LIMITS
+    from tricnn.compiler.machines import MACHINES
 
-    return LIMITS.get(target, LIMITS["sm_90"]).device
+    return MACHINES[target].name
 
 
 def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Callable[[], Work]]:

@@ -86,13 +86,11 @@ class Cost:
         busy = min(1.0, work.programs / machine.processors)
         cached = work.values <= self.cache_bytes
         moved = work.parameters + work.values / (CACHE_SPEED if cached else 1.0)
-        narrow = self.dtype in ("fp16", "bf16")
-        matrix = machine.narrow if narrow else machine.tf32 if self.dtype == "tf32" else 0
-        products = work.products / ((matrix or machine.vector) * 1e12 * busy)
+        products = work.products / (machine.rate(self.dtype) * busy)
         arithmetic = work.arithmetic / (machine.vector * 1e12 * busy)
-        apart = matrix > 0 and work.programs >= OVERLAP * machine.processors
+        apart = machine.has_matrix_units(self.dtype) and work.programs >= OVERLAP * machine.processors
         return LAUNCH + max(
-            moved / (machine.memory * 1e12 * busy), max(products, arithmetic) if apart else products + arithmetic
+            moved / (machine.bandwidth * busy), max(products, arithmetic) if apart else products + arithmetic
         )
 
     @property

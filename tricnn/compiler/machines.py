@@ -3,7 +3,8 @@
 NVIDIA: the architecture white papers and data sheets of A100 80GB SXM, A40, Jetson AGX Orin, L40S, H100 SXM, B200,
 B300, RTX 5090, GB10. AMD: the data sheets of MI250X (one of its two dies), MI300X, MI355X, RX 7900 XTX, RX 9060 XT,
 RX 9070 XT; their cache is the last one before memory (Infinity Cache). Peaks are dense ones, without sparsity, summed
-in fp32. They rank plans of one network on one target; they are not a promise of speed.
+in fp32. They bound times and rank plans of one
+network on one target; they are not a promise of speed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,21 @@ class Machine:
     tf32: float  # Tflop/s
     vector: float  # Tflop/s in fp32, a fused multiply-add counted as two
 
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second to and from memory."""
+        return self.memory * 1e12
+
+    def has_matrix_units(self, dtype: str) -> bool:
+        return self._matrix(dtype) > 0
+
+    def rate(self, dtype: str) -> float:
+        """Operations a second of products in ``dtype``: those of the vector units where no matrix unit takes it."""
+        return (self._matrix(dtype) or self.vector) * 1e12
+
+    def _matrix(self, dtype: str) -> float:
+        return self.narrow if dtype in ("fp16", "bf16") else self.tf32 if dtype == "tf32" else 0.0
+
 
 MACHINES: dict[str, Machine] = {
     "sm_80": Machine("A100", 108, 2.04, 40, 312, 156, 19.5),
@@ -41,3 +57,9 @@ MACHINES: dict[str, Machine] = {
     "gfx1200": Machine("RX 9060 XT", 32, 0.32, 32, 103, 0, 25.6),
     "gfx1201": Machine("RX 9070 XT", 64, 0.64, 64, 195, 0, 48.7),
 }
+
+
+def least_us(target: str, dtype: str, moved: float, flops: float) -> float:
+    """Microseconds that a kernel needs at least: max(bytes / bandwidth, operations / their rate)."""
+    machine = MACHINES[target]
+    return 1e6 * max(moved / machine.bandwidth, flops / machine.rate(dtype))

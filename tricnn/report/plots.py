@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..codegen.limits import Limits
+from ..compiler.machines import Machine
 from ..ir.errors import DataError
 
 INK, FAINT = "#333333", "#dddddd"
@@ -50,17 +50,17 @@ def bars(cases: Sequence[Mapping[str, Any]], path: Path, unit: str = "time / PyT
 
 
 def roofline(
-    kernels: Sequence[Mapping[str, Any]], limits: Limits, dtype: str, path: Path, title: str, measured: bool
+    kernels: Sequence[Mapping[str, Any]], machine: Machine, dtype: str, path: Path, title: str, measured: bool
 ) -> Path:  # fmt: skip
     """Every kernel (``dram_bytes``, ``flops``, ``seconds``, ``kind``) at its operations per byte and operations per
     second, its area as its time, under the limits of a device."""
     figure = _figure(8, 5)
     axes = figure.subplots()
     shown = [k for k in kernels if k["flops"] > 0 and k["dram_bytes"] > 0 and k["seconds"] > 0]
-    top, ridge = limits.flops[dtype], limits.flops[dtype] / limits.bandwidth
+    top, ridge = machine.rate(dtype), machine.rate(dtype) / machine.bandwidth
     intensity = [k["flops"] / k["dram_bytes"] for k in shown]
     left, right = min([0.1, *intensity]) / 2, max([10 * ridge, *intensity]) * 2
-    axes.plot([left, ridge, right], [left * limits.bandwidth, top, top], color=INK, linewidth=1.2)
+    axes.plot([left, ridge, right], [left * machine.bandwidth, top, top], color=INK, linewidth=1.2)
     total = sum(k["seconds"] for k in shown) or 1.0
     for number, (kind, members) in enumerate(_by_kind(shown).items()):
         axes.scatter(
@@ -71,7 +71,7 @@ def roofline(
     axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="operations per byte to or from memory")
     axes.set(ylabel="operations per second" + ("" if measured else ", predicted: at the limit"))
     axes.set_title(title, loc="left", fontsize=10, color=INK)
-    text = f"{limits.device}: {limits.bandwidth / 1e12:.2f} TB/s, {top / 1e12:.0f} TFLOP/s in {dtype}; area: time"
+    text = f"{machine.name}: {machine.bandwidth / 1e12:.2f} TB/s, {top / 1e12:.0f} TFLOP/s in {dtype}; area: time"
     if idle := len(kernels) - len(shown):
         text += f"\n{idle} more kernels only move data"
     axes.text(0.02, 0.97, text, transform=axes.transAxes, va="top", fontsize=8, color=INK)

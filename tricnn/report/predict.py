@@ -6,20 +6,20 @@ from typing import Any
 
 from ..codegen.candidates import CONTRACTIONS
 from ..codegen.emit import launches_of
-from ..codegen.limits import LIMITS, least_us
 from ..codegen.program import Program
+from ..compiler.machines import MACHINES, least_us
 
 
 def least(program: Program, target: str) -> list[dict[str, Any]]:
     """One row per distinct kernel, all its launches together, those that take longest first: exact bytes and
     operations, microseconds at least, and which of the two limits it is."""
-    limits, rows = LIMITS.get(target, LIMITS["sm_90"]), []
+    machine, rows = MACHINES[target], []
     for function in program.functions:
         launches = launches_of(program, function)
         moved = sum(program.launch_bytes(launch, program.batch) for launch in launches)
         flops = sum(launch.flops for launch in launches) * program.batch
         products = flops if launches[0].kind in CONTRACTIONS else 0  # the rest never waits for arithmetic
-        bound = "operations" if products / limits.flops[program.dtype] > moved / limits.bandwidth else "bytes"
+        bound = "operations" if products / machine.rate(program.dtype) > moved / machine.bandwidth else "bytes"
         rows.append({
             "name": function.name, "kind": launches[0].kind,
             "layers": list(dict.fromkeys(layer for launch in launches for layer in launch.layers)),

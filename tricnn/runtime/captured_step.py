@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..codegen.candidates import CONTRACTIONS
-from ..codegen.limits import least_us
 from ..codegen.program import Program
+from ..compiler.machines import least_us
 
 WARM_UPS = 3
 #: microseconds that a launch from Python takes, about; a kernel that runs longer hides the next launch behind itself

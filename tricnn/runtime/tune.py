@@ -19,11 +19,11 @@ from ..codegen import tuning
 from ..codegen.build import spec
 from ..codegen.candidates import CONTRACTIONS, candidates
 from ..codegen.compile import CompiledKernel, CompileError, KernelSpec
-from ..codegen.limits import least_us
 from ..codegen.lower import lower
 from ..codegen.program import BYTES, SCALARS, Launch, Program, evaluate
 from ..codegen.templates import module_text
 from ..codegen.tiles import Problem, Tile
+from ..compiler.machines import least_us
 from .clock import Clock, Work
 from .exact import mistakes
 from .model import Model
