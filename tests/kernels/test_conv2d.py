@@ -14,6 +14,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tests.kernels.helpers import cdiv, integers, load_tile, store_row, store_tile, unwritten
+from tricnn.kernels.conv2d_boxes import conv2d_boxes
 from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
 from tricnn.kernels.conv2d_fprop import conv2d_fprop
 from tricnn.kernels.conv2d_wgrad import conv2d_wgrad
@@ -280,3 +281,46 @@ def test_operands_by_tensor_descriptors(kernel, c, k, dtype):
     assert torch.equal(y.double(), conv.y)
     assert torch.equal(dx.double(), conv.dx)
     assert torch.equal(dw.double().reshape(k, kernel, kernel, c).permute(0, 3, 1, 2), conv.dw)
+
+
+@triton.jit
+def boxes_kernel(
+    x, w, y, N, C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    FIRST_H: tl.constexpr, FIRST_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr, BOX_N: tl.constexpr,
+    BOX_H: tl.constexpr, BOX_W: tl.constexpr, GRADIENT: tl.constexpr,
+):  # fmt: skip
+    conv2d_boxes(
+        x, w, store_tile, (y, K), N, C, K, R, S, P, Q, FIRST_H, FIRST_W, STEP_H, STEP_W, BOX_N, BOX_H, BOX_W,
+        BLOCK_N=32, BLOCK_K=16, GRADIENT=GRADIENT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("taps", "padding", "dilation", "box"),
+    [((3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)), ((3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
+     ((1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)), ((3, 3), (0, 0, 0, 0), (1, 1), (4, 2, 1))],
+)  # fmt: skip
+def test_images_in_boxes(taps, padding, dilation, box):
+    """Boxes reach over the border on every side, over the last image and the last filter. And back: the gradient."""
+    n, c, k, h, w = 3, 16, 48, 5, 7
+    conv = Convolution(1, n, c, k, h, w, taps, padding=padding, dilation=dilation, dtype=torch.bfloat16)
+    p, q = conv.y.shape[2:]
+    weight = conv.w.to(torch.bfloat16).permute(0, 2, 3, 1).reshape(k, -1).contiguous()
+
+    def image(tensor):
+        return TensorDescriptor.from_tensor(tensor.permute(0, 2, 3, 1).contiguous(), [*box, 16])
+
+    def programs(height, width, columns):
+        return cdiv(n, box[0]) * cdiv(height, box[1]) * cdiv(width, box[2]) * cdiv(columns, 32)
+
+    y, dx = unwritten(conv.y.shape), unwritten(conv.dx.shape)
+    forward, back = (TensorDescriptor.from_tensor(weight, box) for box in ([32, 16], [16, 32]))
+    first = padding[0], padding[2]
+    boxes_kernel[programs(p, q, k),](
+        image(conv.x), forward, y, n, c, k, *taps, p, q, -first[0], -first[1], *dilation, *box, False
+    )  # fmt: skip
+    boxes_kernel[programs(h, w, c),](
+        image(conv.dy), back, dx, n, k, c, *taps, h, w, *first, -dilation[0], -dilation[1], *box, True
+    )  # fmt: skip
+    assert torch.equal(y.double(), conv.y)
+    assert torch.equal(dx.double(), conv.dx)

@@ -86,7 +86,7 @@ class Build:
                           "layers": list(launch.layers)} for launch in program.launches],
             "buffers": {b.name: {"dtype": b.dtype, "elements": b.size, "persistent": b.persistent}
                         for b in program.buffers.values()},
-            "descriptors": {d.name: {"buffer": d.buffer, "row": d.width, "box": list(d.box)}
+            "descriptors": {d.name: {"buffer": d.buffer, "shape": list(d.shape), "box": list(d.box)}
                             for d in program.descriptors.values()},
             "pixel_ordered": {name: list(shape) for name, shape in program.order.items()},
         }  # fmt: skip

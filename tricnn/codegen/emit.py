@@ -120,15 +120,15 @@ def _point(program: Program) -> str:
             f'    t["{SUM_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
         ]
     if program.descriptors:
-        boxes = [(d.name, d.buffer, d.width, list(d.box)) for d in program.descriptors.values()]
+        boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in program.descriptors.values()]
         lists += [
-            "# What kernels read by descriptors: a name, the tensor, elements in a row, and rows and columns of a box.",
+            "# What kernels read by descriptors: a name, the tensor, the shape of its rows or images, that of a box.",
             "DESCRIPTORS = [", *[f"    {row}," for row in boxes], "]",
         ]  # fmt: skip
         fill += [
-            "    for name, tensor, width, box in DESCRIPTORS:",
-            "        rows = t[tensor].view(-1, width)",
-            "        t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(rows, box)",
+            "    for name, tensor, shape, box in DESCRIPTORS:",
+            "        tensor = t[tensor].view(-1, *shape)",
+            "        t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(tensor, box)",
         ]
     return "\n".join([
         *lists, "", "",

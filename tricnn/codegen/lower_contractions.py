@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from . import tiles, traffic
-from .body import At
+from .body import At, Body
 from .lower_sums import finish_sides, lower_split_sum, side_buffers
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function
 
@@ -47,15 +47,17 @@ def _blocks(tile: tiles.Tile) -> dict[str, int]:
     return {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
 
 
-def as_it_lies(state: Lowering, kernel: Kernel, index: int, channels: int, box: tuple[int, int]) -> str | None:
+def as_it_lies(
+    state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...], box: tuple[int, ...]
+) -> str | None:  # fmt: skip
     """A descriptor of an operand that the kernel computes nothing of as it loads, and that lies in memory by itself: a
-    matrix of pixels (or rows) by channels."""
+    matrix of pixels (or rows) by channels, or images of a shape."""
     node, plan = kernel.anchor, state.plan
     value = plan.storage(node.inputs[index])
-    apart = plan.place(value).buffer == value and plan.place(value).pitch in (channels, plan.type(value).channel_count)
-    if value in kernel.by_name or not apart or prod(plan.type(value).per_image) % channels:
+    apart = plan.place(value).buffer == value and plan.place(value).pitch in (shape[-1], plan.type(value).channel_count)
+    if value in kernel.by_name or not apart or prod(plan.type(value).per_image) % prod(shape):
         return None
-    return state.descriptor(value, channels, box)
+    return state.descriptor(value, shape, box)
 
 
 def weight_boxes(
@@ -64,7 +66,7 @@ def weight_boxes(
     """A descriptor of weights, a matrix of filters by taps and channels, if no box reaches beyond a tap or group."""
     if "GROUPS" in g or (c["R"] * c["S"] > 1 and c["C"] % box[1]):
         return None
-    return state.descriptor(weight, c["R"] * c["S"] * c["C"], box)
+    return state.descriptor(weight, (c["R"] * c["S"] * c["C"],), box)
 
 
 def pixel_by_pixel(c: dict[str, int], options: Mapping[str, int]) -> bool:
@@ -72,12 +74,67 @@ def pixel_by_pixel(c: dict[str, int], options: Mapping[str, int]) -> bool:
     return c["R"] * c["S"] == 1 and not options and (c["H"], c["W"]) == (c["P"], c["Q"])
 
 
+@dataclass(frozen=True)
+class Boxes:
+    """Operands as `conv2d_boxes` reads them: descriptors of an image and of weights, the boxes that cover the result,
+    and how many channels are summed at once."""
+
+    image: str
+    weight: str
+    n: int
+    h: int
+    w: int
+    k: int
+
+    def cover(self, height: int, width: int) -> traffic.Boxes:
+        """How many boxes cover a result, and which rows and columns they have, those beyond it too."""
+        down, across = -(-height // self.h), -(-width // self.w)
+        return f"cdiv(N, {self.n}) * {down * across}", (down * self.h, across * self.w)
+
+
+def in_boxes(
+    state: Lowering, kernel: Kernel, weight: str, c: dict[str, int], options: Mapping[str, int], tile: tiles.Tile
+) -> Boxes | None:  # fmt: skip
+    """Operands in boxes, if they are multiplied as they lie in memory and boxes waste little: of a convolution with
+    stride 1 and more than one tap, or of its gradient."""
+    forward = kernel.anchor.op == "conv2d"
+    depth, image, result = ("C", "HW", "PQ") if forward else ("K", "PQ", "HW")
+    height, width = (c[axis] for axis in image)
+    box = tiles.box(tile.m, state.batch, *(c[axis] for axis in result))
+    k = min(tile.k, c[depth] & -c[depth])  # a power of two that divides the channels
+    if box is None or c["R"] * c["S"] == 1 or {"SH", "SW", "GROUPS", "WINDOW_H"} & options.keys():
+        return None
+    if k < min(32, c[depth]) or k < 16:
+        return None
+    weights = weight_boxes(state, weight, c, {}, (tile.n, k) if forward else (k, tile.n))
+    images = as_it_lies(state, kernel, 0, (height, width, c[depth]), (*box, k)) if weights else None
+    return Boxes(images, weights, *box, k) if images and weights else None
+
+
+def boxes_call(
+    boxed: Boxes, name: str, p: Parameter, store: Body, c: dict[str, int], g: dict[str, int], tile: tiles.Tile
+) -> str:  # fmt: skip
+    """A call of `conv2d_boxes`: of a convolution, whose taps lie ahead of the padding, or of its gradient, whose taps
+    lie behind it."""
+    gradient = name.endswith("_store_dx")
+    renamed = {"C": "K", "K": "C", "P": "H", "Q": "W"} if gradient else {}
+    sign = -1 if gradient else 1
+    sizes = {axis: c[renamed.get(axis, axis)] for axis in ("C", "K", "R", "S", "P", "Q")}
+    moved = {"FIRST_H": -sign * g.get("PT", 0), "FIRST_W": -sign * g.get("PL", 0),
+             "STEP_H": sign * g.get("DH", 1), "STEP_W": sign * g.get("DW", 1)}  # fmt: skip
+    blocks = {"BOX_N": boxed.n, "BOX_H": boxed.h, "BOX_W": boxed.w, "BLOCK_N": tile.n, "BLOCK_K": boxed.k}
+    arguments = [p(boxed.image), p(boxed.weight), name, as_tuple([p(b) for b in everything_of(store)]), "N"]
+    return call_text(
+        "conv2d_boxes", arguments, {**sizes, **moved, **blocks, **({"GRADIENT": True} if gradient else {})}
+    )
+
+
 def operand(load: str, args: Mapping[str, str], descriptor: str | None, p: Parameter) -> list[str]:
     """How a template is told of an operand: the function that loads it and its arguments, or a descriptor."""
     return ["None", p(descriptor)] if descriptor else [load, as_tuple([p(b) for b in args])]
 
 
-def boxes(descriptor: str | None) -> dict[str, bool]:
+def by_boxes(descriptor: str | None) -> dict[str, bool]:
     """Weights come by a descriptor."""
     return {"W_BOXES": True} if descriptor else {}
 
@@ -112,28 +169,35 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         keep.store(plan.storage(node.inputs[0]), "tile", At("pixel", "channel", "mask", c["C"]), as_it_is=True)
         helpers.append(keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines))
     weight = state.multiplied(node.inputs[1])
-    w_boxes = weight_boxes(state, weight, c, g, (tile.n, tile.k)) if c["C"] >= 16 else None
-    gathers = not pixel_by_pixel(c, {**g, **windows}) or c["C"] < 16
-    x_boxes = None if gathers else as_it_lies(state, kernel, 0, c["C"], (tile.m, tile.k))
+    boxed = in_boxes(state, kernel, weight, c, {**g, **windows}, tile)
+    x_boxes, w_boxes = (boxed.image, boxed.weight) if boxed else (None, None)
+    if not boxed:
+        gathers = not pixel_by_pixel(c, {**g, **windows}) or c["C"] < 16
+        x_boxes = None if gathers else as_it_lies(state, kernel, 0, (c["C"],), (tile.m, tile.k))
+        w_boxes = weight_boxes(state, weight, c, g, (tile.n, tile.k)) if c["C"] >= 16 else None
     w_args, x_args = {w_boxes or weight: "weight"}, {x_boxes: "x"} if x_boxes else load.args
     helpers = helpers[1:] if x_boxes else helpers
 
     def call(p: Parameter) -> str:
+        if boxed:
+            return boxes_call(boxed, f"{name}_store_y", p, store, c, g, tile)
         return call_text(
             "conv2d_fprop",
             [*operand(f"{name}_load_x", x_args, x_boxes, p), *map(p, w_args), f"{name}_store_y",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**c, **g, **windows, **_blocks(tile), "PRECISION": state.precision, **boxes(w_boxes)},
+            {**c, **g, **windows, **_blocks(tile), "PRECISION": state.precision, **by_boxes(w_boxes)},
             [f"keep_x={name}_keep_x", f"keep_args={as_tuple([p(b) for b in keep.written])}"] if keep.written else [],
         )  # fmt: skip
 
-    grid = (f"cdiv({rows}, {tile.m}) * {-(-c['K'] // groups // tile.n)}", f"{groups}")
-    parts = f"cdiv({rows}, {tile.m})"
+    boxes = boxed.cover(c["P"], c["Q"]) if boxed else None
+    parts = boxes[0] if boxes else f"cdiv({rows}, {tile.m})"
+    grid = (f"{parts} * {-(-c['K'] // groups // tile.n)}", f"{groups}")
     side_buffers(state, store, parts, c["K"])
     state.add(
         name, kernel, helpers, call, [x_args, w_args, everything_of(store), keep.written], grid, tile,
         writes=(*store.written, *keep.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
-        traffic=[*traffic.fprop(load, store, weight, {**c, **g}, tile, window), traffic.stored(keep)],
+        traffic=[*traffic.fprop(load, store, weight, {**c, **g}, tile, window, boxes),
+                 traffic.stored(keep)],
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c["K"])
 
@@ -154,26 +218,33 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     epilogue(store, kernel, At("pixel", "channel", "mask", c["C"]), node.name, "acc")
     store_text = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
     weight = state.multiplied(node.inputs[1])
-    w_boxes = weight_boxes(state, weight, c, g, (tile.k, tile.n))
-    dy_boxes = as_it_lies(state, kernel, 0, c["K"], (tile.m, tile.k)) if pixel_by_pixel(c, g) else None
+    boxed = in_boxes(state, kernel, weight, c, g, tile)
+    dy_boxes, w_boxes = (boxed.image, boxed.weight) if boxed else (None, None)
+    if not boxed:
+        dy_boxes = as_it_lies(state, kernel, 0, (c["K"],), (tile.m, tile.k)) if pixel_by_pixel(c, g) else None
+        w_boxes = weight_boxes(state, weight, c, g, (tile.k, tile.n))
     w_args, dy_args = {w_boxes or weight: "weight"}, {dy_boxes: "dy"} if dy_boxes else load.args
     helpers = [store_text] if dy_boxes else [load_text, store_text]
 
     def call(p: Parameter) -> str:
+        if boxed:
+            return boxes_call(boxed, f"{name}_store_dx", p, store, c, g, tile)
         return call_text(
             "conv2d_dgrad",
             [*operand(f"{name}_load_dy", dy_args, dy_boxes, p), *map(p, w_args), f"{name}_store_dx",
              as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**c, **g, **_blocks(tile), "PRECISION": state.precision, **boxes(w_boxes)},
+            {**c, **g, **_blocks(tile), "PRECISION": state.precision, **by_boxes(w_boxes)},
         )  # fmt: skip
 
-    grid = (f"cdiv(N * {rows}, {tile.m}) * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
-    parts = f"cdiv(N * {rows}, {tile.m})" + (f" * {sh * sw}" if sh * sw > 1 else "")
+    boxes = boxed.cover(c["H"], c["W"]) if boxed else None
+    parts = boxes[0] if boxes else f"cdiv(N * {rows}, {tile.m})"
+    grid = (f"{parts} * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
+    parts += f" * {sh * sw}" if sh * sw > 1 else ""
     side_buffers(state, store, parts, c["C"])
     state.add(
         name, kernel, helpers, call, [dy_args, w_args, everything_of(store)], grid, tile,
         writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
-        traffic=traffic.dgrad(load, store, weight, {**c, **g}, tile),
+        traffic=traffic.dgrad(load, store, weight, {**c, **g}, tile, boxes),
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c["C"])
 
@@ -206,8 +277,8 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         dw_args, bias_args = {node.name: "dw"}, {bias.name: "db"} if bias else {}
         dw_store = f"tl.store(dw + row * {columns} + column, acc, mask=mask)"
         bias_store = "tl.store(db + channel, acc, mask=mask)"
-    dy_boxes = as_it_lies(state, kernel, 0, c["K"], (tile.k, tile.m)) if groups == 1 else None
-    x_boxes = as_it_lies(state, kernel, 1, c["C"], (tile.k, tile.n)) if pixel_by_pixel(c, g) else None
+    dy_boxes = as_it_lies(state, kernel, 0, (c["K"],), (tile.k, tile.m)) if groups == 1 else None
+    x_boxes = as_it_lies(state, kernel, 1, (c["C"],), (tile.k, tile.n)) if pixel_by_pixel(c, g) else None
     dy_args, x_args = {dy_boxes: "dy"} if dy_boxes else load_dy.args, {x_boxes: "x"} if x_boxes else load_x.args
     helpers = ([] if dy_boxes else [dy_text]) + ([] if x_boxes else [x_text])
     helpers.append(

@@ -85,14 +85,14 @@ class Lowering:
             self.rounded[value] = name
         return name
 
-    def descriptor(self, buffer: str, width: int, box: tuple[int, int]) -> str | None:
-        """A descriptor of a buffer as rows of ``width`` elements, if the target has the instructions (Hopper's TMA) and
-        they can read it: 16-bit numbers for the tensor cores, in rows of a multiple of 16 bytes."""
+    def descriptor(self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...]) -> str | None:
+        """A descriptor of a buffer as rows or images of a ``shape``, if the target has the instructions (Hopper's TMA)
+        and they can read it: 16-bit numbers for the tensor cores, the last axis a multiple of 16 bytes."""
         dtype, target = self.buffers[buffer].dtype, self.target
-        if dtype not in ("fp16", "bf16") or width % 8 or not target.startswith("sm_") or int(target[3:]) < 90:
+        if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not target.startswith("sm_") or int(target[3:]) < 90:
             return None
-        name = f"{buffer}[{box[0]}, {box[1]}]"
-        self.descriptors[name] = Descriptor(name, buffer, width, box)
+        name = f"{buffer}{list(box)}"
+        self.descriptors[name] = Descriptor(name, buffer, shape, box)
         return name
 
     def type(self, argument: str) -> str:

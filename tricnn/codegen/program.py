@@ -98,13 +98,13 @@ class Moved:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A tensor descriptor, by which a kernel reads whole tiles: ``buffer`` as rows of ``width`` elements, in boxes of
-    so many rows and columns."""
+    """A tensor descriptor, by which a kernel reads whole tiles: ``buffer`` as any number of rows, or images, of this
+    ``shape``, in boxes of so many of them, and in them."""
 
     name: str
     buffer: str
-    width: int
-    box: tuple[int, int]
+    shape: tuple[int, ...]
+    box: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -156,3 +157,14 @@ def elementwise(channels: int, attempt: int = 0) -> Tile:
 def with_sums(channels: int, attempt: int = 0) -> Tile:
     """[pixels, channels] for a pass that leaves sums over the pixels of each tile: enough pixels that they are few."""
     return Tile(64 >> attempt, min(power_of_two(channels), 64), 1, 4, 1)
+
+
+def box(rows: int, images: int, height: int, width: int) -> tuple[int, int, int] | None:
+    """(images, rows, columns) of boxes of so many pixels that cover ``images`` images with the least waste; None if
+    more than a fifth of all they cover would be waste. Of equals, the widest."""
+    shapes = [(rows >> i >> j, 1 << i, 1 << j) for j in range(9) for i in range(9) if rows >> i >> j]
+    covered = {
+        b: prod(-(-size // of) * of for size, of in zip((images, height, width), b, strict=True)) for b in shapes
+    }
+    best = min(shapes, key=lambda b: (covered[b], -b[2], -b[1]))
+    return best if best[0] <= 256 and covered[best] * 4 <= images * height * width * 5 else None

@@ -22,6 +22,8 @@ from .tiles import Tile
 #: channels first to last, of those that lie between two pixels (or of all numbers of a vector)
 Part = tuple[int, int, int]
 Counts = tuple[int, ...]
+#: how many boxes there are, and the rows and columns that they cover, which may be more than the result has
+Boxes = tuple[str, tuple[int, int]]
 
 
 @dataclass
@@ -182,32 +184,41 @@ def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]
 
 
 def fprop(
-    load: Body, store: Body, weight: str, c: Mapping[str, int], tile: Tile, window: Sequence[int] = (1, 1)
+    load: Body, store: Body, weight: str, c: Mapping[str, int], tile: Tile, window: Sequence[int] = (1, 1),
+    boxes: Boxes | None = None,
 ) -> list[Traffic]:  # fmt: skip
-    """conv2d_fprop: every tile of filters loads x once for each tap, every tile of rows all weights."""
+    """conv2d_fprop, conv2d_boxes: every tile of filters loads x once for each tap, every tile of rows all weights."""
     groups = c.get("GROUPS", 1)
     cg, kg, every_tap = c["C"] // groups, c["K"] // groups, c["R"] * c["S"]
     p, q = c["P"] // window[0], c["Q"] // window[1]
     height, width = p * window[0], q * window[1]
-    row_tiles, columns = f"cdiv(N * {height * width}, {tile.m})", -(-kg // tile.n)
+    row_tiles, loaded = boxes or (f"cdiv(N * {height * width}, {tile.m})", (height, width))
+    columns = -(-kg // tile.n)
     if cg >= 16:
         sweeps, lanes = every_tap, [(g * cg, _padded(cg, tile.k)) for g in range(groups)]
     else:  # the summed axis is (r, s, c) flattened
         sweeps = 1
         lanes = [lane for g in range(groups) for lane in _cycles(g * cg, cg, _padded(every_tap * cg, tile.k))]
-    x = Calls(*_axes(taps, c, height, width), f"{row_tiles} * {columns * sweeps}", tuple(lanes), columns)
+    x = Calls(*_axes(taps, c, *loaded), f"{row_tiles} * {columns * sweeps}", tuple(lanes), columns)
     windows = (1,) * p, (1,) * q
     y = Calls((1,) * height, (1,) * width, row_tiles, _results(groups, kg, tile), windows=windows)
     return [x.of(load), y.of(store), loads(weight, f"{row_tiles} * {every_tap * cg * c['K']}")]
 
 
-def dgrad(load: Body, store: Body, weight: str, c: Mapping[str, int], tile: Tile) -> list[Traffic]:
-    """conv2d_dgrad: every tile of channels loads dy once for each tap. Each tap is one class of pixels' only."""
+def dgrad(
+    load: Body, store: Body, weight: str, c: Mapping[str, int], tile: Tile, boxes: Boxes | None = None
+) -> list[Traffic]:  # fmt: skip
+    """conv2d_dgrad, conv2d_boxes: every tile of channels loads dy once for each tap. Each tap is one class of pixels'
+    only."""
     groups, sh, sw = c.get("GROUPS", 1), c.get("SH", 1), c.get("SW", 1)
     cg, kg, every_tap = c["C"] // groups, c["K"] // groups, c["R"] * c["S"]
-    row_tiles, columns = f"cdiv(N * {-(-c['H'] // sh) * -(-c['W'] // sw)}, {tile.m})", -(-cg // tile.n)
+    row_tiles, (height, width) = boxes or (
+        f"cdiv(N * {-(-c['H'] // sh) * -(-c['W'] // sw)}, {tile.m})", (c["H"], c["W"])
+    )  # fmt: skip
+    columns = -(-cg // tile.n)
     lanes = tuple((g * kg, _padded(kg, tile.k)) for g in range(groups))
-    dy = Calls(*_axes(covers, c, c["P"], c["Q"]), f"{row_tiles} * {columns * every_tap}", lanes, columns)
+    visits = _axes(covers, {**c, "H": height, "W": width}, c["P"], c["Q"])
+    dy = Calls(*visits, f"{row_tiles} * {columns * every_tap}", lanes, columns)
     dx = Calls((1,) * c["H"], (1,) * c["W"], f"{row_tiles} * {sh * sw}", _results(groups, cg, tile))
     return [dy.of(load), dx.of(store), loads(weight, f"{row_tiles} * {every_tap * c['K'] * cg}")]
 

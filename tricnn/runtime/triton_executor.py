@@ -65,7 +65,7 @@ def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     return {
-        d.name: TensorDescriptor.from_tensor(tensors[d.buffer].view(-1, d.width), list(d.box))
+        d.name: TensorDescriptor.from_tensor(tensors[d.buffer].view(-1, *d.shape), list(d.box))
         for d in program.descriptors.values()
     }
 
