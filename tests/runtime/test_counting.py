@@ -8,7 +8,7 @@ import pytest
 from tests.compiler.nets import NETS
 from tests.runtime.networks import KINDS, network
 from tricnn.codegen.body import Body
-from tricnn.codegen.lower import LOWERINGS
+from tricnn.codegen.lower import LOWERINGS, lower
 from tricnn.compiler.fuse import fuse as make_plan
 from tricnn.compiler.plan import Plan
 from tricnn.graphs import ARCHITECTURES, SMALL
@@ -77,6 +77,18 @@ def padded() -> Graph:
     return b.build(b.softmax(b.linear(b.flatten(b.add_(x, y)), 3, name="fc")))
 
 
+def boxes() -> Graph:
+    """Images of 8x7 pixels that 3x3 convolutions multiply as they lie in memory, forwards and backwards: in boxes of
+    4x8, some of whose pixels are not there; with statistics, and with a result of more channels than a tile."""
+    b = GraphBuilder("boxes")
+    x = b.relu(b.conv2d(b.input("x", (3, 8, 7)), 32, 3, padding=1, name="c0"))
+    y = b.relu(b.batch_norm(b.conv2d(x, 32, 3, padding=1, bias=False, name="c1"), name="b1"))
+    x = b.relu(b.add_(x, b.batch_norm(b.conv2d(y, 32, 3, padding=1, name="c2"), name="b2")))
+    x = b.relu(b.conv2d(x, 160, (3, 1), padding=(2, 0), dilation=(2, 1), name="c3"))
+    x = b.relu(b.conv2d(x, 32, 3, padding=1, name="c4"))
+    return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
+
+
 GRAPHS = {
     **{kind: network(kind) for kind in KINDS},
     **{f"net_{g.name}": g for g in NETS if g.name in ("lenet", "branches", "preactivation")},
@@ -124,6 +136,16 @@ def test_kernels_move_just_the_bytes_of_the_plan(name: str, mode: str, fuse: boo
 def test_a_target_s_tiles_too(name: str) -> None:
     """Smaller ones, which overlap more often."""
     assert differences(count(GRAPHS[name], "train", dtype="fp32", target="sm_90")) == []
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_boxes_of_images_too(mode: str) -> None:
+    """What lies outside an image is not read."""
+    launches = count(boxes(), mode, target="sm_90")
+    texts = {f.name: f.text for f in lower(plan(boxes(), mode, True), "bf16", 3, "sm_90").functions}
+    boxed = [c for c in launches if "conv2d_boxes(" in texts[c.launch.function]]
+    assert {c.launch.kind for c in boxed} == {"conv2d"} | ({"conv2d_grad_input"} if mode == "train" else set())
+    assert differences(launches) == []
 
 
 @pytest.mark.slow
