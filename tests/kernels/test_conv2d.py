@@ -18,6 +18,7 @@ from tricnn.kernels.conv2d_boxes import conv2d_boxes
 from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
 from tricnn.kernels.conv2d_fprop import conv2d_fprop
 from tricnn.kernels.conv2d_wgrad import conv2d_wgrad
+from tricnn.kernels.matmul_boxes import matmul_boxes
 from tricnn.kernels.window import mask_over_window, max_over_window
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -281,6 +282,38 @@ def test_operands_by_tensor_descriptors(kernel, c, k, dtype):
     assert torch.equal(y.double(), conv.y)
     assert torch.equal(dx.double(), conv.dx)
     assert torch.equal(dw.double().reshape(k, kernel, kernel, c).permute(0, 3, 1, 2), conv.dw)
+
+
+@triton.jit
+def store_box(acc, pixel, channel, mask, part, first_pixel, first_channel, args):
+    y, parts = args
+    y.store([first_pixel, first_channel], acc.to(tl.float16))
+    tl.store(parts + part, tl.sum(tl.where(mask, 1, 0)), mask=first_channel == 0)
+
+
+@triton.jit
+def matmul_kernel(x, w, y, parts, ROWS, C: tl.constexpr, K: tl.constexpr, GRADIENT: tl.constexpr):
+    matmul_boxes(x, w, store_box, (y, parts), ROWS, C, K, BLOCK_M=32, BLOCK_N=16, BLOCK_K=32, GRADIENT=GRADIENT)
+
+
+@pytest.mark.parametrize("programs", [1, 4, 100])
+def test_few_programs_compute_every_tile_of_a_product(programs):
+    """However many there are; tiles reach over the last row, the last column and the last term of the sum."""
+    rows, c, k = 75, 40, 24
+    g = torch.Generator().manual_seed(2)
+    x, dy = integers((rows, c), torch.float16, g), integers((rows, k), torch.float16, g)
+    w = integers((k, c), torch.float16, g)
+    y, dx = unwritten((rows, k), torch.float16), unwritten((rows, c), torch.float16)
+    parts = torch.zeros(3, dtype=torch.int32)
+
+    def boxes(tensor, *box):
+        return TensorDescriptor.from_tensor(tensor, list(box))
+
+    matmul_kernel[programs,](boxes(x, 32, 32), boxes(w, 16, 32), boxes(y, 32, 16), parts, rows, c, k, False)
+    assert torch.equal(y.double(), x.double() @ w.double().T)
+    assert parts.tolist() == [32 * 16, 32 * 16, 11 * 16]
+    matmul_kernel[programs,](boxes(dy, 32, 32), boxes(w, 32, 16), boxes(dx, 32, 16), parts, rows, k, c, True)
+    assert torch.equal(dx.double(), dy.double() @ w.double())
 
 
 @triton.jit

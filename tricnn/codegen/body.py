@@ -7,6 +7,7 @@ value is either in a register already, recomputed from its operands (a prologue)
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..compiler.plan import Kernel, Plan
@@ -24,7 +25,8 @@ SHORT = {"conv2d": "conv", "max_pool2d": "pooled", "avg_pool2d": "pooled", "max_
 @dataclass(frozen=True)
 class At:
     """A place: names of the pixel, channel and mask tensors, and how many elements lie between two pixels. Of those,
-    only ``count`` channels from ``first`` are looked at, if not all."""
+    only ``count`` channels from ``first`` are looked at, if not all. A tile of successive pixels and channels has a
+    ``corner``, the names of the first of each."""
 
     pixel: str
     channel: str
@@ -32,6 +34,7 @@ class At:
     width: int
     first: int = 0
     count: int | None = None
+    corner: tuple[str, str] | None = None
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -65,6 +68,8 @@ class Body:
         self.windows: dict[
             str, tuple[str, Node]
         ] = {}  # a window's name -> the pixel's that lies in it, and the pooling
+        #: gives a descriptor of a buffer, by which tiles are stored that have a corner
+        self.described: Callable[[str], str | None] = lambda buffer: None
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
         self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
 
@@ -230,15 +235,20 @@ class Body:
     def store(self, value: str, variable: str, at: At, *, as_it_is: bool = False) -> None:
         """Write a value that is in a register, rounded to the type it is stored in unless it is ``as_it_is``."""
         dtype = element(self.plan.type(value), self.storage)
-        buffer = self.plan.place(value).buffer
-        argument = self.result(buffer, f"{variable}_out")
+        place = self.plan.place(value)
+        buffer, apart = place.buffer, place.buffer == value and place.pitch == at.width
+        descriptor = self.described(buffer) if at.corner and apart else None
+        argument = self.result(descriptor or buffer, f"{variable}_out")
         self.stores.setdefault(buffer, set()).add(self.part(at, value))
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
         rounded = variable if as_it_is else rounded
         if rounded != variable and any(n.op in SIDE_SUMS and n.inputs[0] == value for n in self.kernel.nodes):
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[value + "#stored", at] = rounded
-        self.lines.append(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
+        if descriptor and at.corner:
+            self.lines.append(f"{argument}.store([{', '.join(at.corner)}], {rounded})")
+        else:
+            self.lines.append(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
 
     def side_sum(self, node: Node, at: At) -> None:
         """Leave a tile's share of a sum over pixels of what it stored: (count, mean, M2), or the sums of dy and

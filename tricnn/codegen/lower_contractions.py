@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from . import tiles, traffic
 from .body import At, Body
+from .boxes import Boxes, as_it_lies, in_boxes, pixel_by_pixel, weight_boxes
 from .lower_sums import finish_sides, lower_split_sum, side_buffers
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function
 
@@ -47,88 +48,6 @@ def _blocks(tile: tiles.Tile) -> dict[str, int]:
     return {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
 
 
-def as_it_lies(
-    state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...], box: tuple[int, ...]
-) -> str | None:  # fmt: skip
-    """A descriptor of an operand that the kernel computes nothing of as it loads, and that lies in memory by itself: a
-    matrix of pixels (or rows) by channels, or images of a shape."""
-    node, plan = kernel.anchor, state.plan
-    value = plan.storage(node.inputs[index])
-    apart = plan.place(value).buffer == value and plan.place(value).pitch in (shape[-1], plan.type(value).channel_count)
-    if value in kernel.by_name or not apart or prod(plan.type(value).per_image) % prod(shape):
-        return None
-    return state.descriptor(value, shape, box)
-
-
-def weight_boxes(
-    state: Lowering, weight: str, c: dict[str, int], g: dict[str, int], box: tuple[int, int]
-) -> str | None:  # fmt: skip
-    """A descriptor of weights, a matrix of filters by taps and channels, if no box reaches beyond a tap or group."""
-    if "GROUPS" in g or (c["R"] * c["S"] > 1 and c["C"] % box[1]):
-        return None
-    return state.descriptor(weight, (c["R"] * c["S"] * c["C"],), box)
-
-
-def pixel_by_pixel(c: dict[str, int], options: Mapping[str, int]) -> bool:
-    """Is it a matrix product of pixels by channels: a dense layer, or a 1x1 convolution with no options?"""
-    return c["R"] * c["S"] == 1 and not options and (c["H"], c["W"]) == (c["P"], c["Q"])
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """Operands as `conv2d_boxes` reads them: descriptors of an image and of weights, the boxes that cover the result,
-    and how many channels are summed at once."""
-
-    image: str
-    weight: str
-    n: int
-    h: int
-    w: int
-    k: int
-
-    def cover(self, height: int, width: int) -> traffic.Boxes:
-        """How many boxes cover a result, and which rows and columns they have, those beyond it too."""
-        down, across = -(-height // self.h), -(-width // self.w)
-        return f"cdiv(N, {self.n}) * {down * across}", (down * self.h, across * self.w)
-
-
-def in_boxes(
-    state: Lowering, kernel: Kernel, weight: str, c: dict[str, int], options: Mapping[str, int], tile: tiles.Tile
-) -> Boxes | None:  # fmt: skip
-    """Operands in boxes, if they are multiplied as they lie in memory and boxes waste little: of a convolution with
-    stride 1 and more than one tap, or of its gradient."""
-    forward = kernel.anchor.op == "conv2d"
-    depth, image, result = ("C", "HW", "PQ") if forward else ("K", "PQ", "HW")
-    height, width = (c[axis] for axis in image)
-    box = tiles.box(tile.m, state.batch, *(c[axis] for axis in result))
-    k = min(tile.k, c[depth] & -c[depth])  # a power of two that divides the channels
-    if box is None or c["R"] * c["S"] == 1 or {"SH", "SW", "GROUPS", "WINDOW_H"} & options.keys():
-        return None
-    if k < min(32, c[depth]) or k < 16:
-        return None
-    weights = weight_boxes(state, weight, c, {}, (tile.n, k) if forward else (k, tile.n))
-    images = as_it_lies(state, kernel, 0, (height, width, c[depth]), (*box, k)) if weights else None
-    return Boxes(images, weights, *box, k) if images and weights else None
-
-
-def boxes_call(
-    boxed: Boxes, name: str, p: Parameter, store: Body, c: dict[str, int], g: dict[str, int], tile: tiles.Tile
-) -> str:  # fmt: skip
-    """A call of `conv2d_boxes`: of a convolution, whose taps lie ahead of the padding, or of its gradient, whose taps
-    lie behind it."""
-    gradient = name.endswith("_store_dx")
-    renamed = {"C": "K", "K": "C", "P": "H", "Q": "W"} if gradient else {}
-    sign = -1 if gradient else 1
-    sizes = {axis: c[renamed.get(axis, axis)] for axis in ("C", "K", "R", "S", "P", "Q")}
-    moved = {"FIRST_H": -sign * g.get("PT", 0), "FIRST_W": -sign * g.get("PL", 0),
-             "STEP_H": sign * g.get("DH", 1), "STEP_W": sign * g.get("DW", 1)}  # fmt: skip
-    blocks = {"BOX_N": boxed.n, "BOX_H": boxed.h, "BOX_W": boxed.w, "BLOCK_N": tile.n, "BLOCK_K": boxed.k}
-    arguments = [p(boxed.image), p(boxed.weight), name, as_tuple([p(b) for b in everything_of(store)]), "N"]
-    return call_text(
-        "conv2d_boxes", arguments, {**sizes, **moved, **blocks, **({"GRADIENT": True} if gradient else {})}
-    )
-
-
 def operand(load: str, args: Mapping[str, str], descriptor: str | None, p: Parameter) -> list[str]:
     """How a template is told of an operand: the function that loads it and its arguments, or a descriptor."""
     return ["None", p(descriptor)] if descriptor else [load, as_tuple([p(b) for b in args])]
@@ -137,6 +56,15 @@ def operand(load: str, args: Mapping[str, str], descriptor: str | None, p: Param
 def by_boxes(descriptor: str | None) -> dict[str, bool]:
     """Weights come by a descriptor."""
     return {"W_BOXES": True} if descriptor else {}
+
+
+def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) -> At:
+    """The place of a product's result. Where its tiles have a corner, they are stored by descriptors."""
+    if boxes and boxes.corner:
+        m, n = boxes.tile.m, boxes.tile.n
+        store.described = lambda buffer: state.descriptor(buffer, (channels,), (m, n))
+        store.names |= set(boxes.corner)
+    return At("pixel", "channel", "mask", channels, corner=boxes.corner if boxes else None)
 
 
 def lower_fprop(state: Lowering, kernel: Kernel) -> None:
@@ -155,12 +83,14 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     ))  # fmt: skip
     load, store = state.body(kernel), state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", node.inputs[0], c["C"], "x", multiplied=True)
-    at = At("pixel", "channel", "mask", c["K"])
+    weight = state.multiplied(node.inputs[1])
+    boxes = in_boxes(state, kernel, weight, c, {**g, **windows}, tile)
+    at = result_at(state, store, c["K"], boxes)
     result = "acc"
     if len(node.inputs) > 2:
         result = store.let("conv" if node.op == "conv2d" else "y", f"acc + {store.value(node.inputs[2], at, 'bias')}")
     epilogue(store, kernel, at, node.name, result)
-    head = "acc, pixel, channel, mask, window, part, args" if pool else "acc, pixel, channel, mask, part, args"
+    head = boxes.head if boxes else f"acc, pixel, channel, mask, {'window, ' if pool else ''}part, args"
     store_text = store.function(f"{name}_store_y", head, store.lines)
     helpers = [load_text, store_text]
     keep = state.body(kernel)
@@ -168,10 +98,8 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         keep.names.add("tile")
         keep.store(plan.storage(node.inputs[0]), "tile", At("pixel", "channel", "mask", c["C"]), as_it_is=True)
         helpers.append(keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines))
-    weight = state.multiplied(node.inputs[1])
-    boxed = in_boxes(state, kernel, weight, c, {**g, **windows}, tile)
-    x_boxes, w_boxes = (boxed.image, boxed.weight) if boxed else (None, None)
-    if not boxed:
+    x_boxes, w_boxes = (boxes.image, boxes.weight) if boxes else (None, None)
+    if not boxes:
         gathers = not pixel_by_pixel(c, {**g, **windows}) or c["C"] < 16
         x_boxes = None if gathers else as_it_lies(state, kernel, 0, (c["C"],), (tile.m, tile.k))
         w_boxes = weight_boxes(state, weight, c, g, (tile.n, tile.k)) if c["C"] >= 16 else None
@@ -179,8 +107,8 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     helpers = helpers[1:] if x_boxes else helpers
 
     def call(p: Parameter) -> str:
-        if boxed:
-            return boxes_call(boxed, f"{name}_store_y", p, store, c, g, tile)
+        if boxes:
+            return boxes.call(f"{name}_store_y", p, store, c, g)
         return call_text(
             "conv2d_fprop",
             [*operand(f"{name}_load_x", x_args, x_boxes, p), *map(p, w_args), f"{name}_store_y",
@@ -189,14 +117,13 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
             [f"keep_x={name}_keep_x", f"keep_args={as_tuple([p(b) for b in keep.written])}"] if keep.written else [],
         )  # fmt: skip
 
-    boxes = boxed.cover(c["P"], c["Q"]) if boxed else None
-    parts = boxes[0] if boxes else f"cdiv({rows}, {tile.m})"
-    grid = (f"{parts} * {-(-c['K'] // groups // tile.n)}", f"{groups}")
+    parts = boxes.parts if boxes else f"cdiv({rows}, {tile.m})"
+    grid = (boxes.grid,) if boxes else (f"{parts} * {-(-c['K'] // groups // tile.n)}", f"{groups}")
     side_buffers(state, store, parts, c["K"])
     state.add(
         name, kernel, helpers, call, [x_args, w_args, everything_of(store), keep.written], grid, tile,
         writes=(*store.written, *keep.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
-        traffic=[*traffic.fprop(load, store, weight, {**c, **g}, tile, window, boxes),
+        traffic=[*traffic.fprop(load, store, weight, {**c, **g}, tile, window, boxes.cover if boxes else None),
                  traffic.stored(keep)],
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c["K"])
@@ -215,20 +142,21 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
         tile = replace(tile, k=max(tiles.power_of_two(c["K"] // groups), 16))
     load, store = state.body(kernel), state.body(kernel)
     load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True)
-    epilogue(store, kernel, At("pixel", "channel", "mask", c["C"]), node.name, "acc")
-    store_text = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
     weight = state.multiplied(node.inputs[1])
-    boxed = in_boxes(state, kernel, weight, c, g, tile)
-    dy_boxes, w_boxes = (boxed.image, boxed.weight) if boxed else (None, None)
-    if not boxed:
+    boxes = in_boxes(state, kernel, weight, c, g, tile)
+    epilogue(store, kernel, result_at(state, store, c["C"], boxes), node.name, "acc")
+    head = boxes.head if boxes else "acc, pixel, channel, mask, part, args"
+    store_text = store.function(f"{name}_store_dx", head, store.lines)
+    dy_boxes, w_boxes = (boxes.image, boxes.weight) if boxes else (None, None)
+    if not boxes:
         dy_boxes = as_it_lies(state, kernel, 0, (c["K"],), (tile.m, tile.k)) if pixel_by_pixel(c, g) else None
         w_boxes = weight_boxes(state, weight, c, g, (tile.k, tile.n))
     w_args, dy_args = {w_boxes or weight: "weight"}, {dy_boxes: "dy"} if dy_boxes else load.args
     helpers = [store_text] if dy_boxes else [load_text, store_text]
 
     def call(p: Parameter) -> str:
-        if boxed:
-            return boxes_call(boxed, f"{name}_store_dx", p, store, c, g, tile)
+        if boxes:
+            return boxes.call(f"{name}_store_dx", p, store, c, g)
         return call_text(
             "conv2d_dgrad",
             [*operand(f"{name}_load_dy", dy_args, dy_boxes, p), *map(p, w_args), f"{name}_store_dx",
@@ -236,15 +164,14 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
             {**c, **g, **_blocks(tile), "PRECISION": state.precision, **by_boxes(w_boxes)},
         )  # fmt: skip
 
-    boxes = boxed.cover(c["H"], c["W"]) if boxed else None
-    parts = boxes[0] if boxes else f"cdiv(N * {rows}, {tile.m})"
-    grid = (f"{parts} * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
+    parts = boxes.parts if boxes else f"cdiv(N * {rows}, {tile.m})"
+    grid = (boxes.grid,) if boxes else (f"{parts} * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
     parts += f" * {sh * sw}" if sh * sw > 1 else ""
     side_buffers(state, store, parts, c["C"])
     state.add(
         name, kernel, helpers, call, [dy_args, w_args, everything_of(store)], grid, tile,
         writes=tuple(store.written), kind=node.op, flops=2 * plan.graph.node_macs(node),
-        traffic=traffic.dgrad(load, store, weight, {**c, **g}, tile, boxes),
+        traffic=traffic.dgrad(load, store, weight, {**c, **g}, tile, boxes.cover if boxes else None),
     )  # fmt: skip
     finish_sides(state, kernel, store, parts, c["C"])
 

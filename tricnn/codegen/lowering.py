@@ -146,6 +146,7 @@ class Lowering:
             self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)
         described = {b: d.buffer for b, d in self.descriptors.items()}
         buffers = tuple(described.get(b, b) for b in names if b not in SCALARS)
+        writes = tuple(described.get(b, b) for b in writes)
         moved = reduce(Traffic.add, traffic, Traffic())
         self.launches.append(
             Launch(

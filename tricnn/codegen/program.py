@@ -30,7 +30,7 @@ def element(type_: TensorType, storage: str) -> str:
 
 def evaluate(expression: str, batch: int) -> int:
     """The value of a size or grid expression (our own text, in N and cdiv) at a batch size."""
-    return int(eval(expression, {"__builtins__": {}}, {"N": batch, "cdiv": lambda a, b: -(-a // b)}))
+    return int(eval(expression, {"__builtins__": {}}, {"N": batch, "cdiv": lambda a, b: -(-a // b), "min": min}))
 
 
 @dataclass(frozen=True)

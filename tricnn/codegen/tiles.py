@@ -89,6 +89,11 @@ INTERPRETER = Machine(2, 4, 2048, (512, 128, 64))
 _machine = ContextVar("machine", default=GPU)
 
 
+def programs() -> int:
+    """How many programs fill the machine."""
+    return _machine.get().programs
+
+
 def for_a_gpu() -> bool:
     """Are tiles chosen for a GPU, so that what was measured on one counts?"""
     return _machine.get() is GPU
