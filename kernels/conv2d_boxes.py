@@ -20,9 +20,10 @@ def conv2d_boxes(
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     FIRST_H: tl.constexpr, FIRST_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
     BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GRADIENT: tl.constexpr = False,
+    X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False,
 ):  # fmt: skip
-    """x: a descriptor of [N, H, W, C] in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K], with C a multiple of BLOCK_K.
+    """x: a descriptor of [N, H, W, C] in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K], with C a multiple of BLOCK_K; or of
+    images with more channels, of which C from X_FIRST are multiplied.
 
     Forward: w, a descriptor of [K, R*S*C] in boxes of [BLOCK_N, BLOCK_K], has w(r, s, c, j) at [j, (r, s, c)]. Padding
     is -FIRST, dilation STEP. GRADIENT: x is the gradient of a convolution's result, y that of its operand, and w, a
@@ -48,7 +49,7 @@ def conv2d_boxes(
     # divided out of one: a few scalars, and no address of any pixel, depend on them.
     r, s, c = 0, 0, 0
     for _ in range(R * S * (C // BLOCK_K)):
-        tile = x.load([first_n, first_p + (r * STEP_H + FIRST_H), first_q + (s * STEP_W + FIRST_W), c])
+        tile = x.load([first_n, first_p + (r * STEP_H + FIRST_H), first_q + (s * STEP_W + FIRST_W), X_FIRST + c])
         if GRADIENT:
             b = w.load([c, (r * S + s) * K + first_column])
         else:

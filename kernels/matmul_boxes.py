@@ -14,9 +14,10 @@ from .order import tile_of_program
 def matmul_boxes(
     x, w, store_y: tl.constexpr, y_args, ROWS,
     C: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GRADIENT: tl.constexpr = False,
+    X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False,
 ):  # fmt: skip
-    """x: a descriptor of [ROWS, C] in boxes of [BLOCK_M, BLOCK_K].
+    """x: a descriptor of [ROWS, C] in boxes of [BLOCK_M, BLOCK_K]; or of wider rows, of which C elements from X_FIRST
+    are multiplied, C then a multiple of BLOCK_K.
 
     Forward: w, a descriptor of [K, C] in boxes of [BLOCK_N, BLOCK_K], has w(c, j) at [j, c]. GRADIENT: x is the
     gradient of a product's result, y that of its operand, and w, a descriptor of [C, K] in boxes of [BLOCK_K, BLOCK_N],
@@ -39,7 +40,7 @@ def matmul_boxes(
                 b = w.load([c, first_column])
             else:
                 b = w.load([first_column, c]).T
-            acc = dot(x.load([first_row, c]), b, acc, IEEE)
+            acc = dot(x.load([first_row, X_FIRST + c]), b, acc, IEEE)
         pixel = first_row + tl.arange(0, BLOCK_M)[:, None]
         column = first_column + tl.arange(0, BLOCK_N)[None, :]
         mask = (pixel < ROWS) & (column < K)

@@ -86,6 +86,9 @@ def boxes() -> Graph:
     x = b.relu(b.add_(x, b.batch_norm(b.conv2d(y, 32, 3, padding=1, name="c2"), name="b2")))
     x = b.relu(b.conv2d(x, 160, (3, 1), padding=(2, 0), dilation=(2, 1), name="c3"))
     x = b.relu(b.conv2d(x, 32, 3, padding=1, name="c4"))
+    one, two = (b.relu(b.conv2d(x, 32, 1, name=name)) for name in ("one", "two"))  # one kernel: two lies amid one
+    x = b.concat([one, b.relu(b.conv2d(two, 64, 3, padding=1, name="three"))])
+    x = b.relu(b.conv2d(x, 32, 1, name="c5"))
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 
@@ -143,8 +146,10 @@ def test_boxes_of_images_too(mode: str) -> None:
     """What lies outside an image is not read."""
     launches = count(boxes(), mode, target="sm_90")
     texts = {f.name: f.text for f in lower(plan(boxes(), mode, True), "bf16", 3, "sm_90").functions}
-    boxed = [c for c in launches if "conv2d_boxes(" in texts[c.launch.function]]
-    assert {c.launch.kind for c in boxed} == {"conv2d"} | ({"conv2d_grad_input"} if mode == "train" else set())
+    for template in ("conv2d_boxes(", "matmul_boxes("):
+        kinds = {c.launch.kind for c in launches if template in texts[c.launch.function]}
+        assert {"conv2d", *(["conv2d_grad_input"] if mode == "train" else [])} <= kinds
+    assert any("X_FIRST=" in text for text in texts.values())
     assert differences(launches) == []
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..compiler.plan import Kernel, Plan
+from ..compiler.plan import Kernel, Place, Plan
 from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Node
 from ..ir.table import OPS
@@ -68,8 +68,8 @@ class Body:
         self.windows: dict[
             str, tuple[str, Node]
         ] = {}  # a window's name -> the pixel's that lies in it, and the pooling
-        #: gives a descriptor of a buffer, by which tiles are stored that have a corner
-        self.described: Callable[[str], str | None] = lambda buffer: None
+        #: gives a descriptor of where a value lies, by which tiles are stored that have a corner
+        self.described: Callable[[Place], str | None] = lambda place: None
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
         self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
 
@@ -236,8 +236,8 @@ class Body:
         """Write a value that is in a register, rounded to the type it is stored in unless it is ``as_it_is``."""
         dtype = element(self.plan.type(value), self.storage)
         place = self.plan.place(value)
-        buffer, apart = place.buffer, place.buffer == value and place.pitch == at.width
-        descriptor = self.described(buffer) if at.corner and apart else None
+        buffer = place.buffer
+        descriptor = self.described(place) if at.corner else None
         argument = self.result(descriptor or buffer, f"{variable}_out")
         self.stores.setdefault(buffer, set()).add(self.part(at, value))
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
@@ -246,7 +246,8 @@ class Body:
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[value + "#stored", at] = rounded
         if descriptor and at.corner:
-            self.lines.append(f"{argument}.store([{', '.join(at.corner)}], {rounded})")
+            corner = ", ".join(at.corner) + (f" + {place.offset}" if place.offset else "")
+            self.lines.append(f"{argument}.store([{corner}], {rounded})")
         else:
             self.lines.append(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
 

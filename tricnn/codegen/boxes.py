@@ -18,17 +18,37 @@ from .lowering import Lowering, Parameter, as_tuple, call_text, everything_of
 GRADIENTS = ("conv2d_grad_input", "linear_grad_input")
 
 
+def lies_alone(state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...]) -> bool:
+    """Does the kernel compute nothing of an operand as it loads, and does that lie in memory by itself: a matrix of
+    pixels (or rows) by channels, or images of a shape?"""
+    plan, value = state.plan, state.plan.storage(kernel.anchor.inputs[index])
+    apart = plan.place(value).buffer == value and plan.place(value).pitch in (shape[-1], plan.type(value).channel_count)
+    return value not in kernel.by_name and apart and prod(plan.type(value).per_image) % prod(shape) == 0
+
+
 def as_it_lies(
     state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...], box: tuple[int, ...]
 ) -> str | None:  # fmt: skip
-    """A descriptor of an operand that the kernel computes nothing of as it loads, and that lies in memory by itself: a
-    matrix of pixels (or rows) by channels, or images of a shape."""
-    node, plan = kernel.anchor, state.plan
-    value = plan.storage(node.inputs[index])
-    apart = plan.place(value).buffer == value and plan.place(value).pitch in (shape[-1], plan.type(value).channel_count)
-    if value in kernel.by_name or not apart or prod(plan.type(value).per_image) % prod(shape):
+    """A descriptor of such an operand."""
+    value = state.plan.storage(kernel.anchor.inputs[index])
+    return state.descriptor(value, shape, box) if lies_alone(state, kernel, index, shape) else None
+
+
+def within(
+    state: Lowering, kernel: Kernel, shape: tuple[int, ...], box: tuple[int, ...]
+) -> tuple[str, int] | None:  # fmt: skip
+    """The same of the first operand where it lies among other channels, boxes ending with its own: a descriptor of all
+    of them, and the first channel of its own."""
+    plan, value = state.plan, state.plan.storage(kernel.anchor.inputs[0])
+    node = kernel.by_name.get(value)
+    first = 0
+    if node is not None and node.op == "slice_channels":
+        first, value = node.attrs["start"], plan.storage(node.inputs[0])
+    place = plan.place(value)
+    if value in kernel.by_name or shape[-1] % box[-1] or len(plan.type(value).shape) != 4:
         return None
-    return state.descriptor(value, shape, box)
+    descriptor = state.descriptor(place.buffer, (*shape[:-1], place.pitch), box)
+    return (descriptor, place.offset + first) if descriptor else None
 
 
 def weight_boxes(
@@ -47,10 +67,12 @@ def pixel_by_pixel(c: Mapping[str, int], options: Mapping[str, int]) -> bool:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Both operands in boxes: descriptors of the image and of the weights; the tile; and of the image that is computed,
-    ``box`` = (images, rows, columns) of the pixels of a tile, or () where a tile is any rows of a matrix."""
+    """Both operands in boxes: descriptors of the image, of whose channels they are those from ``first`` on, and of the
+    weights; the tile; and of the image that is computed, ``box`` = (images, rows, columns) of the pixels of a tile, or
+    () where a tile is any rows of a matrix."""
 
     image: str
+    first: int
     weight: str
     tile: tiles.Tile
     box: tuple[int, ...]
@@ -100,7 +122,8 @@ class Boxes:
                           **dict(zip(("BOX_N", "BOX_H", "BOX_W"), self.box, strict=True))}  # fmt: skip
         else:
             constants["BLOCK_M"] = self.tile.m
-        constants |= {"BLOCK_N": self.tile.n, "BLOCK_K": self.tile.k, **({"GRADIENT": True} if self.gradient else {})}
+        constants |= {"BLOCK_N": self.tile.n, "BLOCK_K": self.tile.k}
+        constants |= {key: value for key, value in (("X_FIRST", self.first), ("GRADIENT", self.gradient)) if value}
         arguments = [p(self.image), p(self.weight), name, as_tuple([p(b) for b in everything_of(store)]), rows]
         return call_text("conv2d_boxes" if self.box else "matmul_boxes", arguments, constants)
 
@@ -115,15 +138,20 @@ def in_boxes(
     image, result = (result, image) if gradient else (image, result)
     box: tuple[int, ...] | None = ()
     shape: tuple[int, ...] = (c[depth],)
-    k = tile.k
     if not pixel_by_pixel(c, options):
         if c["R"] * c["S"] == 1 or {"SH", "SW", "GROUPS", "WINDOW_H"} & options.keys():
             return None
         box, shape = tiles.box(tile.m, state.batch, *result), (*image, c[depth])
-        k = min(tile.k, c[depth] & -c[depth])  # a power of two that divides the channels
+    alone = lies_alone(state, kernel, 0, shape)
+    # A box must not reach into the next tap, or into other channels: so many as divide them, a power of two.
+    k = tile.k if alone and not box else min(tile.k, c[depth] & -c[depth])
     if box is None or k < min(32, c[depth]) or min(k, c[depth]) < 16:
         return None
     weights = weight_boxes(state, weight, c, options, (k, tile.n) if gradient else (tile.n, k))
-    images = as_it_lies(state, kernel, 0, shape, (*(box or (tile.m,)), k)) if weights else None
+    if weights is None:
+        return None
+    boxed = (*(box or (tile.m,)), k)
+    whole = as_it_lies(state, kernel, 0, shape, boxed)
+    place = (whole, 0) if whole else within(state, kernel, shape, boxed)
     tile = tiles.Tile(tile.m, tile.n, k, tile.warps, tile.stages)
-    return Boxes(images, weights, tile, box, result, c[columns], gradient) if images and weights else None
+    return Boxes(*place, weights, tile, box, result, c[columns], gradient) if place else None

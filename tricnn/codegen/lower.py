@@ -72,9 +72,11 @@ def lower(
             lowering_of(kernel)(state, kernel)
     if state.sums:
         lower_many_sums(state)
+    used = {argument for launch in state.launches for argument in launch.arguments}
+    descriptors = {name: d for name, d in state.descriptors.items() if name in used}
     return Program(
         plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
-        tuple(state.sums), tuple(state.choices), state.rounded, state.descriptors, state.wide,
+        tuple(state.sums), tuple(state.choices), state.rounded, descriptors, state.wide,
     )  # fmt: skip
 
 

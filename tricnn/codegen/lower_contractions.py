@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from ..compiler.plan import Kernel, Plan
+from ..compiler.plan import Kernel, Place, Plan
 from ..ir.graph import Node
 from . import tiles, traffic
 from .body import At, Body
@@ -62,7 +62,13 @@ def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) 
     """The place of a product's result. Where its tiles have a corner, they are stored by descriptors."""
     if boxes and boxes.corner:
         m, n = boxes.tile.m, boxes.tile.n
-        store.described = lambda buffer: state.descriptor(buffer, (channels,), (m, n))
+
+        def described(place: Place) -> str | None:
+            """Amid other channels only whole tiles may be stored so."""
+            fits = place.pitch == channels or channels % n == 0
+            return state.descriptor(place.buffer, (place.pitch,), (m, n)) if fits else None
+
+        store.described = described
         store.names |= set(boxes.corner)
     return At("pixel", "channel", "mask", channels, corner=boxes.corner if boxes else None)
 

@@ -92,6 +92,8 @@ class Lowering:
         if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not target.startswith("sm_") or int(target[3:]) < 90:
             return None
         name = f"{buffer}{list(box)}"
+        if name in self.descriptors and self.descriptors[name].shape != shape:
+            name = f"{buffer}{list(shape)}{list(box)}"  # the same memory, seen as rows of another length
         self.descriptors[name] = Descriptor(name, buffer, shape, box)
         return name
 
