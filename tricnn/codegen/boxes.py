@@ -15,6 +15,8 @@ from . import tiles, traffic
 from .body import Body
 from .lowering import Lowering, Parameter, as_tuple, call_text, everything_of
 
+#: boxes begin at a multiple of 16 bytes: so many 16-bit numbers
+ALIGNED = 8
 GRADIENTS = ("conv2d_grad_input", "linear_grad_input")
 
 
@@ -45,10 +47,11 @@ def within(
     if node is not None and node.op == "slice_channels":
         first, value = node.attrs["start"], plan.storage(node.inputs[0])
     place = plan.place(value)
-    if value in kernel.by_name or shape[-1] % box[-1] or len(plan.type(value).shape) != 4:
+    first += place.offset
+    if value in kernel.by_name or shape[-1] % box[-1] or first % ALIGNED or len(plan.type(value).shape) != 4:
         return None
     descriptor = state.descriptor(place.buffer, (*shape[:-1], place.pitch), box)
-    return (descriptor, place.offset + first) if descriptor else None
+    return (descriptor, first) if descriptor else None
 
 
 def weight_boxes(

@@ -10,7 +10,7 @@ from ..compiler.plan import Kernel, Place, Plan
 from ..ir.graph import Node
 from . import tiles, traffic
 from .body import At, Body
-from .boxes import Boxes, as_it_lies, in_boxes, pixel_by_pixel, weight_boxes
+from .boxes import ALIGNED, Boxes, as_it_lies, in_boxes, pixel_by_pixel, weight_boxes
 from .lower_sums import finish_sides, lower_split_sum, side_buffers
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function
 
@@ -65,7 +65,7 @@ def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) 
 
         def described(place: Place) -> str | None:
             """Amid other channels only whole tiles may be stored so."""
-            fits = place.pitch == channels or channels % n == 0
+            fits = place.pitch == channels or (channels % n == 0 and place.offset % ALIGNED == 0)
             return state.descriptor(place.buffer, (place.pitch,), (m, n)) if fits else None
 
         store.described = described
