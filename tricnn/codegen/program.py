@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -28,6 +29,7 @@ def element(type_: TensorType, storage: str) -> str:
     return {"float": storage, "float32": "fp32", "uint8": "u8", "int64": "i64"}[type_.dtype]
 
 
+@lru_cache(1 << 16)
 def evaluate(expression: str, batch: int) -> int:
     """The value of a size or grid expression (our own text, in N and cdiv) at a batch size."""
     return int(eval(expression, {"__builtins__": {}}, {"N": batch, "cdiv": lambda a, b: -(-a // b), "min": min}))

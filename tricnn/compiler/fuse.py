@@ -73,6 +73,8 @@ class Fuser:
         self.views = free_views(graph)
         skip = {n.name for n in self.prepared} | set(self.views)
         self.nodes = [n for n in graph.nodes if n.kind is not Kind.SOURCE and n.name not in skip]
+        #: what may join a group because it wants the same loop (take_siblings)
+        self.companions = [n for n in self.nodes if n.op in (*SIBLINGS, "channel_sum", "running_mean", "running_var")]
         self.readers: dict[str, list[Node]] = {n.name: [] for n in graph.nodes}
         for node in self.nodes:
             for value in dict.fromkeys(self.base(v) for v in node.inputs):
@@ -131,7 +133,7 @@ class Fuser:
     def take_siblings(self, group: Group, node: Node) -> None:
         """Nodes that want the same loop over the same operands: index beside maximum, dloss beside loss, bias sum
         beside wgrad, running statistics beside the batch's."""
-        for other in self.nodes:
+        for other in self.companions:
             if other.name in self.group:
                 continue
             if SIBLINGS.get(other.op) == node.op and "siblings" in self.rules:

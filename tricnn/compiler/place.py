@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind
 from .plan import Kernel
 from .roles import LOADED
@@ -28,7 +28,10 @@ def place(
     """The kernels without the copies that are not needed, and where values lie: value -> (whole, first channel)."""
     within: Within = {}
     gone: set[str] = set()
-    readers = {node.name: [n for n in graph.nodes if node.name in n.inputs] for node in graph.nodes}
+    readers: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
+    for node in graph.nodes:
+        for value in dict.fromkeys(node.inputs):
+            readers[value].append(node)
     written = {value for kernel in kernels for value in kernel.writes}
     viewed = set(views.values())
 
