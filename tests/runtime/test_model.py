@@ -1,6 +1,9 @@
 """tricnn.compile and the model it returns: the contract, on all three executors."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 import tricnn
 from tests.runtime.networks import KINDS, network
 from tricnn.codegen import tiles
-from tricnn.ir import CheckpointError, DataError, ShapeError, TargetError
+from tricnn.ir import CheckpointError, DataError, GraphError, ShapeError, TargetError
 from tricnn.training.one_launch_sgd import OneLaunchSGD
 
 EXECUTORS = ("numpy", "eager", "triton")
@@ -105,6 +108,12 @@ def test_bad_calls_say_what_is_accepted() -> None:
         model.loss_and_grads(x, np.array([0, -1]))
     with pytest.raises(ShapeError, match="one per image"):
         model.loss_and_grads(x, labels[:1])
+    with pytest.raises(ShapeError, match=r"array or tensor .* got list"):
+        model.loss_and_grads(x, labels.tolist())
+    with pytest.raises(DataError, match="real numbers, got complex"):
+        model.loss_and_grads(x * 1j, labels)
+    with pytest.raises(GraphError, match=r"graphs\.lenet\(\), not str"):
+        tricnn.compile("lenet")  # type: ignore[arg-type]
     with pytest.raises(TargetError, match="mode='infer'"):
         model(x)
     for change, message in [({"dtype": "fp8"}, "fp32"), ({"executor": "gpu"}, "auto"), ({"mode": "eval"}, "infer"),
@@ -194,6 +203,36 @@ def test_weights_in_16_bits_follow_their_parameters(mode: str) -> None:
         np.testing.assert_array_equal(other.state_dict()[name], state[name])
     model.step = other.step
     assert before != result(model) == result(other)
+
+
+def test_a_change_that_pytorch_does_not_count_is_used_as_well() -> None:
+    """Whoever asks for the parameters may change them in any way before the next step, even behind PyTorch's back."""
+    x, labels = images(2)
+    losses = []
+    for change in (0.0, 0.5):
+        model = tricnn.compile(network("heads"), "train", 2, "bf16", "triton")
+        for parameter in model.parameters().values():
+            parameter.data.add_(change)
+        losses.append(model.loss_and_grads(x, labels)[0])
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("executor", ["numpy", "triton"])
+def test_parameters_that_were_folded_are_not_offered_for_changes(executor: str) -> None:
+    """Inference reads weights computed from them, when they were loaded."""
+    b = tricnn.GraphBuilder("folded")
+    y = b.batch_norm(b.conv2d(b.input("x", (4, 9, 9)), 8, 1, bias=False))
+    graph = b.build(b.flatten(b.global_avg_pool(y)))
+    with pytest.raises(TargetError, match="load_state_dict"):
+        tricnn.compile(graph, "infer", 2, executor=executor).parameters()
+    assert tricnn.compile(graph, "infer", 2, executor=executor, fuse="none").parameters()
+
+
+def test_emitted_files_go_when_the_process_does(tmp_path: Path) -> None:
+    code = "from tricnn import *; print(compile(graphs.lenet(), executor='triton').executor.module.__file__)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "TRITON_INTERPRET": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert Path(ran.stdout.strip()).is_relative_to(tmp_path) and not list(tmp_path.iterdir())
 
 
 def test_an_optimiser_that_rounds_spares_the_copying(monkeypatch: pytest.MonkeyPatch) -> None:

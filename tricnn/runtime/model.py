@@ -23,7 +23,7 @@ from ..compiler.policies import policy_named, rules_of
 from ..compiler.siblings import join_slices, merge_siblings
 from ..compiler.specialise import for_inference, for_training, tidy
 from ..compiler.strided import compact_strided_gradients
-from ..ir.errors import CheckpointError, DataError, ShapeError, TargetError
+from ..ir.errors import CheckpointError, DataError, GraphError, ShapeError, TargetError
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
 from .dump import Dump
@@ -127,6 +127,8 @@ def compile(
     Raises TargetError for an unknown mode, dtype, executor, target or policy, and GraphError for a graph that cannot be
     trained.
     """
+    if not isinstance(graph, Graph):
+        raise GraphError(f"compile takes a tricnn.Graph, such as tricnn.graphs.lenet(), not {type(graph).__name__}")
     for what, value, known in (("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
         if value not in known:
             raise TargetError(f"{what} {value!r} is unknown; accepted: {', '.join(known)}")
@@ -238,7 +240,19 @@ class Model:
         save_weights(path, self.state_dict())
 
     def parameters(self) -> dict[str, Any]:
-        """The live parameters in storage layout: change them in place and the next step uses them."""
+        """The live parameters in storage layout: change them in place and the next step uses them.
+
+        Tensors that were kept from an earlier call are changed as PyTorch knows it: not through ``.data`` or
+        ``.numpy()``, which do not say that a 16-bit copy is to be written anew. Raises TargetError for inference where
+        weights were computed from these when they were loaded (batch norm is folded): load_state_dict changes them.
+        """
+        if self.plan.prepared:
+            raise TargetError(
+                f"{self.graph.name}: inference reads weights that were folded when they were loaded, which no change "
+                "in place would reach; change them with load_state_dict, or compile with mode='train' or fuse='none'"
+            )
+        if (rounded := self.rounded_weights()) is not None:
+            rounded.forget()
         return {n.name: self.executor.live(n.name) for n in self.graph.parameters if n in self._state_nodes()}
 
     def rounded_weights(self) -> RoundedWeights | None:
@@ -307,6 +321,9 @@ class Model:
         if not hasattr(x, "shape") or tuple(x.shape[1:]) != want.per_image or len(x) < 1:
             got = list(getattr(x, "shape", ())) or type(x).__name__
             raise ShapeError(f"input {node.name}: expected {want}, got {got}")
+        kind = str(x.dtype).removeprefix("torch.")
+        if not kind.startswith(("float", "bfloat", "int", "uint", "bool")):
+            raise DataError(f"input {node.name}: expected real numbers, got {kind}")
         finite = bool(x.isfinite().all()) if hasattr(x, "isfinite") else bool(np.isfinite(x).all())
         if not finite:
             raise DataError(f"input {node.name}: it contains NaN or infinity; all pixels must be finite")
@@ -314,7 +331,8 @@ class Model:
     def _check_labels(self, x: Any, labels: Any) -> None:
         classes = self.graph.types[self.graph.outputs[0].value].channels
         if not hasattr(labels, "shape") or tuple(labels.shape) != (len(x),):
-            raise ShapeError(f"labels: expected [{len(x)}], one per image, got {list(getattr(labels, 'shape', ()))}")
+            got = list(labels.shape) if hasattr(labels, "shape") else type(labels).__name__
+            raise ShapeError(f"labels: expected an array or tensor [{len(x)}], one per image, got {got}")
         if not str(labels.dtype).removeprefix("torch.").startswith(("int", "uint")):
             raise DataError(f"labels: expected integers, one class number per image, got {labels.dtype}")
         low, high = int(labels.min()), int(labels.max())

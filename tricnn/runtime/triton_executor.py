@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from math import prod
 from pathlib import Path
 from types import ModuleType
@@ -45,12 +48,23 @@ def pick_device() -> str:
     )
 
 
+@cache
+def emitted_folder(process: int) -> Path:
+    """Where a process keeps emitted files until it ends; nobody else can write there."""
+    folder = Path(tempfile.mkdtemp(prefix="tricnn-"))
+
+    def remove() -> None:
+        if os.getpid() == process:  # not in a copy of the process
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
 def load_module(source: str) -> ModuleType:
     """Import emitted source. Triton reads a kernel's text from its file, so there must be one."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"tricnn-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"emitted_{digest}_{os.getpid()}.py"
+    path = emitted_folder(os.getpid()) / f"emitted_{digest}_{os.getpid()}.py"
     path.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
