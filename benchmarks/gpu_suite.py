@@ -124,7 +124,7 @@ class Session:
     ):  # fmt: skip
         self.options, self.cases, self.on_write = options, cases, on_write
         self.began = time.monotonic()
-        self.folder = Path(options.out or os.environ.get("OUT") or HERE / "results")
+        self.folder = results_folder(options)
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.path = self.folder / f"{'rehearsal' if options.rehearse else title}-{stamp}.json"
@@ -274,6 +274,25 @@ def commit() -> str:
         return "unknown"
 
 
+def results_folder(options: argparse.Namespace) -> Path:
+    return Path(options.out or os.environ.get("OUT") or HERE / "results")
+
+
+def refusal(options: argparse.Namespace, cases: list[Case], out: Path) -> str | None:
+    """What is wrong with a command line, if anything is. The folder for results is there afterwards."""
+    if not cases:
+        return f"no case's name contains {options.only!r}; --list prints them"
+    if options.budget is not None and not 0 < options.budget < float("inf"):
+        return f"--budget {options.budget:g} is not accepted; it is a number of seconds above 0"
+    if options.jobs is not None and options.jobs < 1:
+        return f"--jobs {options.jobs} is not accepted; it is at least 1"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{out}: cannot be written ({error.strerror})"
+    return None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU, under Triton's interpreter")
@@ -291,6 +310,9 @@ def main() -> int:
     if options.list:
         print("\n".join(c["name"] for c in cases))
         return 0
+    if wrong := refusal(options, cases, results_folder(options)):
+        print(wrong, file=sys.stderr)
+        return 2
     options.budget = options.budget or (170.0 if options.rehearse else 520.0)
     cores = len(os.sched_getaffinity(0))
     options.jobs = options.jobs or max(1, min(8, cores if options.rehearse else cores // 2))

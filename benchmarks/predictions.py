@@ -120,7 +120,10 @@ def main() -> int:
     lines.sort(key=lambda line: order.get(line.case[:4], len(order)))
     for path in options.results:
         try:
-            lines = with_outcomes(lines, json.loads(path.read_text()))
+            found = json.loads(path.read_text())
+            if not isinstance(found, dict):
+                raise ValueError("a JSON object was expected")
+            lines = with_outcomes(lines, found)
         except (OSError, ValueError) as error:
             print(f"{path}: not the results of a session: {' '.join(str(error).split())}", file=sys.stderr)
             return 2

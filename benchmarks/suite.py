@@ -7,13 +7,12 @@ of memory is reported, the rest go on. JSON, Markdown and plots are in --out ($O
 anew after every case.
 
 Without a GPU it says so, and writes what is known without one: exact launches, bytes and operations, and the least
-time each kernel can take on the device whose data sheet is in tricnn/codegen/limits.py.
+time each kernel can take on the device whose data sheet is in tricnn/compiler/machines.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_case import NEEDED
-from benchmarks.gpu_suite import HERE, Session, commit, timed_case, warm_cases
+from benchmarks.gpu_suite import Session, commit, refusal, results_folder, timed_case, warm_cases
 from benchmarks.part import Case
 
 DTYPE = "bf16"
@@ -125,9 +124,12 @@ def main() -> int:
     if options.list:
         print("\n".join(c["name"] for c in cases))
         return 0
+    out = results_folder(options)
+    if wrong := refusal(options, cases, out):
+        print(wrong, file=sys.stderr)
+        return 2
     if not options.rehearse and not gpu_there():
-        out = Path(options.out or os.environ.get("OUT") or HERE / "results")
-        return without_a_gpu(out, tuple(n for n in NETWORKS if not options.only or options.only in n))
+        return without_a_gpu(out, tuple(n for n in NETWORKS if any(c.get("network") == n for c in cases)))
     from benchmarks.pages import write_pages
 
     options.budget = options.budget or (240.0 if options.rehearse else 540.0)

@@ -53,3 +53,9 @@ def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
     assert len(read((tmp_path / "log.md").read_text())) == len(WORK)
     monkeypatch.setattr("sys.argv", ["predictions", "--only", "lenett"])
     assert predictions.main() == 2 and "accepted: resnet50" in capsys.readouterr().err
+    (tmp_path / "list.json").write_text("[1]")
+    log = (tmp_path / "log.md").read_text()
+    arguments = ["--only", "lenet", "--log", str(tmp_path / "log.md"), str(tmp_path / "list.json")]
+    monkeypatch.setattr("sys.argv", ["predictions", *arguments])
+    assert predictions.main() == 2 and "a JSON object was expected" in capsys.readouterr().err
+    assert (tmp_path / "log.md").read_text() == log

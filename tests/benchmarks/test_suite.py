@@ -186,3 +186,15 @@ def test_without_a_gpu_it_says_so_and_writes_exact_figures_and_predictions(tmp_p
     assert {p.name for p in tmp_path.iterdir()} == {
         "predicted.json", "predicted.md", "predicted-bars.png", "predicted-roofline.png"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--only", "zzz"], "no case's name contains 'zzz'"), (["--budget", "-3"], "--budget"), (["--jobs", "0"], "--jobs"),
+    (["--out", "/dev/null/deeper"], "cannot be written"),
+])  # fmt: skip
+@pytest.mark.parametrize("command", [suite, gpu_suite])
+def test_arguments_that_make_no_session(argv, words, command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["suite", *argv])
+    assert command.main() == 2
+    printed = capsys.readouterr()
+    assert words in printed.err and printed.err.count("\n") == 1 and not printed.out
