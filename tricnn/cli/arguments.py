@@ -95,10 +95,11 @@ def add_compilation(parser: argparse.ArgumentParser, mode: str = "infer", batch:
 
 def add_fusion(parser: Any) -> None:
     """--fuse, and --no-fuse for its last policy."""
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--fuse", type=policy, default="auto", metavar="P", help="auto, all, epilogue, none, or rules by name (auto)"
     )  # fmt: skip
-    parser.add_argument(
+    either.add_argument(
         "--no-fuse", dest="fuse", action="store_const", const="none", help="one kernel for each layer: --fuse none"
     )
 

@@ -8,6 +8,7 @@ import os
 import warnings
 from dataclasses import replace
 from inspect import signature
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .arguments import UsageError, add_fusion, add_model, load_graph, real, small_arguments, whole
@@ -85,17 +86,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _epochs(text: str) -> tuple[int, ...]:
-    return tuple(whole(1)(part.strip()) for part in text.split(","))
+    epochs = tuple(whole(1)(part.strip()) for part in text.split(","))
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not epochs that increase, such as 10,15")
+    return epochs
 
 
 def run(options: argparse.Namespace) -> int:
     from tricnn.training import load_dataset
 
+    from ..report.figures import plural
     from .screen import Screen
 
     screen = Screen(options.json)
     if options.resume and not options.out:
         raise UsageError("--resume needs --out DIR, the folder that holds the checkpoint")
+    if (options.schedule == "step") != bool(options.milestones):
+        raise UsageError("--schedule step needs --milestones E,E, and no other schedule takes them")
     choose_device(options.device)
     load_graph(options)  # whatever is wrong with it is said before the data are fetched
     note = screen.progress.print if screen.progress else None
@@ -116,8 +123,8 @@ def run(options: argparse.Namespace) -> int:
         "state_sha256": result.state_sha256,
     })  # fmt: skip
     screen.show(
-        f"{graph.name} on {dataset.name}: test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs "
-        f"({result.images_per_second:,.0f} images/s, {model.executor.name} executor)",
+        f"{graph.name} on {dataset.name}: test accuracy {result.test_accuracy:.2%} after "
+        f"{plural(result.epochs, 'epoch')} ({result.images_per_second:,.0f} images/s, {model.executor.name} executor)",
         f"state_sha256 {result.state_sha256}",
     )
     if result.checkpoint:

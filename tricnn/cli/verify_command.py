@@ -19,6 +19,7 @@ from .arguments import (
     chosen_target,
     load_graph,
     small_arguments,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count-bytes", action="store_true", help="also count the bytes that kernels load and store (no GPU)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random images and parameters (0)")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="S", help="of the random images and parameters (0)")
 
 
 def run(options: argparse.Namespace) -> int:
