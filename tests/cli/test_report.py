@@ -1,11 +1,15 @@
 """Figures with their units, and the table that sets fused kernels beside the layers they replace."""
 
+from itertools import product
+
 import pytest
+from rich.console import Console
 
 from tricnn.cli.arguments import lowered
 from tricnn.graphs import cifar_resnet20, lenet
 from tricnn.report.figures import milliseconds, plural, scaled, size, times
 from tricnn.report.replaced import replaced
+from tricnn.report.tables import kernels
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,18 @@ def test_every_unfused_launch_is_replaced_by_one_kernel(declare, mode):
 def test_a_kernel_replaces_the_layers_it_computes():
     fused, unfused = (lowered(lenet(), "infer", 4, "bf16", "sm_90", fuse=fuse) for fuse in (True, False))
     assert replaced(fused, unfused)["k00_conv1"][0] == 3  # convolution, activation, pooling
+
+
+def test_the_compile_table_fits_a_terminal_of_80_columns():
+    """With a column for bulk copies as well, no layer is broken off its line."""
+    kernel = {"name": "k00_conv1", "layers": ["conv1", "pool1", "act1"], "launches": 1, "dram_bytes": 1_000_000,
+              "registers": 200, "spill_bytes": 0, "tensor_core": True, "bulk_copy": True}  # fmt: skip
+    compiled = {"kernels": [kernel], "graph": "net", "target": "sm_90", "mode": "infer", "dtype": "bf16", "batch": 1,
+                "launches": 1, "dram_bytes": 1, "unfused": {"launches": 3, "dram_bytes": 9_000_000}}  # fmt: skip
+    for width, beside in product((80, 140), ({"k00_conv1": (3, 10_600_000)}, None)):
+        console = Console(width=width)
+        with console.capture() as captured:
+            console.print(kernels(compiled, beside, width))
+        text = captured.get()
+        assert "conv1, pool1, act1" in text and max(map(len, text.splitlines())) <= width
+        assert {"registers", "spills", "bulk", "200", "0"} <= set(text.split())

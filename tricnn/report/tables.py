@@ -67,7 +67,7 @@ def kernels(
     compiled: Mapping[str, Any], replaced: Mapping[str, tuple[int, int]] | None = None, width: int = 140
 ) -> Table:  # fmt: skip
     """``tricnn compile``: layers -> kernels. ``replaced`` gives for each kernel the launches and bytes of the same
-    layers, one kernel each. Below 120 columns a row has two lines: layers and unfused figures are on the second."""
+    layers, one kernel each. Below 120 columns a row has two lines: layers, unfused figures, spills on the second."""
     rows, wide, beside = compiled["kernels"], width >= 120, replaced is not None
     bulk = any(k["bulk_copy"] for k in rows)
     if wide:
@@ -76,7 +76,8 @@ def kernels(
     else:
         columns = ["kernel\n  layers it computes", *([">launches\n(unfused)", ">bytes\n(unfused)"] if beside else
                    [">launches", ">bytes"])]  # fmt: skip
-    columns += [">registers" if wide else ">regi-\nsters", ">spills", ">tensor\ncores"]
+    columns += [">registers", ">spills"] if wide else [">registers\nspills"]
+    columns += [">tensor\ncores"]
     columns += [">bulk\ncopies"] if bulk else []
     how = f"{compiled['mode']}, {compiled['dtype']}, batch {compiled['batch']}"
     made = table(f"{compiled['graph']} for {compiled['target']}: {how}", *columns)
@@ -91,15 +92,18 @@ def kernels(
         return [Text.assemble(name, (f"\n  {layers}" if layers else "", "dim")),
                 *(f"{f}\n{u}".rstrip() for f, u in zip(figures, below, strict=True))]  # fmt: skip
 
+    def used(registers: str, spilled: int) -> list[str]:
+        return [registers, size(spilled)] if wide else [f"{registers}\n{size(spilled)}"]
+
     for k in rows:
         other = (replaced or {}).get(k["name"])
         first = cells(k["name"], ", ".join(k["layers"]), (k["launches"], k["dram_bytes"]), other)
-        facts = [k["registers"], size(k["spill_bytes"]), _yes(k["tensor_core"])]
+        facts = [*used(str(k["registers"]), k["spill_bytes"]), _yes(k["tensor_core"])]
         row(made, *first, *facts, *([_yes(k["bulk_copy"])] if bulk else []), style="red" if k["spill_bytes"] else "")
     unfused = compiled["unfused"]
     totals = cells("total", "", (compiled["launches"], compiled["dram_bytes"]),
                    (unfused["launches"], unfused["dram_bytes"]) if beside else None)  # fmt: skip
-    totals += ["", size(sum(k["spill_bytes"] for k in rows)), f"{sum(k['tensor_core'] for k in rows)} of {len(rows)}"]
+    totals += [*used("", sum(k["spill_bytes"] for k in rows)), f"{sum(k['tensor_core'] for k in rows)} of {len(rows)}"]
     totals += [f"{sum(k['bulk_copy'] for k in rows)} of {len(rows)}"] if bulk else []
     for column, text in zip(made.columns, totals, strict=True):
         column.footer = text if isinstance(text, Text) else Text(str(text))
