@@ -2,7 +2,7 @@
 
     python docs/picture.py        writes docs/picture.png
 
-Exact figures of the plans (bf16, batch 256), not measurements.
+Exact figures of the plans (bf16, batch 256, sm_90, fused as by default), not measurements.
 """
 
 from pathlib import Path
@@ -12,11 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tricnn.codegen.lower import lower
+from tricnn.cli.arguments import lowered
 from tricnn.codegen.program import Program
-from tricnn.compiler.fuse import fuse
 from tricnn.graphs import ARCHITECTURES
-from tricnn.runtime.model import specialised
 
 NETWORKS = ("lenet", "resnet18", "resnet50", "vgg16_bn")
 BATCH = 256
@@ -35,8 +33,7 @@ def family(kind: str) -> str:
 
 
 def program(name: str, fused: bool) -> Program:
-    graph = specialised(ARCHITECTURES[name](), "train", fuse=fused)
-    return lower(fuse(graph, "train", "all" if fused else "none"), "bf16", BATCH)
+    return lowered(ARCHITECTURES[name](), "train", BATCH, "bf16", "sm_90", fuse="auto" if fused else "none")
 
 
 def main() -> None:

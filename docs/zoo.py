@@ -37,7 +37,7 @@ PLANS = f"""
 
 The programs for {TARGET}, {DTYPE}, a batch of {BATCH}: launches of kernels, and megabytes through memory for one image
 (each operand read once, each result written once; weights are shared by the batch). *Unfused* is one kernel for each
-layer.
+layer; fused are the plans of fewest bytes (`--fuse all`), where the default stores a few more values to save time.
 
 """
 

@@ -5,11 +5,14 @@ Bytes per image are the issue of fusion; the bounds are those of a scheme that s
 batch 256 (docs/training-fusion.md), and a compiler that fuses only passes and reductions moves about twice as many.
 """
 
+from pathlib import Path
+
 import pytest
 
 from tricnn.cli.arguments import lowered
 from tricnn.graphs import ARCHITECTURES
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 LAUNCHES = {
     "lenet": (17, 5),
     "lenet_sigmoid": (17, 5),
@@ -69,6 +72,25 @@ def test_launches(name):
 @pytest.mark.parametrize("name", BYTES)
 def test_bytes_of_a_training_step(name, fuse):
     assert program(name, "train", fuse).dram_bytes() / 256e6 <= BYTES[name]
+
+
+def figures(name: str, fuse: str) -> tuple[int, float]:
+    """Launches and MB an image."""
+    found = program(name, "train", fuse)
+    return len(found.launches), found.dram_bytes() / 256e6
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_the_documented_table_is_what_the_plans_say(name):
+    fused, unfused = figures(name, "all"), figures(name, "none")
+    row = f"| `{name}` | {fused[0]} | {unfused[0]} | {fused[1]:.1f} | {unfused[1]:.1f} | {unfused[1] / fused[1]:.2f}x |"
+    assert row in (DOCS / "training-fusion.md").read_text()
+
+
+def test_the_readme_has_the_default_plan_of_resnet50():
+    fused, unfused = figures("resnet50", "auto"), figures("resnet50", "none")
+    text = " ".join((DOCS.parent / "README.md").read_text().split())
+    assert f"{fused[0]} launches for {unfused[0]}, {fused[1]:.0f} MB an image for {unfused[1]:.0f}" in text
 
 
 @pytest.mark.parametrize("fuse", ["all", "auto"])
