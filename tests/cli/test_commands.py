@@ -100,6 +100,18 @@ def test_explain_gives_every_edge_a_rule_or_a_reason(tricnn):
     assert tricnn("explain", "lenet", "--plan").out.startswith("# plan of lenet: infer, fused, 5 kernels")
 
 
+def test_explain_dumps_what_the_passes_made(tricnn, tmp_path, monkeypatch):
+    """Of the plan that was asked for, not of the unfused one that it is compared with."""
+    monkeypatch.setenv("TRICNN_DUMP", str(tmp_path / "dump"))
+    assert tricnn("explain", "lenet").status == 0
+    names = sorted(p.name for p in (tmp_path / "dump").iterdir())
+    assert names[0] == "00-declared.txt" and names[-1].endswith("-kernels.py")
+    (plan,) = (tmp_path / "dump").glob("*-plan.txt")
+    assert plan.read_text().startswith("# plan of lenet: infer, fused, 5 kernels")
+    monkeypatch.setenv("TRICNN_DUMP", "/dev/null/deeper")
+    assert tricnn("explain", "lenet").status == 2
+
+
 def test_explain_prices_what_may_be_recomputed_and_says_what_is_stored_instead(tricnn):
     """ResNet-18 at batch 8: dgrad and wgrad of 3x3 convolutions of 256 filters would each form dz 18 times."""
     size = ["explain", "resnet18", "--mode", "train", "--batch", 8, "--dtype", "bf16", "--target", "sm_90"]

@@ -1,5 +1,6 @@
 """What a shell sees: exit statuses, pipes that close, Ctrl-C; and help that teaches."""
 
+import json
 import os
 import signal
 import subprocess
@@ -117,3 +118,11 @@ def test_ctrl_c_elsewhere_is_one_line(tmp_path):
     assert process.returncode == 130
     assert err == "tricnn: interrupted\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_one_warning(tiny):
+    """Kernels are compiled all the same."""
+    command, environment = [*TRICNN, "compile", str(tiny), "--json"], {**ENVIRONMENT, "TRICNN_CACHE": "/dev/null/x"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0 and json.loads(ran.stdout)["kernels"]
+    assert ran.stderr.startswith("tricnn: warning: kernels are not cached") and ran.stderr.count("\n") == 1

@@ -204,17 +204,29 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"dtype {dtype!r} is not one that kernels are compiled for; accepted: {', '.join(DTYPES)}")
 
 
-def lowered(graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool | str) -> Program:
-    """The program of a graph, not compiled: its launches and what they move are known exactly."""
+def lowered(
+    graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool | str, dumped: bool = False
+) -> Program:
+    """The program of a graph, not compiled: its launches and what they move are known exactly. ``dumped``: passes show
+    their results to TRICNN_DUMP."""
     from tricnn.codegen.lower import lower
     from tricnn.compiler.cost import Cost
     from tricnn.compiler.fuse import fuse as fuse_graph
     from tricnn.compiler.policies import policy_named
+    from tricnn.runtime.dump import Dump
     from tricnn.runtime.model import specialised
 
     check_dtype(dtype)
-    plan = fuse_graph(specialised(graph, mode, fuse=fuse), mode, policy_named(fuse), Cost(batch, dtype, target))
-    return lower(plan, dtype, batch, target)
+    dump = Dump(os.environ.get("TRICNN_DUMP") if dumped else None)
+    ready = specialised(graph, mode, fuse=fuse, dump=dump)
+    plan = fuse_graph(ready, mode, policy_named(fuse), Cost(batch, dtype, target))
+    dump("plan", plan)
+    program = lower(plan, dtype, batch, target)
+    if dump.folder is not None:
+        from tricnn.codegen.emit import emit
+
+        dump("kernels", emit(program), "py")
+    return program
 
 
 def static_figures(program: Program) -> dict[str, int]:

@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
     target = chosen_target(options.target)
     graph = load_graph(options)
     how = (options.mode, options.batch, options.dtype, target)
-    unfused = lowered(graph, *how, fuse="none")
-    program = unfused if options.fuse == "none" else lowered(graph, *how, fuse=options.fuse)
+    program = lowered(graph, *how, fuse=options.fuse, dumped=True)
+    unfused = program if options.fuse == "none" else lowered(graph, *how, fuse="none")
     with output_folder(options.out) as folder:
         built = compile_shown(program, target, screen)
         files = built.write(folder) if folder else []

@@ -51,9 +51,8 @@ def run(options: argparse.Namespace) -> int:
     screen = Screen(options.json)
     target = chosen_target(options.target)
     graph = load_graph(options)
-    fused, unfused = (
-        lowered(graph, options.mode, options.batch, options.dtype, target, fuse=fuse) for fuse in (options.fuse, "none")
-    )
+    how = (options.mode, options.batch, options.dtype, target)
+    fused, unfused = lowered(graph, *how, fuse=options.fuse, dumped=True), lowered(graph, *how, fuse="none")
     if options.plan and not options.json:
         print(fused.plan, end="")
         return 0

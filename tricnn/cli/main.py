@@ -6,6 +6,7 @@ import argparse
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -62,11 +63,13 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int]) -> int:
     """Every way out of ``work`` as an exit status."""
+    formatted = warnings.formatwarning
     nowhere = open(os.devnull, "w")  # noqa: SIM115 (for a stream that the caller closed)
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that has no γ shows a ? rather than a traceback
+    warnings.formatwarning = lambda message, *_, **__: f"tricnn: warning: {one_line(str(message))}\n"
     try:
         status = work()
         sys.stdout.flush()
@@ -79,6 +82,8 @@ def guarded(work: Callable[[], int]) -> int:
         return 130
     except Exception as error:
         return fail(error)
+    finally:
+        warnings.formatwarning = formatted
 
 
 def dispatch(arguments: list[str]) -> int:
