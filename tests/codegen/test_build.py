@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 import tricnn.codegen.build as build_module
+from tricnn.cli.arguments import lowered
 from tricnn.codegen import tiles
-from tricnn.codegen.build import Build, build
+from tricnn.codegen.build import Build, build, tensors_of
 from tricnn.codegen.compile import CompiledKernel
+from tricnn.codegen.program import BYTES
 from tricnn.compiler.fuse import fuse
-from tricnn.graphs import lenet
+from tricnn.graphs import lenet, resnet50
 from tricnn.ir import GraphBuilder, TricnnError
 from tricnn.runtime.model import specialised
 
@@ -43,6 +45,24 @@ def test_lenet_compiles_without_spills_and_on_tensor_cores(tmp_path: Path, targe
     again = lenet_build(tmp_path, target)
     assert all(k.from_cache for k in again.compiled.values()) and again.kernels == result.kernels
     result.write(folder)  # over itself
+
+
+def test_a_manifest_says_where_every_parameter_and_gradient_is() -> None:
+    """Also those that lie within another buffer, and those of which inference reads what was computed from them."""
+    train, infer = (lowered(resnet50(), mode, 8, "bf16", "sm_90", fuse="all") for mode in ("train", "infer"))
+    found = json.loads(json.dumps(tensors_of(train)))
+    parameters = {n.name for n in resnet50().parameters}
+    assert set(found["gradients"]) == parameters
+    assert found["placed"]["layer1.0.downsample.1.weight"]["first"] == 64  # behind that of bn1
+    for name in (*parameters, *found["gradients"].values()):
+        place = found["placed"].get(name, {"buffer": name, "first": 0, "elements": 0})
+        buffer = train.buffers[place["buffer"]]
+        assert place["first"] + place["elements"] <= buffer.bytes(8) // BYTES[buffer.dtype]
+    assert all(new in train.buffers and old in train.buffers for old, new in found["updates"].items())
+    assert found["rounded"]["conv1.weight"] == "conv1.weight:bf16" and found["sums"]
+    folded = json.loads(json.dumps(tensors_of(infer)))
+    assert folded["prepared"]["bn1.folded_weight"]["inputs"] == ["conv1.weight", "bn1.weight", "bn1.running_var"]
+    assert not folded["gradients"] and not folded["sums"]
 
 
 def test_ieee_fp32_uses_no_tensor_cores(tmp_path: Path) -> None:

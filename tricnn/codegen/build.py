@@ -9,8 +9,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,29 @@ from .targets import parse_target
 
 SYMBOL = "kernel"  # the name of every compiled kernel inside its binary
 ATTEMPTS = 8  # how many times a kernel's tiles may be made smaller
+
+
+def tensors_of(program: Program) -> dict[str, Any]:
+    """What must be known of a program's buffers to fill them and to read its results.
+
+    ``placed``: parameters and gradients that lie within another buffer; ``prepared``: weights computed from parameters
+    before the first step, none of which is read otherwise; ``rounded``: weights and their 16-bit copies; ``gradients``,
+    by parameter; ``updates``: running statistics and their new values, which may be the same memory; ``sums``: the
+    partial results that the last launch adds up.
+    """
+    plan = program.plan
+    graph = plan.graph
+    known = [n.name for n in graph.nodes if n.op in ("parameter", "buffer")] + [value for _, value in graph.gradients]
+    places = {name: plan.place(name) for name in known}
+    return {
+        "placed": {name: {"buffer": place.buffer, "first": place.offset, "elements": prod(plan.type(name).per_image)}
+                   for name, place in places.items() if place.buffer != name},
+        "prepared": {n.name: {"op": n.op, "inputs": list(n.inputs), **n.attrs} for n in plan.prepared},
+        "rounded": dict(program.rounded),
+        "gradients": dict(graph.gradients),
+        "updates": dict(graph.updates),
+        "sums": [asdict(s) for s in program.sums],
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,7 @@ class Build:
             "descriptors": {d.name: {"buffer": d.buffer, "shape": list(d.shape), "box": list(d.box)}
                             for d in program.descriptors.values()},
             "pixel_ordered": {name: list(shape) for name, shape in program.order.items()},
+            **tensors_of(program),
         }  # fmt: skip
 
     def _function(self, name: str) -> Function:
