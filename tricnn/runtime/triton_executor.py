@@ -203,8 +203,8 @@ class TritonExecutor:
 
     def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
         """One step. Returns outputs and gradients by the name of their value, as device tensors in logical shape."""
-        tensors = self.bind(batch)
         self._check_size(batch)
+        tensors = self.bind(batch)
         for node in self.plan.graph.inputs:
             self.put(tensors, node.name, inputs[node.name])
         self._round()
