@@ -1,6 +1,8 @@
 """Matrix products of operands that are multiplied just as they lie in memory: 1x1 convolutions and dense layers.
 
-y[m,j] = sum over c of  x[m,c] * w(c, j)
+    y[m,j] = sum over c of  x[m,c] * w(c, j)
+
+Programs stay: each computes tile after tile, so that the copies for one run ahead while another is finished.
 """
 
 import triton

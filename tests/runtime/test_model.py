@@ -113,7 +113,7 @@ def test_bad_calls_say_what_is_accepted() -> None:
     with pytest.raises(DataError, match="real numbers, got complex"):
         model.loss_and_grads(x * 1j, labels)
     with pytest.raises(GraphError, match=r"graphs\.lenet\(\), not str"):
-        tricnn.compile("lenet")  # type: ignore[arg-type]
+        tricnn.compile("lenet")
     with pytest.raises(TargetError, match="mode='infer'"):
         model(x)
     for change, message in [({"dtype": "fp8"}, "fp32"), ({"executor": "gpu"}, "auto"), ({"mode": "eval"}, "infer"),
