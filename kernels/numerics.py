@@ -1,4 +1,4 @@
-"""The two places where number formats matter: the tensor-core product, and rounding to a storage type."""
+"""The places where number formats matter: the tensor-core product, and rounding to the types it takes."""
 
 import triton
 import triton.language as tl
@@ -39,3 +39,15 @@ def round_to(x, dtype: tl.constexpr):
         nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.uint32)
         x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)  # a NaN stays one
     return x.to(dtype)
+
+
+@triton.jit
+def round_to_tf32(x):
+    """fp32 x with 10 bits of fraction, rounded to nearest, ties away from zero (as PTX's cvt.rna.tf32 does).
+
+    Tensor cores would drop the other 13 bits. Adding half of what the last one of the 10 is worth carries into it when
+    the value must go up.
+    """
+    bits = x.to(tl.uint32, bitcast=True)
+    nearest = ((bits + 0x1000) & 0xFFFFE000).to(tl.uint32)
+    return tl.where(tl.abs(x) < float("inf"), nearest.to(tl.float32, bitcast=True), x)  # a NaN stays one

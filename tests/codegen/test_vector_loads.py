@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import triton
 
+from tests.codegen.test_static import loads as sizes
 from tricnn.codegen.build import spec
 from tricnn.codegen.compile import compile_kernels
 from tricnn.codegen.lower import lower
@@ -59,3 +60,15 @@ def test_channels_that_do_not_line_up_cannot_be(tmp_path: Path) -> None:
     """The same look at 18 bytes a pixel: so the test above would notice."""
     (instructions,) = loads(tmp_path, 18 // 2, "sm_80", KINDS[:1]).values()
     assert any(re.search(r"\.[US]16\b", i) for i in instructions)
+
+
+def test_gradients_of_dense_weights_in_tf32_too(tmp_path: Path) -> None:
+    """The summed axis is outermost in both operands, and Hopper's product wants it innermost: what asynchronous copies
+    would bring 4 bytes at a time."""
+    b = GraphBuilder("dense")
+    g = b.build(b.linear(b.input("x", (64,)), 64, name="fc"))
+    program = lower(fuse(specialised(g, "train"), "train"), "tf32", 256, "sm_90")
+    name = next(x.function for x in program.launches if x.kind == "linear_grad_weight")
+    kernel = compile_kernels([spec(next(f for f in program.functions if f.name == name))], "sm_90")[0]
+    assert "wgmma" in str(kernel.assembly["ptx"])
+    assert sizes(kernel) == {16}

@@ -9,7 +9,7 @@ import triton.language as tl
 from tests.kernels.helpers import DEVICE, cdiv, integers, load_tile, store_tile, unwritten
 from tricnn.kernels.dropout import keep_mask, nchw_element
 from tricnn.kernels.layout import from_nchw, to_nchw
-from tricnn.kernels.numerics import round_to
+from tricnn.kernels.numerics import round_to, round_to_tf32
 from tricnn.kernels.sgd import sgd
 
 
@@ -41,6 +41,12 @@ def from_kernel(x, y, N, C: tl.constexpr, PIXELS: tl.constexpr):
 def round_kernel(x, y, BLOCK: tl.constexpr):
     lane = tl.arange(0, BLOCK)
     tl.store(y + lane, round_to(tl.load(x + lane), y.dtype.element_ty))
+
+
+@triton.jit
+def round_tf32_kernel(x, y, BLOCK: tl.constexpr):
+    lane = tl.arange(0, BLOCK)
+    tl.store(y + lane, round_to_tf32(tl.load(x + lane)))
 
 
 def philox(counter, key):
@@ -110,3 +116,15 @@ def test_round_to_is_to_nearest_even(dtype):
     round_kernel[1,](x, y, 64)
     assert torch.equal(y.isnan(), x.isnan())
     assert torch.equal(y.nan_to_num(7.0), x.to(dtype).nan_to_num(7.0))
+
+
+def test_tf32_keeps_11_significant_bits_and_rounds_to_nearest():
+    special = [0.0, float("inf"), float("nan"), 1 + 2**-11, 1 + 2**-11 - 2**-23, 1 + 3 * 2**-11, 2 - 2**-23, 1e-30, 3e38]
+    values = np.random.default_rng(8).standard_normal(64 - len(special)).astype(np.float32)
+    x = np.array([*special, *values], dtype=np.float32)
+    for signed in (x, -x):
+        y = unwritten((64,))
+        round_tf32_kernel[1,](torch.tensor(signed, device=DEVICE), y, 64)
+        fraction, exponent = np.frexp(np.abs(signed).astype(np.float64))
+        nearest = np.copysign(np.ldexp(np.floor(fraction * 2**11 + 0.5), exponent - 11), signed)
+        np.testing.assert_array_equal(y.cpu().numpy(), np.where(np.isfinite(signed), nearest, signed))

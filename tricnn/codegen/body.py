@@ -200,9 +200,12 @@ class Body:
         names = list({**self.args, **self.written}.values())
         return [f"({names[0]},) = args" if len(names) == 1 else f"{', '.join(names)} = args"] if names else []
 
-    def load_function(self, name: str, raw: str, width: int, stem: str, *, multiplied: bool = False) -> str:
+    def load_function(
+        self, name: str, raw: str, width: int, stem: str, *, multiplied: bool = False, tf32: bool = False
+    ) -> str:  # fmt: skip
         """``load(pixel, channel, mask, args)`` for one operand, prologue and all. A computed tile is fp32, unless it is
-        to be ``multiplied``: then it is rounded to the storage type, for the tensor cores."""
+        to be ``multiplied``: then it is rounded to the storage type, for the tensor cores. One that lies in memory as
+        it is multiplied is rounded if ``tf32`` says so."""
         at = At("pixel", "channel", "mask", width)
         value = self.plan.storage(raw)
         computed = self.computed(value)
@@ -214,6 +217,8 @@ class Body:
                 tile = self.rounded(tile, self.storage)
         elif self.lines and self.lines[-1].startswith(f"{tile} = "):
             tile = self.lines.pop().split(" = ", 1)[1]
+        if tf32 and not computed:
+            tile = f"round_to_tf32({tile})"
         return self.function(name, "pixel, channel, mask, args", [*self.lines, f"return {tile}"])
 
     def computed(self, value: str) -> bool:

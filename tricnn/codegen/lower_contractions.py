@@ -197,8 +197,11 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     split = tiles.split_of(count, pixels, tile.k)
     bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)
     load_dy, load_x = state.body(kernel), state.body(kernel)
-    dy_text = load_dy.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True)
-    x_text = load_x.load_function(f"{name}_load_x", node.inputs[1], c["C"], "x", multiplied=True)
+    # Tensor cores take tf32 with the summed axis innermost only, and here it is outermost. A tile that went straight to
+    # shared memory would go there number by number; one that is rounded on the way is loaded 16 bytes at a time.
+    tf32 = state.precision == "tf32"
+    dy_text = load_dy.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True, tf32=tf32)
+    x_text = load_x.load_function(f"{name}_load_x", node.inputs[1], c["C"], "x", multiplied=True, tf32=tf32)
     total = c["K"] * columns
     everything = total + (c["K"] if bias else 0)
     if split > 1:
