@@ -119,7 +119,7 @@ def test_round_to_is_to_nearest_even(dtype):
 
 
 def test_tf32_keeps_11_significant_bits_and_rounds_to_nearest():
-    special = [0.0, float("inf"), float("nan"), 1 + 2**-11, 1 + 2**-11 - 2**-23, 1 + 3 * 2**-11, 2 - 2**-23, 1e-30, 3e38]
+    special = [0.0, float("inf"), float("nan"), 1 + 2**-11, 1 + 2**-11 - 2**-23, 1 + 3 * 2**-11, 2 - 2**-23, 3e38]
     values = np.random.default_rng(8).standard_normal(64 - len(special)).astype(np.float32)
     x = np.array([*special, *values], dtype=np.float32)
     for signed in (x, -x):
