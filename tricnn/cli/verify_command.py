@@ -1,5 +1,6 @@
 """Run the compiled kernels, on the GPU or under Triton's interpreter, and hold every value that goes through memory to
-float64 NumPy on the same inputs, within a tolerance derived from the arithmetic."""
+float64 NumPy on the same inputs, within a tolerance derived from the arithmetic.
+Without a GPU every address is looked at, too: no program of a launch may depend on another one."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tricnn.codegen.program import Moved
     from tricnn.ir import Graph
     from tricnn.runtime.counting import CountedLaunch
+    from tricnn.runtime.races import Race
     from tricnn.runtime.verify import Check
 
     from .screen import Screen
@@ -39,7 +41,8 @@ examples:
   tricnn verify mine.txt --mode infer --no-fuse
   tricnn verify lenet --count-bytes            what every launch loads and stores, beside what the plan states
 
-Exit status 1 if any kernel is outside its tolerance, or counted bytes are not those of the plan.
+Exit status 1 if any kernel is outside its tolerance, if programs of one launch race (one touches what another one
+stores; looked for without a GPU), or if counted bytes are not those of the plan.
 """
 
 #: three images, so that rows rarely fill the last tile: what a mask leaves out must show
@@ -86,7 +89,12 @@ def run(options: argparse.Namespace) -> int:
         f"{plural(result['kernels'], 'kernel')}, {plural(result['launches'], 'launch')}, "
         f"{plural(len(result['checks']), 'value')}: "
         + (f"{len(failed)} outside tolerance" if failed else "all within tolerance")
+        + ("" if result["races"] is None else f"; {plural(len(result['races']), 'data race')}")
         + f" ({result['seconds']:.1f} s)",
+        *(
+            f"RACE in {r['launch']}: element {r['element']} of {r['buffer']} is {r['what']}"
+            for r in result["races"] or ()
+        ),
     )
     return 0 if result["ok"] else 1
 
@@ -108,10 +116,11 @@ def verified(
     compiled_batch: int | None = None, count: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The object that ``--json`` prints, with bytes if they are to be counted. Tiles are those of ``compiled_batch``,
-    if it is not the batch that runs."""
+    if it is not the batch that runs. On a GPU races are not looked for: null."""
     from tricnn.runtime.counting import BytesCounted
+    from tricnn.runtime.races import RacesFound
     from tricnn.runtime.triton_executor import interpreting
-    from tricnn.runtime.verify import compiled, unwatched, verify_model
+    from tricnn.runtime.verify import both, compiled, verify_model
 
     from ..report.progress import Steps
 
@@ -122,11 +131,14 @@ def verified(
     )  # fmt: skip
     program = model.program
     counted = BytesCounted(model, batch) if count else None
+    raced = RacesFound(model, batch) if interpreting() else None
+    watch = both(*(w for w in (counted, raced) if w is not None))
     values = sum(len(kernel.writes) for kernel in program.plan.kernels)
     with Steps(screen.progress, "verifying", values, "values") as steps, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter's NumPy computes what masks hide, too
-        checks = verify_model(model, batch, seed, lambda check: steps.done(check.kernel), counted or unwatched)
+        checks = verify_model(model, batch, seed, lambda check: steps.done(check.kernel), watch)
     launches = counted.launches if counted else []
+    races = raced.races if raced else []
     return {
         "graph": graph.name,
         "mode": mode,
@@ -137,11 +149,12 @@ def verified(
         "fused": program.plan.fused,
         "fuse": program.plan.policy,
         "device": device_name(),
-        "ok": all(c.ok for c in checks) and all(c.ok for c in launches),
+        "ok": all(c.ok for c in checks) and all(c.ok for c in launches) and not races,
         "kernels": len(program.plan.kernels),
         "launches": len(program.launches),
         "seconds": round(time.perf_counter() - began, 3),
         "checks": [as_json(c) for c in checks],
+        "races": [race_as_json(r) for r in races] if raced else None,
         **({"bytes": [bytes_as_json(c) for c in launches]} if count else {}),
     }
 
@@ -156,6 +169,17 @@ def as_json(check: Check) -> dict[str, Any]:
         "error": check.error if math.isfinite(check.error) else None,
         "tolerance": check.tolerance,
         "ok": check.ok,
+    }
+
+
+def race_as_json(race: Race) -> dict[str, Any]:
+    """Where a program depends on another one of its launch: the first element that shows it."""
+    return {
+        "kernel": race.launch.kernel,
+        "launch": race.launch.function,
+        "buffer": race.buffer,
+        "element": race.element,
+        "what": race.what,
     }
 
 

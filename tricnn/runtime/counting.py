@@ -6,17 +6,16 @@ or stored, and every address once (:class:`Moved`). A lane outside the buffers o
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from ..codegen.program import Launch, Moved
 from ..ir.errors import TargetError
+from .accesses import Access, Tensors, seen_by
 from .model import Model
 from .triton_executor import interpreting
 
@@ -65,68 +64,37 @@ class BytesCounted:
 @contextmanager
 def counting(launch: Launch, tensors: Mapping[str, Any]) -> Iterator[dict[str, Moved]]:
     """What the launch that is made inside moves, by buffer; filled in at the end."""
-    from triton.runtime.interpreter import InterpreterBuilder, _get_np_dtype
-
     # What is updated in place has two names: loads are of what is read, stores of what is written.
-    loads = _Touched.of({b: tensors[b] for b in (*launch.writes, *launch.reads)})
-    stores = _Touched.of({b: tensors[b] for b in launch.writes})
-    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    loads = _Touched(Tensors({b: tensors[b] for b in (*launch.writes, *launch.reads)}))
+    stores = _Touched(Tensors({b: tensors[b] for b in launch.writes}))
     moved: dict[str, Moved] = {}
-
-    def lanes(pointers: Any, mask: Any) -> tuple[np.ndarray, int]:
-        # A mask has as many elements as pointers, not always in their shape; a descriptor's is an array already.
-        kept = np.asarray(mask if isinstance(mask, np.ndarray) else mask.data).ravel().astype(bool)
-        return pointers.data.ravel()[kept], np.dtype(_get_np_dtype(pointers.get_element_ty())).itemsize
-
-    def counted_load(builder: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-        loads.add(*lanes(pointers, mask))
-        return load(builder, pointers, mask, *rest, **named)
-
-    def counted_store(builder: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-        stores.add(*lanes(pointers, mask))
-        return store(builder, pointers, value, mask, *rest, **named)
-
-    with (
-        patch.object(InterpreterBuilder, "create_masked_load", counted_load),
-        patch.object(InterpreterBuilder, "create_masked_store", counted_store),
-    ):
+    with seen_by(lambda access: (stores if access.stored else loads).add(access)):
         yield moved
     for b in dict.fromkeys((*launch.reads, *launch.writes, *loads.each, *stores.each)):
         moved[b] = Moved(loads.each.get(b, 0), loads.once(b), stores.each.get(b, 0), stores.once(b))
 
 
-@dataclass
 class _Touched:
-    """Buffers by their addresses, and what was touched of them: bytes each time, elements at least once."""
+    """What was touched of some tensors: bytes each time, elements at least once."""
 
-    starts: list[int]
-    ends: list[int]
-    names: list[str]
-    each: dict[str, int] = field(default_factory=dict)
-    elements: dict[str, np.ndarray] = field(default_factory=dict)
+    def __init__(self, tensors: Tensors):
+        self.tensors = tensors
+        self.each: dict[str, int] = {}
+        self.elements: dict[str, np.ndarray] = {}
 
-    @classmethod
-    def of(cls, tensors: Mapping[str, Any]) -> _Touched:
-        spans = {x.data_ptr(): (x.data_ptr() + x.nbytes, name) for name, x in tensors.items()}
-        starts = sorted(spans)
-        return cls(starts, [spans[s][0] for s in starts], [spans[s][1] for s in starts])
-
-    def add(self, addresses: np.ndarray, size: int) -> None:
-        if not addresses.size:
+    def add(self, access: Access) -> None:
+        if not access.addresses.size:
             return
-        lowest, highest = int(addresses.min()), int(addresses.max())
-        i = bisect_right(self.starts, lowest) - 1
-        if i < 0 or highest + size > self.ends[i]:
-            raise AssertionError(f"addresses {lowest:#x} to {highest:#x} lie in none of {', '.join(self.names)}")
-        name, start = self.names[i], self.starts[i]
+        i, elements = self.tensors.find(access)
+        name = self.tensors.names[i]
         if name not in self.elements:
-            self.elements[name] = np.zeros((self.ends[i] - start) // size, dtype=bool)
-        self.elements[name][(addresses - np.uint64(start)) // np.uint64(size)] = True
-        self.each[name] = self.each.get(name, 0) + addresses.size * size
+            self.elements[name] = np.zeros(self.tensors.bytes(i) // access.size, dtype=bool)
+        self.elements[name][elements] = True
+        self.each[name] = self.each.get(name, 0) + elements.size * access.size
 
     def once(self, name: str) -> int:
         """Bytes touched at least once."""
         if name not in self.elements:
             return 0
-        i, touched = self.names.index(name), self.elements[name]
-        return int(np.count_nonzero(touched)) * (self.ends[i] - self.starts[i]) // touched.size
+        touched = self.elements[name]
+        return int(np.count_nonzero(touched)) * self.tensors.bytes(self.tensors.names.index(name)) // touched.size

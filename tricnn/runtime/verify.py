@@ -18,8 +18,8 @@ fp32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
@@ -51,6 +51,19 @@ ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-
 
 def unwatched(launch: Launch) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+def both(*watches: Watch) -> Watch:
+    """One watch of several."""
+
+    @contextmanager
+    def watch(launch: Launch) -> Iterator[None]:
+        with ExitStack() as stack:
+            for each in watches:
+                stack.enter_context(each(launch))
+            yield
+
+    return watch
 
 
 @dataclass(frozen=True)
