@@ -12,7 +12,7 @@ import tricnn as package
 from tricnn.cli.main import COMMANDS
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(package.__file__))}
-TRICNN = [sys.executable, "-m", "tricnn.cli"]
+TRICNN = [sys.executable, "-m", "tricnn"]
 
 
 def test_no_command_teaches(tricnn):

@@ -1,7 +1,0 @@
-"""``python -m tricnn.cli``."""
-
-import sys
-
-from . import main
-
-sys.exit(main())
