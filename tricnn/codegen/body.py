@@ -201,17 +201,19 @@ class Body:
         return [f"({names[0]},) = args" if len(names) == 1 else f"{', '.join(names)} = args"] if names else []
 
     def load_function(
-        self, name: str, raw: str, width: int, stem: str, *, multiplied: bool = False, tf32: bool = False
+        self, name: str, raw: str, width: int, stem: str, *, multiplied: bool = False, tf32: bool = False,
+        zeros: bool = True,
     ) -> str:  # fmt: skip
         """``load(pixel, channel, mask, args)`` for one operand, prologue and all. A computed tile is fp32, unless it is
         to be ``multiplied``: then it is rounded to the storage type, for the tensor cores. One that lies in memory as
-        it is multiplied is rounded if ``tf32`` says so."""
+        it is multiplied is rounded if ``tf32`` says so. It is 0 where the mask is not set, unless no ``zeros`` are
+        needed there."""
         at = At("pixel", "channel", "mask", width)
         value = self.plan.storage(raw)
         computed = self.computed(value)
         tile = self.value(raw, at, stem, wide=computed)
         if computed:
-            if not self.keeps_zero(value):
+            if zeros and not self.keeps_zero(value):
                 tile = f"tl.where(mask, {tile}, 0.0)"
             if multiplied:
                 tile = self.rounded(tile, self.storage)
@@ -272,7 +274,8 @@ class Body:
         x = self.operand(node, 1, at)
         mean, var = statistics(self, node, 2, at)
         dy = self.let("dy_kept", f"tl.where({at.mask}, {tile}.to(tl.float32), 0.0)")
-        xhat = self.let("xhat", f"({x} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']})")
+        rstd = self.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
+        xhat = self.let("xhat", f"{x} * {rstd} - {mean} * {rstd}")
         row = f"{argument} + part * {2 * c} + {at.channel}"
         known = f"mask={at.channel} < {c}"
         self.lines.append(f"tl.store({row}, tl.sum({dy}, axis=0)[None, :], {known})")

@@ -19,9 +19,16 @@ def _formula(template: str) -> Expression:
     return write
 
 
+def _affine(body: Body, node: Node, x: str, mean: str, var: str, weight: str, bias: str) -> str:
+    """(x - mean) * rstd * weight + bias as one multiply-add for each element: the rest is for each channel."""
+    scale = body.let("scale", f"tl.rsqrt({var} + {node.attrs['eps']}) * {weight}")
+    shift = body.let("shift", f"{bias} - {mean} * {scale}")
+    return f"{x} * {scale} + {shift}"
+
+
 def _batch_norm(body: Body, node: Node, at: At) -> str:
     x, weight, bias, mean, var = (body.operand(node, i, at) for i in range(5))
-    return f"({x} - {mean}) * (tl.rsqrt({var} + {node.attrs['eps']}) * {weight}) + {bias}"
+    return _affine(body, node, x, mean, var, weight, bias)
 
 
 def _batch_norm_grad(body: Body, node: Node, at: At) -> str:
@@ -40,10 +47,11 @@ def _normalize(body: Body, node: Node, at: At) -> str:
     x = body.operand(node, 0, at)
     mean, var = statistics(body, node, 1, at)
     weight, bias = body.operand(node, 2, at), body.operand(node, 3, at)
-    return f"({x} - {mean}) * (tl.rsqrt({var} + {node.attrs['eps']}) * {weight}) + {bias}"
+    return _affine(body, node, x, mean, var, weight, bias)
 
 
 def _normalize_grad_input(body: Body, node: Node, at: At) -> str:
+    """(dy - sum(dy)/m - xhat * sum(dy*xhat)/m) * rstd * weight, sorted by what is multiplied for each element."""
     dy, x = body.operand(node, 0, at), body.operand(node, 1, at)
     mean, var = statistics(body, node, 2, at)
     weight = body.operand(node, 3, at)
@@ -51,8 +59,21 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> str:
     pixels = body.plan.type(node.name).pixels
     count = body.argument("N", "N")
     rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
-    m = body.let("m", f"{count} * {pixels}.0")
-    return f"({dy} - {dbias} / {m} - ({x} - {mean}) * {rstd} * ({dweight} / {m})) * ({rstd} * {weight})"
+    share = body.let("share", f"1.0 / ({count} * {pixels}.0)")
+    scale = body.let("scale", f"{rstd} * {weight}")
+    slope = body.let("slope", f"{scale} * {rstd} * ({dweight} * {share})")
+    shift = body.let("shift", f"{mean} * {slope} - {scale} * ({dbias} * {share})")
+    return f"{dy} * {scale} + ({shift} - {x} * {slope})"
+
+
+def _relu_grad(body: Body, node: Node, at: At) -> str:
+    """max(x, 0) > 0 where x > 0: if the maximum is not there yet, it need not be."""
+    y = body.kernel.by_name.get(body.plan.storage(node.inputs[1]))
+    if y is not None and y.op == "relu" and (y.name, at) not in body.known:
+        positive = body.operand(y, 0, at)
+    else:
+        positive = body.operand(node, 1, at)
+    return f"tl.where({positive} > 0.0, {body.operand(node, 0, at)}, 0.0)"
 
 
 def _dropout(body: Body, node: Node, at: At) -> str:
@@ -115,8 +136,8 @@ def _global_avg_grad(body: Body, node: Node, at: At) -> str:
 
 
 EXPRESSIONS: dict[str, Expression] = {
-    "relu": _formula("tl.where({0} < 0.0, 0.0, {0})"),
-    "relu_grad": _formula("tl.where({1} > 0.0, {0}, 0.0)"),
+    "relu": _formula("tl.maximum({0}, 0.0, tl.PropagateNan.ALL)"),
+    "relu_grad": _relu_grad,
     "sigmoid": _formula("tl.sigmoid({0})"),
     "sigmoid_grad": _formula("{0} * {1} * (1.0 - {1})"),
     "tanh": _formula("2.0 * tl.sigmoid(2.0 * {0}) - 1.0"),

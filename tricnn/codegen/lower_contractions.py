@@ -58,6 +58,12 @@ def by_boxes(descriptor: str | None) -> dict[str, bool]:
     return {"W_BOXES": True} if descriptor else {}
 
 
+def each_row_apart(c: Mapping[str, int], options: Mapping[str, int], depth: int, tile: tiles.Tile) -> bool:
+    """Does a row of the result depend on one row of the image only, all of whose channels are there? Then it does not
+    matter what lies in rows beyond the last one: they are not stored."""
+    return pixel_by_pixel(c, options) and depth % tile.k == 0
+
+
 def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) -> At:
     """The place of a product's result. Where its tiles have a corner, they are stored by descriptors."""
     if boxes and boxes.corner:
@@ -88,7 +94,10 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         attempt,
     ))  # fmt: skip
     load, store = state.body(kernel), state.body(kernel)
-    load_text = load.load_function(f"{name}_load_x", node.inputs[0], c["C"], "x", multiplied=True)
+    rows_apart = each_row_apart(c, {**g, **windows}, c["C"], tile)
+    load_text = load.load_function(
+        f"{name}_load_x", node.inputs[0], c["C"], "x", multiplied=True, zeros=not rows_apart
+    )  # fmt: skip
     weight = state.multiplied(node.inputs[1])
     boxes = in_boxes(state, kernel, weight, c, {**g, **windows}, tile)
     at = result_at(state, store, c["K"], boxes)
@@ -147,7 +156,9 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     if tile.k > max(tiles.power_of_two(c["K"] // groups), 16):
         tile = replace(tile, k=max(tiles.power_of_two(c["K"] // groups), 16))
     load, store = state.body(kernel), state.body(kernel)
-    load_text = load.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True)
+    load_text = load.load_function(
+        f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True, zeros=not each_row_apart(c, g, c["K"], tile)
+    )
     weight = state.multiplied(node.inputs[1])
     boxes = in_boxes(state, kernel, weight, c, g, tile)
     epilogue(store, kernel, result_at(state, store, c["C"], boxes), node.name, "acc")
@@ -191,16 +202,20 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     columns = c["R"] * c["S"] * c["C"] // groups
     pixels = c["P"] * c["Q"] * state.batch
     tile = state.tile(name, kernel, node.op, {**c, **g}, lambda attempt: tiles.contraction(
-        c["K"] // groups, columns, pixels, state.dtype, state.target, attempt, dealt_out=True
+        c["K"] // groups, columns, pixels, state.dtype, state.target, attempt, dealt_out=True,
+        tap=c["C"] // groups if c["R"] * c["S"] > 1 else 0,
     ))  # fmt: skip
     count = -(-c["K"] // groups // tile.m) * -(-columns // tile.n) * groups
-    split = tiles.split_of(count, pixels, tile.k)
+    split = tiles.split_of(count, pixels, tile.k, tile.warps)
     bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)
     load_dy, load_x = state.body(kernel), state.body(kernel)
     # Tensor cores take tf32 with the summed axis innermost only, and here it is outermost. A tile that went straight to
     # shared memory would go there number by number; one that is rounded on the way is loaded 16 bytes at a time.
     tf32 = state.precision == "tf32"
-    dy_text = load_dy.load_function(f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True, tf32=tf32)
+    # A product is 0 where one of its operands is; but the gradient of the bias adds up dy.
+    dy_text = load_dy.load_function(
+        f"{name}_load_dy", node.inputs[0], c["K"], "dy", multiplied=True, tf32=tf32, zeros=bias is not None
+    )
     x_text = load_x.load_function(f"{name}_load_x", node.inputs[1], c["C"], "x", multiplied=True, tf32=tf32)
     total = c["K"] * columns
     everything = total + (c["K"] if bias else 0)

@@ -115,23 +115,24 @@ def power_of_two(n: int) -> int:
 
 
 def contraction(
-    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, dealt_out: bool = False
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, dealt_out: bool = False,
+    tap: int = 0,
 ) -> Tile:  # fmt: skip
     """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for), whose depth may be
-    ``dealt_out`` between programs (:func:`split_of`)."""
+    ``dealt_out`` between programs (:func:`split_of`). If each ``tap`` columns belong to one tap of a filter, a tile
+    does not reach into the next one, where that leaves it large enough."""
     machine, narrow = _machine.get(), dtype in ("fp16", "bf16")
     m, n, k = (128, 128, 64) if narrow else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
     m, n, k = machine.product or (m, n, k)
     m = min(m, max(power_of_two(rows), 16))
     n = min(n, max(power_of_two(columns), 16))
+    if tap & -tap >= 32:
+        n = min(n, tap & -tap)
     k = min(k, max(power_of_two(depth), 16))
-    # A small product should still fill the machine: shrink its tiles until there are enough of them.
-    # One that is dealt out fills it anyhow, but leaves partial sums: down to the least that a Hopper MMA takes.
-    least = 64 if dealt_out else 32
-    while m > least and -(-rows // m) * -(-columns // n) < machine.tiles:
+    # A small product should still fill the machine: shrink its tiles until there are enough of them. One that is dealt
+    # out fills it anyhow.
+    while m > 32 and not dealt_out and -(-rows // m) * -(-columns // n) < machine.tiles:
         m //= 2
-    while dealt_out and n > least and -(-rows // m) * -(-columns // n) < machine.tiles:
-        n //= 2
     stages = 3 if narrow and target.startswith("sm_") else 2
     for step in range(attempt):
         if step % 3 == 0 and stages > 1 and (m * n <= 4096 or k > 32):
@@ -142,15 +143,15 @@ def contraction(
             m //= 2
         elif n > 16:
             n //= 2
-    return Tile(m, n, k, 8 if m * n >= 16384 else 4, stages)
+    return Tile(m, n, k, 8 if m * n >= (8192 if narrow else 16384) else 4, stages)
 
 
-def split_of(tiles: int, pixels: int, block: int, programs: int | None = None) -> int:
-    """How many programs share the sum over ``pixels`` of a weight gradient: enough to fill the machine, each with at
-    least four blocks to sum; a power of two."""
+def split_of(tiles: int, pixels: int, block: int, warps: int = 4) -> int:
+    """How many programs share the sum over ``pixels`` of a weight gradient: enough to fill the machine, which takes
+    half as many of 8 warps, each with at least four blocks to sum."""
     most = max(1, pixels // (4 * block))
-    wanted = max(1, (programs or _machine.get().programs) // max(tiles, 1))
-    return 1 << (min(most, wanted, 256).bit_length() - 1)
+    wanted = max(1, _machine.get().programs * 4 // (warps * max(tiles, 1)))
+    return min(most, wanted, 256)
 
 
 def elementwise(channels: int, attempt: int = 0) -> Tile:
