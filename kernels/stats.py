@@ -5,7 +5,7 @@ merged by the formula of Chan, Golub and LeVeque (1979), in its form for many gr
 
     count = sum count_i,   mean = sum count_i*mean_i / count,   M2 = sum M2_i + sum count_i*(mean_i - mean)^2
 
-Unlike E[x^2] - E[x]^2 it never subtracts two large, nearly equal numbers.
+Unlike E[x^2] - E[x]^2 over all pixels it never subtracts two large, nearly equal sums.
 """
 
 import triton

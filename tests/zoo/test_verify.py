@@ -37,7 +37,12 @@ MISTAKES = [
     ("conv2d_dgrad", "(p >= 0) & (p < P)", "(p >= 0)", "inception_block"),
     ("conv2d_wgrad", "pixel_mask = pixel < end", "pixel_mask = pixel < end - 1", "inception_block"),
     ("pool", "covers & chosen", "covers", "alexnet_2012"),
-    ("stats", "deviation = tl.where(mask, tile - mean[None, :], 0.0)", "deviation = tile - mean[None, :]", "residual"),
+    (
+        "stats",
+        "x = tl.where(mask, tile.to(tl.float32), 0.0)",
+        "x = tile.to(tl.float32) + tl.where(mask, 0.0, 1.0)",
+        "residual",
+    ),
     ("reduce", "begin = tl.program_id(1) * chunk", "begin = tl.program_id(1) * chunk + 1", "residual"),
 ]
 

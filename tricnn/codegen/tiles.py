@@ -109,6 +109,10 @@ def chosen_for(machine: Machine) -> Iterator[None]:
         _machine.reset(token)
 
 
+#: of a sum shorter than this, partial results weigh beside what is summed: half the tile leaves half of them
+SHORT_SUM = 1 << 16
+
+
 def power_of_two(n: int) -> int:
     """The least power of two that is at least ``n``."""
     return 1 << max(n - 1, 0).bit_length()
@@ -126,6 +130,8 @@ def contraction(
     m, n, k = machine.product or (m, n, k)
     m = min(m, max(power_of_two(rows), 16))
     n = min(n, max(power_of_two(columns), 16))
+    if dealt_out and depth < SHORT_SUM:
+        n = min(n, 64)
     if tap & -tap >= 32:
         n = min(n, tap & -tap)
     k = min(k, max(power_of_two(depth), 16))
@@ -148,8 +154,8 @@ def contraction(
 
 def split_of(tiles: int, pixels: int, block: int, warps: int = 4) -> int:
     """How many programs share the sum over ``pixels`` of a weight gradient: enough to fill the machine, which takes
-    half as many of 8 warps, each with at least four blocks to sum."""
-    most = max(1, pixels // (4 * block))
+    half as many of 8 warps, each with at least sixteen blocks to sum."""
+    most = max(1, pixels // (16 * block))
     wanted = max(1, _machine.get().programs * 4 // (warps * max(tiles, 1)))
     return min(most, wanted, 256)
 
