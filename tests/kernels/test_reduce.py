@@ -110,6 +110,24 @@ def test_statistics_far_from_zero():
     torch.testing.assert_close(m2 / count, variance, rtol=0, atol=2 * 4096 * 2**-23)
 
 
+@pytest.mark.parametrize(("dtype", "center"), [(torch.float16, 512.0), (torch.bfloat16, 64.0)])
+def test_statistics_of_16_bit_numbers_are_as_good_as_the_numbers(dtype, center):
+    """One pass over a tile is off by eps*mean^2, no more than rounding the numbers to 16 bits has moved the variance
+    by: the square of their last bit's worth, mean * 2^-10 or 2^-7, over 12."""
+    n, c, pixels = 3, 20, 35
+    x = center + torch.randn(n, c, 5, 7, generator=torch.Generator().manual_seed(4))
+    x = channels_last(x.to(DEVICE, dtype))
+    parts = cdiv(n * pixels, 16)
+    partials, merged = unwritten((parts, 3, c)), unwritten((1, 3, c))
+    stats_kernel[parts, cdiv(c, 16)](x, partials, n, pixels, c)
+    merge_kernel[cdiv(c, 16), 1](partials, merged, parts, c, 1)
+    count, mean, m2 = merged[0].double()
+    variance = x.double().var((0, 2, 3), unbiased=False)
+    torch.testing.assert_close(mean, x.double().mean((0, 2, 3)), rtol=2**-20, atol=0)
+    step = center * (2**-10 if dtype == torch.float16 else 2**-7)
+    torch.testing.assert_close(m2 / count, variance, rtol=2**-18, atol=step**2 / 12)
+
+
 def test_pointwise_writes_a_slice_of_channels():
     x = integers((2, 20, 3, 3), torch.float32, torch.Generator().manual_seed(3))
     y = unwritten((2, 30, 3, 3))

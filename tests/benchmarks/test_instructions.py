@@ -1,0 +1,35 @@
+"""The count of instructions that shows which kernels are bound by neither bytes nor operations."""
+
+import pytest
+
+from benchmarks.instructions import CLOCK, Instruction, instructions, issue, loops
+from tricnn.codegen.build import build
+from tricnn.compiler.fuse import fuse
+from tricnn.compiler.machines import MACHINES
+from tricnn.ir import GraphBuilder
+from tricnn.runtime.model import specialised
+
+
+def test_products_of_an_instruction():
+    """A warpgroup's product is 64 rows, a warp's 16 by 8."""
+    assert Instruction(0, "HGMMA.64x128x16.F32.BF16", "").products(8) == 2 * 64 * 128 * 16
+    assert Instruction(0, "HMMA.16816.F32.BF16", "").products(4) == 4 * 16 * 8 * 16
+    assert Instruction(0, "FFMA", "").products(4) == 0
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_a_loop_does_the_products_of_a_tile(target):
+    """A dense layer of 256 rows, 2048 -> 64: each turn of its loop multiplies a tile of BLOCK_K."""
+    b = GraphBuilder("dense")
+    graph = b.build(b.relu(b.linear(b.input("x", (2048,)), 64, name="fc")))
+    built = build(fuse(specialised(graph, "infer"), "infer"), "bf16", 256, target)
+    (launch,), (function,) = built.program.launches, built.program.functions
+    tile = built.program.choices[0].tile
+    code = instructions(built.compiled[function.name].binary)
+    turn = next(loops(code), code)  # ptxas may have unrolled all of it
+    assert sum(i.products(tile.warps) for i in turn) in (tile.m * tile.n * tile.k, tile.m * tile.n * 2048)
+    found = issue(built, function, launch, code, target)
+    assert 0 < found.loop <= found.length == len(code)
+    programs = -(-256 // tile.m) * -(-64 // tile.n)
+    whole = programs * tile.warps * (len(code) + (2048 / tile.k - 1) * len(turn) * (turn is not code))
+    assert found.issue_us == pytest.approx(1e6 * whole / (MACHINES[target].processors * 4 * CLOCK[target]))
