@@ -8,7 +8,8 @@ one turn; all other instructions count once for each program. Issuing them takes
 
     time = instructions of all warps / (processors * 4 schedulers * clock)
 
-at least, since schedulers do not issue at every clock. NVIDIA targets only.
+or more, since schedulers do not issue at every clock; of programs that compute tile after tile the epilogue lies in the
+loop, and is counted too often if a tile takes several turns. NVIDIA targets only.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def issue(built: Build, function: Function, launch: Launch, code: list[Instructi
     programs = 1
     for axis in launch.grid:
         programs *= evaluate(axis, program.batch)
-    once = len(code) - len(inner)  # of a program that computes tile after tile the epilogue is in the loop
+    once = len(code) - len(inner)
     every = warps * (turns * len(inner) + programs * once)
     limit = least_us(target, program.dtype, program.launch_bytes(launch, program.batch), launch.flops * program.batch)
     rate = MACHINES[target].processors * SCHEDULERS * CLOCK[target]
