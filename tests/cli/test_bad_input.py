@@ -104,6 +104,7 @@ def test_a_hostile_name_of_a_file_stays_on_its_line(refused, tmp_path):
         (["compile", "lenet", "--mode", "tran"], ["tran", "infer", "train"]),
         (["compile", "lenet", "--batch", "0"], ["--batch", "'0'", "at least 1"]),
         (["compile", "lenet", "--batch", "1e3"], ["--batch", "'1e3'"]),
+        (["compile", "lenet", "--batch", "30000000000000000000"], ["--batch", "from 1 to 2147483647"]),
         (["compile", "lenet", "--width", "nan"], ["--width", "nan"]),
         (["compile", "lenet", "--width", "-1"], ["--width"]),
         (["compile", "lenet", "--input", "3,224"], ["--input", "3,224"]),

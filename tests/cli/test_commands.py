@@ -97,7 +97,9 @@ def test_explain_gives_every_edge_a_rule_or_a_reason(tricnn):
     assert edge["fused"] and edge["bytes_saved"] == 4 * 6 * 28 * 28 * 4
     text = tricnn("explain", "lenet", "--mode", "train").out
     assert "epilogue" in text and "conv1 -> pool1" in text and "not fused" in text
-    assert tricnn("explain", "lenet", "--plan").out.startswith("# plan of lenet: infer, fused, 5 kernels")
+    plan = tricnn("explain", "lenet", "--plan").out
+    assert plan.startswith("# plan of lenet: infer, fused, 5 kernels")
+    assert tricnn("explain", "lenet", "--plan", "--json").json["plan"] == plan
 
 
 def test_explain_dumps_what_the_passes_made(tricnn, tmp_path, monkeypatch):

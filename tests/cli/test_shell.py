@@ -105,18 +105,24 @@ def whole_run(tricnn, tiny):
     return tricnn("train", tiny, *RUN, "--json").json["state_sha256"]
 
 
-def test_ctrl_c_elsewhere_is_one_line(tmp_path):
-    """While kernels compile, which workers do: they must end too."""
+@pytest.mark.parametrize(
+    "number, status, says", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_elsewhere_is_one_line(tmp_path, number, status, says):
+    """While kernels compile, which workers do: they must end too, and nothing of what was to be written stay."""
     environment = {**ENVIRONMENT, "TRICNN_CACHE": str(tmp_path / "empty")}
     process = subprocess.Popen(
         [*TRICNN, "compile", "resnet18", "--mode", "train", "--out", str(tmp_path / "out")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
     )  # fmt: skip
     process.stdout.readline()  # "compiling ..."
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)  # as `kill` does
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err == "tricnn: interrupted\n"
+    assert process.returncode == status
+    assert err == f"tricnn: {says}\n"
     assert not (tmp_path / "out").exists()
 
 

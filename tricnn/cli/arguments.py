@@ -35,11 +35,12 @@ def whole(least: int, most: int = LARGEST_BATCH) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         try:
-            value = int(text) if len(text) < 20 else None
+            value = int(text) if len(text) < 20 else most + 1 if text.isdigit() else None
         except ValueError:
             value = None
         if value is None or not least <= value <= most:
-            limit = f"of at least {least}" if most == LARGEST_BATCH else f"from {least} to {most}"
+            small = most == LARGEST_BATCH and (value is None or value < least)
+            limit = f"of at least {least}" if small else f"from {least} to {most}"
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number {limit}")
         return value
 

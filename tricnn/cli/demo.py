@@ -122,8 +122,11 @@ def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
     failed = [c["kernel"] for c in result["checks"] if not c["ok"]]
     if failed:
         raise VerificationFailed(f"kernels outside their tolerance: {', '.join(failed)}")
+    if result["races"]:
+        raise VerificationFailed(f"programs that race: {', '.join(r['launch'] for r in result['races'])}")
+    looked = "" if result["races"] is None else "; every address looked at, no data races"
     screen.show(
-        f"All {len(result['checks'])} values within tolerances derived from {DTYPE}'s and fp32's rounding "
+        f"All {len(result['checks'])} values within tolerances derived from {DTYPE}'s and fp32's rounding{looked} "
         f"({result['seconds']:.0f} s).",
         "",
     )

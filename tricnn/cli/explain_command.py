@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compilation(parser)
     add_target(parser)
     add_fusion(parser)
-    parser.add_argument("--plan", action="store_true", help="print the plan as a program instead")
+    parser.add_argument("--plan", action="store_true", help="print the plan as a program instead (--json: as well)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         print(fused.plan, end="")
         return 0
     result = explanation(graph.name, fused, unfused, target)
-    screen.json(result)
+    screen.json({**result, "plan": str(fused.plan)} if options.plan else result)
     edges = result["edges"]
     together = [e for e in edges if e["fused"]]
     apart = [e for e in edges if not e["fused"]]

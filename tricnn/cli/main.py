@@ -1,13 +1,16 @@
-"""The parser, and what every command has in common: errors as one line, exit statuses, broken pipes, Ctrl-C."""
+"""The parser, and what every command has in common: errors as one line, exit statuses, broken pipes, signals."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -39,8 +42,12 @@ examples:
 
 MODEL is an architecture of `tricnn list` or a file with a graph as text.
 `tricnn COMMAND --help` has the options and more examples. With --json a command prints one JSON object.
-exit status: 0 done; 1 what was asked is not so (a kernel fails verification); 2 bad input.
+exit status: 0 done; 1 what was asked is not so (a kernel fails verification); 2 bad input; 130 or 143 interrupted.
 """
+
+
+class Terminated(BaseException):
+    """SIGTERM came. Like KeyboardInterrupt it passes whatever catches errors, and files half-written are taken away."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,8 +78,9 @@ def guarded(work: Callable[[], int]) -> int:
             stream.reconfigure(errors="replace")  # a terminal that has no γ shows a ? rather than a traceback
     warnings.formatwarning = lambda message, *_, **__: f"tricnn: warning: {one_line(str(message))}\n"
     try:
-        status = work()
-        sys.stdout.flush()
+        with sigterm_raised():
+            status = work()
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # `tricnn list | head -1`: as if the signal had ended us
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -80,10 +88,30 @@ def guarded(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("tricnn: interrupted", file=sys.stderr)
         return 130
+    except Terminated:
+        print("tricnn: terminated", file=sys.stderr)
+        return 143
     except Exception as error:
         return fail(error)
     finally:
         warnings.formatwarning = formatted
+
+
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """SIGTERM as an exception, as Python does with SIGINT; in the main thread, which alone may ask for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -144,7 +172,7 @@ def fail(error: Exception) -> int:
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         text = "not enough memory for this; a smaller --batch or --input may fit"
     elif isinstance(error, OSError):
-        text = f"{error.filename or 'file'}: {error.strerror or error}"
+        text = f"{error.filename or 'output'}: {error.strerror or error}"
     elif "tricnn.ir.errors" not in sys.modules or not isinstance(error, sys.modules["tricnn.ir.errors"].TricnnError):
         status = INTERNAL_ERROR
         text = f"internal error, please report it (TRICNN_DEBUG=1 shows where): {type(error).__name__}: {text}"
