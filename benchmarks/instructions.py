@@ -25,7 +25,7 @@ from typing import NamedTuple
 import triton
 from rich.console import Console
 
-from tricnn.cli.arguments import lowered
+from tricnn.cli.arguments import lowered, whole
 from tricnn.codegen.build import Build, build
 from tricnn.codegen.candidates import CONTRACTIONS
 from tricnn.codegen.program import Function, Launch, evaluate
@@ -105,10 +105,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(ARCHITECTURES), metavar="MODEL")
     parser.add_argument("--mode", choices=("train", "infer"), default="train")
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=whole(1), default=256)
     parser.add_argument("--dtype", choices=("bf16", "fp16"), default="bf16")
     parser.add_argument("--target", choices=sorted(CLOCK), default="sm_90")
-    parser.add_argument("--top", type=int, default=20, help="how many launches to show, those that take longest first")
+    parser.add_argument("--top", type=whole(1), default=20, help="how many launches to show, those that take longest first")
     o = parser.parse_args()
     program = lowered(ARCHITECTURES[o.model](), o.mode, o.batch, o.dtype, o.target, fuse=True)
     built = build(program.plan, o.dtype, o.batch, o.target)
