@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--batch", type=whole(1), default=256)
     parser.add_argument("--dtype", choices=("bf16", "fp16"), default="bf16")
     parser.add_argument("--target", choices=sorted(CLOCK), default="sm_90")
-    parser.add_argument("--top", type=whole(1), default=20, help="how many launches to show, those that take longest first")
+    parser.add_argument("--top", type=whole(1), default=20, help="how many launches to show, the longest first")
     o = parser.parse_args()
     program = lowered(ARCHITECTURES[o.model](), o.mode, o.batch, o.dtype, o.target, fuse=True)
     built = build(program.plan, o.dtype, o.batch, o.target)

@@ -11,7 +11,7 @@ import pytest
 from tricnn.codegen.emit import emit
 from tricnn.codegen.lower import lower
 from tricnn.compiler.fuse import fuse
-from tricnn.graphs import lenet
+from tricnn.graphs import lenet, resnet50
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.runtime.model import specialised
 from tricnn.runtime.verify import verify
@@ -35,6 +35,7 @@ def test_golden(mode: str) -> None:
 
 
 def test_imports_only_triton_and_torch_and_fits_the_page() -> None:
+    """LeNet; and ResNet-50, which has the longest lines: convolutions that are one, residual joins."""
     text = emitted(lenet())
     names = set()
     for node in ast.walk(ast.parse(text)):
@@ -42,7 +43,8 @@ def test_imports_only_triton_and_torch_and_fits_the_page() -> None:
             names |= {alias.name.partition(".")[0] for alias in node.names}
         assert not isinstance(node, ast.ImportFrom)
     assert names == {"torch", "triton"}
-    assert max(map(len, text.splitlines())) <= 120
+    code = [line for line in emitted(resnet50()).splitlines() if not line.startswith('        "')]  # not lists of names
+    assert max(map(len, [*text.splitlines(), *code])) <= 120
 
 
 def test_names_that_mean_something_to_python_or_triton_are_only_names() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable
 
 from .program import SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program
@@ -10,6 +12,8 @@ from .tiles import programs
 
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
 WIDTH = 118
+UNBROKEN = "\N{NO-BREAK SPACE}"
+SIGNATURE = re.compile(r"def (\w+)\((.*)\):")
 
 
 def emit(program: Program) -> str:
@@ -82,9 +86,19 @@ def kernel_text(program: Program, function: Function) -> str:
             lines.append(f"#   the last step of {launch.kernel}")
             continue
         for node in kernel.nodes:
-            lines.append(f"#   {node.name} = {node.op}({', '.join(node.inputs)})  {program.plan.type(node.name)}")
-    shortened = [line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines]
-    return "\n".join([*shortened, function.text.strip("\n")])
+            shape = str(program.plan.type(node.name)).replace(" ", UNBROKEN)
+            lines.append(f"#   {node.name} = {node.op}({', '.join(node.inputs)})  {shape}")
+    heading = [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="#     ")]
+    heading = [line.replace(UNBROKEN, " ") for line in heading]
+    return "\n".join([*heading, *map(_narrow, function.text.strip("\n").splitlines())])
+
+
+def _narrow(line: str) -> str:
+    """A signature too long for its line, on several."""
+    found = SIGNATURE.fullmatch(line)
+    if found is None or len(line) <= WIDTH:
+        return line
+    return "\n".join([f"def {found[1]}(", *_wrapped(found[2].split(", "), 4), "):"])
 
 
 def _allocate(program: Program) -> str:
@@ -92,16 +106,14 @@ def _allocate(program: Program) -> str:
     lines = [
         'def allocate(N, device="cuda"):',
         '    """Every tensor of the step by name, flat and uninitialised, for a batch of N."""',
-        "    return {",
-    ]
+        *(["    cdiv = triton.cdiv"] if any("cdiv" in b.size for b in program.buffers.values()) else []), "",
+        "    def new(elements, dtype):",
+        "        return torch.empty(elements, dtype=dtype, device=device)", "",
+        "    t = {" if program.points else "    return {",
+    ]  # fmt: skip
     for buffer in program.buffers.values():
-        size = buffer.size.replace("cdiv", "triton.cdiv")
-        lines.append(f"        {buffer.name!r}: torch.empty({size}, dtype=torch.{TORCH[buffer.dtype]}, device=device),")
-    if program.points:
-        lines[2] = "    t = {"
-        lines += ["    }", "    point(t)", "    return t"]
-    else:
-        lines.append("    }")
+        lines.append(f"        {buffer.name!r}: new({buffer.size}, torch.{TORCH[buffer.dtype]}),")
+    lines += ["    }", "    point(t)", "    return t"] if program.points else ["    }"]
     return "\n".join(lines).replace("'", '"')
 
 
@@ -179,11 +191,12 @@ def _step(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _wrapped(items: Iterable[str]) -> list[str]:
-    rows, row = [], "       "
+def _wrapped(items: Iterable[str], indent: int = 8) -> list[str]:
+    margin = " " * (indent - 1)
+    rows, row = [], margin
     for item in items:
         if len(row) + len(item) + 2 > WIDTH:
             rows.append(row)
-            row = "       "
+            row = margin
         row += f" {item},"
     return [*rows, row]

@@ -168,7 +168,9 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
         which, own, at = update.op[8:], "mask", "channel"
         if (width := state.plan.type(update.name).per_image[0]) < c:  # of one of several layers
             start = state.plan.place(update.inputs[1]).offset - place.offset
-            own = f"(channel >= {start}) & (channel < {start + width})"
+            own = f"inside_{start}"
+            if (said := f"{own} = (channel >= {start}) & (channel < {start + width})") not in lines:
+                lines.append(said)
             which, at = f"{which}_{start}", f"channel - {start}" if start else at
         inputs[update.inputs[0]], outputs[update.name] = old, new = f"old_{which}", f"new_{which}"
         lines.append(f"old = tl.load({old} + {at}, mask={own}, other=0.0)")
