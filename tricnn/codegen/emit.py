@@ -13,6 +13,7 @@ from .tiles import programs
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
 WIDTH = 118
 UNBROKEN = "\N{NO-BREAK SPACE}"
+FACTOR_OF_ONE = re.compile(r" \* 1(?![\d.])")
 SIGNATURE = re.compile(r"def (\w+)\((.*)\):")
 
 
@@ -112,7 +113,7 @@ def _allocate(program: Program) -> str:
         "    t = {" if program.points else "    return {",
     ]  # fmt: skip
     for buffer in program.buffers.values():
-        lines.append(f"        {buffer.name!r}: new({buffer.size}, torch.{TORCH[buffer.dtype]}),")
+        lines.append(f"        {buffer.name!r}: new({_expression(buffer.size)}, torch.{TORCH[buffer.dtype]}),")
     lines += ["    }", "    point(t)", "    return t"] if program.points else ["    }"]
     return "\n".join(lines).replace("'", '"')
 
@@ -183,12 +184,17 @@ def _step(program: Program) -> str:
     stages = {f.name: f for f in program.functions}
     for launch in program.launches:
         function = stages[launch.function]
-        grid = ", ".join(g.replace("cdiv", "triton.cdiv") for g in launch.grid)
+        grid = ", ".join(_expression(g).replace("cdiv", "triton.cdiv") for g in launch.grid)
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
         arguments = [a if a in SCALARS else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
         lines += [f"    {launch.function}[{grid}](", *_wrapped([*arguments, *options]), "    )"]
     return "\n".join(lines)
+
+
+def _expression(text: str) -> str:
+    """A size or a grid, without its factors of 1."""
+    return FACTOR_OF_ONE.sub("", text)
 
 
 def _wrapped(items: Iterable[str], indent: int = 8) -> list[str]:
