@@ -58,7 +58,7 @@ def main() -> None:
         title = f"{'fused' if fused else 'one kernel for each operation'}: {len(rows)} kernels"
         axis.set_title(f"{title}, {sum(size for *_, size in rows):.1f} MB an image", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlim(0, 6)
+        axis.set_xlim(0, 8)
         axis.set_xlabel("MB an image")
     figure.suptitle(f"ResNet-50, {BLOCK}: one training step, forward then backward (bf16)", fontsize=11)
     figure.tight_layout()
