@@ -8,12 +8,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ..compiler.plan import Plan
 from ..ir.errors import TricnnError
@@ -158,20 +158,44 @@ def build(
     """
     start = time.perf_counter()
     target = parse_target(target).name
-    memory = KernelCache(default_directory() if cache_dir is None else cache_dir)
-    key = plan_digest(plan, dtype, batch, target)
-    known = memory.get(key)
-    attempts: dict[str, int] = {} if known is None else {str(k): int(v) for k, v in known.facts.items()}
-    done: dict[str, tuple[KernelSpec, CompiledKernel]] = {}
+
+    def compile(program: Program, missing: list[Function]) -> list[CompiledKernel | CompileError]:
+        return compile_kernels(
+            [spec(f) for f in missing], target, cache_dir=cache_dir, workers=workers, on_done=on_done,
+            return_errors=True,
+        )  # fmt: skip
+
+    program, found = settle(plan, dtype, batch, target, compile, cache_dir)
+    compiled = {name: replace(kernel, name=name) for name, kernel in found.items()}
+    return Build(program, emit(program), target, compiled, time.perf_counter() - start)
+
+
+class Spilling(Protocol):
+    """What is known of a compiled kernel, at least."""
+
+    @property
+    def spill_bytes(self) -> int: ...
+
+
+Compiled = TypeVar("Compiled", bound=Spilling)
+
+
+def settle(
+    plan: Plan, dtype: str, batch: int, target: str,
+    compile: Callable[[Program, list[Function]], Sequence[Compiled | CompileError]], cache_dir: Path | None = None,
+) -> tuple[Program, dict[str, Compiled]]:  # fmt: skip
+    """A plan's program with tiles so small that no kernel spills, and what ``compile`` says of each function. Which
+    tiles those are is remembered, so that whoever settles the plan again begins with them."""
+    known = remembered(plan, dtype, batch, target, cache_dir)
+    attempts = dict(known or {})
+    done: dict[str, tuple[Function, Compiled]] = {}
     for _ in range(ATTEMPTS + 1):
         program = lower(plan, dtype, batch, target, attempts)
-        specs = {f.name: spec(f) for f in program.functions}
-        missing = {name: s for name, s in specs.items() if name not in done or done[name][0] != s}
-        results = compile_kernels(
-            list(missing.values()), target, cache_dir=cache_dir, workers=workers, on_done=on_done, return_errors=True
-        )
+        functions = {f.name: f for f in program.functions}
+        missing = {name: f for name, f in functions.items() if name not in done or done[name][0] != f}
+        results = compile(program, list(missing.values()))
         # A step to smaller tiles may change nothing for a kernel that is small already; then the next one is taken.
-        stuck = [n for n in specs if n not in missing and done[n][1].spill_bytes and attempts.get(n, 0) < ATTEMPTS]
+        stuck = [n for n in functions if n not in missing and done[n][1].spill_bytes and attempts.get(n, 0) < ATTEMPTS]
         for name in stuck:
             _shrink(program, name, attempts)
         again = bool(stuck)
@@ -182,15 +206,22 @@ def build(
                     raise CompileError(name, target, result.reason, result.detail)
                 again = _shrink(program, name, attempts)
                 continue
-            done[name] = (one, replace(result, name=name))
+            done[name] = (one, result)
             if result.spill_bytes and tries < ATTEMPTS:
                 again = _shrink(program, name, attempts)
         if not again:
             break
-    if attempts and known is None:
-        memory.put(key, Entry(dict(attempts), {}))
-    compiled = {name: done[name][1] for name in specs}
-    return Build(program, emit(program), target, compiled, time.perf_counter() - start)
+    if known is None:
+        memory = KernelCache(default_directory() if cache_dir is None else cache_dir)
+        memory.put(plan_digest(plan, dtype, batch, target), Entry(dict(attempts), {}))
+    return program, {name: done[name][1] for name in functions}
+
+
+def remembered(plan: Plan, dtype: str, batch: int, target: str, cache_dir: Path | None = None) -> dict[str, int] | None:
+    """Which kernels of a plan have smaller tiles, and how much smaller, if it was settled before."""
+    memory = KernelCache(default_directory() if cache_dir is None else cache_dir)
+    known = memory.get(plan_digest(plan, dtype, batch, target))
+    return None if known is None else {str(k): int(v) for k, v in known.facts.items()}
 
 
 def plan_digest(plan: Plan, dtype: str, batch: int, target: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
 from tricnn.codegen.cache import Entry, KernelCache, default_directory
 from tricnn.codegen.targets import Target, parse_target
@@ -62,6 +62,16 @@ class CompiledKernel:
     tensor_core: bool
     bulk_copy: bool
     from_cache: bool
+
+
+class Sized(Protocol):
+    """What a launch asks for."""
+
+    @property
+    def shared_bytes(self) -> int: ...
+
+    @property
+    def num_warps(self) -> int: ...
 
 
 class CompileError(TargetError):
@@ -126,8 +136,8 @@ def compile_kernels(
     results: list[CompiledKernel | CompileError | None] = [None] * len(specs)
 
     def settle(digest: str, result: CompiledKernel | CompileError) -> None:
-        if isinstance(result, CompiledKernel) and (excess := _excess(result, gpu)):
-            result = CompileError(result.name, gpu.name, excess)
+        if isinstance(result, CompiledKernel) and (reason := excess(result, gpu)):
+            result = CompileError(result.name, gpu.name, reason)
         if isinstance(result, CompileError) and not return_errors:
             raise result
         for index in places[digest]:
@@ -166,7 +176,7 @@ def compile_kernels(
     return [result for result in results if result is not None]
 
 
-def _excess(kernel: CompiledKernel, gpu: Target) -> str | None:
+def excess(kernel: Sized, gpu: Target) -> str | None:
     """What a kernel asks for and the target has not."""
     if kernel.shared_bytes > gpu.shared_limit:
         return f"it needs {kernel.shared_bytes} bytes of shared memory, a block has at most {gpu.shared_limit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterable
@@ -91,7 +92,15 @@ def kernel_text(program: Program, function: Function) -> str:
             lines.append(f"#   {node.name} = {node.op}({', '.join(node.inputs)})  {shape}")
     heading = [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="#     ")]
     heading = [line.replace(UNBROKEN, " ") for line in heading]
-    return "\n".join([*heading, *map(_narrow, function.text.strip("\n").splitlines())])
+    return "\n".join([*heading, *map(_narrow, launched(function).strip("\n").splitlines())])
+
+
+def launched(function: Function) -> str:
+    """A function's text for launching: Triton is not to compile it anew for other numbers, of which it would otherwise
+    know whether they are 1, or multiples of 16. So what runs is what `build` has compiled and looked at."""
+    numbers = json.dumps([name for name, _ in function.parameters if name in SCALARS])
+    head = f"def {function.name}("
+    return function.text.replace(f"@triton.jit\n{head}", f"@triton.jit(do_not_specialize={numbers})\n{head}")
 
 
 def _narrow(line: str) -> str:

@@ -26,11 +26,12 @@ from ..compiler.strided import compact_strided_gradients
 from ..ir.errors import CheckpointError, DataError, GraphError, ShapeError, TargetError
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
+from .compile_ahead import settled_for_launch
 from .dump import Dump
 from .eager_executor import EagerExecutor
 from .numpy_executor import NumpyExecutor
 from .rounded_weights import RoundedWeights
-from .triton_executor import TritonExecutor, interpreting
+from .triton_executor import TritonExecutor, interpreting, pick_device
 from .weights import as_array, load_weights, save_weights, without_absent_heads
 
 ALL_DTYPES = (*DTYPES, "fp64")
@@ -165,6 +166,7 @@ class Model:
         self.target = target or device_target()
         if executor == "triton" and dtype == "fp64":
             raise TargetError("dtype fp64 is for the numpy and eager executors; triton has fp32, tf32, fp16 and bf16")
+        self.on_gpu = executor == "triton" and pick_device() == "cuda"
         self.executor: Any
         if executor == "numpy":
             self.executor = NumpyExecutor(plan, dtype)
@@ -179,6 +181,8 @@ class Model:
         """The plan lowered to kernels, launches and buffers."""
         if self.dtype == "fp64":
             raise TargetError("dtype fp64 has no Triton kernels; compile for fp32, tf32, fp16 or bf16")
+        if self.on_gpu and self.target == device_target() and self.target.startswith("sm_"):
+            return settled_for_launch(self.plan, self.dtype, self.batch, self.target)
         return lower(self.plan, self.dtype, self.batch, self.target)
 
     @cached_property

@@ -24,6 +24,7 @@ from ..compiler.plan import Plan
 from ..ir.errors import TargetError
 from ..ir.table import Environment
 from .captured_step import capture, worth_capturing
+from .compile_share import make_keys
 from .interpreter import run_nodes
 from .layout import to_logical, to_storage
 from .rounded_weights import RoundedWeights
@@ -61,11 +62,17 @@ def emitted_folder(process: int) -> Path:
     return folder
 
 
-def load_module(source: str) -> ModuleType:
-    """Import emitted source. Triton reads a kernel's text from its file, so there must be one."""
+def emitted_file(source: str) -> Path:
+    """Emitted source as a file: Triton reads a kernel's text from there."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     path = emitted_folder(os.getpid()) / f"emitted_{digest}_{os.getpid()}.py"
     path.write_text(source, encoding="utf-8")
+    return path
+
+
+def load_module(source: str) -> ModuleType:
+    """Import emitted source."""
+    path = emitted_file(source)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -98,6 +105,8 @@ class TritonExecutor:
         self.plan, self.program = plan, program
         self.source = emit(program)
         self.module = load_module(self.source)
+        if self.device == "cuda":
+            make_keys(self.module)
         self.torch = torch
         self.dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "u8": torch.uint8,
                        "i64": torch.int64}  # fmt: skip

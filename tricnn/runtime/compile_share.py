@@ -1,0 +1,73 @@
+"""Compile some kernels of an emitted file into Triton's own cache, where launching them will find them.
+
+    python -P compile_share.py < JOB
+
+JOB is JSON: ``module``, the file; ``target``, [backend, architecture, warp size]; ``kernels``, each with name,
+signature, num_warps and num_stages. For each a line of JSON is printed: its name with spill_bytes, shared_bytes and
+num_warps, or with an error. What a kernel spills is known only if it is compiled here: TRITON_ALWAYS_COMPILE=1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import sys
+from types import ModuleType
+from typing import Any
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    spec = importlib.util.spec_from_file_location("emitted", job["module"])
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["emitted"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make_keys(module)
+    for kernel in job["kernels"]:
+        answer: dict[str, int | str]
+        try:
+            answer = compiled(getattr(module, kernel["name"]), kernel, job["target"])
+        except Exception as error:  # whatever the compiler raises is the answer
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({"name": kernel["name"], **answer}), flush=True)
+
+
+def make_keys(module: ModuleType) -> None:
+    """Have Triton form the keys of a file's functions, in their order: it forms each when it is first asked, from the
+    constants that are known to have been used until then, so that another order gives other keys."""
+    from triton.runtime import JITFunction
+
+    for function in vars(module).values():
+        if isinstance(function, JITFunction):
+            _ = function.cache_key
+
+
+def compiled(function: Any, kernel: dict[str, Any], target: list[Any]) -> dict[str, int | str]:
+    """Compile a function just as launching it would, so that Triton files it under the same key."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from tricnn.codegen.inspect_binary import cuda_facts
+
+    signature = {name: kernel["signature"][name] for name in function.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    options = {name: kernel[name] for name in ("num_warps", "num_stages")}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        made = triton.compile(ASTSource(function, signature, {}, aligned), target=GPUTarget(*target), options=options)
+    facts: dict[str, int | str] = {
+        "spill_bytes": 0,
+        "shared_bytes": made.metadata.shared,
+        "num_warps": made.metadata.num_warps,
+    }
+    if said.getvalue():
+        seen = cuda_facts(made.asm["cubin"], said.getvalue(), made.metadata.shared)
+        facts |= {name: int(seen[name]) for name in ("spill_bytes", "shared_bytes")}
+    return facts
+
+
+if __name__ == "__main__":
+    main()
