@@ -1,46 +1,97 @@
 """Every launch of a network by itself: where a step's time goes, how near each kernel is to the device's limits, and
-what cuDNN (through ATen, channels-last, its fastest algorithm) needs for the same convolution."""
+what cuDNN (through ATen, channels-last, its fastest algorithm) needs for the same convolution.
+
+Where fusion is off (``fuse`` of the case is False) only convolutions and dense layers are timed: kernel against kernel,
+with nothing fused on either side. A launch is timed within a CUDA graph that repeats it, ours and the library's alike,
+so that no time of Python's is counted; its operands are where the launch before left them, in the cache if they fit.
+The sums that finish a split weight gradient are launches of their own.
+"""
 
 from __future__ import annotations
 
 import statistics
 from functools import partial
+from math import exp, log
 from typing import Any
 
 from benchmarks.part import Case, Part, declared
-from tricnn.cli.contest import Ours, fatal, in_turns
+from tricnn.cli.contest import Ours, Work, captured, fatal, in_turns
+
+REPEATS = 10
+#: kind -> what it is called beside cuDNN
+PASSES = {
+    "conv2d": "fprop", "conv2d_grad_input": "dgrad", "conv2d_grad_weight": "wgrad", "linear": "fprop",
+    "linear_grad_input": "dgrad", "linear_grad_weight": "wgrad",
+}  # fmt: skip
 
 
 def profile(case: Case, part: Part, rehearse: bool) -> None:
     from tricnn.codegen.candidates import CONTRACTIONS
     from tricnn.compiler.machines import least_us
 
-    ours = Ours(declared(case["network"], rehearse), case["mode"], case["batch"], case["dtype"])
+    fuse = case.get("fuse", True)
+    ours = Ours(declared(case["network"], rehearse), case["mode"], case["batch"], case["dtype"], fuse)
     ours.step()
+
+    def least(launch: Any) -> float:
+        moved, flops = ours.program.launch_bytes(launch, ours.batch), launch.flops * ours.batch
+        return least_us(ours.model.target, case["dtype"], moved, flops if launch.kind in CONTRACTIONS else 0) / 1e3
+
     rows: list[dict[str, Any]] = []
     library: dict[str, Any] = {}
-    for launch in ours.program.launches:
-        (samples,) = in_turns([partial(ours.launch, launch)], rehearse, 0.05)
-        median = statistics.median(samples)
+    wanted = [launch for launch in ours.program.launches if fuse or launch.kind in CONTRACTIONS]
+    for launch in sorted(wanted, key=least, reverse=True):  # if time is short, the long ones are known
+        median = milliseconds(partial(ours.launch, launch), rehearse)
         moved, flops = ours.program.launch_bytes(launch, ours.batch), launch.flops * ours.batch
-        products = flops if launch.kind in CONTRACTIONS else 0
-        least = least_us(ours.model.target, case["dtype"], moved, products) / 1e3
         row = {
             "name": launch.function, "kind": launch.kind, "layers": list(launch.layers), "milliseconds": median,
             "dram_bytes": moved, "flops": flops, "gigabytes_per_second": moved / median * 1e-6,
-            "teraflops": flops / median * 1e-9, "least_milliseconds": least, "share_of_limit": least / median,
+            "teraflops": flops / median * 1e-9, "least_milliseconds": least(launch),
+            "share_of_limit": least(launch) / median,
         }  # fmt: skip
         if launch.kind in CONTRACTIONS:
             problem = next(str(c.problem) for c in ours.program.choices if c.kernel == launch.kernel)
             if problem not in library:
-                library[problem] = cudnn(ours, launch, case["dtype"], rehearse)
+                library[problem] = {"problem": problem, **cudnn(ours, launch, case["dtype"], rehearse)}
             row |= library[problem]
         rows.append(row)
         total = sum(r["milliseconds"] for r in rows)
         for one in rows:
             one["percent"] = 100 * one["milliseconds"] / total
-        part.write(kernels=sorted(rows, key=lambda r: -r["milliseconds"]))
+        part.write(kernels=sorted(rows, key=lambda r: -r["milliseconds"]), against_cudnn=against_cudnn(rows))
     part.write(status="passed")
+
+
+def against_cudnn(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """cuDNN's time over ours, the geometric mean over the problems: of each pass, and of all."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if "cudnn_milliseconds" in row:
+            of = times.setdefault((PASSES[row["kind"]], row["problem"]), [])
+            of.append(row["cudnn_milliseconds"] / row["milliseconds"])
+    found = {}
+    for name in ("fprop", "dgrad", "wgrad", "all"):
+        logs = [log(statistics.fmean(ratios)) for (which, _), ratios in times.items() if name in (which, "all")]
+        if logs:
+            found[name] = exp(statistics.fmean(logs))
+    return found
+
+
+def milliseconds(work: Work, rehearse: bool) -> float:
+    """What one call takes, the median, without the time that Python takes to make it."""
+
+    def repeated() -> None:
+        for _ in range(1 if rehearse else REPEATS):
+            work()
+
+    try:
+        timed, calls = captured(repeated, rehearse), 1 if rehearse else REPEATS
+    except Exception as error:
+        if fatal(error):
+            raise
+        timed, calls = work, 1
+    (samples,) = in_turns([timed], rehearse, 0.05)
+    return statistics.median(samples) / calls
 
 
 def cudnn(ours: Ours, launch: Any, dtype: str, rehearse: bool) -> dict[str, Any]:
@@ -64,8 +115,7 @@ def cudnn(ours: Ours, launch: Any, dtype: str, rehearse: bool) -> dict[str, Any]
         operands = [operand(value) for value in node.inputs[:2]]
         with torch.no_grad():
             work = partial(OPS[node.op].aten, Environment(), node.attrs, *operands)
-            (samples,) = in_turns([work], rehearse, 0.05)
-        return {"cudnn_milliseconds": statistics.median(samples)}
+            return {"cudnn_milliseconds": milliseconds(work, rehearse)}
     except Exception as error:
         if fatal(error):
             raise

@@ -101,15 +101,19 @@ def _contenders(case: Mapping[str, Any]) -> Iterable[str]:
             rows.append((c["name"], "failed", "", "", "", (c["error"].strip() or "ended").splitlines()[-1][:120]))
             continue
         note = "" if c.get("apart") is None else f"result {c['apart']:.1e} from eager's"
+        note += f", gradients {c['gradients_apart']:.1e}" if c.get("gradients_apart") is not None else ""
         rows.append((
-            c["name"], f"{c['milliseconds']:.3f}", f"{c.get('ratio', float('nan')):.3f}",
+            c["name"], f"{c['milliseconds']:.3f}", f"{c['ratio']:.3f}" if "ratio" in c else "",
             f"{c['images_per_second']:,.0f}", size(c["peak_bytes"]) if c.get("peak_bytes") else "", note,
         ))  # fmt: skip
     yield from table("| >median ms | >time / eager | >images/s | >peak memory | ", rows)
 
 
 def _kernels(case: Mapping[str, Any]) -> Iterable[str]:
-    yield from ("", f"## Kernels of {title(case)}", "")
+    yield from ("", f"## Kernels of {title(case)}{'' if case.get('fuse', True) else ', nothing fused'}", "")
+    if means := case.get("against_cudnn"):
+        said = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+        yield from (f"cuDNN's time / ours, geometric mean over the shapes: {said}.", "")
     yield from table(
         "kernel | layers | >ms | >% | >TFLOP/s | >GB/s | >of the limit | >cuDNN ms",
         (
@@ -149,7 +153,7 @@ def draw(found: Found, path: Path) -> Iterable[Path]:
         yield bars(groups, path.with_name(f"{path.stem}-bars.png"), "least time / least time unfused, predicted")
     if machine is None:
         return
-    for case in measured(found, "profile", "kernels")[:1]:
+    for case in [c for c in measured(found, "profile", "kernels") if c.get("fuse", True)][:1]:
         kernels = [{**k, "seconds": k["milliseconds"] / 1e3} for k in case["kernels"]]
         where = path.with_name(f"{path.stem}-roofline.png")
         yield roofline(kernels, machine, case["dtype"], where, title(case), True)

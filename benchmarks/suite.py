@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_case import NEEDED
-from benchmarks.gpu_suite import Session, commit, refusal, results_folder, timed_case, warm_cases
+from benchmarks.gpu_suite import Session, commit, refusal, results_folder, timed_case, verify_case, warm_case
 from benchmarks.part import Case
+from tricnn.cli.contest import CONTENDERS, SLOW_TO_START
 
 DTYPE = "bf16"
 #: in order of importance
@@ -37,24 +38,28 @@ def the_cases(rehearse: bool) -> list[Case]:
 
 def _session() -> Iterator[Case]:
     first = ("resnet50", "train", DTYPE, 256)
-    yield from warm_cases(*first, 8)
+    yield verify_case("resnet50", "train", (DTYPE,), (3,))
+    yield warm_case(*first)
     yield timed_case("bench", *first, 150)
+    yield timed_case("profile", *first, 60, fuse=False)
     yield timed_case("profile", *first, 60)
-    yield from warm_cases("resnet50", "infer", DTYPE, 256, 4)
-    for mode, batch in WORK[1:]:
+    yield warm_case("resnet50", "infer", DTYPE, 256)
+    yield timed_case("bench", "resnet50", "infer", DTYPE, 256, 150, contenders=(*CONTENDERS, *SLOW_TO_START))
+    for mode, batch in (("infer", 1), ("train", 64), ("infer", 32)):
         yield timed_case("bench", "resnet50", mode, DTYPE, batch, 100)
     for mode, batch in WORK:
         for network in NETWORKS[1:]:
             yield timed_case("bench", network, mode, DTYPE, batch, 100)
     # It tries hundreds of kernels before it runs: minutes for one network
-    for network, mode in (("lenet", "train"), ("resnet50", "infer"), ("resnet50", "train")):
-        yield timed_case("bench", network, mode, DTYPE, 256, 300, contenders=("torch.compile max-autotune",))
+    for network in ("lenet", "resnet50"):
+        yield timed_case("bench", network, "train", DTYPE, 256, 300, contenders=SLOW_TO_START)
 
 
 def _rehearsal() -> Iterator[Case]:
     everything = ("tricnn fused", "tricnn fused, CUDA graph", "torch.compile", "tricnn unfused",
                   "torch.compile max-autotune")  # fmt: skip
     yield timed_case("bench", "rehearsal", "infer", "fp32", 1, 90, contenders=everything)
+    yield timed_case("profile", "rehearsal", "infer", "fp32", 1, 60, fuse=False)
     yield timed_case("profile", "rehearsal", "infer", "fp32", 1, 60)
     yield dict(name="a case that fails", kind="fail", limit=60, expected="failed")
     yield timed_case("bench", "rehearsal", "train", DTYPE, 1, 90)

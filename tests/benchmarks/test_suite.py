@@ -6,9 +6,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import gpu_case, gpu_suite, pages, suite
-from benchmarks.kernel_profile import profile
+from benchmarks.kernel_profile import against_cudnn, profile
 from benchmarks.part import Part
 from tricnn.cli import contest
 from tricnn.cli.contest import BASELINE, CONTENDERS, SLOW_TO_START, Contest
@@ -80,14 +81,17 @@ def test_each_contender_is_held_to_pytorch_and_has_its_ratio_to_it(tmp_path):
     rows, part = bench(tmp_path, "tricnn fused", "torch.compile")
     assert list(rows) == [BASELINE, "tricnn fused", "torch.compile"] and part.found["status"] == "passed"
     assert all(row["milliseconds"] > 0 and row["ratio"] > 0 for row in rows.values())
-    assert 0 <= rows["tricnn fused"]["apart"] < 1e-4 and rows["tricnn fused"]["launches"] == 5
+    assert 0 <= rows["tricnn fused"]["apart"] < 1e-4 and rows["tricnn fused"]["gradients_apart"] is None
+    assert rows["tricnn fused"]["launches"] == 5
 
 
 def test_one_that_computes_something_else_is_not_timed(tmp_path, monkeypatch):
     honest = contest.numbers
     monkeypatch.setattr(contest, "numbers", lambda x: honest(x) * (1.01 if not isinstance(x, list) else 1))
     rows, part = bench(tmp_path, "tricnn fused")
-    assert "differs from PyTorch eager by" in rows["tricnn fused"]["error"] and part.found["status"] == "failed"
+    assert (
+        "differs from PyTorch eager: apart 0.01" in rows["tricnn fused"]["error"] and part.found["status"] == "failed"
+    )
     assert "milliseconds" not in rows["tricnn fused"]
 
 
@@ -109,7 +113,82 @@ def test_one_that_fails_leaves_the_others_and_a_second_process_goes_on_where_the
 
 def test_networks_that_draw_random_numbers_are_not_compared():
     random = SimpleNamespace(mode="train", graph=SimpleNamespace(of=lambda op: [1]))
-    assert Contest.disagreement(random, None, None) is None
+    assert Contest.apart(random, None, {}) == {"apart": None, "gradients_apart": None}
+
+
+def test_a_training_step_is_held_to_all_gradients_and_has_its_update(tmp_path, monkeypatch):
+    """A gradient that is wrong in one layer stops it, though the loss is right; and SGD's velocities are there."""
+    updated = []
+    honest = contest.Ours.optimiser
+    monkeypatch.setattr(contest.Ours, "optimiser", lambda ours: updated.append(ours) or honest(ours))
+    rows, _ = bench(tmp_path, "tricnn fused", mode="train")
+    assert rows["tricnn fused"]["gradients_apart"] < 1e-4 and len(updated) == 1
+    gradients = contest.Ours.gradients
+
+    def wrong(ours):
+        found = gradients(ours)
+        return {**found, "conv2.weight": found["conv2.weight"] * 0}
+
+    monkeypatch.setattr(contest.Ours, "gradients", wrong)
+    (tmp_path / "part.json").unlink()
+    rows, _ = bench(tmp_path, "tricnn fused", mode="train")
+    assert "gradients_apart 1, accepted 0.01" in rows["tricnn fused"]["error"]
+
+
+def test_gradients_that_are_nothing_but_rounding_do_not_count():
+    theirs = {"w": torch.ones(100, dtype=torch.float64), "b": torch.full((2,), 1e-9, dtype=torch.float64)}
+    assert contest.distance({"w": theirs["w"], "b": -theirs["b"]}, theirs) < 1e-6
+    assert contest.distance({"w": 0.9 * theirs["w"], "b": theirs["b"]}, theirs) == pytest.approx(0.1)
+
+
+def test_where_pytorch_cannot_run_the_others_are_timed_alone(tmp_path, monkeypatch):
+    """It may fail, as for want of memory; or end its process, after which the next one does not try again."""
+
+    def fails(self, *rest):
+        raise MemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Contest, "pytorch", fails)
+    rows, part = bench(tmp_path, "tricnn fused")
+    assert "out of memory" in rows[BASELINE]["error"] and part.found["status"] == "passed"
+    assert rows["tricnn fused"]["milliseconds"] > 0 and "ratio" not in rows["tricnn fused"]
+    monkeypatch.undo()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "part.json").write_text(json.dumps({"contenders": [{"name": BASELINE, "error": "ended"}]}))
+    monkeypatch.setattr(Contest, "measure_baseline", lambda self: pytest.fail("tried again"))
+    rows, _ = bench(other, "tricnn fused")
+    assert rows["tricnn fused"]["milliseconds"] > 0
+
+
+def test_peak_memory_is_that_of_the_contender_alone(tmp_path, monkeypatch):
+    """Read before the baseline runs beside it."""
+
+    turns, peaks = [], []
+    arena = SimpleNamespace(peak=lambda: peaks.append(len(turns)) or 9)
+    honest = contest.in_turns
+    monkeypatch.setattr(contest, "Memory", lambda rehearse: arena)
+    monkeypatch.setattr(contest, "in_turns", lambda works, *rest: turns.append(works) or honest(works, *rest))
+    rows, _ = bench(tmp_path, "tricnn fused")
+    assert rows["tricnn fused"]["peak_bytes"] == 9 and peaks == [1, 1] and len(turns) == 2
+
+
+def test_pages_that_cannot_be_written_stop_nothing(tmp_path):
+    def broken(found, path):
+        raise ImportError("no module named matplotlib")
+
+    cases = [dict(name="fails", kind="fail", limit=60, expected="failed")]
+    status, found, _ = run_session(tmp_path, cases, on_write=broken)
+    assert status == 0 and "matplotlib" in found["pages"]
+
+
+def test_the_mean_beside_cudnn_is_over_the_shapes_not_the_launches():
+    def row(kind, problem, ours, theirs):
+        return dict(kind=kind, problem=problem, milliseconds=ours, cudnn_milliseconds=theirs)
+
+    rows = [row("conv2d", "a", 1.0, 2.0), row("conv2d", "a", 1.0, 2.0), row("conv2d", "b", 1.0, 0.5),
+            row("conv2d_grad_weight", "c", 2.0, 8.0), dict(kind="merge_stats", milliseconds=1.0)]  # fmt: skip
+    means = against_cudnn(rows)
+    assert means == pytest.approx({"fprop": 1.0, "wgrad": 4.0, "all": 4 ** (1 / 3)})
 
 
 def test_every_kernel_has_its_share_of_the_limit_and_the_library_beside_it(tmp_path):

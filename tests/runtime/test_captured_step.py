@@ -35,6 +35,7 @@ class Cuda:
 
     Stream, current_stream = Stream, Stream
     replays = captures = warm_ups = 0
+    can_capture = True
 
     def CUDAGraph(self):
         graph = Graph()
@@ -46,7 +47,9 @@ class Cuda:
         yield
 
     @contextmanager
-    def graph(self, graph):
+    def graph(self, graph, capture_error_mode):
+        if not self.can_capture:
+            raise RuntimeError("operation not permitted when stream is capturing")
         self.captures += 1
         before = [(t, t.clone()) for t in self.tensors.values()]
         yield
@@ -104,6 +107,18 @@ def test_another_batch_size_is_captured_anew_and_forgotten_with_its_memory(netwo
         model(np.zeros((size, 3, 6, 6), np.float32))
         assert set(executor._captured) <= set(executor._bound)
     assert cuda.captures == 6  # memory of four sizes is kept; the first was made anew
+
+
+def test_a_step_that_cannot_be_captured_is_launched_kernel_by_kernel(network):
+    plain, other = (tricnn.compile(network, "train", 4, "fp32", "triton", seed=1) for _ in range(2))
+    other.executor.cuda = Cuda()
+    other.executor.cuda.can_capture = False
+    with pytest.warns(UserWarning, match="could not be captured: operation not permitted"):
+        loss, _ = other.loss_and_grads(*batch(0))
+    assert loss == plain.loss_and_grads(*batch(0))[0]
+    assert other.loss_and_grads(*batch(1))[0] == plain.loss_and_grads(*batch(1))[0]
+    for name, x in plain.state_dict().items():
+        assert x.tobytes() == other.state_dict()[name].tobytes(), name
 
 
 def test_it_can_be_turned_off(network, monkeypatch):

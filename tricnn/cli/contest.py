@@ -1,20 +1,23 @@
 """One network, one mode, one batch size on a GPU: tricnn fused and unfused beside PyTorch eager and torch.compile.
 
-Each contender is first held to what PyTorch eager computes from the same parameters and images, then timed in turns
-with it, so that what slows one slows both; a ratio is that of two medians of one window. Two networks lie in memory at
-a time. Peak memory is what a contender takes beyond what was there before it.
+Each contender is first held to what PyTorch eager computes from the same parameters and images (the logits; the loss
+and, in fp32, all gradients), then timed in turns with it, so that what slows one slows both; a ratio is that of two
+medians of one window. A training step is forward, backward and SGD with momentum. Two networks lie in memory at a time.
+Peak memory is what a contender takes by itself, beyond what was there before it. Where PyTorch eager cannot run, the
+others are timed alone.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .pytorch_network import step
+from .pytorch_network import Step, step
 
 if TYPE_CHECKING:
     from tricnn.codegen.program import Launch, Program
@@ -24,14 +27,27 @@ Work = Callable[[], Any]
 BASELINE = "PyTorch eager"
 #: of the largest logit, or of the loss: whole networks in that precision, not kernels, which `verify` holds to theirs
 AGREEMENT = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
+#: of a parameter's gradient, in norm. Rounding grows from layer to layer on the way back: in bf16 the gradients of a
+#: small ResNet-50 with four images differ from eager's by more than their size, so nothing is asked of 16 bits
+AGREEMENT_OF_GRADIENTS = {"fp32": 1e-2, "tf32": math.inf, "fp16": math.inf, "bf16": math.inf}
+ACCEPTED = {"apart": AGREEMENT, "gradients_apart": AGREEMENT_OF_GRADIENTS}
+#: of all gradients' norm: smaller ones are rounding, as a bias's before batch norm, which is 0
+NEGLIGIBLE = 1e-2
 CONTENDERS = ("tricnn fused", "tricnn fused, CUDA graph", "torch.compile", "tricnn unfused")
 #: tries hundreds of kernels before it runs
 SLOW_TO_START = ("torch.compile max-autotune",)
 
 
 def fatal(error: Exception) -> bool:
-    """Has the process lost the use of its GPU?"""
-    return "CUDA error" in str(error) or "illegal" in str(error)
+    """Has the process lost the use of its GPU? Then every later call fails, too."""
+    import torch
+
+    if torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+        except Exception:
+            return True
+    return any(said in str(error) for said in ("CUDA error", "illegal", "misaligned", "launch failure"))
 
 
 def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
@@ -60,9 +76,31 @@ class Ours:
         self.executor.put(self.tensors, first.name, images)
         for node in others:
             self.executor.put(self.tensors, node.name, labels)
+        self.update = self.optimiser() if mode == "train" else lambda: None
 
     def step(self) -> None:
         self.executor.module.step(self.tensors, self.batch, 0, 0)
+
+    def optimiser(self) -> Work:
+        """The update of all parameters, as the training loop makes it."""
+        from tricnn.training.one_launch_sgd import OneLaunchSGD
+
+        from .pytorch_network import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+
+        parameters = self.model.parameters()
+        gradients = {p: self.executor.stored(self.tensors, v) for p, v in self.model.plan.graph.gradients}
+        sgd = OneLaunchSGD(MOMENTUM, weight_decay=WEIGHT_DECAY, rounded=self.model.rounded_weights())
+        return lambda: sgd.step(parameters, gradients, LEARNING_RATE)
+
+    def whole_step(self) -> None:
+        """A training step with its update; an inference."""
+        self.step()
+        self.update()
+
+    def gradients(self) -> dict[str, Any]:
+        """Of the last step, by parameter, in PyTorch's layout, in float64 on the host."""
+        found = self.model.plan.graph.gradients
+        return {p: self.executor.fetch(self.tensors, v, self.batch).detach().double().cpu() for p, v in found}
 
     def result(self) -> Any:
         """The loss, or the logits, of the last step."""
@@ -149,20 +187,35 @@ class Memory:
 
 
 class Contest:
-    """``rehearse`` runs it on the CPU, once each, under Triton's interpreter: the times mean nothing then."""
+    """``rehearse`` runs it on the CPU, once each, under Triton's interpreter: the times mean nothing then. Without
+    ``beside`` nothing is compared with PyTorch eager."""
 
     def __init__(
-        self, graph: Graph, mode: str, batch: int, dtype: str, rehearse: bool = False, policy: str = "auto"
+        self, graph: Graph, mode: str, batch: int, dtype: str, rehearse: bool = False, policy: str = "auto",
+        beside: bool = True,
     ):  # fmt: skip
         from tricnn.runtime.model import compile
 
         self.policy = policy
         self.graph, self.mode, self.batch, self.dtype, self.rehearse = graph, mode, batch, dtype, rehearse
         self.state = compile(graph, mode, batch, "fp32", "numpy").state_dict()
-        memory = Memory(rehearse)
-        self.baseline, _, _ = self.make(BASELINE)
-        (alone,) = in_turns([self.baseline], rehearse)
-        self.first = {**summary(BASELINE, alone, batch), "ratio": 1.0, "peak_bytes": memory.peak()}
+        self.baseline: Step | None = None
+        self.first: dict[str, Any] = {"name": BASELINE, "error": "not run"}
+        if beside:
+            try:
+                self.measure_baseline()
+            except Exception as error:
+                if fatal(error):
+                    raise
+                self.first = {"name": BASELINE, "error": traceback.format_exc()[-600:]}
+
+    def measure_baseline(self) -> None:
+        memory = Memory(self.rehearse)
+        baseline = self.pytorch()
+        self.expected, self.expected_gradients = numbers(baseline()), baseline.gradients()
+        (alone,) = in_turns([baseline], self.rehearse)
+        self.first = {**summary(BASELINE, alone, self.batch), "ratio": 1.0, "peak_bytes": memory.peak()}
+        self.baseline = baseline
 
     def row(self, name: str) -> dict[str, Any]:
         """A contender's times, or why it has none. Raises what leaves no GPU to go on with."""
@@ -176,53 +229,61 @@ class Contest:
     def against(self, name: str) -> dict[str, Any]:
         """One contender's row: checked, then timed in turns with the baseline."""
         memory = Memory(self.rehearse)
-        work, result, ours = self.make(name)
-        apart, accepted = self.disagreement(result, self.baseline), AGREEMENT[self.dtype]
-        if apart is not None and not apart <= accepted:
-            error = f"differs from {BASELINE} by {apart:.3g} of its result, accepted {accepted:g}"
-            return {"name": name, "error": error}
-        mine, theirs = in_turns([work, self.baseline], self.rehearse)
-        row = summary(name, mine, self.batch)
-        row |= {"ratio": row["milliseconds"] / statistics.median(theirs), "peak_bytes": memory.peak(), "apart": apart}
+        timed, ours = self.make(name)
+        result = timed()
+        mine = numbers(ours.result() if ours else result)
+        peak = memory.peak()
+        if self.baseline is None:
+            (samples,) = in_turns([timed], self.rehearse)
+            row = {**summary(name, samples, self.batch), "peak_bytes": peak}
+        else:
+            apart = self.apart(mine, (ours or timed).gradients())
+            for what, accepted in ACCEPTED.items():
+                found, limit = apart[what], accepted[self.dtype]
+                if found is not None and not found <= limit:
+                    error = f"differs from {BASELINE}: {what} {found:.3g}, accepted {limit:g}"
+                    return {"name": name, "error": error}
+            samples, theirs = in_turns([timed, self.baseline], self.rehearse)
+            row = {**summary(name, samples, self.batch), "peak_bytes": peak, **apart}
+            row["ratio"] = row["milliseconds"] / statistics.median(theirs)
         return row if ours is None else row | figures(ours.program, self.batch, row["milliseconds"])
 
-    def pytorch(self, wrap: Callable[[Any], Any] = lambda network: network) -> Work:
+    def pytorch(self, wrap: Callable[[Any], Any] = lambda network: network) -> Step:
         device = "cpu" if self.rehearse else "cuda"
         images, labels = random_batch(self.graph, self.batch)
-        return step(self.graph, self.mode, self.state, images, labels, self.dtype, device, wrap)
+        return step(self.graph, self.mode, self.state, images, labels, self.dtype, device, wrap, update=True)
 
-    def compiled(self, **options: Any) -> Work:
+    def compiled(self, **options: Any) -> Step:
         import torch
 
         if self.rehearse:
             options = {"backend": "eager"}
         return self.pytorch(lambda network: torch.compile(network, **options))
 
-    def make(self, name: str) -> tuple[Work, Work, Ours | None]:
-        """What is timed, what gives its result, and the model, if it is ours."""
-        if name == BASELINE:
-            work = self.pytorch()
-        elif name.startswith("tricnn"):
-            fuse = "none" if "unfused" in name else self.policy
-            ours = Ours(self.graph, self.mode, self.batch, self.dtype, fuse)
-            timed = captured(ours.step, self.rehearse) if "graph" in name else ours.step
+    def make(self, name: str) -> tuple[Step, Ours | None]:
+        """What is timed, and the model, if it is ours."""
+        if name.startswith("tricnn"):
+            ours = Ours(self.graph, self.mode, self.batch, self.dtype, "none" if "unfused" in name else self.policy)
+            timed = captured(ours.whole_step, self.rehearse) if "graph" in name else ours.whole_step
+            return Step(timed, ours.gradients), ours
+        return self.compiled(mode="max-autotune") if "autotune" in name else self.compiled(), None
 
-            def result() -> Any:
-                timed()
-                return ours.result()
-
-            return timed, result, ours
-        else:
-            work = self.compiled(mode="max-autotune") if "autotune" in name else self.compiled()
-        return work, work, None
-
-    def disagreement(self, result: Work, baseline: Work) -> float | None:
-        """The largest difference from the baseline's result, in parts of its largest number; None where both draw
-        random numbers of their own."""
+    def apart(self, result: Any, gradients: dict[str, Any]) -> dict[str, float | None]:
+        """How far a contender's numbers are from the baseline's: the largest difference, in parts of the largest
+        number; and of the gradients. None where both draw random numbers of their own."""
         if self.mode == "train" and self.graph.of("dropout"):
-            return None
-        mine, theirs = (numbers(work()) for work in (result, baseline))
-        return float((mine - theirs).abs().max() / theirs.abs().max())
+            return {"apart": None, "gradients_apart": None}
+        apart = float((result - self.expected).abs().max() / self.expected.abs().max())
+        return {"apart": apart, "gradients_apart": distance(gradients, self.expected_gradients)}
+
+
+def distance(mine: dict[str, Any], theirs: dict[str, Any]) -> float | None:
+    """The largest over the parameters of |g - g'| / |g'|, in Euclid's norm; gradients that are NEGLIGIBLE beside all
+    of them count as so large."""
+    if not theirs:
+        return None
+    least = NEGLIGIBLE * sum(float(g.norm()) ** 2 for g in theirs.values()) ** 0.5
+    return max(float((mine[name] - g).norm()) / max(float(g.norm()), least) for name, g in theirs.items())
 
 
 def numbers(x: Any) -> Any:

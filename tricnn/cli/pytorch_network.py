@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,12 +74,28 @@ def _symmetric(attrs: Any) -> bool:
     return bool(top == bottom and left == right)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step on one batch; and the gradients that the last one left, by parameter, in float64 on the host."""
+
+    run: Callable[[], Any]
+    gradients: Callable[[], dict[str, torch.Tensor]] = dict
+
+    def __call__(self) -> Any:
+        return self.run()
+
+
+#: of SGD. With a learning rate of 0 an update moves all its bytes, and every step computes the same numbers
+MOMENTUM, WEIGHT_DECAY, LEARNING_RATE = 0.9, 1e-4, 0.0
+
+
 def step(
     graph: Graph, mode: str, state: dict[str, Any], images: Any, labels: Any, dtype: str, device: str,
-    wrap: Callable[[Any], Any] = lambda network: network,
-) -> Callable[[], Any]:  # fmt: skip
+    wrap: Callable[[Any], Any] = lambda network: network, update: bool = False,
+) -> Step:  # fmt: skip
     """One inference, or one forward and backward pass, as PyTorch's users write it: channels-last; 16-bit inference
-    with 16-bit weights, 16-bit training under autocast with fp32 weights. ``wrap`` may compile the network."""
+    with 16-bit weights, 16-bit training under autocast with fp32 weights. ``wrap`` may compile the network; ``update``
+    adds SGD with momentum, of all parameters at once."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     torch.backends.cudnn.benchmark = True
     network = PyTorchNetwork(graph, mode).load(state).to(device)
@@ -96,11 +113,14 @@ def step(
             with torch.no_grad():
                 return forward(x)
 
-        return infer
+        return Step(infer)
     x = x.to(real)
     y = torch.as_tensor(labels).to(device)
     weights = [output.loss_weight for output in network.graph.outputs]
     forward = wrap(network)
+    sgd = torch.optim.SGD(
+        network.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, fused=device == "cuda"
+    )  # fmt: skip
 
     def train() -> Any:
         for p in network.parameters():
@@ -110,6 +130,13 @@ def step(
             loss = sum(w * F.cross_entropy(o.float(), y) for w, o in zip(weights, outputs, strict=True))
         assert isinstance(loss, torch.Tensor)
         loss.backward()
+        if update:
+            sgd.step()
         return loss
 
-    return train
+    def gradients() -> dict[str, torch.Tensor]:
+        parameters = dict(network.named_parameters())
+        kept = {name: parameters[slot].grad for name, slot in network.slot.items() if slot in parameters}
+        return {name: g.detach().double().cpu() for name, g in kept.items() if g is not None}
+
+    return Step(train, gradients)

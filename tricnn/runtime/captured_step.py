@@ -43,6 +43,6 @@ def capture(work: Callable[[], None], changed: Iterable[Any], cuda: Any) -> Call
     for tensor, copy in before:
         tensor.copy_(copy)
     graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
+    with cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the device meanwhile
         work()
     return graph.replay

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from math import prod
@@ -239,10 +240,17 @@ class TritonExecutor:
         else:
             self.module.step(tensors, batch, seed, step)
 
-    def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None]:
+    def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None] | None:
         buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}
         changed = [self.persistent[name] for name in sorted(buffers)]
-        return capture(lambda: self.module.step(tensors, batch, 0, 0), changed, self.cuda)
+        try:
+            return capture(lambda: self.module.step(tensors, batch, 0, 0), changed, self.cuda)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"the step is launched kernel by kernel, for it could not be captured: {reason}", stacklevel=2
+            )
+            return None
 
     def captures(self, batch: int) -> bool:
         wanted = self.cuda is not None and os.environ.get("TRICNN_CAPTURE", "1") != "0"

@@ -136,8 +136,8 @@ def _aten_grad_input(env: Any, a: Any, dy: Any, w: Any) -> Any:
 
     h, wd = a["input_size"]
     channels = w.shape[1] * a["groups"]
-    x = torch.empty(dy.shape[0], channels, h, wd, dtype=dy.dtype, device=dy.device)
-    x = x.to(memory_format=torch.channels_last)
+    shape, kind = (dy.shape[0], channels, h, wd), torch.channels_last
+    x = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=kind)  # only its shape is read
     dx = _aten_backward(a, dy, x, w.to(dy.dtype), [True, False, False])[0]
     top, bottom, left, right = a["padding"]
     y0, x0 = top - min(top, bottom), left - min(left, right)
