@@ -9,8 +9,8 @@ import difflib
 import numpy as np
 import pytest
 
-from tests.codegen.tuned_cases import edges
-from tricnn.codegen import candidates, lower_contractions, tiles, tuning
+from tests.codegen.tuned_cases import boxed_edges, edges
+from tricnn.codegen import boxes, candidates, lower_contractions, tiles, tuning
 from tricnn.codegen.build import plan_digest
 from tricnn.codegen.candidates import CONTRACTIONS, IEEE, KINDS, NARROW, TF32, WITH_SUMS
 from tricnn.codegen.emit import emit
@@ -21,7 +21,7 @@ from tricnn.compiler.fuse import fuse
 from tricnn.compiler.policies import policy_named
 from tricnn.graphs import lenet, resnet50
 from tricnn.ir import GraphBuilder, TricnnError
-from tricnn.runtime.exact import mistakes
+from tricnn.runtime.exact import mistakes, mistakes_of, with_tile
 from tricnn.runtime.model import compile, specialised
 from tricnn.runtime.quick_interpreter import quick_interpreter
 from tricnn.runtime.verify import verify_model
@@ -52,6 +52,21 @@ def are_exact(kind, block, dtype):
     assert wrong == {}
 
 
+def are_exact_in_boxes(kind, block, dtype, monkeypatch):
+    """With three programs only, where they stay, so that each computes tile after tile."""
+    monkeypatch.setattr(tiles, "programs", lambda: 3)
+    wrong = {}
+    with quick_interpreter():
+        for problem, batch, template, descriptors in boxed_edges(kind, *block, dtype):
+            model = with_tile(problem, Tile(*block, 4, 2))
+            function = model.program.functions[0]
+            assert f"{template}(" in function.text, f"{problem}, {block}"
+            assert sum(t.startswith("tensordesc") for _, t in function.parameters) == descriptors, f"{problem}, {block}"
+            if count := mistakes_of(model, batch):
+                wrong[f"{problem}, batch {batch}"] = count
+    assert wrong == {}
+
+
 SOME = [(16, 256, 16), (32, 32, 128), (128, 64, 64), (256, 16, 32)]
 
 
@@ -72,6 +87,30 @@ def test_every_tile_that_a_file_may_name_is_exact(kind):
             are_exact(kind, block, dtype)
 
 
+@pytest.mark.parametrize(
+    "kind, block, dtype",
+    [("linear", (16, 64, 16), "fp16"), ("linear_grad_input", (32, 32, 128), "bf16"), ("conv2d", (128, 64, 64), "bf16"),
+     ("conv2d_grad_input", (64, 32, 64), "fp16"), ("conv2d_grad_weight", (128, 64, 64), "bf16")],
+)  # fmt: skip
+def test_tiles_that_come_in_boxes_are_exact(kind, block, dtype, monkeypatch):
+    are_exact_in_boxes(kind, block, dtype, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CONTRACTIONS)
+def test_every_tile_that_a_file_may_name_is_exact_in_boxes(kind, monkeypatch):
+    for block in candidates.blocks(kind):
+        are_exact_in_boxes(kind, block, "bf16", monkeypatch)
+
+
+def test_more_tiles_than_a_gpu_has_programs_are_exact():
+    """Rows enough that some of the programs that stay compute a second tile."""
+    problem = Problem.of("sm_90", "linear", "bf16", dict(N=4, C=24, H=1, W=1, K=16, R=1, S=1, P=1, Q=1))
+    model = with_tile(problem, Tile(16, 16, 32, 4, 2))
+    with quick_interpreter():
+        assert "matmul_boxes(" in model.source and mistakes_of(model, 16 * tiles.programs() + 24) == 0
+
+
 def test_a_kernel_that_computes_something_else_is_not_exact(monkeypatch):
     """The check can fail: a convolution that pads one pixel less."""
     ((problem, batch), *_) = edges("conv2d", 32, 32, 32, "bf16")
@@ -81,6 +120,18 @@ def test_a_kernel_that_computes_something_else_is_not_exact(monkeypatch):
         lower_contractions, "call_text", lambda t, p, sizes, *o: honest(t, p, {**sizes, "PT": sizes["PT"] - 1}, *o)
     )
     assert mistakes(problem, Tile(32, 32, 32, 4, 2), batch) > 0
+
+
+@pytest.mark.parametrize("template, constant", [("conv2d_boxes", "FIRST_W"), ("matmul_boxes", "C")])
+def test_boxes_from_somewhere_else_are_not_exact(monkeypatch, template, constant):
+    """The same of boxes: eight columns aside, or eight channels fewer."""
+    case = next(c for c in boxed_edges("conv2d", 32, 32, 32, "bf16") if c.template == template)
+    assert mistakes(case.problem, Tile(32, 32, 32, 4, 2), case.batch) == 0
+    honest = boxes.call_text
+    monkeypatch.setattr(
+        boxes, "call_text", lambda t, p, sizes, *o: honest(t, p, {**sizes, constant: sizes[constant] - 8}, *o)
+    )
+    assert mistakes(case.problem, Tile(32, 32, 32, 4, 2), case.batch) > 0
 
 
 def passes(channels):

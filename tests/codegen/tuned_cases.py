@@ -1,5 +1,7 @@
 """Small problems that show a tile's edges."""
 
+from typing import NamedTuple
+
 from tricnn.codegen.tiles import Problem
 
 
@@ -21,3 +23,67 @@ def edges(kind, m, n, k, dtype):
         few = dict(C=3, H=high, W=3, K=19, R=3, S=3, P=high, Q=3, PT=1, PL=1)
         shapes = [(plain, 3), (plain, 1), (few, 3), (strided, 2)]
     return [(Problem.of("sm_90", kind, dtype, {"N": 4, **shape}), batch) for shape, batch in shapes]
+
+
+#: (images, height, width) of which boxes of so many pixels are more than one in each axis, the last of them cut short
+IMAGES = {16: (2, 9, 11), 32: (2, 11, 11), 64: (2, 11, 21), 128: (4, 11, 21), 256: (8, 11, 21)}
+
+
+class Boxed(NamedTuple):
+    """A problem, the batch to run, the template that it must become, and how many operands and results that takes by
+    tensor descriptors."""
+
+    problem: Problem
+    batch: int
+    template: str
+    descriptors: int
+
+
+def boxed_edges(kind, m, n, k, dtype):
+    """The same where tensor descriptors bring the operands: channels are a multiple of 8, as few as show the edge. The
+    last box then reaches beyond the channels, the rows, or the image."""
+    rows, columns, depth = m + 8, n + 8, k + 8
+    whole = 16 if k == 16 else depth  # boxes of 16 are for 16 channels
+    taps = 16 if k == 16 else 2 * k  # a box ends where the channels of its tap do
+    images, height, width = IMAGES[m]
+    batch = 1 if m == 16 else 3
+    high = m // 9 + 1
+    one = dict(H=1, W=1, R=1, S=1, P=1, Q=1)
+    pixels = dict(H=high, W=3, R=1, S=1, P=high, Q=3)
+    padded = dict(N=images, H=height, W=width, R=3, S=3, P=height, Q=width, PT=1, PL=1)
+    every_other = dict(H=2 * high, W=5, R=1, S=1, P=high, Q=3, SH=2, SW=2)
+    strided = dict(H=2 * high, W=5, R=1, S=3, P=high, Q=3, SH=2, SW=2, PL=1)
+    shapes = {
+        "linear": [
+            (dict(one, C=whole, K=columns), 2 * m + 3, "matmul_boxes", 3),
+            (dict(one, C=depth, K=columns), 1, *(("conv2d_fprop", 2) if k == 16 else ("matmul_boxes", 3))),
+        ],
+        "linear_grad_input": [
+            (dict(one, C=columns, K=whole), 2 * m + 3, "matmul_boxes", 3),
+            (dict(one, C=columns, K=depth), 1, *(("conv2d_dgrad", 2) if k == 16 else ("matmul_boxes", 3))),
+        ],
+        "linear_grad_weight": [
+            (dict(one, C=columns, K=rows), k + 2, "conv2d_wgrad", 2),
+            (dict(one, C=columns, K=rows), 1, "conv2d_wgrad", 2),
+        ],
+        "conv2d": [
+            (dict(pixels, C=whole, K=columns), 3, "matmul_boxes", 3),
+            (dict(pixels, C=depth, K=columns), 1, *(("conv2d_fprop", 2) if k == 16 else ("matmul_boxes", 3))),
+            (dict(padded, C=taps, K=columns), batch, "conv2d_boxes", 2),
+            (dict(every_other, C=depth, K=columns), 2, "conv2d_fprop", 1),
+            (dict(strided, C=2 * k, K=columns), 2, "conv2d_fprop", 1),
+        ],
+        "conv2d_grad_input": [
+            (dict(pixels, C=columns, K=whole), 3, "matmul_boxes", 3),
+            (dict(pixels, C=columns, K=depth), 1, *(("conv2d_dgrad", 2) if k == 16 else ("matmul_boxes", 3))),
+            (dict(padded, C=2 * n, K=taps), batch, "conv2d_boxes", 2),
+            (dict(every_other, C=columns, K=depth), 2, "conv2d_dgrad", 1),
+            (dict(strided, C=2 * n, K=depth), 2, "conv2d_dgrad", 1),
+        ],
+        "conv2d_grad_weight": [
+            (dict(pixels, C=columns, K=rows, H=k // 9 + 1, P=k // 9 + 1), 3, "conv2d_wgrad", 2),
+            (dict(pixels, C=columns, K=rows, H=k // 9 + 1, P=k // 9 + 1), 1, "conv2d_wgrad", 2),
+            (dict(strided, C=columns, K=rows, H=2 * (k // 9 + 1), P=k // 9 + 1), 2, "conv2d_wgrad", 1),
+        ],
+    }[kind]  # fmt: skip
+    return [Boxed(Problem.of("sm_90", kind, dtype, {"N": 4, **shape}), *rest) for shape, *rest in shapes]

@@ -12,7 +12,7 @@ from ..codegen.tiles import Problem, Tile
 from ..ir.graph import Graph, Node, Output
 from ..ir.types import N
 from .interpreter import interpret
-from .model import compile
+from .model import Model, compile
 
 BATCH = 3  # images; tiles are those of the problem's own batch, so that few of them are full
 
@@ -55,15 +55,25 @@ def mistakes(problem: Problem, tile: Tile, batch: int = BATCH, seed: int = 0) ->
 
     Raises TargetError where neither a GPU nor Triton's interpreter is there.
     """
+    return mistakes_of(with_tile(problem, tile), batch, seed)
+
+
+def with_tile(problem: Problem, tile: Tile) -> Model:
+    """A contraction by itself, compiled with this tile."""
     assert problem.kind in CONTRACTIONS
-    graph = alone(problem)
+    with tuning.only({problem: tile}):
+        model = compile(alone(problem), "infer", problem.sizes["N"], problem.dtype, "triton", problem.target)
+    if not any(c.problem == problem and c.tile == tile for c in model.program.choices):
+        raise AssertionError(f"{problem} is lowered as {', '.join(str(c.problem) for c in model.program.choices)}")
+    return model
+
+
+def mistakes_of(model: Model, batch: int, seed: int = 0) -> int:
+    """How many elements of its result are not what they must be, on small integers."""
+    graph = model.graph
     rng = np.random.default_rng(seed)
     shapes = {n.name: graph.types[n.name].at(batch) for n in graph.nodes if n.op in ("input", "parameter")}
     given = {name: small_integers(shape, rng) for name, shape in shapes.items()}
-    with tuning.only({problem: tile}):
-        model = compile(graph, "infer", problem.sizes["N"], problem.dtype, "triton", problem.target)
-    if not any(c.problem == problem and c.tile == tile for c in model.program.choices):
-        raise AssertionError(f"{problem} is lowered as {', '.join(str(c.problem) for c in model.program.choices)}")
     model.executor.load({n.name: given[n.name] for n in graph.parameters})
     inputs = {n.name: given[n.name].astype(np.float32) for n in graph.inputs}
     result = graph.outputs[0].value
@@ -74,7 +84,7 @@ def mistakes(problem: Problem, tile: Tile, batch: int = BATCH, seed: int = 0) ->
     got = model.executor.run(inputs, batch, 0, 0)[result]
     want = interpret(graph, given, keep=True)[result]
     torch = model.executor.torch
-    stored = element(graph.types[result], DTYPES[problem.dtype][0])
+    stored = element(graph.types[result], DTYPES[model.dtype][0])
     rounded = torch.as_tensor(np.ascontiguousarray(want)).to(model.executor.dtypes[stored])
     return int((got.cpu().reshape(rounded.shape) != rounded).sum())
 
