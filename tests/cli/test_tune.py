@@ -147,12 +147,85 @@ def test_what_spills_does_not_compile_or_is_wrong_takes_no_part(tuned, monkeypat
     assert row["winner"] not in row["refused"] and row["winner"] == row["candidates"][4]
 
 
-def test_every_candidate_of_a_product_is_checked_on_integers(tuned, monkeypatch):
+def test_what_would_win_is_checked_on_integers_until_one_is_right(tuned, monkeypatch):
     checked = []
-    honest = tune.mistakes
-    monkeypatch.setattr(tune, "mistakes", lambda p, t: checked.append(tune_command.shown(t)) or honest(p, t))
-    row = tuned(FakeClock(1e-6))[0]["problems"][0]
-    assert checked == [tile for tile in row["candidates"] if tile != row["rule"]]
+
+    def two_wrong(problem, tile):
+        checked.append(tune_command.shown(tile))
+        return 7 if len(checked) < 3 else 0
+
+    monkeypatch.setattr(tune, "mistakes", two_wrong)
+    row = tuned(FakeClock(9e-6, 4e-6, 3e-6, 5e-6, 8.99e-6))[0]["problems"][0]
+    rule, first, second, third, _ = row["candidates"]
+    assert checked == [second, first, third] and row["winner"] == third and row["rule"] == rule
+    assert set(row["refused"]) == {first, second}
+    monkeypatch.setattr(tune, "mistakes", lambda problem, tile: 1)
+    row = tuned(FakeClock(9e-6, 4e-6, 3e-6, 5e-6, 8.99e-6))[0]["problems"][0]
+    assert row["winner"] is None and set(row["refused"]) == {first, second, third}
+
+
+@pytest.mark.parametrize("reason", ["spills 8 bytes", "too much shared memory"])
+def test_where_the_rules_tile_takes_no_part_the_fastest_candidate_wins(tuned, capsys, reason):
+    def compiler(specs):
+        results = compiles(specs)
+        results[0] = SimpleNamespace(spill_bytes=8) if "spills" in reason else CompileError("k", TARGET, reason)
+        return results
+
+    result, out = tuned(FakeClock(9e-6, 8e-6, 8.5e-6), compiler)
+    (row,) = result["problems"]
+    (entry,) = tuning.read(out).values()
+    assert row["refused"] == {row["rule"]: reason} and row["winner"] == row["candidates"][2]
+    assert (entry.us, entry.rule_us) == (8.0, float("inf"))
+    heading = {"graph": "tiny", "mode": "train", "dtype": "bf16", "batch": BATCH, "target": TARGET, "file": str(out)}
+    tune_command.show({**result, **heading, "dry_run": False}, Screen(False))
+    assert f"the rule's tile took no part ({reason})" in " ".join(capsys.readouterr().out.split())
+
+
+class Failing(FakeClock):
+    """The launch of one tile fails."""
+
+    def __call__(self, work):
+        if self.number.get(work, len(self.number)) == 2:
+            self.number.setdefault(work, 2)
+            self.order.append(2)
+            raise RuntimeError("CUDA error: invalid\nargument")
+        return super().__call__(work)
+
+
+def test_a_launch_that_fails_takes_no_part(tuned):
+    (row,) = tuned(Failing(9e-6, 8e-6, 1e-6, 7e-6))[0]["problems"]
+    assert row["refused"] == {row["candidates"][2]: "RuntimeError: CUDA error: invalid argument"}
+    assert row["winner"] == row["candidates"][3]
+
+
+def test_a_gpu_that_fails_ends_it_with_one_line_and_the_winners_so_far(tuned, tmp_path, monkeypatch):
+    """Here the second problem's launches leave an error behind."""
+    problems = []
+
+    def wait(self, site, tile):
+        problems.append(site.problem) if site.problem not in problems else None
+        if len(problems) == 2:
+            raise tune.DeviceLost(f"the GPU failed while {site.problem} ran")
+
+    monkeypatch.setattr(tune.Tuner, "synchronise", wait)
+    with pytest.raises(TricnnError) as caught:
+        tuned(FakeClock(9e-6, 1e-6), kinds=("conv2d", "linear"))
+    aside = tmp_path / "tuned.toml.unchecked"
+    assert str(caught.value).startswith(f"the GPU failed while {problems[1]} ran; the winners so far are in {aside}")
+    assert list(tuning.read(aside)) == problems[:1] and not (tmp_path / "tuned.toml").exists()
+    result, out = tuned(FakeClock(9e-6), seconds=0.0, kinds=("conv2d", "linear"))  # the next run
+    assert list(tuning.read(out)) == problems[:1] and result["winners"] == 1 and not aside.exists()
+
+
+def test_an_error_while_waiting_for_the_gpu_is_one_line(tiny):
+    def fail():
+        raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
+
+    site = tune.sites(program_of(tiny))[0]
+    executor = SimpleNamespace(device="cuda", torch=SimpleNamespace(cuda=SimpleNamespace(synchronize=fail)))
+    with pytest.raises(tune.DeviceLost, match="illegal memory access was") as caught:
+        tune.Tuner.synchronise(SimpleNamespace(model=SimpleNamespace(executor=executor)), site, site.rule)
+    assert str(site.problem) in str(caught.value)
 
 
 def test_a_winner_that_is_outside_its_tolerance_in_the_network_is_not_written(tuned, monkeypatch):

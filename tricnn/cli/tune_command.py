@@ -1,4 +1,4 @@
-"""Find the fastest tiles for a network on the GPU at hand, and write them to a file that the repository keeps. Each
+"""Find the fastest tiles for a network on the GPU at hand, and write them to a file that the repository keeps. A
 candidate must compute the right numbers before it may win. Nothing is tuned unless this command is run."""
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def tuned(
     from datetime import UTC, datetime
 
     from tricnn.codegen import tuning
+    from tricnn.ir import TargetError
     from tricnn.runtime.tune import Tuner, faulty, winners
 
     from ..report.progress import Steps
@@ -108,14 +109,26 @@ def tuned(
         tuner = Tuner(make(), clock, compiler)
     with Steps(screen.progress, "tuning", len(wanted), "problems") as steps:
         outcomes = tuner.tune(wanted, seconds, lambda outcome: steps.done(str(outcome.site.problem)))
-    entries = winners(outcomes, device, datetime.now(UTC).strftime("%Y-%m-%d"))
+    found = winners(outcomes, device, datetime.now(UTC).strftime("%Y-%m-%d"))
+    aside = out.with_name(f"{out.name}.unchecked")  # what a run has left whose GPU failed
+    left = tuning.read(aside) if aside.exists() else {}
+    if tuner.lost is not None:
+        if found:
+            tuning.write(aside, {**left, **found})
+        so_far = f"the winners so far are in {aside}, and the next run checks them" if found else "nothing had won"
+        raise TargetError(f"{tuner.lost}; {so_far}")
+    reached, problems = {outcome.site.problem for outcome in outcomes}, {site.problem for site in wanted}
+    entries = {**{p: e for p, e in left.items() if p in problems - reached}, **found}
     wrong = faulty(make, {problem: entry.tile for problem, entry in entries.items()}) if entries else set()
     entries = {problem: entry for problem, entry in entries.items() if problem not in wrong}
     # What was timed anew and has no winner any more is the rule's again.
-    settled = {outcome.site.problem for outcome in outcomes} | wrong
+    settled = reached | wrong
     everything = {**{p: e for p, e in known.items() if p not in settled}, **entries}
     if everything != known:
         tuning.write(out, everything)
+    if left:
+        rest = {problem: entry for problem, entry in left.items() if problem not in problems}
+        tuning.write(aside, rest) if rest else aside.unlink()
     rows = [described(o.site, o, o.site.problem in entries, o.site.problem in wrong) for o in outcomes]
     return {"device": device, "winners": len(entries), "reached": len(outcomes), "of": len(wanted), "problems": rows}
 
@@ -157,5 +170,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         f"{plural(result['winners'], 'winner')} in {result['file']}"
     )
     for row in rows:
+        if reason := row["refused"].get(row["rule"]):
+            screen.show(f"{row['kind']} {row['shape']}: the rule's tile took no part ({reason})")
         if row["wrong"]:
             screen.show(f"{row['kind']} {row['shape']}: the fastest tile is outside its tolerance; the rule's stays")
