@@ -22,6 +22,7 @@ from ..codegen import tuning
 from ..codegen.build import spec
 from ..codegen.candidates import CONTRACTIONS, candidates
 from ..codegen.compile import CompiledKernel, CompileError, KernelSpec
+from ..codegen.emit import launched
 from ..codegen.lower import lower
 from ..codegen.program import BYTES, SCALARS, Launch, Program, evaluate
 from ..codegen.templates import module_text
@@ -212,7 +213,7 @@ class Tuner:
             count = buffer.bytes(batch) // BYTES[buffer.dtype]
             values[name] = executor.torch.zeros(count, dtype=executor.dtypes[buffer.dtype], device=executor.device)
         values |= described(program, values)
-        module = load_module(module_text("\n\n".join(f.text for f in program.functions)))
+        module = load_module(module_text("\n\n".join(map(launched, program.functions))))
         functions = {f.name: f for f in program.functions}
         calls = []
         for launch in program.launches:
