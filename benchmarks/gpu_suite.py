@@ -171,15 +171,15 @@ class Session:
         limit = min(self.cases[i]["limit"], self.left() - 3)
         environment = {**os.environ, "TRITON_INTERPRET": "1" if self.options.rehearse else "0"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-        if self.options.jobs > 1 and not self.alone(i):
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // self.options.jobs)))
+        cores = sorted(os.sched_getaffinity(0))
+        share = cores if self.alone(i) else cores[i % self.options.jobs :: self.options.jobs] or cores
         # Inductor starts a pool of compile processes, which a process killed for its time would leave behind
         command = [sys.executable, "-m", "benchmarks.gpu_case", "--case", json.dumps(self.cases[i])]
         command += ["--part", str(self.parts / f"{i}.json")] + ["--rehearse"] * self.options.rehearse
         with open(self.parts / f"{i}.log", "ab") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=HERE.parent, env=environment,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=lambda: os.sched_setaffinity(0, share),
             )  # fmt: skip
         now = time.monotonic()
         began = self.running[i][1] if i in self.running else now
