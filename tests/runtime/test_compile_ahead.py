@@ -15,8 +15,9 @@ from tricnn.codegen.lower import lower
 from tricnn.codegen.program import Program
 from tricnn.compiler.fuse import fuse
 from tricnn.compiler.plan import Plan
+from tricnn.graphs import lenet
 from tricnn.ir import GraphBuilder
-from tricnn.runtime import compile_ahead
+from tricnn.runtime import compile_ahead, model
 from tricnn.runtime.compile_ahead import Ready, compiled_ahead, settled_for_launch
 from tricnn.runtime.model import specialised
 
@@ -124,3 +125,22 @@ def test_a_compiler_that_dies_leaves_its_kernels_to_triton(
     program = lower(plan, "bf16", BATCH, TARGET)
     with pytest.warns(UserWarning, match="as they are launched: no space left"):
         assert set(compiled_ahead(program, program.functions[:2], TARGET)) == {Ready(0, 0, 0)}
+
+
+def test_models_on_a_gpu_are_settled_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those for another GPU's tiles, and none where Triton interprets."""
+    settled = []
+    graph = lenet(width=1 / 2)
+
+    def settle(plan: Plan, dtype: str, batch: int, target: str) -> Program:
+        settled.append(target)
+        return lower(plan, dtype, batch, target)
+
+    monkeypatch.setattr(model, "settled_for_launch", settle)
+    model.compile(graph, executor="triton")
+    assert settled == []
+    monkeypatch.setattr(model, "pick_device", lambda: "cuda")
+    model.compile(graph, executor="triton")
+    model.compile(graph, executor="triton", target="sm_80")
+    model.compile(graph, executor="numpy")
+    assert settled == ["sm_90"]
