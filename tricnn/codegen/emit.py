@@ -99,8 +99,13 @@ def launched(function: Function) -> str:
     """A function's text for launching: Triton is not to compile it anew for other numbers, of which it would otherwise
     know whether they are 1, or multiples of 16. So what runs is what `build` has compiled and looked at."""
     numbers = json.dumps([name for name, _ in function.parameters if name in SCALARS])
-    head = f"def {function.name}("
-    return function.text.replace(f"@triton.jit\n{head}", f"@triton.jit(do_not_specialize={numbers})\n{head}")
+    names = [name for name, _ in function.parameters]
+    typed = [f"{name}: tl.int64" if SCALARS.get(name) == "i64" else name for name in names]
+    plain = f"@triton.jit\ndef {function.name}({', '.join(names)}):"
+    assert plain in function.text
+    return function.text.replace(
+        plain, f"@triton.jit(do_not_specialize={numbers})\ndef {function.name}({', '.join(typed)}):"
+    )
 
 
 def _narrow(line: str) -> str:

@@ -59,7 +59,8 @@ def compiled_ahead(
 ) -> list[Ready | CompileError]:
     """What became of each function, all compiled at once; what they spill only if they are compiled ``anew``."""
     gpu, module = parse_target(target), str(emitted_file(emit(program)))
-    shares = [functions[i :: _cores()] for i in range(min(_cores(), len(functions)))]
+    count = min(len(os.sched_getaffinity(0)), len(functions))
+    shares = [functions[i::count] for i in range(count)]
     answers: dict[str, dict[str, Any]] = {}
     processes = [_start(module, gpu, share, anew) for share in shares]
     try:
@@ -73,10 +74,6 @@ def compiled_ahead(
         for process in processes:
             process.kill()
     return [_result(f.name, answers.get(f.name, {}), gpu) for f in functions]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _start(module: str, gpu: Target, functions: Sequence[Function], anew: bool) -> subprocess.Popen[str]:
