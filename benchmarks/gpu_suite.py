@@ -158,6 +158,8 @@ class Session:
         print(f"{len(self.rows) - skipped} cases ran, {len(bad)} failed, {skipped} not reached; {self.path}")
         for name in bad:
             print(f"  failed: {name}")
+        if "pages" in self.about:
+            print(f"  pages {self.about['pages']}")
         return 1 if bad else 0
 
     def may_start(self, i: int) -> bool:
@@ -232,7 +234,7 @@ class Session:
         try:
             self.on_write(found, self.path)
         except Exception as error:  # pages can be written again, from what is measured
-            self.about["pages"] = f"not written: {type(error).__name__}: {error}"
+            self.about["pages"] = f"not written whole: {type(error).__name__}: {error}"
 
 
 def summary(row: dict[str, Any]) -> str:

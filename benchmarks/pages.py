@@ -19,9 +19,10 @@ KERNELS_SHOWN = 40
 def write_pages(found: Found, path: Path) -> list[Path]:
     """JSON at ``path``, ``.md`` beside it, and the plots that there is something for. Returns all of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plots = list(draw(found, path))
-    write_whole(path, json.dumps(found, indent=1) + "\n")
     page = path.with_suffix(".md")
+    write_whole(path, json.dumps(found, indent=1) + "\n")
+    write_whole(page, "\n".join(text(found)).strip() + "\n")  # plots may fail
+    plots = list(draw(found, path))
     write_whole(page, "\n".join([*text(found), "", *(f"![{plot.stem}]({plot.name})" for plot in plots)]).strip() + "\n")
     return [path, page, *plots]
 

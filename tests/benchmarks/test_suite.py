@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from benchmarks import gpu_case, gpu_suite, pages, suite
 from benchmarks.kernel_profile import against_cudnn, profile
 from benchmarks.part import Part
 from tricnn.cli import contest
+from tricnn.cli.bench_command import in_seconds
 from tricnn.cli.contest import BASELINE, CONTENDERS, SLOW_TO_START, Contest
 from tricnn.runtime.quick_interpreter import quick_interpreter
 
@@ -138,6 +140,7 @@ def test_a_training_step_is_held_to_all_gradients_and_has_its_update(tmp_path, m
 def test_gradients_that_are_nothing_but_rounding_do_not_count():
     theirs = {"w": torch.ones(100, dtype=torch.float64), "b": torch.full((2,), 1e-9, dtype=torch.float64)}
     assert contest.distance({"w": theirs["w"], "b": -theirs["b"]}, theirs) < 1e-6
+    assert math.isnan(contest.distance({"w": theirs["w"], "b": math.nan * theirs["b"]}, theirs))
     assert contest.distance({"w": 0.9 * theirs["w"], "b": theirs["b"]}, theirs) == pytest.approx(0.1)
 
 
@@ -151,6 +154,7 @@ def test_where_pytorch_cannot_run_the_others_are_timed_alone(tmp_path, monkeypat
     rows, part = bench(tmp_path, "tricnn fused")
     assert "out of memory" in rows[BASELINE]["error"] and part.found["status"] == "passed"
     assert rows["tricnn fused"]["milliseconds"] > 0 and "ratio" not in rows["tricnn fused"]
+    assert "ratio" not in in_seconds(rows["tricnn fused"])  # as `tricnn bench` prints it
     monkeypatch.undo()
     other = tmp_path / "other"
     other.mkdir()
@@ -164,12 +168,12 @@ def test_peak_memory_is_that_of_the_contender_alone(tmp_path, monkeypatch):
     """Read before the baseline runs beside it."""
 
     turns, peaks = [], []
-    arena = SimpleNamespace(peak=lambda: peaks.append(len(turns)) or 9)
+    arena = SimpleNamespace(peak=lambda work: peaks.append(len(turns)) or 9)
     honest = contest.in_turns
     monkeypatch.setattr(contest, "Memory", lambda rehearse: arena)
     monkeypatch.setattr(contest, "in_turns", lambda works, *rest: turns.append(works) or honest(works, *rest))
     rows, _ = bench(tmp_path, "tricnn fused")
-    assert rows["tricnn fused"]["peak_bytes"] == 9 and peaks == [1, 1] and len(turns) == 2
+    assert rows["tricnn fused"]["peak_bytes"] == 9 and peaks == [0, 1] and len(turns) == 2
 
 
 def test_pages_that_cannot_be_written_stop_nothing(tmp_path):

@@ -199,12 +199,15 @@ def on_the_gpu(
     return [in_seconds(row) for row in rows]
 
 
+KEPT = ("images_per_second", "rounds", "ratio", "peak_bytes")
+
+
 def in_seconds(row: dict[str, Any]) -> dict[str, Any]:
     """A contest's row as this command prints it."""
     if "error" in row:
         return {"name": row["name"], "error": (row["error"].strip() or "ended").splitlines()[-1][:200]}
     times = {"median_seconds": row["milliseconds"] / 1e3, "fastest_seconds": row["fastest"] / 1e3}
-    return {"name": row["name"], **times, **{k: row[k] for k in ("images_per_second", "rounds", "ratio", "peak_bytes")}}
+    return {"name": row["name"], **times, **{k: row[k] for k in KEPT if k in row}}
 
 
 def device_name(on_gpu: bool) -> str:

@@ -170,7 +170,7 @@ def captured(work: Work, rehearse: bool) -> Work:
 
 
 class Memory:
-    """Bytes taken on the device, at most, since it was made; 0 where there is none."""
+    """Bytes that work takes on the device, at most, with all that it has kept since this was made; 0 on the CPU."""
 
     def __init__(self, rehearse: bool):
         import torch
@@ -180,10 +180,16 @@ class Memory:
             gc.collect()
             self.cuda.empty_cache()
             self.before = self.cuda.memory_allocated()
-            self.cuda.reset_peak_memory_stats()
 
-    def peak(self) -> int:
-        return int(self.cuda.max_memory_allocated() - self.before) if self.cuda else 0
+    def peak(self, work: Work) -> int:
+        """Of work that has run before: searching for its fastest algorithms is over."""
+        if self.cuda is None:
+            return 0
+        work()
+        self.cuda.reset_peak_memory_stats()
+        for _ in range(2):
+            work()
+        return int(self.cuda.max_memory_allocated() - self.before)
 
 
 class Contest:
@@ -213,8 +219,9 @@ class Contest:
         memory = Memory(self.rehearse)
         baseline = self.pytorch()
         self.expected, self.expected_gradients = numbers(baseline()), baseline.gradients()
+        peak = memory.peak(baseline)
         (alone,) = in_turns([baseline], self.rehearse)
-        self.first = {**summary(BASELINE, alone, self.batch), "ratio": 1.0, "peak_bytes": memory.peak()}
+        self.first = {**summary(BASELINE, alone, self.batch), "ratio": 1.0, "peak_bytes": peak}
         self.baseline = baseline
 
     def row(self, name: str) -> dict[str, Any]:
@@ -232,7 +239,7 @@ class Contest:
         timed, ours = self.make(name)
         result = timed()
         mine = numbers(ours.result() if ours else result)
-        peak = memory.peak()
+        peak = memory.peak(timed)
         if self.baseline is None:
             (samples,) = in_turns([timed], self.rehearse)
             row = {**summary(name, samples, self.batch), "peak_bytes": peak}
@@ -283,7 +290,8 @@ def distance(mine: dict[str, Any], theirs: dict[str, Any]) -> float | None:
     if not theirs:
         return None
     least = NEGLIGIBLE * sum(float(g.norm()) ** 2 for g in theirs.values()) ** 0.5
-    return max(float((mine[name] - g).norm()) / max(float(g.norm()), least) for name, g in theirs.items())
+    apart = [float((mine[name] - g).norm()) / max(float(g.norm()), least) for name, g in theirs.items()]
+    return math.nan if any(map(math.isnan, apart)) else max(apart)
 
 
 def numbers(x: Any) -> Any:

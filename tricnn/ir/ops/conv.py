@@ -148,7 +148,7 @@ def _aten_grad_weight(env: Any, a: Any, dy: Any, x: Any) -> Any:
     import torch
 
     shape = (dy.shape[1], x.shape[1] // a["groups"], *a["kernel_size"])
-    w = torch.empty(shape, dtype=dy.dtype, device=dy.device).to(memory_format=torch.channels_last)
+    w = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
     if a["kernel_size"] == (1, 1) and a["stride"] != (1, 1) and x.device.type == "cpu":
         # oneDNN writes past its workspace here (uxlfoundation/oneDNN#6035): wrong gradients, sometimes a crash
         (top, bottom, left, right), (sh, sw) = a["padding"], a["stride"]
