@@ -9,7 +9,7 @@ import difflib
 import numpy as np
 import pytest
 
-from tests.codegen.tuned_cases import boxed_edges, edges
+from tests.codegen.tuned_cases import boxed_edges, edges, inferred_in_boxes, trained_in_boxes
 from tricnn.codegen import boxes, candidates, lower_contractions, tiles, tuning
 from tricnn.codegen.build import plan_digest
 from tricnn.codegen.candidates import CONTRACTIONS, IEEE, KINDS, NARROW, TF32, WITH_SUMS
@@ -132,6 +132,41 @@ def test_boxes_from_somewhere_else_are_not_exact(monkeypatch, template, constant
         boxes, "call_text", lambda t, p, sizes, *o: honest(t, p, {**sizes, constant: sizes[constant] - 8}, *o)
     )
     assert mistakes(case.problem, Tile(32, 32, 32, 4, 2), case.batch) > 0
+
+
+NETWORKS = {"train": trained_in_boxes, "infer": inferred_in_boxes}
+IN_BOXES = {
+    "train": {"wide": "matmul_boxes", "tall": "conv2d_boxes", "left_grad_input": "matmul_boxes",
+              "right_grad_input": "conv2d_boxes"},
+    "infer": {"narrow_bn": "matmul_boxes", "tall_bn": "conv2d_boxes", "wide_bn": "matmul_boxes",
+              "first_bn_siblings": "matmul_boxes", "second_bn": "conv2d_boxes"},
+}  # fmt: skip
+
+
+def epilogues_are_right(mode, block):
+    """Every value of the network whose products have such a tile, within the tolerances of `tricnn verify`."""
+    graph, tile = NETWORKS[mode](), Tile(*block, 4, 2)
+    choices = lower(compile(graph, mode, 4, "bf16", "numpy", "sm_90").plan, "bf16", 4).choices
+    with tuning.only({c.problem: tile for c in choices if c.problem.kind in CONTRACTIONS}):
+        model = compile(graph, mode, 4, "bf16", "triton", "sm_90")
+    functions = {f.name: f.text for f in model.program.functions}
+    launched = [(launch.kernel.split("_", 1)[1], functions[launch.function]) for launch in model.program.launches]
+    for name, template in IN_BOXES[mode].items():
+        assert any(kernel == name and f"{template}(" in text for kernel, text in launched), (name, block)
+    with quick_interpreter():
+        assert [c for c in verify_model(model, 3) if not c.ok] == []
+
+
+@pytest.mark.parametrize("mode", NETWORKS)
+def test_what_follows_a_product_in_boxes_is_right(mode):
+    epilogues_are_right(mode, (64, 32, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", NETWORKS)
+def test_what_follows_a_product_in_boxes_is_right_with_every_candidate(mode):
+    for block in dict.fromkeys((m, min(n, 64), min(k, 64)) for m, n, k, *_ in NARROW):
+        epilogues_are_right(mode, block)
 
 
 def passes(channels):

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from tricnn.codegen.tiles import Problem
+from tricnn.ir import GraphBuilder
 
 
 def edges(kind, m, n, k, dtype):
@@ -87,3 +88,30 @@ def boxed_edges(kind, m, n, k, dtype):
         ],
     }[kind]  # fmt: skip
     return [Boxed(Problem.of("sm_90", kind, dtype, {"N": 4, **shape}), *rest) for shape, *rest in shapes]
+
+
+def unit(b, x, channels, size, name):
+    """A convolution with batch norm."""
+    return b.batch_norm(b.conv2d(x, channels, size, padding=size // 2, bias=False, name=name), name=f"{name}_bn")
+
+
+def trained_in_boxes():
+    """Products in boxes that leave statistics of their result, and those that leave the sums of batch norm's gradient:
+    of pixels as they come and of whole images."""
+    b = GraphBuilder("trained")
+    x = b.input("x", (32, 8, 7))
+    wide, tall = (b.relu(unit(b, x, *size)) for size in ((72, 1, "wide"), (64, 3, "tall")))
+    left = b.conv2d(wide, 64, 1, bias=False, name="left")
+    right = b.conv2d(tall, 64, 3, padding=1, name="right")
+    return b.build(b.linear(b.flatten(b.add_(left, right)), 8, name="fc"))
+
+
+def inferred_in_boxes():
+    """The same in inference: what is added to a result, what reads some channels of a wider image or writes them."""
+    b = GraphBuilder("inferred")
+    x = b.input("x", (64, 8, 7))
+    y = b.relu(unit(b, b.relu(unit(b, x, 32, 1, "narrow")), 32, 3, "tall"))
+    x = b.relu(b.add_(unit(b, y, 64, 1, "wide"), x))
+    left = b.relu(unit(b, x, 40, 1, "left"))
+    right = b.relu(unit(b, b.relu(unit(b, x, 32, 1, "first")), 64, 3, "second"))
+    return b.build(b.linear(b.global_avg_pool(b.concat([left, right])), 16, name="fc"))
