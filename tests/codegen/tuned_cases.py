@@ -45,13 +45,14 @@ def boxed_edges(kind, m, n, k, dtype):
     last box then reaches beyond the channels, the rows, or the image."""
     rows, columns, depth = m + 8, n + 8, k + 8
     whole = 16 if k == 16 else depth  # boxes of 16 are for 16 channels
-    taps = 16 if k == 16 else 2 * k  # a box ends where the channels of its tap do
+    taps = k if k in (16, 128) else 2 * k  # a box ends where the channels of its tap do
+    across = (n - 8, n) if n >= 128 else (columns, 2 * n)  # large boxes take the interpreter long: one of them
     images, height, width = IMAGES[m]
-    batch = 1 if m == 16 else 3
+    batch = 1 if m < 64 else 3
     high = m // 9 + 1
     one = dict(H=1, W=1, R=1, S=1, P=1, Q=1)
     pixels = dict(H=high, W=3, R=1, S=1, P=high, Q=3)
-    padded = dict(N=images, H=height, W=width, R=3, S=3, P=height, Q=width, PT=1, PL=1)
+    padded = dict(N=images, H=height, W=width, R=2, S=3, P=height, Q=width, PT=1, PL=1)
     every_other = dict(H=2 * high, W=5, R=1, S=1, P=high, Q=3, SH=2, SW=2)
     strided = dict(H=2 * high, W=5, R=1, S=3, P=high, Q=3, SH=2, SW=2, PL=1)
     shapes = {
@@ -70,14 +71,14 @@ def boxed_edges(kind, m, n, k, dtype):
         "conv2d": [
             (dict(pixels, C=whole, K=columns), 3, "matmul_boxes", 3),
             (dict(pixels, C=depth, K=columns), 1, *(("conv2d_fprop", 2) if k == 16 else ("matmul_boxes", 3))),
-            (dict(padded, C=taps, K=columns), batch, "conv2d_boxes", 2),
+            (dict(padded, C=taps, K=across[0]), batch, "conv2d_boxes", 2),
             (dict(every_other, C=depth, K=columns), 2, "conv2d_fprop", 1),
             (dict(strided, C=2 * k, K=columns), 2, "conv2d_fprop", 1),
         ],
         "conv2d_grad_input": [
             (dict(pixels, C=columns, K=whole), 3, "matmul_boxes", 3),
             (dict(pixels, C=columns, K=depth), 1, *(("conv2d_dgrad", 2) if k == 16 else ("matmul_boxes", 3))),
-            (dict(padded, C=2 * n, K=taps), batch, "conv2d_boxes", 2),
+            (dict(padded, C=across[1], K=taps), batch, "conv2d_boxes", 2),
             (dict(every_other, C=columns, K=depth), 2, "conv2d_dgrad", 1),
             (dict(strided, C=2 * n, K=depth), 2, "conv2d_dgrad", 1),
         ],
