@@ -1,8 +1,9 @@
 """Tile sizes: what each kernel starts from, and the smaller ones it falls back to when a compiler spills.
 
-The rules are static, so the same plan gives the same kernels, and the same bits, on every machine. 128x128x64 on 8
-warps is what a Hopper MMA wants; fp32 products run on the plain FMA units, where smaller tiles keep to the registers.
-A tile that was measured to be faster for a problem comes before its rule: tuning.py.
+A product starts from the largest tile of its type: 128x128x64 on 8 warps is what a Hopper MMA wants; fp32 products run
+on the plain FMA units, where smaller tiles keep to the registers. How many of its rows one program takes, a model of
+the time says (:func:`clocks`). Nothing is measured, so the same plan gives the same kernels, and the same bits, on
+every machine. A tile that was measured to be faster for a problem comes first: tuning.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 
@@ -71,17 +73,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Machine:
-    """What tiles are chosen for: how many of them should fill it, between how many programs a long sum is dealt out
-    (about two waves on 132 processors), how many elements a pointwise tile has, and the largest tile of a product where
-    that does not depend on the type."""
+    """What tiles are chosen for: how many of them are enough (None: as many as :func:`clocks` says), how many programs
+    it runs at once (two on each of 132 processors), between which a long sum is dealt out, how many elements a
+    pointwise tile has, and the largest tile of a product where that does not depend on the type."""
 
-    tiles: int
+    tiles: int | None
     programs: int
     elements: int
     product: tuple[int, int, int] | None = None
 
 
-GPU = Machine(128, 264, 1024)
+GPU = Machine(None, 264, 1024)
 #: Triton's interpreter runs one program after another, each operation at much the same cost whatever its size. A few
 #: large tiles cost least; two of each kind still show what goes wrong between tiles.
 INTERPRETER = Machine(2, 4, 2048, (512, 128, 64))
@@ -135,10 +137,12 @@ def contraction(
     if tap & -tap >= 32:
         n = min(n, tap & -tap)
     k = min(k, max(power_of_two(depth), 16))
-    # A small product should still fill the machine: shrink its tiles until there are enough of them. One that is dealt
-    # out fills it anyhow.
-    while m > 32 and not dealt_out and -(-rows // m) * -(-columns // n) < machine.tiles:
-        m //= 2
+    if not dealt_out:  # which fills the machine anyhow
+        some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
+        if machine.tiles is None:
+            m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype))
+        else:
+            m = next((m for m in some if -(-rows // m) * -(-columns // n) >= machine.tiles), some[-1])
     stages = 3 if narrow and target.startswith("sm_") else 2
     for step in range(attempt):
         if step % 3 == 0 and stages > 1 and (m * n <= 4096 or k > 32):
@@ -150,6 +154,25 @@ def contraction(
         elif n > 16:
             n //= 2
     return Tile(m, n, k, 8 if m * n >= (8192 if narrow else 16384) else 4, stages)
+
+
+#: of one of an H100's 132 processors, each clock: operations of products (its data sheet, dense), and bytes from the
+#: last cache (5120 for all of them, as in A100's white paper; H100's number is not published, nor measured here)
+PRODUCTS = {"bf16": 4096, "fp16": 4096, "tf32": 2048, "fp32": 256}
+CACHE_BYTES = Fraction(5120, 132)
+
+
+def clocks(rows: int, columns: int, m: int, n: int, dtype: str) -> Fraction:
+    """Clocks for each step of a product's depth, in tiles of m by n:
+
+        waves * max(2mn / products, size * (m + n) / bytes),   waves = ceil(tiles / programs at once)
+
+    so a small product takes smaller tiles, until they fill the GPU; but these load more for what they multiply, and one
+    tile more than fits at once takes a wave of its own. Exact, so that equals are equal: then the larger tile is taken.
+    """
+    waves = -(-(-(-rows // m) * -(-columns // n)) // GPU.programs)
+    size = 2 if dtype in ("fp16", "bf16") else 4
+    return waves * max(Fraction(2 * m * n, PRODUCTS[dtype]), size * (m + n) / CACHE_BYTES)
 
 
 def split_of(tiles: int, pixels: int, block: int, warps: int = 4) -> int:
