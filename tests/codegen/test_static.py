@@ -72,3 +72,16 @@ def test_machine_code(network: str, target: str, dtype: str, mode: str) -> None:
             assert code.bulk_copy or 16 in found, (kernel.name, found)
             assert not found & {1, 2}, (kernel.name, found)
     assert seen or network == "lenet"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_fp32_products_spill_nothing_and_use_no_tensor_core(network: str, mode: str) -> None:
+    """They are IEEE's, which tensor cores do not compute."""
+    program = lowered(ARCHITECTURES[network](), mode, BATCH, "fp32", "sm_90", fuse=True)
+    built = build(program.plan, "fp32", BATCH, "sm_90")
+    assert [k["name"] for k in built.kernels if k["spill_bytes"]] == []
+    for kernel, code in contractions(built):
+        assert not code.tensor_core, kernel.name
+        assert not lines_up(built, kernel, 4) or 16 in loads(code), kernel.name
