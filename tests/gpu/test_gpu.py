@@ -16,6 +16,7 @@ from tricnn.codegen import tuning
 from tricnn.codegen.candidates import candidates
 from tricnn.codegen.tiles import Problem
 from tricnn.graphs import SMALL
+from tricnn.ir import TargetError
 from tricnn.runtime.exact import mistakes
 from tricnn.runtime.model import device_target
 from tricnn.runtime.verify import verify
@@ -95,7 +96,7 @@ def test_every_candidate_of_a_problem_is_exact(kind, dtype):
     for tile in candidates(problem):
         try:
             assert mistakes(problem, tile) == 0, tile
-        except OutOfResources:
+        except (OutOfResources, TargetError):
             continue  # such a tile takes no part in tuning
 
 

@@ -9,6 +9,7 @@ from ..codegen import tuning
 from ..codegen.candidates import CONTRACTIONS
 from ..codegen.program import DTYPES, element
 from ..codegen.tiles import Problem, Tile
+from ..ir.errors import TargetError
 from ..ir.graph import Graph, Node, Output
 from ..ir.types import N
 from .interpreter import interpret
@@ -59,12 +60,18 @@ def mistakes(problem: Problem, tile: Tile, batch: int = BATCH, seed: int = 0) ->
 
 
 def with_tile(problem: Problem, tile: Tile) -> Model:
-    """A contraction by itself, compiled with this tile."""
+    """A contraction by itself, compiled with this tile.
+
+    Raises TargetError for one that spills registers, or needs more shared memory than there is, on the GPU at hand.
+    """
     assert problem.kind in CONTRACTIONS
     with tuning.only({problem: tile}):
         model = compile(alone(problem), "infer", problem.sizes["N"], problem.dtype, "triton", problem.target)
-    if not any(c.problem == problem and c.tile == tile for c in model.program.choices):
-        raise AssertionError(f"{problem} is lowered as {', '.join(str(c.problem) for c in model.program.choices)}")
+    chosen = {c.problem: c.tile for c in model.program.choices}
+    if problem not in chosen:
+        raise AssertionError(f"{problem} is lowered as {', '.join(map(str, chosen))}")
+    if chosen[problem] != tile:
+        raise TargetError(f"{problem} with {tile} spills, or needs more shared memory than there is")
     return model
 
 
