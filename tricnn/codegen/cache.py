@@ -47,12 +47,15 @@ def default_directory() -> Path | None:
         return None
 
 
+#: directories that could not be written
+_refused: set[Path] = set()
+
+
 class KernelCache:
-    """A directory of entries. Reading never raises; the first write that fails warns, and ends writing."""
+    """A directory of entries. Reading never raises; the first write that fails warns, and ends writing there."""
 
     def __init__(self, directory: Path | None):
         self._directory = None if directory is None else Path(directory) / "kernels"
-        self._writable = directory is not None
 
     def path(self, key: str) -> Path | None:
         """Where the entry of `key` (a hexadecimal hash) lies."""
@@ -70,7 +73,7 @@ class KernelCache:
 
     def put(self, key: str, entry: Entry) -> None:
         path = self.path(key)
-        if path is None or not self._writable:
+        if path is None or self._directory is None or self._directory in _refused:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +87,7 @@ class KernelCache:
                     os.unlink(temporary)
                 raise
         except OSError as error:
-            self._writable = False
+            _refused.add(self._directory)
             warnings.warn(
                 f"kernels are not cached: cannot write {self._directory} ({error.strerror or error}); "
                 "set TRICNN_CACHE to a directory that can be written",
