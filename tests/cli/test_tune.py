@@ -217,6 +217,21 @@ def test_a_gpu_that_fails_ends_it_with_one_line_and_the_winners_so_far(tuned, tm
     assert list(tuning.read(out)) == problems[:1] and result["winners"] == 1 and not aside.exists()
 
 
+def test_a_gpu_that_fails_in_the_last_check_loses_no_winners(tuned, tmp_path, monkeypatch):
+    def fail(model, batch):
+        raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
+
+    with monkeypatch.context() as patch, pytest.raises(TricnnError) as caught:
+        patch.setattr(tune, "verify_model", fail)
+        tuned(FakeClock(9e-6, 1e-6))
+    aside, message = tmp_path / "tuned.toml.unchecked", str(caught.value)
+    assert "illegal memory access was" in message and str(aside) in message and "\n" not in message
+    found = tuning.read(aside)
+    assert len(found) == 1 and not (tmp_path / "tuned.toml").exists()
+    result, out = tuned(FakeClock(9e-6), seconds=0.0)  # the next run
+    assert tuning.read(out) == found and result["winners"] == 1 and not aside.exists()
+
+
 def test_an_error_while_waiting_for_the_gpu_is_one_line(tiny):
     def fail():
         raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")

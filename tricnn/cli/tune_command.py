@@ -101,7 +101,7 @@ def tuned(
 
     from tricnn.codegen import tuning
     from tricnn.ir import TargetError
-    from tricnn.runtime.tune import Tuner, faulty, winners
+    from tricnn.runtime.tune import Tuner, faulty, one_line, winners
 
     from ..report.progress import Steps
 
@@ -119,16 +119,21 @@ def tuned(
         raise TargetError(f"{tuner.lost}; {so_far}")
     reached, problems = {outcome.site.problem for outcome in outcomes}, {site.problem for site in wanted}
     entries = {**{p: e for p, e in left.items() if p in problems - reached}, **found}
-    wrong = faulty(make, {problem: entry.tile for problem, entry in entries.items()}) if entries else set()
+    if entries:
+        tuning.write(aside, {**left, **entries})  # should the check not come to its end
+    try:
+        wrong = faulty(make, {problem: entry.tile for problem, entry in entries.items()}) if entries else set()
+    except Exception as error:
+        so_far = f"the winners so far are in {aside}, and the next run checks them"
+        raise TargetError(f"what won could not be checked: {one_line(error)}; {so_far}") from error
     entries = {problem: entry for problem, entry in entries.items() if problem not in wrong}
     # What was timed anew and has no winner any more is the rule's again.
     settled = reached | wrong
     everything = {**{p: e for p, e in known.items() if p not in settled}, **entries}
     if everything != known:
         tuning.write(out, everything)
-    if left:
-        rest = {problem: entry for problem, entry in left.items() if problem not in problems}
-        tuning.write(aside, rest) if rest else aside.unlink()
+    rest = {problem: entry for problem, entry in left.items() if problem not in problems}
+    tuning.write(aside, rest) if rest else aside.unlink(missing_ok=True)
     rows = [described(o.site, o, o.site.problem in entries, o.site.problem in wrong) for o in outcomes]
     return {"device": device, "winners": len(entries), "reached": len(outcomes), "of": len(wanted), "problems": rows}
 
