@@ -56,6 +56,58 @@ def test_names_that_mean_something_to_python_or_triton_are_only_names() -> None:
     assert all(c.ok for c in verify(graph, mode="train", batch=1))
 
 
+MEMORY = """
+import sys, importlib.util, torch
+path, batch = sys.argv[1], int(sys.argv[2])
+spec = importlib.util.spec_from_file_location("emitted_alone", path)
+module = importlib.util.module_from_spec(spec); sys.modules["emitted_alone"] = module
+spec.loader.exec_module(module)
+
+made, empty = [], torch.empty
+def counted(*arguments, **options):
+    made.append(empty(*arguments, **options))
+    return made[-1]
+torch.empty = counted
+t = module.allocate(batch, device="cpu")
+torch.empty = empty
+held = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in t.values() if torch.is_tensor(x)}
+assert sum(held.values()) == sum(x.nbytes for x in made), "nothing but what t holds is made"
+for x in t.values():
+    x.zero_() if torch.is_tensor(x) else None
+if hasattr(module, "point"):
+    module.point(t)
+module.step(t, batch)
+print(sum(held.values()))
+"""
+
+
+def memory_of(source: str, batch: int, folder: Path) -> int:
+    """Bytes that the emitted file really holds for a batch, in a process that has never heard of tricnn."""
+    path = folder / "emitted.py"
+    path.write_text(source)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", MEMORY, str(path), str(batch)]
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return int(done.stdout)
+
+
+def residual(classes: int = 5) -> Graph:
+    """Two batch norms, running statistics, a join: many tensors that live for a while."""
+    b = GraphBuilder("residual")
+    x = y = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 8, 8)), 8, 3, padding=1, bias=False)))
+    for _ in range(2):
+        y = b.relu(b.batch_norm(b.conv2d(y, 8, 3, padding=1, bias=False)))
+    return b.build(b.linear(b.global_avg_pool(b.relu(b.add("add", x, y))), classes))
+
+
+@pytest.mark.parametrize("mode, dtype", [("infer", "fp32"), ("train", "bf16")])
+def test_the_file_alone_needs_the_memory_that_is_stated(mode: str, dtype: str, tmp_path: Path) -> None:
+    """peak_memory_bytes is what a user of the file gets, also at another batch than it was compiled for."""
+    program = lower(fuse(specialised(residual(), mode), mode), dtype, 4)
+    assert memory_of(emit(program), 2, tmp_path) == program.peak_memory_bytes(2)
+
+
 SCRIPT = """
 import sys, importlib.util, torch
 spec = importlib.util.spec_from_file_location("kernels_of_lenet", sys.argv[1])

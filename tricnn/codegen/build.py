@@ -35,7 +35,7 @@ def tensors_of(program: Program) -> dict[str, Any]:
 
     ``placed``: parameters and gradients that lie within another buffer; ``prepared``: weights computed from parameters
     before the first step, none of which is read otherwise; ``rounded``: weights and their 16-bit copies; ``gradients``,
-    by parameter; ``updates``: running statistics and their new values, which may be the same memory; ``sums``: the
+    by parameter; ``updates``: running statistics and their new values, which are the same memory; ``sums``: the
     partial results that the last launch adds up.
     """
     plan = program.plan

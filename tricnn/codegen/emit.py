@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import textwrap
 from collections.abc import Iterable
 
+from ..compiler.memory import share
 from .program import SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program
 from .templates import closure, library, module_text
 from .tiles import programs
@@ -60,8 +62,7 @@ def _header(program: Program) -> str:
         "",
         f"Tensors are channels-last; activations are {program.storage}, products {program.dtype}, sums fp32.",
         f"Tiles were chosen for batch {program.batch}; any batch size N runs{'' if program.wide else most}.",
-        "The manifest says where parameters and gradients lie, in which order (placed, prepared, pixel_ordered), and",
-        "which tensors are to be the same, so that running statistics advance (updates).",
+        "The manifest says where parameters and gradients lie, in which order (placed, prepared, pixel_ordered).",
         '"""',
     ]
     return "\n".join(lines)
@@ -117,18 +118,42 @@ def _narrow(line: str) -> str:
 
 
 def _allocate(program: Program) -> str:
-    """``allocate(N, device)``: every tensor by name."""
+    """``parameters(device)`` and ``allocate(N, device)``: every tensor by name. Those that only launches need lie in
+    memory that they share, where ``share`` puts them, which also plans ``Program.arena``."""
+    lives, first = program.lives, program.parameters
+    others = [name for name in program.buffers if name not in {*lives, *first, *program.updates}]
+    sizes = {b.name: _expression(b.size) for b in program.buffers.values()}
+    types = {b.name: f"torch.{TORCH[b.dtype]}" for b in program.buffers.values()}
+    cdiv = ["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes.values())
+
+    def new(names: Iterable[str]) -> list[str]:
+        return [f"        {n!r}: torch.empty({sizes[n]}, dtype={types[n]}, device=device)," for n in names]
+
     lines = [
-        'def allocate(N, device="cuda"):',
-        '    """Every tensor of the step by name, flat and uninitialised, for a batch of N."""',
-        *(["    cdiv = triton.cdiv"] if any("cdiv" in b.size for b in program.buffers.values()) else []), "",
-        "    def new(elements, dtype):",
-        "        return torch.empty(elements, dtype=dtype, device=device)", "",
-        "    t = {" if program.points else "    return {",
+        'def parameters(device="cuda"):',
+        '    """What lasts from step to step, whatever the batch: flat tensors by name, uninitialised."""',
+        "    return {", *new(first), "    }", "", "",
+        *([*inspect.getsource(share).strip().splitlines(), "", ""] if lives else []),
+        'def allocate(N, device="cuda", lasting=None):',
+        '    """Every tensor of the step by name, flat and uninitialised, for a batch of N, with the parameters in',
+        '    lasting where that is given."""',
+        *cdiv, "    t = {", "        **(lasting or parameters(device)),", *new(others), "    }",
     ]  # fmt: skip
-    for buffer in program.buffers.values():
-        lines.append(f"        {buffer.name!r}: new({_expression(buffer.size)}, torch.{TORCH[buffer.dtype]}),")
-    lines += ["    }", "    point(t)", "    return t"] if program.points else ["    }"]
+    if program.updates:
+        lines += [f"    t[{value!r}] = t[{buffer!r}]  # updated in place" for value, buffer in program.updates.items()]
+    if lives:
+        lines += [
+            "    # What one launch leaves for another: elements, type, the first launch that needs it, the last one.",
+            "    passed = {",
+            *(f"        {n!r}: ({sizes[n]}, {types[n]}, {first}, {last})," for n, (first, last) in lives.items()),
+            "    }",
+            "    lives = {name: (n * dtype.itemsize, first, last) for name, (n, dtype, first, last) in passed.items()}",
+            "    starts, size = share(lives)",
+            "    arena = torch.empty(size, dtype=torch.uint8, device=device)",
+            "    for name, (n, dtype, *_) in passed.items():",
+            "        t[name] = arena[starts[name] : starts[name] + n * dtype.itemsize].view(dtype)",
+        ]
+    lines += [*["    point(t)"] * program.points, "    return t"]
     return "\n".join(lines).replace("'", '"')
 
 

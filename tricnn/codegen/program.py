@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from ..compiler.memory import Arena, Lifetime, plan_arena
+from ..compiler.memory import share
 from ..compiler.plan import Plan
 from ..ir.table import Kind
 from ..ir.types import TensorType
@@ -180,30 +180,52 @@ class Program:
     def flops(self, batch: int | None = None) -> int:
         return sum(launch.flops for launch in self.launches) * (batch or self.batch)
 
-    def arena(self, batch: int | None = None) -> Arena:
-        """Offsets of the buffers that are not persistent."""
-        batch = batch or self.batch
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Buffers that last from step to step whatever the batch: parameters, running statistics, what is computed of
+        them, their copies. For inference only those that a kernel reads: a weight that was folded is not among them."""
+        plan = self.plan
+        nodes = (*plan.graph.parameters, *plan.graph.buffers, *plan.prepared)
+        wanted = {*(plan.place(n.name).buffer for n in nodes), *self.rounded.values()}
+        return tuple(b for b in self.buffers if b in wanted)
+
+    @property
+    def updates(self) -> dict[str, str]:
+        """The new value of a running statistic -> the statistic, whose memory it is."""
+        return {value: buffer for buffer, value in self.plan.graph.updates}
+
+    @property
+    def lives(self) -> dict[str, tuple[int, int]]:
+        """The first and the last launch that needs a buffer, of those that share the arena."""
         spans: dict[str, tuple[int, int]] = {}
         for step, launch in enumerate(self.launches):
             for name in (*launch.reads, *launch.writes):
                 if not self.buffers[name].persistent:
                     spans[name] = (spans.get(name, (step, step))[0], step)
-        return plan_arena(
-            Lifetime(name, self.buffers[name].bytes(batch), first, last) for name, (first, last) in spans.items()
-        )
+        return spans
+
+    def arena(self, batch: int | None = None) -> tuple[dict[str, int], int]:
+        """Where the buffers that are not persistent begin, in bytes, and how many bytes they need together."""
+        return share({name: (self.buffers[name].bytes(batch or self.batch), *s) for name, s in self.lives.items()})
 
     def peak_memory_bytes(self, batch: int | None = None) -> int:
-        """The arena plus everything persistent: inputs, parameters, statistics, gradients, results."""
+        """What ``allocate`` of the emitted file takes: the arena, and all that is persistent: inputs, parameters,
+        statistics, gradients, results."""
         batch = batch or self.batch
-        fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent)
-        return self.arena(batch).size + fixed
+        fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent and b.name not in self.updates)
+        return self.arena(batch)[1] + fixed
 
 
 def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
-    """A buffer for every value that goes through memory; workspaces come with the launches."""
+    """A buffer for every value that goes through memory; workspaces come with the launches. Parameters of an inference
+    that no kernel reads, for they were folded into others, have none."""
     buffers = {}
+    read = {plan.place(v).buffer for kernel in plan.kernels for v in kernel.reads}
     sources = [n.name for n in plan.graph.nodes if n.kind is Kind.SOURCE and n.op != "fill"]
+    constant = {plan.place(n.name).buffer for n in (*plan.prepared, *plan.graph.parameters, *plan.graph.buffers)}
     lasting = {plan.place(v).buffer for v in (*plan.graph.results, *(n.name for n in plan.prepared), *sources)}
+    if plan.mode == "infer":
+        lasting -= constant - read - {plan.place(v).buffer for v in plan.graph.results}
     for node in plan.graph.nodes:
         if node.name in lasting and node.op != "fill":
             buffers[node.name] = _buffer(node.name, plan.type(node.name), storage, True)

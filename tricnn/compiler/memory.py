@@ -1,50 +1,25 @@
-"""Memory planning: buffers whose lifetimes do not overlap share one arena."""
+"""Memory planning: tensors whose lives do not overlap share one piece of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-ALIGNMENT = 256  # bytes: every buffer starts on a boundary good for any vector load or bulk copy
+def share(lives: dict[str, tuple[int, int, int]], boundary: int = 256) -> tuple[dict[str, int], int]:
+    """Where tensors begin in memory that they share, and how much of it they need: in bytes, from name -> (bytes, the
+    first launch, the last launch that needs it). No two that a launch finds alive overlap.
 
-
-@dataclass(frozen=True)
-class Lifetime:
-    """A buffer of ``size`` bytes that must hold its contents from step ``first`` to step ``last``, both included."""
-
-    name: str
-    size: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Arena:
-    """Offsets in bytes, and the arena's size."""
-
-    offsets: Mapping[str, int]
-    size: int
-
-
-def plan_arena(lifetimes: Iterable[Lifetime]) -> Arena:
-    """Greedy by size: the largest buffers first, each at the lowest offset where it meets no buffer alive with it.
-
-    Pisarchyk & Lee, "Efficient memory management for deep neural net inference" (2020), section 5.2.
+    The largest first, each at the lowest free place: Pisarchyk & Lee, "Efficient memory management for deep neural net
+    inference" (2020), section 5.2. A boundary of 256 bytes is good for any vector load or bulk copy.
     """
-    placed: list[tuple[int, int, Lifetime]] = []
-    offsets: dict[str, int] = {}
-    size = 0
-    for item in sorted(lifetimes, key=lambda b: (-b.size, b.first, b.name)):
-        length = -(-item.size // ALIGNMENT) * ALIGNMENT
-        together = sorted(
-            (start, stop) for start, stop, other in placed if other.first <= item.last and item.first <= other.last
-        )
-        offset = 0
-        for start, stop in together:
-            if offset + length <= start:
+    starts: dict[str, int] = {}
+    placed: list[tuple[int, int, str]] = []
+    for name, (count, first, last) in sorted(lives.items(), key=lambda item: (-item[1][0], item[1][1], item[0])):
+        length, start = -(-count // boundary) * boundary, 0
+        for begin, end, other in sorted(placed):
+            if lives[other][1] > last or lives[other][2] < first:
+                continue
+            if start + length <= begin:
                 break
-            offset = max(offset, stop)
-        offsets[item.name] = offset
-        placed.append((offset, offset + length, item))
-        size = max(size, offset + length)
-    return Arena(offsets, size)
+            start = max(start, end)
+        starts[name] = start
+        placed.append((start, start + length, name))
+    return starts, max((end for _, end, _ in placed), default=0)

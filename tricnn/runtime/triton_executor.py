@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..codegen.emit import emit
-from ..codegen.program import BYTES, Program, evaluate
+from ..codegen.program import Program, evaluate
 from ..compiler.plan import Plan
 from ..ir.errors import TargetError
 from ..ir.table import Environment
@@ -93,7 +93,7 @@ def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TritonExecutor:
-    """Parameters in storage layout on the device, activations in one arena, ``step`` of the emitted file."""
+    """Parameters in storage layout on the device; ``allocate`` and ``step`` of the emitted file."""
 
     name = "triton"
 
@@ -111,30 +111,26 @@ class TritonExecutor:
         self.torch = torch
         self.dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "u8": torch.uint8,
                        "i64": torch.int64}  # fmt: skip
-        self.persistent: dict[str, Any] = {}
+        self.persistent: dict[str, Any] = self.module.parameters(self.device)
+        self.host: dict[str, Any] = {}  # parameters that no kernel reads: they were folded into others
         self._bound: dict[int, dict[str, Any]] = {}
         self._captured: dict[int, Callable[[], None] | None] = {}
         self.cuda = torch.cuda if self.device == "cuda" and torch.version.cuda else None
-        graph = plan.graph
-        for node in graph.nodes:
-            if node.op in ("parameter", "buffer"):
-                place, count = plan.place(node.name), prod(plan.type(node.name).per_image)
-                if place.buffer not in self.persistent:
-                    self.persistent[place.buffer] = self._empty(place.buffer, 1)
+        for node in (*plan.graph.parameters, *plan.graph.buffers):
+            place, count = plan.place(node.name), prod(plan.type(node.name).per_image)
+            if place.buffer in self.persistent:
                 self.persistent[node.name] = self.persistent[place.buffer][place.offset : place.offset + count]
-        for node in plan.prepared:
-            self.persistent[node.name] = self._empty(node.name, 1)
-        for buffer, value in graph.updates:
-            self.persistent[value] = self.persistent[buffer]
+            else:
+                self.host[node.name] = torch.empty(count, dtype=torch.float32)
         self.rounded = self._rounded_weights()
 
     def _rounded_weights(self) -> RoundedWeights:
         """For training, weights and their copies, both on the device; for inference the device holds only the weights
         as products read them, and the host those that were loaded."""
         weights, copies = {}, {}
-        for copy in self.program.rounded.values():
-            self.persistent[copy] = self._empty(copy, 1)
-        for node in (*(n for n in self.plan.graph.nodes if n.op == "parameter"), *self.plan.prepared):
+        for node in (*self.plan.graph.parameters, *self.plan.prepared):
+            if node.name not in self.persistent:
+                continue
             place, stored = self.plan.place(node.name), self.persistent[node.name]
             if place.buffer in self.program.rounded:
                 whole = self.persistent[self.program.rounded[place.buffer]]
@@ -144,18 +140,14 @@ class TritonExecutor:
                 copies[node.name] = stored
         return RoundedWeights(weights, copies)
 
-    def _empty(self, name: str, batch: int) -> Any:
-        buffer = self.program.buffers[name]
-        count = buffer.bytes(batch) // BYTES[buffer.dtype]
-        return self.torch.empty(count, dtype=self.dtypes[buffer.dtype], device=self.device)
-
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         for name, x in state.items():
             self.live(name).copy_(self.to_storage(name, x).reshape(-1))
         wide = {name: np.asarray(x, dtype=np.float64) for name, x in state.items()}
         values = run_nodes(self.plan.prepared, wide, Environment())
         for node in self.plan.prepared:
-            self.persistent[node.name].copy_(self.to_storage(node.name, values[node.name]).reshape(-1))
+            if node.name in self.persistent:
+                self.persistent[node.name].copy_(self.to_storage(node.name, values[node.name]).reshape(-1))
         self._round()
 
     def _round(self) -> None:
@@ -167,6 +159,9 @@ class TritonExecutor:
         return self.to_logical(name, self.live(name)).copy()
 
     def live(self, name: str) -> Any:
+        """Where a parameter or running statistic is, flat, as it was loaded or trained."""
+        if name in self.host:
+            return self.host[name]
         return self.rounded.weights.get(name, self.persistent[name])
 
     def to_logical(self, name: str, x: Any) -> np.ndarray:
@@ -184,19 +179,7 @@ class TritonExecutor:
         """Every tensor of the step by name, for a batch size; made once per size."""
         if batch in self._bound:
             return self._bound[batch]
-        arena = self.program.arena(batch)
-        memory = self.torch.empty(max(arena.size, 1), dtype=self.torch.uint8, device=self.device)
-        tensors = dict(self.persistent)
-        for name, buffer in self.program.buffers.items():
-            if name in tensors:
-                continue
-            if name in arena.offsets:
-                start = arena.offsets[name]
-                tensors[name] = memory[start : start + buffer.bytes(batch)].view(self.dtypes[buffer.dtype])
-            else:
-                tensors[name] = self._empty(name, batch)
-        if self.program.points:
-            self.module.point(tensors)
+        tensors: dict[str, Any] = self.module.allocate(batch, self.device, self.persistent)
         if len(self._bound) >= 4:
             oldest = next(iter(self._bound))
             del self._bound[oldest]
