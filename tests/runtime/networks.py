@@ -29,6 +29,9 @@ def network(kind: str) -> Graph:
         b.output(b.softmax(b.linear(flat, 4, name="q")), name="soft", loss_weight=0.3)
         h = b.linear(b.dropout(b.relu(flat), 0.4), 7, name="l1")
         return b.build(b.linear(b.relu(h), 3, name="l2"))
+    elif kind == "small":  # a convolution, batch norm, dropout: few launches, for what any network would show
+        h = b.relu(b.batch_norm(b.conv2d(x, 4, 3, stride=3, bias=False, name="c1"), name="b1"))
+        h = b.dropout(b.global_avg_pool(h), 0.3)
     else:
         raise AssertionError(kind)
     return b.build(b.linear(h, 3, name="fc"))

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from ..compiler.plan import Plan
 from ..ir.table import OPS, Environment
+
+#: held while PyTorch's settings, which are the whole process's, are those of one executor
+SETTINGS = threading.RLock()
+
+
+@contextmanager
+def tf32_products(torch: Any, allowed: bool) -> Iterator[None]:
+    """TF32 in matrix products and convolutions, or not; afterwards as it was. Other threads' products wait."""
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn
+    with SETTINGS:
+        before = [setting.allow_tf32 for setting in settings]
+        try:
+            for setting in settings:
+                setting.allow_tf32 = allowed
+            yield
+        finally:
+            for setting, value in zip(settings, before, strict=True):
+                setting.allow_tf32 = value
 
 
 class EagerExecutor:
@@ -25,6 +45,7 @@ class EagerExecutor:
                  "bf16": torch.bfloat16}  # fmt: skip
         self.real = kinds[dtype]
         self.wide = torch.float64 if dtype == "fp64" else torch.float32
+        self.lock = threading.RLock()
         self.values: dict[str, Any] = {}
         self._last: dict[str, int] = {}
         for i, node in enumerate(plan.graph.nodes):
@@ -53,8 +74,8 @@ class EagerExecutor:
         torch, graph, env = self.torch, self.plan.graph, Environment(seed, step)
         keep = set(graph.results)
         values = dict(self.values)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.dtype == "tf32"
-        with torch.no_grad():
+        settings = tf32_products(torch, self.dtype == "tf32") if self.device == "cuda" else nullcontext()
+        with settings, torch.no_grad():
             for i, node in enumerate(graph.nodes):
                 if node.op == "input":
                     x = inputs[node.name]

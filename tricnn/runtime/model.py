@@ -23,12 +23,13 @@ from ..compiler.policies import policy_named, rules_of
 from ..compiler.siblings import join_slices, merge_siblings
 from ..compiler.specialise import for_inference, for_training, tidy
 from ..compiler.strided import compact_strided_gradients
-from ..ir.errors import CheckpointError, DataError, GraphError, ShapeError, TargetError
+from ..ir.errors import CheckpointError, GraphError, ShapeError, TargetError
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
 from .compile_ahead import settled_for_launch
 from .dump import Dump
 from .eager_executor import EagerExecutor
+from .inputs import as_given, check_images, check_labels
 from .numpy_executor import NumpyExecutor
 from .rounded_weights import RoundedWeights
 from .triton_executor import TritonExecutor, interpreting, pick_device
@@ -155,7 +156,12 @@ class Model:
     """A compiled network with its parameters.
 
     ``m(x)`` (infer) and ``m.loss_and_grads(x, labels)`` (train) take NumPy arrays or torch tensors in NCHW and give
-    back the same kind. ``m.plan`` is the printable plan, ``m.source`` the text of the emitted file.
+    back the same kind, in float32 (float64 for fp64), however activations are stored. ``m.plan`` is the printable plan,
+    ``m.source`` the text of the emitted file.
+
+    Threads may share a model: their calls run one after the other (under Triton's interpreter, those of all models do).
+    ``copy.deepcopy`` and ``pickle`` give a model of its own with the same plan, parameters, running statistics and
+    step; what was compiled is compiled again.
     """
 
     def __init__(
@@ -163,7 +169,7 @@ class Model:
     ):  # fmt: skip
         self.graph, self.plan, self.batch, self.dtype = graph, plan, batch, dtype
         self.mode, self.seed, self.step = plan.mode, seed, 0
-        self.target = target or device_target()
+        self.chosen_target, self.target = target, target or device_target()
         if executor == "triton" and dtype == "fp64":
             raise TargetError("dtype fp64 is for the numpy and eager executors; triton has fp32, tf32, fp16 and bf16")
         self.on_gpu = executor == "triton" and pick_device() == "cuda"
@@ -175,6 +181,16 @@ class Model:
         else:
             self.executor = TritonExecutor(plan, self.program, self.target)
         self.executor.load(self._initial())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self.executor.lock:
+            arguments = (self.plan, self.batch, self.dtype, self.executor.name, self.chosen_target, self.seed)
+            return _remade, (type(self), self.graph, *arguments, self.step, self.state_dict())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        make, arguments = self.__reduce__()  # graph and plan cannot change, and the state is a copy already
+        copy: Model = make(*arguments)
+        return copy
 
     @cached_property
     def program(self) -> Program:
@@ -203,8 +219,10 @@ class Model:
         }
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Parameters and running statistics by name, fp32 NumPy arrays in PyTorch's layout (conv weight OIHW)."""
-        return {n.name: self.executor.state(n.name) for n in self._state_nodes()}
+        """Parameters and running statistics by name, NumPy arrays in PyTorch's layout (conv weight OIHW): float32, or
+        float64 for fp64."""
+        with self.executor.lock:
+            return {n.name: self.executor.state(n.name) for n in self._state_nodes()}
 
     def load_state_dict(self, state: Mapping[str, Any] | str | Path) -> None:
         """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout, or a file of them:
@@ -233,7 +251,8 @@ class Model:
         if problems:
             shown = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
             raise CheckpointError(f"{source}weights do not fit {self.graph.name}: {shown}")
-        self.executor.load(arrays)
+        with self.executor.lock:
+            self.executor.load(arrays)
 
     def save_state_dict(self, path: str | Path) -> None:
         """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would: whoever reads
@@ -278,9 +297,10 @@ class Model:
         """Logits ``[N, classes]`` for images ``x: [N, C, H, W]`` (a dictionary if the network has several outputs)."""
         if self.mode != "infer":
             raise TargetError("this model was compiled for training; use loss_and_grads, or compile with mode='infer'")
-        self._check_images(x)
-        results = self.executor.run(self._inputs(x, None), len(x), self.seed, self.step)
-        outputs = {o.name: self._back(results[o.value], x) for o in self.plan.graph.outputs}
+        given = self._inputs(x, None)
+        with self.executor.lock:
+            results = self.executor.run(given, len(x), self.seed, self.step)
+            outputs = {o.name: as_given(results[o.value], x, self.wide) for o in self.plan.graph.outputs}
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     def loss_and_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
@@ -289,72 +309,55 @@ class Model:
         Also advances the running statistics, and ``m.step``, which (with the seed) chooses dropout's masks.
         Raises ShapeError or DataError for images that do not fit or are not finite, and labels out of range.
         """
-        loss, grads = self._step(x, labels)
-        return loss, {name: self._back(g, x) for name, g in grads.items()}
+        with self.executor.lock:
+            loss, grads = self._step(x, labels)
+            return loss, {name: as_given(g, x, self.wide) for name, g in grads.items()}
 
     def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
-        """The same, gradients in the layout of :meth:`parameters` (what an optimiser wants)."""
-        loss, grads = self._step(x, labels)
-        if self.executor.name == "triton":
-            tensors = self.executor.bind(len(x))
-            return loss, {p: self.executor.stored(tensors, v) for p, v in self.plan.graph.gradients}
-        return loss, grads
+        """The same, gradients in the layout of :meth:`parameters` (what an optimiser wants), as they lie in the model's
+        memory: the next step, of any thread, overwrites them."""
+        with self.executor.lock:
+            loss, grads = self._step(x, labels)
+            if self.executor.name == "triton":
+                tensors = self.executor.bind(len(x))
+                return loss, {p: self.executor.stored(tensors, v) for p, v in self.plan.graph.gradients}
+            return loss, grads
+
+    @property
+    def wide(self) -> str:
+        """The type of results: ``float32``, or ``float64`` for fp64."""
+        return "float64" if self.dtype == "fp64" else "float32"
 
     def _step(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
         if self.mode != "train":
             raise TargetError("this model was compiled for inference; compile with mode='train' to train it")
-        self._check_images(x)
-        self._check_labels(x, labels)
-        graph = self.plan.graph
-        results = self.executor.run(self._inputs(x, labels), len(x), self.seed, self.step)
+        graph, given = self.plan.graph, self._inputs(x, labels)
+        results = self.executor.run(given, len(x), self.seed, self.step)
         self.step += 1
         return float(results[graph.outputs[0].value]), {p: results[v] for p, v in graph.gradients}
 
     def _inputs(self, x: Any, labels: Any) -> dict[str, Any]:
-        first, *others = self.plan.graph.inputs
-        given = {first.name: x}
+        """Images, and labels when training, as the executor takes them, by the names of the graph's inputs."""
+        graph, tensors = self.plan.graph, self.executor.name != "numpy"
+        given = {graph.inputs[0].name: check_images(graph, x, tensors=tensors)} if graph.inputs else {}
+        others = graph.inputs[1:]
         for node in others:
-            if self.plan.graph.types[node.name].dtype != "int64":
-                raise ShapeError(f"input {node.name}: networks with several image inputs are not supported here")
-            given[node.name] = labels
+            if graph.types[node.name].dtype != "int64" or self.mode != "train":
+                raise ShapeError(f"input {node.name}: networks with several inputs are not supported here")
+        if others:
+            checked = check_labels(graph, labels, len(x), self.graph, tensors=tensors)
+            given |= {node.name: checked for node in others}
         return given
-
-    def _check_images(self, x: Any) -> None:
-        node = self.plan.graph.inputs[0]
-        want = self.plan.graph.types[node.name]
-        if not hasattr(x, "shape") or tuple(x.shape[1:]) != want.per_image or len(x) < 1:
-            got = list(getattr(x, "shape", ())) or type(x).__name__
-            raise ShapeError(f"input {node.name}: expected {want}, got {got}")
-        kind = str(x.dtype).removeprefix("torch.")
-        if not kind.startswith(("float", "bfloat", "int", "uint", "bool")):
-            raise DataError(f"input {node.name}: expected real numbers, got {kind}")
-        finite = bool(x.isfinite().all()) if hasattr(x, "isfinite") else bool(np.isfinite(x).all())
-        if not finite:
-            raise DataError(f"input {node.name}: it contains NaN or infinity; all pixels must be finite")
-
-    def _check_labels(self, x: Any, labels: Any) -> None:
-        classes = self.graph.types[self.graph.outputs[0].value].channels
-        if not hasattr(labels, "shape") or tuple(labels.shape) != (len(x),):
-            got = list(labels.shape) if hasattr(labels, "shape") else type(labels).__name__
-            raise ShapeError(f"labels: expected an array or tensor [{len(x)}], one per image, got {got}")
-        if not str(labels.dtype).removeprefix("torch.").startswith(("int", "uint")):
-            raise DataError(f"labels: expected integers, one class number per image, got {labels.dtype}")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= classes:
-            raise DataError(f"labels: {low if low < 0 else high} is out of range; {self.graph.name} has classes 0 to "
-                            f"{classes - 1}")  # fmt: skip
-
-    def _back(self, result: Any, like: Any) -> Any:
-        """A result as the caller's kind of array, on the caller's device."""
-        wants_torch = hasattr(like, "detach")
-        if hasattr(result, "detach"):
-            return result.to(like.device, copy=True) if wants_torch else result.detach().float().cpu().numpy().copy()
-        if wants_torch:
-            import torch
-
-            return torch.as_tensor(np.ascontiguousarray(result)).to(like.device)
-        return result
 
     def __repr__(self) -> str:
         where = f"{self.executor.name}{' (interpreted)' if self.executor.name == 'triton' and interpreting() else ''}"
         return f"<tricnn model {self.graph.name}: {self.mode}, {self.dtype}, {where}, {len(self.plan.kernels)} kernels>"
+
+
+def _remade(kind: type[Model], *arguments: Any) -> Model:
+    """A model from what :meth:`Model.__reduce__` keeps of one."""
+    *parts, step, state = arguments
+    model = kind(*parts)
+    model.executor.load(state)
+    model.step = step
+    return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ class NumpyExecutor:
     def __init__(self, plan: Plan, dtype: str):
         self.plan, self.dtype = plan, dtype
         self.real = COMPUTE[dtype]
+        self.lock = threading.RLock()
         self.values: dict[str, np.ndarray] = {}
         self._prepared: dict[str, np.ndarray] = {}
         self._last: list[list[str]] = _last_uses(plan)

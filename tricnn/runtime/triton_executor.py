@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -92,6 +93,10 @@ def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+#: Triton's interpreter keeps where it is in variables of the whole process, so that one launch at a time may run
+INTERPRETER = threading.RLock()
+
+
 class TritonExecutor:
     """Parameters in storage layout on the device; ``allocate`` and ``step`` of the emitted file."""
 
@@ -108,6 +113,7 @@ class TritonExecutor:
         self.module = load_module(self.source)
         if self.device == "cuda":
             make_keys(self.module)
+        self.lock = threading.RLock() if self.device == "cuda" else INTERPRETER
         self.torch = torch
         self.dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "u8": torch.uint8,
                        "i64": torch.int64}  # fmt: skip
@@ -115,6 +121,7 @@ class TritonExecutor:
         self.host: dict[str, Any] = {}  # parameters that no kernel reads: they were folded into others
         self._bound: dict[int, dict[str, Any]] = {}
         self._captured: dict[int, Callable[[], None] | None] = {}
+        self._stream: Any = None  # where the last step ran
         self.cuda = torch.cuda if self.device == "cuda" and torch.version.cuda else None
         for node in (*plan.graph.parameters, *plan.graph.buffers):
             place, count = plan.place(node.name), prod(plan.type(node.name).per_image)
@@ -143,7 +150,7 @@ class TritonExecutor:
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         for name, x in state.items():
             self.live(name).copy_(self.to_storage(name, x).reshape(-1))
-        wide = {name: np.asarray(x, dtype=np.float64) for name, x in state.items()}
+        wide = {name: np.asarray(x, dtype=np.float32).astype(np.float64) for name, x in state.items()}
         values = run_nodes(self.plan.prepared, wide, Environment())
         for node in self.plan.prepared:
             if node.name in self.persistent:
@@ -197,6 +204,7 @@ class TritonExecutor:
     def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
         """One step. Returns outputs and gradients by the name of their value, as device tensors in logical shape."""
         self._check_size(batch)
+        self._after_other_streams()
         tensors = self.bind(batch)
         for node in self.plan.graph.inputs:
             self.put(tensors, node.name, inputs[node.name])
@@ -205,6 +213,14 @@ class TritonExecutor:
         if self.program.rounded:
             self.rounded.forget()  # whatever becomes of the parameters now, in kernels that PyTorch does not see
         return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
+
+    def _after_other_streams(self) -> None:
+        """Memory is used again at every step: on another stream (another thread's), wait for the last one's work."""
+        if self.device == "cuda":
+            stream = self.torch.cuda.current_stream()
+            if self._stream is not None and stream != self._stream:
+                stream.wait_stream(self._stream)
+            self._stream = stream
 
     def stored(self, tensors: Mapping[str, Any], value: str) -> Any:
         """A value that lies in one piece, flat, in storage order."""
