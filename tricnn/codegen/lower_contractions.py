@@ -85,10 +85,9 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     c = conv_sizes(plan, node)
     g = geometry(node)
     groups = g.get("GROUPS", 1)
-    pool = next((n for n in kernel.nodes if n.op in ("max_pool2d", "avg_pool2d")), None)
-    window = pool.attrs["kernel_size"] if pool is not None else (1, 1)
-    rows = f"N * {(c['P'] // window[0]) * (c['Q'] // window[1]) * prod(window)}"
-    windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pool is not None else {}
+    window, pooled = kernel.window, prod(kernel.window) > 1
+    rows = f"N * {prod(plan.covered(kernel)) if pooled else c['P'] * c['Q']}"
+    windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pooled else {}
     tile = state.tile(name, kernel, node.op, {**c, **g, **windows}, lambda attempt: tiles.contraction(
         int(rows[4:]) * state.batch, c["K"] // groups, c["R"] * c["S"] * c["C"] // groups, state.dtype, state.target,
         attempt,
@@ -105,7 +104,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     if len(node.inputs) > 2:
         result = store.let("conv" if node.op == "conv2d" else "y", f"acc + {store.value(node.inputs[2], at, 'bias')}")
     epilogue(store, kernel, at, node.name, result)
-    head = boxes.head if boxes else f"acc, pixel, channel, mask, {'window, ' if pool else ''}part, args"
+    head = boxes.head if boxes else f"acc, pixel, channel, mask, {'window, ' if pooled else ''}part, args"
     store_text = store.function(f"{name}_store_y", head, store.lines)
     helpers = [load_text, store_text]
     keep = state.body(kernel)

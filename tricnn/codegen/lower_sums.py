@@ -129,7 +129,9 @@ def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: str, channe
 
 def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: str) -> None:
     """stats = [mean, M2/count], and with it the new running statistics. ``parts`` is an expression in N."""
-    name, count = f"{kernel.name}_merge", evaluate(parts, state.batch)
+    alone = sum(n.op == "batch_stats" for n in kernel.nodes) == 1
+    name = f"{kernel.name}_merge" if alone else identifier(f"{kernel.name}_{node.name}_merge")
+    count = evaluate(parts, state.batch)
     if count > MANY:
         block = 32
         groups = state.workspace(f"{name}.groups", f"{GROUPS * 3 * c}")

@@ -49,6 +49,7 @@ class Lowering:
         self.order = pixel_ordered(self.plan.graph)
         self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
         self.written = {self.plan.place(value).buffer for kernel in self.plan.kernels for value in kernel.writes}
+        self.named: set[str] = set()
         self._same: dict[str, str] = {}
 
     def body(self, kernel: Kernel) -> Body:
@@ -105,6 +106,7 @@ class Lowering:
         return SCALARS.get(argument) or POINTER[self.buffers[argument].dtype]
 
     def workspace(self, name: str, size: str) -> str:
+        assert name not in self.buffers, f"two buffers are called {name}"
         self.buffers[name] = Buffer(name, "fp32", size)
         return name
 
@@ -143,6 +145,8 @@ class Lowering:
             ]
         )
         key = f"{text.replace(name, '@')} {types} {tile.warps} {tile.stages}"
+        assert name not in self.named, f"two functions are called {name}"
+        self.named.add(name)
         if key not in self._same:
             self._same[key] = name
             self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)

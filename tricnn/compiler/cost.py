@@ -22,7 +22,7 @@ from ..ir.table import Kind
 from ..ir.types import TensorType
 from .machines import MACHINES
 from .plan import Kernel
-from .roles import WGRADS
+from .roles import POOLS, WGRADS
 
 #: seconds of an empty kernel, from the start of it to the start of the next
 LAUNCH = 2e-6
@@ -151,7 +151,7 @@ class Cost:
         operand, result = types[node.inputs[index]], types[node.name]
         if node.kind is Kind.WINDOW:
             area = prod(node.attrs.get("kernel_size", (1, 1)))
-            return float(result.elements(self.batch) * (area if node.op in ("max_pool2d", "avg_pool2d") else 1))
+            return float(result.elements(self.batch) * (area if node.op in POOLS else 1))
         if node.kind is not Kind.CONTRACTION:
             return float(operand.elements(self.batch))
         groups = node.attrs.get("groups", 1)

@@ -9,7 +9,7 @@ from ..ir.table import Kind
 from .legality import why_not_inlined, why_not_pooled
 from .place import Within
 from .plan import Decision, Kernel
-from .roles import GATHERS, SIBLINGS, SIDE_SUMS, TAKE_ALONG, WGRADS, chainable
+from .roles import GATHERS, POOLS, SIBLINGS, SIDE_SUMS, TAKE_ALONG, WGRADS, chainable
 
 if TYPE_CHECKING:
     from .fuse import Fuser
@@ -91,7 +91,7 @@ def _why_not(fuser: Fuser, value: str, node: Node) -> str:
             return f"{node.name} also waits for {late[0]}, which is computed later"
         if "epilogue" not in fuser.rules:
             return _without(fuser, "epilogue")
-    if group is not None and group.anchor.op == "conv2d" and node.op in ("max_pool2d", "avg_pool2d"):
+    if group is not None and group.anchor.op == "conv2d" and node.op in POOLS:
         reason = why_not_pooled(fuser, group, producer, node)
         if reason is not None or "pooling" not in fuser.rules:
             return reason or _without(fuser, "pooling")

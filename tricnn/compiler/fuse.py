@@ -29,7 +29,7 @@ from ..ir.table import Kind
 from .cost import Cost
 from .decisions import explain
 from .fold import prepared_nodes
-from .legality import several_windows, why_not_inlined, why_not_pooled
+from .legality import several_windows, whole_windows, why_not_inlined, why_not_pooled
 from .place import Within, place
 from .plan import Kernel, Plan
 from .policies import rules_of
@@ -39,6 +39,7 @@ from .roles import (
     ELEMENTWISE,
     GATHERS,
     HOST_FILTERS,
+    POOLS,
     SIBLINGS,
     SIDE_SUMS,
     TAKE_ALONG,
@@ -136,19 +137,25 @@ class Fuser:
         for other in self.companions:
             if other.name in self.group:
                 continue
-            if SIBLINGS.get(other.op) == node.op and "siblings" in self.rules:
-                same = other.inputs[-len(node.inputs) :] == node.inputs
-                same = same and all(other.attrs[key] == value for key, value in node.attrs.items())
-                takes = same and self.ready(other, group)
+            if self.wants_the_loop_of(node, other):
+                takes = self.ready(other, group)
             elif other.op == "channel_sum" and "side_sums" in self.rules:
                 takes = node.op in WGRADS and self.base(other.inputs[0]) == self.base(node.inputs[0])
                 takes = takes and self.graph.types[other.name].channels == self.graph.types[node.inputs[0]].channels
+                takes = takes and all(n.op != "channel_sum" for n in group.members)  # a kernel leaves one
             elif other.op in ("running_mean", "running_var") and "siblings" in self.rules:
                 takes = node.op == "batch_stats" and self.base(other.inputs[1]) == node.name
             else:
                 takes = False
             if takes:
                 self.join(group, other)
+
+    def wants_the_loop_of(self, node: Node, other: Node) -> bool:
+        """Is ``other`` a second result of the loop of ``node``: over the same operands, by the same attributes?"""
+        if SIBLINGS.get(other.op) != node.op or "siblings" not in self.rules:
+            return False
+        same = other.inputs[-len(node.inputs) :] == node.inputs
+        return same and all(other.attrs[key] == value for key, value in node.attrs.items())
 
     def ready(self, node: Node, group: Group) -> bool:
         """Every input is computed before the group's anchor, or within the group for this very pixel (a sum over pixels
@@ -208,12 +215,12 @@ class Fuser:
         takes = group.anchor.op in TAKE_ALONG or chainable(group.anchor)
         if "side_sums" not in self.rules or node.op not in SIDE_SUMS or not takes:
             return False
-        pooled = any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members)
+        pooled = any(n.op in POOLS for n in group.members)
         same = self.graph.types[tail.name].shape == self.graph.types[group.anchor.name].shape
         return node.inputs[0] == tail.name and same and not pooled
 
     def can_pool(self, group: Group, tail: Node, pool: Node) -> bool:
-        if "pooling" not in self.rules or group.anchor.op != "conv2d" or pool.op not in ("max_pool2d", "avg_pool2d"):
+        if "pooling" not in self.rules or group.anchor.op != "conv2d" or pool.op not in POOLS:
             return False
         return why_not_pooled(self, group, tail, pool) is None
 
@@ -285,7 +292,7 @@ class Fuser:
             return None
         for reader in self.readers[node.name]:
             group = self.group.get(reader.name)
-            if group is None or group.anchor is not reader or not self.loads_once(reader):
+            if group is None or group.anchor is not reader or not self.loads_once(reader, group):
                 continue
             only_image = [i for i, v in enumerate(reader.inputs) if self.base(v) == node.name] == [0]
             first = all(self.first_use(other) >= self.place[reader.name] for other in self.readers[node.name])
@@ -303,8 +310,9 @@ class Fuser:
         self.priced[node.name] = together, apart
         return self.cheaper(node)
 
-    def loads_once(self, conv: Node) -> bool:
-        if conv.op != "conv2d":
+    def loads_once(self, conv: Node, group: Group) -> bool:
+        """Does the kernel of a convolution load every element of its image once?"""
+        if conv.op != "conv2d" or not all(whole_windows(self, n) for n in group.members if n.op in POOLS):
             return False
         filters, _, r, s = self.graph.types[conv.inputs[1]].per_image
         plain = conv.attrs["stride"] == (1, 1) and not any(conv.attrs["padding"]) and conv.attrs["groups"] == 1

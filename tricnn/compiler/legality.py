@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ir.graph import Node
-from .roles import GATHERS, LOADED, SIBLINGS, chainable, exclusive
+from .roles import GATHERS, LOADED, POOLS, SIDE_SUMS, chainable, exclusive
 
 if TYPE_CHECKING:
     from .fuse import Fuser, Group
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def why_not_pooled(fuser: Fuser, group: Group, tail: Node, pool: Node) -> str | None:
     """Why ``pool`` cannot happen on the tile of the convolution whose epilogue ends in ``tail``; None if it can."""
-    if any(n.op in ("max_pool2d", "avg_pool2d") for n in group.members):
+    if any(n.op in POOLS for n in group.members):
         return "its kernel already pools"
     (r, s), area = pool.attrs["kernel_size"], pool.attrs["kernel_size"][0] * pool.attrs["kernel_size"][1]
     if pool.attrs["stride"] != (r, s):
@@ -24,18 +24,24 @@ def why_not_pooled(fuser: Fuser, group: Group, tail: Node, pool: Node) -> str | 
         return "a window of one pixel pools nothing"
     if area & (area - 1) or area > 16:
         return f"a window of {area} pixels does not divide a tile"
-    p, q = fuser.graph.types[tail.name].spatial
-    exact = p % r == 0 and q % s == 0
-    if not exact and pool.attrs["ceil_mode"]:
+    if whole_windows(fuser, pool):
+        return None
+    if pool.attrs["ceil_mode"]:
         return "windows at the border are cut off"
-    beside = [n.name for n in fuser.readers[tail.name] if SIBLINGS.get(n.op) == pool.op]
-    takers = [pool.name, *(beside if "siblings" in fuser.rules else [])]
-    stored = tail.name in fuser.results or any(
-        n.name not in takers and fuser.group.get(n.name) is not group for n in fuser.readers[tail.name]
-    )
-    if stored and not exact:
-        return "pixels that no window covers are needed elsewhere"
+    # The kernel computes the pixels of whole windows only, so nothing else may be made of the others.
+    beside = [n.name for n in fuser.companions if fuser.wants_the_loop_of(pool, n) and n.name not in fuser.group]
+    for member in group.members:
+        others = [n for n in fuser.readers[member.name] if n.name not in (pool.name, *beside)]
+        elsewhere = member.name in fuser.results or any(fuser.group.get(n.name) is not group for n in others)
+        if elsewhere or member.op in SIDE_SUMS:
+            return "pixels that no window covers are needed elsewhere"
     return None
+
+
+def whole_windows(fuser: Fuser, pool: Node) -> bool:
+    """Is every pixel of the image in a whole window of the pooling, whose windows neither overlap nor leave gaps?"""
+    (p, q), (r, s) = fuser.graph.types[pool.inputs[0]].spatial, pool.attrs["kernel_size"]
+    return p % r == 0 and q % s == 0
 
 
 def why_not_inlined(fuser: Fuser, node: Node) -> str | None:
@@ -52,6 +58,8 @@ def why_not_inlined(fuser: Fuser, node: Node) -> str | None:
                 return "its reader sees it under another shape"
             continue
         if reader.op == "slice_channels":
+            if not fuser.alike(node, _read_as(fuser, reader, node)):
+                return "its reader sees it under another shape"
             continue
         allowed = LOADED.get(reader.op, ())
         if chainable(reader) or reader.op in GATHERS:

@@ -12,6 +12,7 @@ from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind
 from ..ir.text import attr_text
 from ..ir.types import TensorType
+from .roles import POOLS
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class Kernel:
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def window(self) -> tuple[int, int]:
+        """Rows and columns of the pooling that happens on a convolution's tiles; (1, 1) where there is none."""
+        pools = [n for n in self.nodes if n.op in POOLS and n is not self.anchor]
+        return pools[0].attrs["kernel_size"] if pools else (1, 1)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,12 @@ class Plan:
             place = self.place(whole)
             return replace(place, offset=place.offset + start * self.step(value))
         return Place(value, 0, self.type(value).channel_count)
+
+    def covered(self, kernel: Kernel) -> tuple[int, int]:
+        """How many rows and columns of its anchor's image a kernel computes (and loads, where the anchor is a 1x1
+        convolution): all of them, or, if it pools them, as many as whole windows cover."""
+        (p, q), (r, s) = self.type(kernel.anchor.name).spatial, kernel.window
+        return p // r * r, q // s * s
 
     def step(self, value: str) -> int:
         """How many elements lie between two channels of a value; of a weight, between two filters."""

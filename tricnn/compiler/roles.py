@@ -15,6 +15,7 @@ ELEMENTWISE = (
 )  # fmt: skip
 #: a 1x1 convolution of more filters than this computes what it loads too many times over
 HOST_FILTERS = 512
+POOLS = ("max_pool2d", "avg_pool2d")
 WGRADS = ("conv2d_grad_weight", "linear_grad_weight")
 #: reductions whose result has no pixels left to have an epilogue at
 COLLAPSING = ("channel_sum", "batch_stats", "normalize_grad_sums", "cross_entropy", "cross_entropy_grad")

@@ -99,9 +99,22 @@ def kernel_values(
 
 
 def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> dict[str, np.ndarray]:
-    """What one kernel of a plan writes, given the values in memory."""
+    """What one kernel of a plan writes, given the values in memory. What it does not compute of them is poisoned."""
     values = kernel_values(plan, kernel, memory, env)
-    return {v: values[v] for v in kernel.writes}
+    written = {v: values[v] for v in kernel.writes}
+    image, (rows, columns) = plan.type(kernel.anchor.name).spatial, plan.covered(kernel)
+    for value in written if image != (rows, columns) else ():
+        x = written[value] = written[value].copy()
+        if kernel.by_name[value].op in SIDE_SUMS:
+            x[...] = unwritten(x.dtype)
+        elif plan.type(value).spatial == image:
+            x[:, :, rows:] = x[:, :, :, columns:] = unwritten(x.dtype)
+    return written
+
+
+def unwritten(dtype: Any) -> Any:
+    """What stands in memory that nothing has written: NaN, or the largest integer."""
+    return np.nan if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
 
 
 def store(plan: Plan, memory: dict[str, np.ndarray], value: str, x: np.ndarray) -> None:
@@ -112,5 +125,5 @@ def store(plan: Plan, memory: dict[str, np.ndarray], value: str, x: np.ndarray) 
         return
     if place.buffer not in memory:
         whole = plan.type(place.buffer)
-        memory[place.buffer] = channels_last(np.full(whole.at(len(x)), np.nan, x.dtype))
+        memory[place.buffer] = channels_last(np.full(whole.at(len(x)), unwritten(x.dtype), x.dtype))
     plan.part(value, memory[place.buffer])[...] = x

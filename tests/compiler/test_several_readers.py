@@ -1,0 +1,140 @@
+"""Values with several readers, where one of them is fused with the layer that makes the value.
+
+A kernel may then compute less than the others need, or do for one layer what only another one asked for. Each network
+is held to PyTorch's autograd: in float64 by the plan's NumPy executor, where nothing has been written there is NaN, and
+in fp32 by the emitted kernels.
+"""
+
+import numpy as np
+import pytest
+
+import tricnn
+from tests.compiler import reference
+from tests.ir.random_graphs import CLASSES, values_for
+from tricnn.compiler.policies import RULES
+from tricnn.ir import Graph, GraphBuilder
+
+BATCH = 2
+NETS = {}
+
+
+def net(build) -> None:
+    NETS[build.__name__] = build
+
+
+def classifier(b: GraphBuilder, *images: str) -> Graph:
+    """A dense head on the means of each image; one after another."""
+    parts = [b.global_avg_pool(x) for x in images]
+    return b.build(b.linear(b.concat(parts), CLASSES, name="fc"))
+
+
+@net
+def pooled_and_activated(b, x):
+    """4x4x5: the fifth column is in no window, but in the tanh."""
+    y = b.conv2d(x, 4, 1, name="conv")
+    return classifier(b, b.tanh(y), b.avg_pool2d(y, 2))
+
+
+@net
+def pooled_and_convolved(b, x):
+    """A stem whose result is pooled, and activated for a convolution with a stride."""
+    y = b.conv2d(x, 4, 3, padding=1, name="stem")
+    deep = b.conv2d(b.relu(y), 4, 3, stride=2, name="deep")
+    return classifier(b, deep, b.conv2d(b.avg_pool2d(y, 2), 4, 1, name="wide"))
+
+
+@net
+def pooled_and_put_out(b, x):
+    y = b.relu(b.conv2d(x, 2, 3, padding=1, name="conv"))
+    return classifier(b, b.max_pool2d(y, (1, 2)), b.concat([y, x]))
+
+
+@net
+def pooled_by_a_host(b, x):
+    """relu is computed, and stored for others, by a 1x1 convolution that pools what it computes."""
+    y = b.relu(b.conv2d(x, 4, 3, padding=1, name="conv"))
+    y = b.relu(b.batch_norm(y, name="bn"))
+    return classifier(b, b.max_pool2d(b.conv2d(y, 4, 1, name="host"), 2), b.conv2d(y, 4, 3, name="other"))
+
+
+@net
+def preactivation_with_a_pooled_shortcut(b, x):
+    """He et al. 2016b, with the shortcut of ResNet-D (He et al. 2019) around all of the block, at an odd size."""
+    z = b.conv2d(x, 4, 3, padding=1, bias=False, name="stem")
+    y = b.relu(b.batch_norm(z, name="bn1"))
+    y = b.conv2d(y, 4, 3, stride=2, bias=False, name="conv1")
+    y = b.conv2d(b.relu(b.batch_norm(y, name="bn2")), 4, 3, padding=1, bias=False, name="conv2")
+    return classifier(b, b.add_(y, b.avg_pool2d(z, 2)))
+
+
+@net
+def normalised_twice(b, x):
+    """Two batch norms over one convolution, each with its momentum and epsilon."""
+    y = b.conv2d(x, 4, 3, name="conv")
+    return classifier(b, b.batch_norm(y, momentum=0.1, name="one"), b.batch_norm(y, momentum=0.7, eps=0.1, name="two"))
+
+
+@net
+def normalised_and_pooled(b, x):
+    y = b.conv2d(x, 4, 3, padding=1, name="conv")
+    return classifier(b, b.batch_norm(y, name="bn"), b.avg_pool2d(y, 2))
+
+
+@net
+def one_channel_among_vectors(b, x):
+    """A slice, for the concatenation's gradient, of a view of a slice: at other pixels and channels."""
+    y = b.relu(b.batch_norm(b.conv2d(x, 1, 3, padding=1, name="conv"), name="bn"))
+    return b.build(b.linear(b.concat([b.flatten(x), b.flatten(b.concat([y]))]), CLASSES, name="fc"))
+
+
+@net
+def a_convolution_and_a_dense_layer_added(b, x):
+    """The gradient of both biases is the sum of one value, seen as an image and as vectors."""
+    h, w = b.type(x).spatial
+    y = b.conv2d(x, 4, (h, w), name="conv")
+    other = b.add("unflatten", b.linear(b.flatten(x), 4, name="dense"), shape=(4, 1, 1))
+    return b.build(b.linear(b.relu(b.add_(y, other)), CLASSES, name="fc"))
+
+
+def built(name: str) -> Graph:
+    b = GraphBuilder(name)
+    return NETS[name](b, b.input("x", (3, 5, 7)))
+
+
+def differences(net: Graph, mode: str, policy: str, executor: str) -> list[str]:
+    """The results that are not PyTorch's."""
+    values = values_for(net, BATCH, 1)
+    labels = np.arange(BATCH) % CLASSES
+    dtype, tolerance = ("fp64", 1e-10) if executor == "numpy" else ("fp32", 1e-4)
+    model = tricnn.compile(net, mode, BATCH, dtype, executor, fuse=policy, seed=5)
+    model.load_state_dict({name: values[name] for name in model.state_dict()})
+    if mode == "infer":
+        expected, found = reference.outputs(net, values), {"logits": model(values["x"])}
+    else:
+        expected = reference.training_step(net, values, labels, seed=5)
+        loss, grads = model.loss_and_grads(values["x"], labels)
+        state = model.state_dict()
+        found = {
+            "loss": loss,
+            **{f"grad:{name}": g for name, g in grads.items()},
+            **{n.name: state[n.name] for n in net.buffers},
+        }
+    return [k for k, v in expected.items() if not np.allclose(found[k], v, rtol=tolerance, atol=tolerance)]
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.parametrize("name", NETS)
+def test_plans_equal_pytorch(name, mode):
+    """By every rule, by each alone, and by all but one."""
+    policies = ["all", "auto", "none", "pooling,hosting", *RULES]
+    policies += [",".join(r for r in RULES if r != rule) for rule in RULES]
+    wrong = {policy: differences(built(name), mode, policy, "numpy") for policy in policies}
+    assert {policy: found for policy, found in wrong.items() if found} == {}
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.parametrize("name", NETS)
+def test_kernels_equal_pytorch(name, mode):
+    policies = ("all", "pooling,hosting") if "host" in name else ("all",)
+    wrong = {policy: differences(built(name), mode, policy, "triton") for policy in policies}
+    assert {policy: found for policy, found in wrong.items() if found} == {}
