@@ -1,5 +1,21 @@
-"""Without a GPU, kernels run under Triton's interpreter; it must be chosen before the first import of triton."""
+"""Without a GPU, kernels run under Triton's interpreter; it must be chosen before the first import of triton.
+
+Memory that nothing has written holds NaN, or the largest integer, in all executors: torch fills what it allocates, the
+Triton executor what each launch is the first to write. (The NumPy executor always does.)
+"""
 
 import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest
+import torch
+
+from tricnn.runtime.triton_executor import TritonExecutor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unwritten_memory_is_poisoned():
+    TritonExecutor.poisons = True
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)  # without which torch fills nothing

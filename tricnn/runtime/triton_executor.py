@@ -12,6 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -29,6 +30,7 @@ from .captured_step import capture, worth_capturing
 from .compile_share import make_keys
 from .interpreter import run_nodes
 from .layout import to_logical, to_storage
+from .poison import poisoned
 from .rounded_weights import RoundedWeights
 
 
@@ -101,6 +103,8 @@ class TritonExecutor:
     """Parameters in storage layout on the device; ``allocate`` and ``step`` of the emitted file."""
 
     name = "triton"
+    #: every launch finds what it is the first to write poisoned: for tests, which shall see what a kernel forgets
+    poisons = False
 
     def __init__(self, plan: Plan, program: Program, target: str):
         import torch
@@ -237,7 +241,8 @@ class TritonExecutor:
         if replay is not None:
             replay()
         else:
-            self.module.step(tensors, batch, seed, step)
+            with poisoned(self.module, self.program, tensors) if self.poisons else nullcontext():
+                self.module.step(tensors, batch, seed, step)
 
     def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None] | None:
         buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}
