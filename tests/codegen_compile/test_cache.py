@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tricnn.codegen import worker_pool
-from tricnn.codegen.cache import Entry, KernelCache, default_directory
+from tricnn.codegen.cache import Entry, KernelCache
 from tricnn.codegen.compile import KernelSpec, compile_kernels
+from tricnn.ir.errors import TricnnError
+from tricnn.system.paths import cache_folder
 
 ROOT = Path(__file__).parents[2]
 PYTHONPATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -170,15 +176,15 @@ def test_a_directory_that_cannot_be_written_is_one_warning(tmp_path: Path) -> No
     assert len(kernels) == 2 and len(caught) == 1
 
 
-def test_default_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("TRICNN_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_directory() == Path("/home/someone/.cache/tricnn")
+    assert cache_folder() == Path("/home/someone/.cache/tricnn")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
-    assert default_directory() == Path("/var/cache/me/tricnn")
+    assert cache_folder() == Path("/var/cache/me/tricnn")
     monkeypatch.setenv("TRICNN_CACHE", str(tmp_path))
-    assert default_directory() == tmp_path
+    assert cache_folder() == tmp_path
     compile_kernels([fill_spec(1.0)], "sm_80")
     assert only_entry(tmp_path)
 
@@ -192,3 +198,107 @@ def test_reading_never_warns_or_raises(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert cache.get(key) is None and KernelCache(None).get(key) is None
+
+
+# --- whose entries they are -------------------------------------------------------------------------------------------
+
+KEY = "ab" * 32
+ENTRY = Entry({"registers": 40}, {"binary": b"machine code", "ptx": b"text"})
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a file to another user")
+def test_an_entry_of_another_user_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine code runs with the rights of whoever launches it."""
+    cache = KernelCache(tmp_path)
+    cache.put(KEY, ENTRY)
+    mine = cache.path(KEY)
+    assert mine is not None and cache.get(KEY) == ENTRY
+    os.chown(mine, 4321, -1)
+    assert cache.get(KEY) is None
+    theirs = cache.path(KEY, 4321)
+    assert theirs is not None and theirs != mine
+    theirs.parent.mkdir(parents=True)
+    mine.rename(theirs)
+    assert cache.get(KEY) is None
+    monkeypatch.setenv("TRICNN_CACHE_TRUST", "root, 4321")
+    assert cache.get(KEY) == ENTRY
+    os.chown(theirs, 8765, -1)  # in the folder of one who is trusted, by one who is not
+    assert cache.get(KEY) is None
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_an_entry_that_others_can_write_has_no_effect(mode: int, tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path)
+    cache.put(KEY, ENTRY)
+    path = cache.path(KEY)
+    assert path is not None
+    path.chmod(mode)
+    assert cache.get(KEY) is None
+
+
+def test_an_entry_that_is_a_link_or_a_pipe_has_no_effect(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path)
+    cache.put(KEY, ENTRY)
+    path = cache.path(KEY)
+    assert path is not None
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert cache.get(KEY) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert cache.get(KEY) is None
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o002, 0o644), (0o077, 0o600), (0o000, 0o644)])
+def test_an_entry_is_readable_by_whom_the_umask_lets_and_written_by_nobody_else(
+    umask: int, mode: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        KernelCache(tmp_path).put(KEY, ENTRY)
+    finally:
+        os.umask(before)
+    assert only_entry(tmp_path).stat().st_mode & 0o777 == mode
+    assert KernelCache(tmp_path).get(KEY) == ENTRY
+
+
+def test_every_flipped_bit_of_an_entry_is_seen(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path)
+    cache.put(KEY, ENTRY)
+    path = only_entry(tmp_path)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(flip(whole, position))
+        assert cache.get(KEY) is None, position
+    path.write_bytes(whole)
+    assert cache.get(KEY) == ENTRY
+
+
+def test_an_entry_that_unpacks_to_gigabytes_is_absent(tmp_path: Path) -> None:
+    """128 kB that would be 128 MB (and a thousand times as much as easily); well-formed, and the user's own."""
+    packed = zlib.compressobj(9)
+    blob = b"".join(packed.compress(bytes(1 << 24)) for _ in range(8)) + packed.flush()
+    header = json.dumps({"key": KEY, "facts": {}, "blobs": [["binary", 3]]}).encode()
+    body = len(header).to_bytes(4, "little") + header + blob
+    cache = KernelCache(tmp_path)
+    cache.put(KEY, ENTRY)
+    only_entry(tmp_path).write_bytes(b"tricnn kernel 1\n" + hashlib.sha256(body).digest() + body)
+    tracemalloc.start()
+    assert cache.get(KEY) is None
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b"3", b'{"key": 5}', b'{"key": "%b", "blobs": 4}' % KEY.encode()])
+def test_an_entry_with_another_header_is_absent(header: bytes, tmp_path: Path) -> None:
+    body = len(header).to_bytes(4, "little") + header + zlib.compress(b"")
+    cache = KernelCache(tmp_path)
+    cache.put(KEY, ENTRY)
+    only_entry(tmp_path).write_bytes(b"tricnn kernel 1\n" + hashlib.sha256(body).digest() + body)
+    assert cache.get(KEY) is None
+
+
+def test_trusting_a_user_who_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRICNN_CACHE_TRUST", "root,no-such-user")
+    with pytest.raises(TricnnError, match=r"TRICNN_CACHE_TRUST: there is no user 'no-such-user'; accepted: names"):
+        KernelCache(tmp_path).get(KEY)

@@ -129,7 +129,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, func
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, function, fail)
+    monkeypatch.setattr(os, function, fail)
     with pytest.raises(CheckpointError, match=r"cannot be written.*No space left"):
         save_checkpoint(path, example(2))
     monkeypatch.undo()

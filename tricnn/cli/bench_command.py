@@ -215,9 +215,9 @@ def device_name(on_gpu: bool) -> str:
         import torch
 
         return str(torch.cuda.get_device_name())
-    import os
+    from tricnn.system.cores import usable_cores
 
-    return f"CPU, {len(os.sched_getaffinity(0))} cores"
+    return f"CPU, {usable_cores()} cores"
 
 
 def versions() -> dict[str, str]:

@@ -17,8 +17,9 @@ from typing import Any, Protocol, TypeVar
 
 from ..compiler.plan import Plan
 from ..ir.errors import TricnnError
+from ..system.paths import cache_folder
 from . import tuning
-from .cache import Entry, KernelCache, default_directory
+from .cache import Entry, KernelCache
 from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels, toolchain
 from .emit import emit, launches_of, standalone
 from .lower import lower
@@ -212,16 +213,18 @@ def settle(
         if not again:
             break
     if known is None:
-        memory = KernelCache(default_directory() if cache_dir is None else cache_dir)
+        memory = KernelCache(cache_folder() if cache_dir is None else cache_dir)
         memory.put(plan_digest(plan, dtype, batch, target), Entry(dict(attempts), {}))
     return program, {name: done[name][1] for name in functions}
 
 
 def remembered(plan: Plan, dtype: str, batch: int, target: str, cache_dir: Path | None = None) -> dict[str, int] | None:
     """Which kernels of a plan have smaller tiles, and how much smaller, if it was settled before."""
-    memory = KernelCache(default_directory() if cache_dir is None else cache_dir)
+    memory = KernelCache(cache_folder() if cache_dir is None else cache_dir)
     known = memory.get(plan_digest(plan, dtype, batch, target))
-    return None if known is None else {str(k): int(v) for k, v in known.facts.items()}
+    if known is None or any(type(tries) is not int or not 0 <= tries <= ATTEMPTS for tries in known.facts.values()):
+        return None
+    return dict(known.facts)
 
 
 def plan_digest(plan: Plan, dtype: str, batch: int, target: str) -> str:

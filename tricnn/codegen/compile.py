@@ -20,10 +20,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
-from tricnn.codegen.cache import Entry, KernelCache, default_directory
+from tricnn.codegen.cache import Entry, KernelCache
 from tricnn.codegen.targets import Target, parse_target
 from tricnn.codegen.worker_pool import POOL, TOOL_PATHS, WORKER, WorkerDied
 from tricnn.ir.errors import TargetError
+from tricnn.system.cores import workers as cores_for_workers
+from tricnn.system.paths import cache_folder
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def compile_kernels(
     """Compile each of `specs` for `target`; the results are in their order.
 
     cache_dir: where compiled kernels are kept; by default $TRICNN_CACHE, $XDG_CACHE_HOME/tricnn or ~/.cache/tricnn.
-    workers: how many processes compile at once; by default one for each core this process may use.
+    workers: how many processes compile at once; by default as system/cores.py says: usable cores, memory, a setting.
     on_done: called in this thread with each result as it comes, cached ones first.
     return_errors: give a kernel's CompileError in its place (for trying variants, some of which will not do).
     Without it the first one is raised, and what is still being compiled is given up.
@@ -126,10 +128,11 @@ def compile_kernels(
     Equal specifications are compiled once. A kernel that needs more shared memory or threads than a block of the target
     can have is an error here already: it could never be launched.
 
-    Raises TargetError for an unknown target, or without triton; CompileError, naming kernel and target.
+    Raises TargetError for an unknown target, without triton, or (NoPlace, even with `return_errors`) where nothing can
+    be compiled, as with a full TMPDIR; CompileError, naming kernel and target.
     """
     gpu = parse_target(target)
-    disk = KernelCache(default_directory() if cache_dir is None else cache_dir)
+    disk = KernelCache(cache_folder() if cache_dir is None else cache_dir)
     tools = toolchain()
     places: dict[str, list[int]] = {}
     jobs: dict[str, dict[str, Any]] = {}
@@ -165,7 +168,7 @@ def compile_kernels(
         else:
             settle(digest, cached)
     if missing:
-        at_once = _cores() if workers is None else workers
+        at_once = cores_for_workers() if workers is None else workers
         answers = POOL.run([jobs[digest] for digest in missing], at_once)
         try:
             for number, answer in answers:
@@ -216,13 +219,17 @@ def _from_entry(name: str, gpu: Target, digest: str, entry: Entry) -> CompiledKe
     binary = blobs.pop("binary", b"")
     if not binary or set(facts) != set(_FACTS) or any(type(facts[key]) is not kind for key, kind in _FACTS.items()):
         return None
+    try:
+        assembly = {language: text.decode() for language, text in blobs.items()}
+    except UnicodeDecodeError:
+        return None
     return CompiledKernel(
         name=name,
         target=gpu.name,
         digest=digest,
         binary=binary,
         binary_kind=gpu.binary_kind,
-        assembly={language: text.decode() for language, text in blobs.items()},
+        assembly=assembly,
         from_cache=True,
         **facts,
     )
@@ -329,10 +336,3 @@ def _reading() -> str:
     """The code that compiles and reads the facts, so that changing it makes the older entries stale."""
     files = [WORKER, WORKER.with_name("inspect_binary.py"), WORKER.with_name("worker_pool.py")]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1

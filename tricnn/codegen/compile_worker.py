@@ -78,14 +78,16 @@ def _answer(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     try:
         return _compile(job, scratch)
     except Exception as error:  # whatever the compiler raises is the answer
+        if place := _beside("workplace").place_at_fault(error, scratch):
+            return {"place": place}
         log = (scratch / "log").read_text(errors="replace")
         reason = _reason(error, log).replace(f"{scratch}{os.sep}", "")
         return {"error": reason, "detail": "".join(traceback.format_exception(error)) + log}
     finally:
         sys.modules.pop(_SOURCE_MODULE, None)
-        for leftover in scratch.iterdir():
+        for leftover in scratch.iterdir() if scratch.is_dir() else ():
             if leftover.name != "log":
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
 
 
 class _BadSpec(Exception):
@@ -121,7 +123,7 @@ def _compile(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
         compiled = triton.compile(
             ASTSource(kernel, signature, constants, aligned), target=target, options=job["options"]
         )
-    facts = _load_inspector()
+    facts = _beside("inspect_binary")
     dynamic_shared = compiled.metadata.shared
     if job["target"]["backend"] == "cuda":
         binary, language = compiled.asm["cubin"], "ptx"
@@ -148,13 +150,15 @@ def _load(name: str, source: str, scratch: Path) -> ModuleType:
     return module
 
 
-def _load_inspector() -> ModuleType:
-    path = Path(__file__).with_name("inspect_binary.py")
-    spec = importlib.util.spec_from_file_location("inspect_binary", path)
+def _beside(name: str) -> ModuleType:
+    """A module of this file's folder, without the package around it."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["inspect_binary"] = module
     spec.loader.exec_module(module)
+    sys.modules[name] = module
     return module
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.errors import TricnnError
+from ..system.files import write_atomically
 from .candidates import KINDS, STAGES, WARPS, blocks, verified
 from .program import DTYPES
 from .targets import TARGETS, parse_target
@@ -232,10 +232,6 @@ def write(path: Path, entries: Table) -> None:
     """Write a file whole: whoever reads it finds the old one or the new one. Raises TricnnError if it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, fresh = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text(entries))
-        os.chmod(fresh, 0o644)
-        os.replace(fresh, path)
+        write_atomically(path, text(entries).encode())
     except OSError as error:
         raise TricnnError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -23,6 +23,9 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..ir.errors import TargetError
+from .workplace import place_at_fault
+
 WORKER = Path(__file__).with_name("compile_worker.py")
 IDLE_SECONDS = 60.0
 _REUSE_SECONDS = 45.0  # well before a worker ends itself
@@ -50,13 +53,32 @@ def worker_environment(scratch: Path) -> dict[str, str]:
     }
 
 
+def search_path() -> list[str]:
+    """``sys.path`` for a process that works in another folder, without what is relative to a folder that is gone."""
+    found = []
+    for entry in sys.path:
+        with contextlib.suppress(OSError):
+            found.append(os.path.abspath(entry))
+    return found
+
+
 class WorkerDied(Exception):
     """A worker ended instead of answering; the text says how."""
 
 
+class NoPlace(TargetError):
+    """Kernels cannot be compiled here, whichever they are: no room in the temporary folder, or no such folder."""
+
+    def __init__(self, problem: str):
+        super().__init__(f"kernels cannot be compiled here: {problem}; TMPDIR names a folder with room")
+
+
 class _Worker:
     def __init__(self) -> None:
-        self.scratch = Path(tempfile.mkdtemp(prefix="tricnn-compile-"))
+        try:
+            self.scratch = Path(tempfile.mkdtemp(prefix="tricnn-compile-"))
+        except OSError as error:
+            raise NoPlace(f"{error.filename or 'TMPDIR'}: {error.strerror or error}") from None
         self._received = bytearray()
         try:
             with open(self.scratch / "log", "wb") as log:
@@ -70,6 +92,9 @@ class _Worker:
                     env=worker_environment(self.scratch),
                     process_group=0,
                 )
+        except OSError as error:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            raise NoPlace(f"{error.filename or self.scratch}: {error.strerror or error}") from None
         except BaseException:
             shutil.rmtree(self.scratch, ignore_errors=True)
             raise
@@ -78,7 +103,7 @@ class _Worker:
         self._requests, self.replies = self._process.stdin, self._process.stdout
         self.used = time.monotonic()
         with contextlib.suppress(OSError):  # a worker that is dead already is noticed when it does not answer
-            self.send({"path": [os.path.abspath(entry) for entry in sys.path], "idle_seconds": IDLE_SECONDS})
+            self.send({"path": search_path(), "idle_seconds": IDLE_SECONDS})
 
     def send(self, message: dict[str, Any]) -> None:
         body = json.dumps(message).encode()
@@ -151,7 +176,7 @@ class WorkerPool:
         """Give each job to a worker, and yield its index and its answer as they come.
 
         A job whose worker died has WorkerDied for an answer. Whoever stops iterating, by an exception too, ends the
-        workers that are still busy.
+        workers that are still busy. Raises NoPlace where no worker can work.
         """
         waiting = list(range(len(jobs)))[::-1]
         busy: dict[_Worker, int] = {}
@@ -177,6 +202,11 @@ class WorkerPool:
                         index = busy.pop(worker)
                         if isinstance(answer, WorkerDied):
                             worker.kill()
+                            if problem := place_at_fault(answer, Path(tempfile.gettempdir())):
+                                raise NoPlace(problem)
+                        elif "place" in answer:
+                            worker.kill()
+                            raise NoPlace(answer["place"])
                         else:
                             with self._lock:
                                 self._idle.append(worker)

@@ -1,15 +1,16 @@
 """A program's kernels compiled for the GPU at hand before they are launched, side by side.
 
-Triton compiles a kernel when it is first launched, one after another: minutes for a large network. Here as many
-processes as there are cores compile them into Triton's own cache. They also see what Triton does not look at: a kernel
-that spills registers gets smaller tiles, as in :func:`tricnn.codegen.build.build`, so what runs is what `tricnn
-compile` shows.
+Triton compiles a kernel when it is first launched, one after another: minutes for a large network. Here several
+processes (system/cores.py says how many) compile them into Triton's own cache. They also see what Triton does not look
+at: a kernel that spills registers gets smaller tiles, as in :func:`tricnn.codegen.build.build`, so what runs is what
+`tricnn compile` shows.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import warnings
@@ -24,7 +25,11 @@ from ..codegen.emit import emit
 from ..codegen.lower import lower
 from ..codegen.program import Function, Program
 from ..codegen.targets import Target, parse_target
+from ..codegen.worker_pool import NoPlace, search_path
 from ..compiler.plan import Plan
+from ..ir.errors import TargetError
+from ..system.cores import workers
+from ..system.paths import user_path
 from .triton_executor import emitted_file
 
 SHARE = Path(__file__).with_name("compile_share.py")
@@ -59,7 +64,8 @@ def compiled_ahead(
 ) -> list[Ready | CompileError]:
     """What became of each function, all compiled at once; what they spill only if they are compiled ``anew``."""
     gpu, module = parse_target(target), str(emitted_file(emit(program)))
-    count = min(len(os.sched_getaffinity(0)), len(functions))
+    check_triton_cache()
+    count = workers(len(functions))
     shares = [functions[i::count] for i in range(count)]
     answers: dict[str, dict[str, Any]] = {}
     processes = [_start(module, gpu, share, anew) for share in shares]
@@ -76,12 +82,27 @@ def compiled_ahead(
     return [_result(f.name, answers.get(f.name, {}), gpu) for f in functions]
 
 
+def check_triton_cache() -> None:
+    """Raise TargetError where somebody else could put code into the folder that Triton launches kernels from."""
+    import triton
+
+    folder = user_path(triton.knobs.cache.dir)
+    if not folder.exists() or not hasattr(os, "getuid"):
+        return
+    status = folder.stat()
+    if status.st_uid not in (os.getuid(), 0) or status.st_mode & stat.S_IWOTH:
+        raise TargetError(
+            f"{folder}: Triton launches kernels from there, and other users can write them; TRITON_CACHE_DIR names a "
+            "folder of your own"
+        )
+
+
 def _start(module: str, gpu: Target, functions: Sequence[Function], anew: bool) -> subprocess.Popen[str]:
     kernels = [
         {"name": f.name, "signature": dict(f.parameters), "num_warps": f.num_warps, "num_stages": f.num_stages}
         for f in functions
     ]
-    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    path = os.pathsep.join(search_path())
     settings = {"PYTHONPATH": path, "TRITON_DUMP_PTXAS_LOG": "1", "TRITON_INTERPRET": "0"}
     if anew:
         settings["TRITON_ALWAYS_COMPILE"] = "1"
@@ -97,6 +118,8 @@ def _start(module: str, gpu: Target, functions: Sequence[Function], anew: bool) 
 
 
 def _result(name: str, answer: dict[str, Any], gpu: Target) -> Ready | CompileError:
+    if "place" in answer:
+        raise NoPlace(answer["place"])
     if "error" in answer:
         return CompileError(name, gpu.name, answer["error"])
     ready = Ready(*(int(answer.get(key, 0)) for key in ("spill_bytes", "shared_bytes", "num_warps")))

@@ -4,7 +4,8 @@
 
 JOB is JSON: ``module``, the file; ``target``, [backend, architecture, warp size]; ``kernels``, each with name,
 signature, num_warps and num_stages. For each a line of JSON is printed: its name with spill_bytes, shared_bytes and
-num_warps, or with an error. What a kernel spills is known only if it is compiled here: TRITON_ALWAYS_COMPILE=1.
+num_warps, or with an error, or with what is wrong with the place. What a kernel spills is known only if it is compiled
+here: TRITON_ALWAYS_COMPILE=1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +26,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no answer
     sys.modules["torch"] = ModuleType("torch")  # which no kernel needs: it takes seconds to import
+    import triton
+
+    from tricnn.codegen.workplace import place_at_fault
+
     spec = importlib.util.spec_from_file_location("emitted", job["module"])
     assert spec is not None and spec.loader is not None
     module = sys.modules["emitted"] = importlib.util.module_from_spec(spec)
@@ -34,7 +40,8 @@ def main() -> None:
         try:
             answer = compiled(getattr(module, kernel["name"]), kernel, job["target"])
         except Exception as error:  # whatever the compiler raises is the answer
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            place = place_at_fault(error, Path(triton.knobs.cache.dir))
+            answer = {"place": place} if place else {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps({"name": kernel["name"], **answer}), file=answers, flush=True)
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..codegen import tuning
@@ -27,6 +29,8 @@ from ..codegen.lower import lower
 from ..codegen.program import BYTES, SCALARS, Launch, Program, evaluate
 from ..codegen.templates import module_text
 from ..codegen.tiles import Problem, Tile
+from ..codegen.worker_pool import NoPlace
+from ..codegen.workplace import place_at_fault
 from ..compiler.machines import least_us
 from ..ir.errors import TargetError
 from .clock import Clock, Work
@@ -110,7 +114,7 @@ class Tuner:
 
         self.model, self.clock, self.compile = model, clock, compile
         self.plan, self.batch = model.plan, model.batch
-        self.lost: DeviceLost | None = None
+        self.lost: DeviceLost | NoPlace | None = None
         given = random_batch(model, model.batch, np.random.default_rng(seed))
         model.executor.run(given, model.batch, seed, 0)  # so that memory holds what a step leaves there
         self.tensors: dict[str, Any] = model.executor.bind(model.batch)
@@ -128,7 +132,7 @@ class Tuner:
                 on_done(outcomes[-1])
         except KeyboardInterrupt:
             pass  # what has been measured is worth having
-        except DeviceLost as error:
+        except (DeviceLost, NoPlace) as error:
             self.lost = error
         return outcomes
 
@@ -144,10 +148,12 @@ class Tuner:
                 result = action()
                 self.synchronise(site, tile)
                 return result
-            except DeviceLost:
+            except (DeviceLost, NoPlace):
                 raise
             except Exception as error:
                 self.synchronise(site, tile)
+                if problem := place_at_fault(error, Path(tempfile.gettempdir())):
+                    raise NoPlace(problem) from error
                 refuse(tile, one_line(error))
 
         def refuse(tile: Tile, reason: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import CheckpointError, shown
-from .files import write_atomically
+from ..system.files import write_atomically
 
 PYTORCH = (".pth", ".pt", ".bin", ".tar")
 ACCEPTED = "a .safetensors file, or a .pth or .pt file of torch.save(model.state_dict(), file)"

@@ -8,10 +8,8 @@ object with the settings and the progress, and a SHA-256 over that object and ev
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..ir.errors import CheckpointError
-from ..runtime.files import write_atomically
+from ..system.files import Held, held, write_atomically
 
 FORMAT = "tricnn checkpoint 1"
 MOMENTUM = "momentum/"  # no layer's name has a slash
@@ -141,19 +139,17 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
     Raises CheckpointError if the folder cannot be made or another run holds it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    try:
+    with contextlib.ExitStack() as lock:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(held(folder))
+        except Held:
             raise CheckpointError(f"{folder}: another run is writing there; choose another --out") from None
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        for left in folder.glob(".*.safetensors.*.tmp"):  # by a run that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(handle)
 
 
 def _little_endian(x: Any) -> NDArray[Any]:

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+from ...system.cores import usable_cores
+
+_cores = lru_cache(usable_cores)
 _WORTH_A_THREAD = 1 << 17  # elements; less than this takes no longer than waking a thread
 _TILE = 1 << 18  # elements of the largest array that a tile reads or writes: temporaries stay in cache
 
@@ -28,11 +31,6 @@ def for_tiles(work: Callable[[slice], None], count: int, elements_each: int) -> 
     finally:
         for other in others:
             other.result()
-
-
-@lru_cache
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache

@@ -1,0 +1,16 @@
+"""What tricnn takes on, in numbers: beyond them a network, a file or an option is refused before any work begins.
+
+docs/architecture.md has them as a table, which a test holds to this file. None is near what a real network needs; each
+keeps a small file from asking for minutes or gigabytes.
+"""
+
+from __future__ import annotations
+
+# --- files, in bytes
+LARGEST_GRAPH_FILE = 16 << 20  # a graph as text
+LARGEST_LINE = 1 << 20  # of a graph as text, in characters
+LARGEST_TUNED_FILE = 16 << 20
+LARGEST_ENTRY = 256 << 20  # of the cache of kernels, packed or not
+LARGEST_IDX = 1 << 30  # the numbers in an IDX file, a byte each
+LARGEST_DOWNLOAD = 64 << 20  # one file of a data set
+LARGEST_MESSAGE = 2000  # characters of an error or a warning on the terminal
