@@ -20,8 +20,8 @@ def max_pool2d(
     """y[n,p,q,c] = max over r,s of x[n, p*SH + r - PT, q*SW + s - PL, c], padding left out.
 
     Grid: (cdiv(N*P*Q, BLOCK_M), cdiv(C, BLOCK_N)). store_y(value, index, pixel, channel, mask, part, args): value in
-    fp32, index = r*S + s of the maximum in int32, the first of equals; a NaN is a maximum, as in PyTorch. A result
-    that store_y leaves alone costs nothing.
+    fp32, index = r*S + s of the maximum in int32: the first of equals, but the last NaN if there is one, as in PyTorch.
+    A result that store_y leaves alone costs nothing.
     """
     part = tl.program_id(0)
     pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
@@ -30,14 +30,15 @@ def max_pool2d(
     n, p, q = image_position(pixel, P, Q)
 
     best = tl.full([BLOCK_M, BLOCK_N], float("-inf"), tl.float32)
-    index = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
+    # Where all are -inf, the first of them that is not padding.
+    index = tl.maximum(PT - p * SH, 0) * S + tl.maximum(PL - q * SW, 0) + tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
     for r in range(R):
         for s in range(S):
             h = p * SH + (r - PT)
             v = q * SW + (s - PL)
             inside = mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
             x = load_x((n * H + h) * W + v, channel, inside, x_args).to(tl.float32)
-            better = inside & ((x > best) | ((x != x) & (best == best)))
+            better = inside & ((x > best) | (x != x))
             best = tl.where(better, x, best)
             index = tl.where(better, r * S + s, index)
     store_y(best, index, pixel, channel, mask, part, y_args)

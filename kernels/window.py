@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .numerics import INTERPRETED
+
 
 @triton.jit
 def image_position(pixel, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
@@ -18,12 +20,31 @@ def fold_windows(tile, AREA: tl.constexpr):
 
 
 @triton.jit
+def larger(a, b):
+    """The larger of two numbers; NaN if either is NaN, which `tl.max` would drop on a GPU."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def max_over_window(tile, AREA: tl.constexpr):
     """tile: [M, C]  ->  the largest of each window, and its position in it (int32), both [M/AREA, C].
 
-    Of equal elements the first wins, as in PyTorch.
+    Of equal elements the first wins; a NaN is larger than all else, and the last one wins: as in PyTorch.
+
+    Two plain reductions, not one of pairs: two instructions for each step instead of five, and where nobody reads the
+    position only the first one is left. The second finds the least of these numbers: p where position p holds the
+    maximum, 2*AREA - 1 - p where it holds a NaN, 2*AREA elsewhere.
     """
-    return tl.max(fold_windows(tile, AREA), axis=1, return_indices=True, return_indices_tie_break_left=True)
+    windows = fold_windows(tile, AREA)
+    if INTERPRETED:  # calls a function like ours for one element after another; but its own maximum keeps a NaN
+        largest, _ = tl.max(windows, axis=1, return_indices=True)
+    else:
+        largest = tl.reduce(windows, 1, larger)
+    position = tl.arange(0, AREA)[None, :, None]
+    found = tl.where(windows == largest[:, None, :], position, 2 * AREA)
+    found = tl.where(windows == windows, found, 2 * AREA - 1 - position)
+    found = tl.min(found, axis=1)
+    return largest, tl.minimum(found, found ^ (2 * AREA - 1))
 
 
 @triton.jit

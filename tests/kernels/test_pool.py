@@ -1,5 +1,6 @@
 """Pooling and its gradients against PyTorch in float64: borders, ceil mode and overlapping windows go wrong first."""
 
+import itertools
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import triton.language as tl
 
 from tests.kernels.helpers import DEVICE, cdiv, integers, load_tile, store_tile, unwritten
 from tricnn.kernels.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
+from tricnn.kernels.window import fold_windows, larger, max_over_window
 
 
 @triton.jit
@@ -130,9 +132,70 @@ def test_average_pool_and_its_gradient(pool, include):
     torch.testing.assert_close(dx.double(), gradient, rtol=0, atol=2 * terms * 2**-23)
 
 
-def test_a_nan_is_the_maximum():
-    """As in PyTorch: a network that diverges must not hide it in a pooling layer."""
-    x = torch.tensor([1.0, float("nan"), 5.0, 2.0], device=DEVICE).reshape(1, 1, 2, 2)
-    y, index = unwritten((1, 1, 1, 1)), unwritten((1, 1, 1, 1), torch.uint8)
-    max_kernel[1, 1](x, y, index, 1, 1, 2, 2, 2, 2, 1, 1, 2, 2, 0, 0)
-    assert torch.isnan(y).all() and index.item() == 1
+def special_windows(size):
+    """Every window of so many elements that are NaN, infinite, 0 of either sign or one of two numbers."""
+    values = float("nan"), float("-inf"), float("inf"), 0.0, -0.0, 1.5, -2.5
+    return torch.tensor(list(itertools.product(values, repeat=size)), device=DEVICE)
+
+
+def by_pytorch(windows, **how):
+    """The maxima and their places in the windows, given one to a row of an image."""
+    size = windows.shape[1]
+    y, place = torch.nn.functional.max_pool2d(windows[None, None], (1, size), return_indices=True, **how)
+    return y.flatten(), (place % size).flatten()
+
+
+def test_the_maximum_of_what_is_not_finite_is_pytorchs():
+    """A network that diverges must not hide it in a pooling layer; and a gradient goes where PyTorch sends it."""
+    windows = special_windows(3)
+    expected, place = by_pytorch(windows, stride=(1, 3))
+    count = len(windows)
+    y, index = unwritten((1, 1, count, 1)), unwritten((1, 1, count, 1), torch.uint8)
+    max_kernel[cdiv(count, 64), 1](windows, y, index, 1, 1, count, 3, 1, 3, count, 1, 1, 3, 0, 0)
+    assert torch.equal(y.flatten().nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
+    assert torch.equal(index.flatten().long(), place)
+
+
+def test_where_all_are_minus_infinity_the_first_that_is_not_padding_is_the_maximum():
+    """Its gradient would be lost in the padding."""
+    x = torch.full((1, 1, 4, 4), float("-inf"), device=DEVICE)
+    size = dict(kernel_size=3, stride=2, padding=1)
+    flat = torch.nn.functional.max_pool2d(x, **size, return_indices=True)[1].flatten()
+    y, index = unwritten((1, 1, 2, 2)), unwritten((1, 1, 2, 2), torch.uint8)
+    max_kernel[1, 1](x, y, index, 1, 1, 4, 4, 3, 3, 2, 2, 2, 2, 1, 1)
+    first = torch.tensor([(p * 2 - 1, q * 2 - 1) for p in (0, 1) for q in (0, 1)], device=DEVICE)
+    assert torch.equal(index.flatten().long(), (flat // 4 - first[:, 0]) * 3 + flat % 4 - first[:, 1])
+
+
+@triton.jit
+def window_kernel(x, y, index, ROWS: tl.constexpr, AREA: tl.constexpr):
+    """Windows of AREA rows of one channel each."""
+    largest, position = max_over_window(tl.load(x + tl.arange(0, ROWS)[:, None]), AREA)
+    window = tl.arange(0, ROWS // AREA)[:, None]
+    tl.store(y + window, largest)
+    tl.store(index + window, position)
+
+
+@triton.jit
+def combined_kernel(x, y, ROWS: tl.constexpr, AREA: tl.constexpr):
+    """The maxima as a GPU finds them: by the combine function."""
+    tile = tl.load(x + tl.arange(0, ROWS)[:, None])
+    tl.store(y + tl.arange(0, ROWS // AREA)[:, None], tl.reduce(fold_windows(tile, AREA), 1, larger))
+
+
+@pytest.mark.parametrize("area", [2, 4])
+def test_the_maximum_over_a_window_of_what_is_not_finite_is_pytorchs(area):
+    """In a convolution's epilogue, where reductions drop a NaN on a GPU unless they are told not to."""
+    windows = special_windows(area)
+    expected, place = by_pytorch(windows)
+    rows = triton.next_power_of_2(windows.numel())
+    x = torch.zeros(rows, device=DEVICE)
+    x[: windows.numel()] = windows.flatten()
+    y, index = torch.empty(rows // area, device=DEVICE), torch.empty(rows // area, dtype=torch.int32, device=DEVICE)
+    window_kernel[1,](x, y, index, rows, area)
+    assert torch.equal(y[: len(windows)].nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
+    assert torch.equal(index[: len(windows)].long(), place)
+    if area == 2:  # slow in the interpreter
+        by_combining = torch.empty_like(y)
+        combined_kernel[1,](x, by_combining, rows, area)
+        assert torch.equal(by_combining.nan_to_num(nan=7.0), y.nan_to_num(nan=7.0))

@@ -67,13 +67,13 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> str:
 
 
 def _relu_grad(body: Body, node: Node, at: At) -> str:
-    """max(x, 0) > 0 where x > 0: if the maximum is not there yet, it need not be."""
+    """max(x, 0) <= 0 where x <= 0: if the maximum is not there yet, it need not be."""
     y = body.kernel.by_name.get(body.plan.storage(node.inputs[1]))
     if y is not None and y.op == "relu" and (y.name, at) not in body.known:
-        positive = body.operand(y, 0, at)
+        mask = body.operand(y, 0, at)
     else:
-        positive = body.operand(node, 1, at)
-    return f"tl.where({positive} > 0.0, {body.operand(node, 0, at)}, 0.0)"
+        mask = body.operand(node, 1, at)
+    return f"tl.where({mask} <= 0.0, 0.0, {body.operand(node, 0, at)})"
 
 
 def _dropout(body: Body, node: Node, at: At) -> str:
@@ -94,7 +94,7 @@ def _dropout(body: Body, node: Node, at: At) -> str:
     threshold = min(round(node.attrs["p"] * 2**32), 2**32 - 1)
     low, high, step = (body.argument(name, name) for name in ("seed_lo", "seed_hi", "step"))
     keep = body.let("keep", f"keep_mask({element}, {low}, {high}, {node.attrs['layer']}, {step}, {threshold})")
-    return f"tl.where({keep}, {x} * {1 / (1 - node.attrs['p'])!r}, 0.0)"
+    return f"{x} * tl.where({keep}, {1 / (1 - node.attrs['p'])!r}, 0.0)"
 
 
 def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:

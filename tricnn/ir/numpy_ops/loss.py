@@ -19,10 +19,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray, *, label_smoothing: fl
     log_p = logits - logits.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     picked = log_p[np.arange(len(labels)), _checked(labels, logits.shape[1])]
-    loss = -picked.mean()
-    if label_smoothing:
-        e = logits.dtype.type(label_smoothing)
-        loss = (1 - e) * loss - e * log_p.mean()
+    # What has no weight adds nothing, not even where a probability is 0 and its logarithm infinite.
+    means = [(1 - label_smoothing, picked), (label_smoothing, log_p)]
+    loss = sum(logits.dtype.type(share) * -x.mean() for share, x in means if share)
     return np.asarray(loss, dtype=logits.dtype)
 
 

@@ -17,3 +17,18 @@ def to_nhwc(x: np.ndarray) -> np.ndarray:
 def to_nchw(x: np.ndarray) -> np.ndarray:
     """x: [N, H, W, C] -> logical [N, C, H, W] over the same memory."""
     return x.transpose(0, 3, 1, 2)
+
+
+def zero_where(condition: np.ndarray, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """0 where `condition` holds, else x, whatever it is: a product with 0 and 1 would turn what is not finite into NaN.
+
+    All bits of an element are kept, or none (numpy.where takes many times as long). condition: of x's shape, may be
+    overwritten; out: of x's shape and type.
+    """
+    number = np.dtype(f"i{x.itemsize}")
+    out = np.empty_like(x) if out is None else out
+    mask = out.view(number)
+    keep = condition.view(np.int8)
+    np.copyto(mask, np.subtract(keep, 1, out=keep))  # 1 becomes 0, and 0 becomes -1: every bit
+    np.bitwise_and(mask, x.view(number), out=mask)
+    return out

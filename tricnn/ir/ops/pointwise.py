@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..numpy_ops.memory import zero_where
 from ..table import Kind, number, register, require
 from ..types import TensorType
 
@@ -48,10 +49,10 @@ register(
 register(
     "relu_grad", Kind.POINTWISE, "dy y",
     shape=same_shape,
-    numpy=lambda env, a, dy, y: dy * (y > 0),
+    numpy=lambda env, a, dy, y: zero_where(y <= 0, dy),
     gradient=_TWICE,
-    aten=lambda env, a, dy, y: dy * (y > 0),
-    doc="dx = dy where y > 0, else 0 (so 0 at the kink)",
+    aten=lambda env, a, dy, y: _torch().ops.aten.threshold_backward(dy, y, 0),
+    doc="dx = 0 where y <= 0 (so at the kink too), else dy: a y that is NaN hides no gradient",
 )  # fmt: skip
 register(
     "sigmoid", Kind.POINTWISE, "x",

@@ -62,33 +62,40 @@ def _avg_gradient(g: Any, node: Any, dy: str) -> list[str]:
     return [g.add("avg_pool2d_grad", dy, input_size=size, **window(node.attrs, average=True))]
 
 
-def _aten_pad(x: Any, a: Any, value: float) -> tuple[Any, tuple[int, int]]:
+def _aten_max_and_index(a: Any, x: Any) -> tuple[Any, Any, int]:
+    """The maxima, their flat indices into the plane, and its width. PyTorch pads both sides alike, so where ours are
+    padded otherwise it is shown more of the image (all -inf, and no window begins there) and more windows than asked
+    for."""
     import torch.nn.functional as F
 
-    top, bottom, left, right = a["padding"]
-    if top == bottom and left == right:
-        return x, (top, left)
-    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+    (top, bottom, left, right), (p, q) = a["padding"], _windows(a, x.shape[2:])
+    x = F.pad(x, (0, max(right - left, 0), 0, max(bottom - top, 0)), value=float("-inf"))
+    y, flat = F.max_pool2d(
+        x, a["kernel_size"], a["stride"], (top, left), ceil_mode=a["ceil_mode"] or top != bottom or left != right,
+        return_indices=True,
+    )  # fmt: skip
+    return y[:, :, :p, :q], flat[:, :, :p, :q], x.shape[3]
+
+
+def _windows(a: Any, size: Any) -> tuple[int, int]:
+    """How many rows and columns of windows an image of this height and width has."""
+    return pool_output(a, TensorType((N, 1, *size))).spatial
 
 
 def _aten_max(env: Any, a: Any, x: Any) -> Any:
-    import torch.nn.functional as F
-
-    x, pad = _aten_pad(x, a, float("-inf"))
-    return F.max_pool2d(x, a["kernel_size"], a["stride"], pad, ceil_mode=a["ceil_mode"])
+    return _aten_max_and_index(a, x)[0]
 
 
 def _aten_index(env: Any, a: Any, x: Any) -> Any:
     """PyTorch's flat index into the plane, turned into the place in the window."""
     import torch
-    import torch.nn.functional as F
 
-    x, pad = _aten_pad(x, a, float("-inf"))
-    _, flat = F.max_pool2d(x, a["kernel_size"], a["stride"], pad, ceil_mode=a["ceil_mode"], return_indices=True)
+    _, flat, width = _aten_max_and_index(a, x)
+    top, _, left, _ = a["padding"]
     p = torch.arange(flat.shape[2], device=x.device).view(1, 1, -1, 1)
     q = torch.arange(flat.shape[3], device=x.device).view(1, 1, 1, -1)
-    r = flat // x.shape[3] - (p * a["stride"][0] - pad[0])
-    s = flat % x.shape[3] - (q * a["stride"][1] - pad[1])
+    r = flat // width - (p * a["stride"][0] - top)
+    s = flat % width - (q * a["stride"][1] - left)
     return (r * a["kernel_size"][1] + s).to(torch.uint8)
 
 
@@ -107,15 +114,24 @@ def _aten_max_grad(env: Any, a: Any, dy: Any, index: Any) -> Any:
 
 
 def _aten_avg(env: Any, a: Any, x: Any) -> Any:
+    """PyTorch pads both sides alike. Where ours are padded otherwise: sums over a padded image, and those of ones."""
     import torch
     import torch.nn.functional as F
 
     top, bottom, left, right = a["padding"]
     if top == bottom and left == right:
         return F.avg_pool2d(x, a["kernel_size"], a["stride"], (top, left), a["ceil_mode"], a["count_include_pad"])
-    host = x.detach().cpu().double().numpy()
-    y = np_pool.avg_pool2d(host, **window(a, average=True))
-    return torch.as_tensor(y.copy()).to(x)
+    (h, w), (p, q), (r, s), (sh, sw) = x.shape[2:], _windows(a, x.shape[2:]), a["kernel_size"], a["stride"]
+
+    def sums(x: Any, value: float) -> Any:
+        """Over just the windows asked for; the padding has this value, and 0 is beyond it, or the image is cut."""
+        padded = F.pad(x, (left, right, top, bottom), value=value)
+        rest = (0, (q - 1) * sw + s - (w + left + right), 0, (p - 1) * sh + r - (h + top + bottom))
+        return F.avg_pool2d(F.pad(padded, rest), (r, s), (sh, sw), divisor_override=1)
+
+    wide = x if x.element_size() == 8 else x.float()
+    counts = sums(torch.ones_like(wide[:1, :1]), float(a["count_include_pad"]))
+    return (sums(wide, 0.0) / counts).to(x.dtype)
 
 
 def _aten_avg_grad(env: Any, a: Any, dy: Any) -> Any:
@@ -123,11 +139,6 @@ def _aten_avg_grad(env: Any, a: Any, dy: Any) -> Any:
 
     with torch.enable_grad():
         x = torch.zeros(*dy.shape[:2], *a["input_size"], dtype=dy.dtype, device=dy.device, requires_grad=True)
-        top, bottom, left, right = a["padding"]
-        if top != bottom or left != right:
-            host = dy.detach().cpu().double().numpy()
-            dx = np_pool.avg_pool2d_grad(host, input_size=a["input_size"], **window(a, average=True))
-            return torch.as_tensor(dx.copy()).to(dy)
         return torch.autograd.grad(_aten_avg(env, a, x), x, dy)[0]
 
 
