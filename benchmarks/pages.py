@@ -75,19 +75,19 @@ def table(columns: str, rows: Iterable[Iterable[Any]]) -> Iterable[str]:
 
 def _predictions(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     yield from (
-        "", "## Without a GPU: exact figures, and the least times they allow", "",
-        "Launches, bytes and operations are exact. The least time of a kernel is max(bytes / bandwidth, operations / "
-        "rate) of the device's data sheet, a network's the sum of its kernels'. Nothing here was measured.", "",
+        "", "## Without a GPU: exact figures, and the time predicted for them", "",
+        "Launches, bytes and operations are exact. The time of a launch is predicted by `tricnn/compiler/cost.py` from "
+        "them and the device's data sheet, a network's is the sum of its launches'. Nothing here was measured.", "",
     )  # fmt: skip
     yield from table(
-        "network | mode | >batch | >launches | >unfused | >bytes | >unfused | >operations | >memory | >least ms | "
+        "network | mode | >batch | >launches | >unfused | >bytes | >unfused | >operations | >memory | >predicted ms | "
         ">unfused",
         (
             (
                 r["network"], r["mode"], r["batch"], r["fused"]["launches"], r["unfused"]["launches"],
                 size(r["fused"]["dram_bytes"]), size(r["unfused"]["dram_bytes"]), scaled(r["fused"]["flops"]),
-                size(r["fused"]["peak_memory_bytes"]), f"{r['fused']['least_milliseconds']:.3f}",
-                f"{r['unfused']['least_milliseconds']:.3f}",
+                size(r["fused"]["peak_memory_bytes"]), f"{r['fused']['predicted_us'] / 1e3:.3f}",
+                f"{r['unfused']['predicted_us'] / 1e3:.3f}",
             )
             for r in rows
         ),
@@ -148,18 +148,13 @@ def draw(found: Found, path: Path) -> Iterable[Path]:
     predictions = found.get("predictions", [])
     if predictions:
         groups = [
-            {"name": title(r), "bars": {"fused": r["fused"]["least_milliseconds"] / r["unfused"]["least_milliseconds"]}}
+            {"name": title(r), "bars": {"fused": r["fused"]["predicted_us"] / r["unfused"]["predicted_us"]}}
             for r in predictions
         ]
-        yield bars(groups, path.with_name(f"{path.stem}-bars.png"), "least time / least time unfused, predicted")
+        yield bars(groups, path.with_name(f"{path.stem}-bars.png"), "predicted time / predicted time unfused")
     if machine is None:
         return
     for case in [c for c in measured(found, "profile", "kernels") if c.get("fuse", True)][:1]:
         kernels = [{**k, "seconds": k["milliseconds"] / 1e3} for k in case["kernels"]]
         where = path.with_name(f"{path.stem}-roofline.png")
-        yield roofline(kernels, machine, case["dtype"], where, title(case), True)
-    if predictions:
-        first = predictions[0]
-        kernels = [{**k, "seconds": k["least_us"] / 1e6} for k in first["kernels"]]
-        where = path.with_name(f"{path.stem}-roofline.png")
-        yield roofline(kernels, machine, first["dtype"], where, f"{title(first)}: every kernel, predicted", False)
+        yield roofline(kernels, machine, case["dtype"], where, title(case))

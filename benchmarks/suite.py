@@ -6,8 +6,8 @@ most important come first, within a budget (540 s). A case is a process of its o
 of memory is reported, the rest go on. JSON, Markdown and plots are in --out ($OUT, or benchmarks/results), written
 anew after every case.
 
-Without a GPU it says so, and writes what is known without one: exact launches, bytes and operations, and the least
-time each kernel can take on the device whose data sheet is in tricnn/compiler/machines.py.
+Without a GPU it says so, and writes what is known without one: exact launches, bytes and operations, and the time
+that is predicted from them (tricnn/compiler/cost.py) for the device whose data sheet is in tricnn/compiler/machines.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu_case import NEEDED
 from benchmarks.gpu_suite import Session, commit, refusal, results_folder, timed_case, verify_case, warm_case
 from benchmarks.part import Case
 from tricnn.cli.contest import CONTENDERS, SLOW_TO_START
+
+if TYPE_CHECKING:
+    from tricnn.codegen.program import Launch, Program
 
 DTYPE = "bf16"
 #: in order of importance
@@ -66,7 +69,7 @@ def _rehearsal() -> Iterator[Case]:
 
 
 def without_a_gpu(out: Path, networks: tuple[str, ...] = NETWORKS) -> int:
-    """The exact figures and the least times, as a table, JSON, Markdown and a plot."""
+    """The exact figures and the predicted times, as a table, JSON, Markdown and a plot."""
     from benchmarks.pages import write_pages
     from tricnn.cli.screen import Screen
     from tricnn.compiler.machines import MACHINES
@@ -74,7 +77,7 @@ def without_a_gpu(out: Path, networks: tuple[str, ...] = NETWORKS) -> int:
 
     screen, target = Screen(False), "sm_90"
     screen.show(
-        "There is no GPU here, so nothing is timed. Launches, bytes and operations are exact; the least time, on one "
+        "There is no GPU here, so nothing is timed. Launches, bytes and operations are exact; the time, on one "
         f"{MACHINES[target].name}, is predicted from them."
     )
     found: dict[str, Any] = {
@@ -91,19 +94,35 @@ def without_a_gpu(out: Path, networks: tuple[str, ...] = NETWORKS) -> int:
 
 
 def predicted(network: str, mode: str, dtype: str, batch: int, target: str) -> dict[str, Any]:
-    """One network's static figures, fused and unfused, and the least time of each of its kernels."""
+    """One network's static figures, fused and unfused, with the predicted time of each of its kernels; and the least
+    time that bytes and operations alone allow, to which the log of predictions holds measured ones."""
     from benchmarks.part import declared
     from tricnn.cli.arguments import lowered, static_figures
-    from tricnn.report.predict import least
+    from tricnn.codegen.predict import microseconds, predicted_seconds
+    from tricnn.report.predict import predicted_kernels
 
     row: dict[str, Any] = {"network": network, "mode": mode, "dtype": dtype, "batch": batch, "target": target}
     for name, fuse in (("fused", True), ("unfused", False)):
         program = lowered(declared(network, small=False), mode, batch, dtype, target, fuse=fuse)
-        kernels = least(program, target)
-        row[name] = {**static_figures(program), "least_milliseconds": sum(k["least_us"] for k in kernels) / 1e3}
+        row[name] = {
+            **static_figures(program), "predicted_us": microseconds(predicted_seconds(program, target)),
+            "least_milliseconds": least_milliseconds(program, target),
+        }  # fmt: skip
         if fuse:
-            row["kernels"] = kernels
+            row["kernels"] = predicted_kernels(program, target)
     return row
+
+
+def least_milliseconds(program: Program, target: str) -> float:
+    """The sum over all launches of max(bytes / bandwidth, operations of products / their rate): no step is faster."""
+    from tricnn.codegen.candidates import CONTRACTIONS
+    from tricnn.compiler.machines import least_us
+
+    def least(launch: Launch) -> float:
+        flops = launch.flops * program.batch if launch.kind in CONTRACTIONS else 0  # the rest waits for no arithmetic
+        return least_us(target, program.dtype, program.launch_bytes(launch, program.batch), flops)
+
+    return sum(map(least, program.launches)) / 1e3
 
 
 def gpu_there() -> bool:

@@ -1,4 +1,4 @@
-"""How fast it is. Exact static figures of the fused and the unfused program, the least times they allow, and times of
+"""How fast it is. Exact static figures of the fused and the unfused program, the time predicted for them, times of
 one run, side by side: on a GPU fused, unfused, eager PyTorch (channels-last) and torch.compile; without one, the NumPy
 executor against PyTorch."""
 
@@ -83,9 +83,10 @@ def measured(
     peers: Sequence[str], screen: Screen, policy: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """The object that ``--json`` prints. What is not timed is of kernels compiled for ``compiled_batch``."""
+    from tricnn.codegen.predict import microseconds, predicted_seconds
     from tricnn.runtime.model import gpu_present
 
-    from ..report.predict import least
+    from ..report.predict import predicted_kernels
 
     on_gpu = gpu_present()
     programs = {
@@ -93,8 +94,8 @@ def measured(
         for name, fuse in (("fused", policy), ("unfused", "none"))
     }
     static = {name: static_figures(program) for name, program in programs.items()}
-    predicted = {name: least(program, target) for name, program in programs.items()}
-    totals = {f"{name}_least_us": sum(k["least_us"] for k in kernels) for name, kernels in predicted.items()}
+    totals = {f"{name}_us": microseconds(predicted_seconds(program, target)) for name, program in programs.items()}
+    by_kernel = predicted_kernels(programs["fused"], target)
 
     def tell(text: str) -> None:
         if screen.progress and screen.progress.is_terminal:
@@ -118,7 +119,7 @@ def measured(
         "versions": versions(),
         "static": static,
         "static_batch": compiled_batch,
-        "predicted": {"limits_of": limits_of(target), **totals, "kernels": predicted["fused"]},
+        "predicted": {"machine": machine_of(target), **totals, "kernels": by_kernel},
         "timings": rows,
         "baseline": baseline,
         "ratios": {r["name"]: r.get("ratio", found[r["name"]] / found[baseline]) for r in rows if r["name"] in found}
@@ -140,8 +141,8 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
     predicted = result["predicted"]
     screen.show(
         tables.static(result["static"], f"{known}, as compiled for {result['target']}"),
-        tables.least(predicted["kernels"], f"{known}: the least times on one {predicted['limits_of']} (predicted)"),
-        f"{brief(predicted['fused_least_us'] / 1e6)} at least; unfused {brief(predicted['unfused_least_us'] / 1e6)}\n",
+        tables.predicted(predicted["kernels"], f"{known}: predicted for one {predicted['machine']}"),
+        f"predicted: {brief(predicted['fused_us'] / 1e6)}; unfused {brief(predicted['unfused_us'] / 1e6)}\n",
         tables.timings(
             result["timings"],
             f"{what}, {result['dtype']}, on {result['device']}" + (", one step" if result["mode"] == "train" else ""),
@@ -151,7 +152,7 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
     screen.show(*(f"{r['name']} failed: {r['error']}" for r in result["timings"] if r.get("error")))
 
 
-def limits_of(target: str) -> str:
+def machine_of(target: str) -> str:
     from tricnn.compiler.machines import MACHINES
 
     return MACHINES[target].name

@@ -114,7 +114,7 @@ def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
 
 def sentences(result: dict[str, Any]) -> list[str]:
     """What the table comes to."""
-    from ..report.figures import milliseconds, plural, scaled, size, times
+    from ..report.figures import brief, plural, scaled, size, times
 
     plain = result["unfused"]
     lines = [
@@ -122,8 +122,9 @@ def sentences(result: dict[str, Any]) -> list[str]:
         f"{plural(plain['launches'], 'launch')} moving {size(plain['dram_bytes'])} "
         f"({times(plain['dram_bytes'] / max(1, result['dram_bytes']))} as much)",
         f"{scaled(result['flops'])} floating-point operations, {size(result['peak_memory_bytes'])} of memory at most, "
-        f"compiled in {result['compile_seconds']:.1f} s; a step is predicted to take at least "
-        f"{milliseconds(result['predicted_us'] / 1e6)} on {result['target']}",
+        f"compiled in {result['compile_seconds']:.1f} s; predicted time of "
+        f"{'a step' if result['mode'] == 'train' else 'a batch'} on {result['target']}: "
+        f"{brief(result['predicted_us'] / 1e6)}",
     ]
     spilling = [k["name"] for k in result["kernels"] if k["spill_bytes"]]
     if spilling:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
-    from ..report.figures import milliseconds, plural, size, times
+    from ..report.figures import brief, plural, size, times
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     screen.show(
         f"launches {plain['launches']} -> {result['launches']}; bytes {size(plain['dram_bytes'])} -> "
         f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less; "
-        f"predicted for {target} {' -> '.join(milliseconds(r['predicted_us'] / 1e6) for r in (plain, result))}",
+        f"predicted for {target} {' -> '.join(brief(r['predicted_us'] / 1e6) for r in (plain, result))}",
     )
     if result["shared_operands"]:
         cached = sum(s["in_cache"] for s in result["shared_operands"])

@@ -1,9 +1,10 @@
-"""The predicted time of every launch of a program, by the model of compiler/cost.py from the program's own bytes, flop
-and grids."""
+"""How long a program is predicted to take, by the model of compiler/cost.py from the program's own bytes, flop and
+grids: the one prediction that is shown anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import prod
 
 from ..compiler.cost import Cost, Work
@@ -12,16 +13,28 @@ from ..ir.table import Kind
 from .program import Launch, Program, evaluate
 
 
-def predicted_seconds(program: Program, target: str) -> tuple[float, ...]:
-    """Seconds of each launch, in order, at the batch size the program was lowered for."""
+@dataclass(frozen=True)
+class Time:
+    """Seconds of one launch, and what most of them go to: ``launch``, ``bytes`` or ``operations``."""
+
+    seconds: float
+    bound: str
+
+
+def predicted(program: Program, target: str) -> tuple[Time, ...]:
+    """The time of each launch, in order, at the batch size the program was lowered for."""
     cost = Cost(program.batch, program.dtype, target)
     kernels = {kernel.name: kernel for kernel in program.plan.kernels}
     found, begun = [], set()
     for launch in program.launches:
-        main = launch.kernel not in begun
+        work = _work(program, launch, kernels, cost, launch.kernel not in begun)
         begun.add(launch.kernel)
-        found.append(cost.seconds(_work(program, launch, kernels, cost, main)))
+        found.append(Time(cost.seconds(work), cost.bound(work)))
     return tuple(found)
+
+
+def predicted_seconds(program: Program, target: str) -> tuple[float, ...]:
+    return tuple(time.seconds for time in predicted(program, target))
 
 
 def microseconds(seconds: Iterable[float]) -> float:

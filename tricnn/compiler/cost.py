@@ -82,6 +82,16 @@ class Cost:
         return bytes_ <= CACHE_SHARE * MACHINES[self.target].cache * 1e6
 
     def seconds(self, work: Work) -> float:
+        """How long a launch is predicted to take."""
+        return LAUNCH + max(self.limits(work).values())
+
+    def bound(self, work: Work) -> str:
+        """What most of that time goes to: ``launch``, ``bytes`` or ``operations``."""
+        parts = {"launch": LAUNCH, **self.limits(work)}
+        return max(parts, key=parts.__getitem__)
+
+    def limits(self, work: Work) -> dict[str, float]:
+        """Seconds that a launch needs to move its bytes, and for its operations."""
         machine = MACHINES[self.target]
         busy = min(1.0, work.programs / machine.processors)
         cached = work.values <= self.cache_bytes
@@ -89,9 +99,8 @@ class Cost:
         products = work.products / (machine.rate(self.dtype) * busy)
         arithmetic = work.arithmetic / (machine.vector * 1e12 * busy)
         apart = machine.has_matrix_units(self.dtype) and work.programs >= OVERLAP * machine.processors
-        return LAUNCH + max(
-            moved / (machine.bandwidth * busy), max(products, arithmetic) if apart else products + arithmetic
-        )
+        operations = max(products, arithmetic) if apart else products + arithmetic
+        return {"bytes": moved / (machine.bandwidth * busy), "operations": operations}
 
     @property
     def cache_bytes(self) -> float:

@@ -3,8 +3,7 @@
 NVIDIA: the architecture white papers and data sheets of A100 80GB SXM, A40, Jetson AGX Orin, L40S, H100 SXM, B200,
 B300, RTX 5090, GB10. AMD: the data sheets of MI250X (one of its two dies), MI300X, MI355X, RX 7900 XTX, RX 9060 XT,
 RX 9070 XT; their cache is the last one before memory (Infinity Cache). Peaks are dense ones, without sparsity, summed
-in fp32. They bound times and rank plans of one
-network on one target; they are not a promise of speed.
+in fp32. They bound times and rank plans of one network on one target; they are not a promise of speed.
 """
 
 from __future__ import annotations

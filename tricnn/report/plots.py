@@ -1,4 +1,4 @@
-"""Plots of the benchmark: bars of each contender's time, and a roofline with every kernel on it."""
+"""Plots of the benchmark: bars of each contender's time, and a roofline with every measured kernel under it."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def bars(cases: Sequence[Mapping[str, Any]], path: Path, unit: str = "time / PyT
 
 
 def roofline(
-    kernels: Sequence[Mapping[str, Any]], machine: Machine, dtype: str, path: Path, title: str, measured: bool
+    kernels: Sequence[Mapping[str, Any]], machine: Machine, dtype: str, path: Path, title: str
 ) -> Path:  # fmt: skip
-    """Every kernel (``dram_bytes``, ``flops``, ``seconds``, ``kind``) at its operations per byte and operations per
-    second, its area as its time, under the limits of a device."""
+    """Every kernel (``dram_bytes``, ``flops``, ``kind``, measured ``seconds``) at its operations per byte and its
+    operations per second, its area as its time, under the limits of a device."""
     figure = _figure(8, 5)
     axes = figure.subplots()
     shown = [k for k in kernels if k["flops"] > 0 and k["dram_bytes"] > 0 and k["seconds"] > 0]
@@ -69,7 +69,7 @@ def roofline(
             color=COLOURS[number % len(COLOURS)], label=kind,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="operations per byte to or from memory")
-    axes.set(ylabel="operations per second" + ("" if measured else ", predicted: at the limit"))
+    axes.set(ylabel="operations per second")
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     text = f"{machine.name}: {machine.bandwidth / 1e12:.2f} TB/s, {top / 1e12:.0f} TFLOP/s in {dtype}; area: time"
     if idle := len(kernels) - len(shown):

@@ -227,28 +227,30 @@ def tuning(tuned: Mapping[str, Any]) -> Table:
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Exact figures of several networks and the least times that they allow, fused beside unfused."""
-    made = table("Exact figures, and the least time they allow (predicted, not measured)", "network", "mode", ">batch",
-                 ">launches", ">unfused", ">bytes", ">unfused", ">least time", ">unfused")  # fmt: skip
+    """Exact figures of several networks and the time predicted for them, fused beside unfused."""
+    made = table("Exact figures, and the time predicted for them (not measured)", "network", "mode", ">batch",
+                 ">launches", ">unfused", ">bytes", ">unfused", ">time", ">unfused")  # fmt: skip
     for r in rows:
         fused, unfused = r["fused"], r["unfused"]
         row(
             made, r["network"], r["mode"], r["batch"], f"{fused['launches']:,}", f"{unfused['launches']:,}",
-            size(fused["dram_bytes"]), size(unfused["dram_bytes"]), brief(fused["least_milliseconds"] / 1e3),
-            brief(unfused["least_milliseconds"] / 1e3),
+            size(fused["dram_bytes"]), size(unfused["dram_bytes"]), brief(fused["predicted_us"] / 1e6),
+            brief(unfused["predicted_us"] / 1e6),
         )  # fmt: skip
     return made
 
 
-def least(rows: Sequence[Mapping[str, Any]], title: str, shown: int = 15) -> Table:
-    """The kernels that need most of the least time, and which limit it is."""
-    made = table(title, "kernel", ">launches", ">bytes", ">operations", ">least time", "limited by")
+def predicted(rows: Sequence[Mapping[str, Any]], title: str, shown: int = 15) -> Table:
+    """The kernels that are predicted to take longest, and what they spend that time on."""
+    made = table(title, "kernel", ">launches", ">bytes", ">operations", ">time", "mostly for")
     for r in rows[:shown]:
         row(made, r["name"], r["launches"], size(r["dram_bytes"]), scaled(r["flops"]),
-            brief(r["least_us"] * 1e-6), r["bound"])  # fmt: skip
+            brief(r["predicted_us"] * 1e-6), r["bound"])  # fmt: skip
     rest = rows[shown:]
     if rest:
-        launches, moved, flops, us = (sum(r[k] for r in rest) for k in ("launches", "dram_bytes", "flops", "least_us"))
+        launches, moved, flops, us = (
+            sum(r[k] for r in rest) for k in ("launches", "dram_bytes", "flops", "predicted_us")
+        )
         row(made, plural(len(rest), "other"), launches, size(moved), scaled(flops), brief(us * 1e-6), "")
     return made
 
