@@ -16,7 +16,7 @@ from tests.ir.samples import SAMPLES
 from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.specialise import for_training
 from tricnn.graphs import lenet, lenet_sigmoid
-from tricnn.ir import OPS, GraphError, ShapeError, TextError, TricnnError, from_text, to_text
+from tricnn.ir import OPS, GraphBuilder, GraphError, ShapeError, TextError, TricnnError, from_text, to_text
 
 SMALL = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -123,7 +123,7 @@ SYNTAX = [
     (with_line(5, "x = relu(x)"), 5, 1, "already defined in line 3"),
     (with_line(5, '"conv1" = relu(x)'), 5, 1, "layer name"),
     (with_line(5, "graph again"), 5, 7, "'='"),
-    (with_line(5, "3conv = relu(x)"), 5, 1, "'3'"),
+    (with_line(5, "-3conv = relu(x)"), 5, 1, "'-'"),
     (with_line(5, "conv1 = relu(x)\\"), 5, 16, "unexpected"),
     (with_line(11, "output logits = fc weight=2"), 11, 20, "loss_weight"),
     (with_line(11, "output logits = fc loss_weight=big"), 11, 32, "expected a number"),
@@ -211,7 +211,7 @@ def test_a_graph_that_makes_no_sense_is_answered_in_one_line_that_names_the_laye
 
 HOSTILE = [
     'a"b', "a'b", "a\nb", "a\r\nb", "../x", "/etc/passwd", "a;import os", "a b", "a/b", "a\\b", "a{b}", "a$b", "a`id`b",
-    '__import__("os")', "x)\nimport os\n(", "\x00", "а", "ｃonv", "conv\u2028", "conv\u200b", "é", "1a", "-a", ".a",
+    '__import__("os")', "x)\nimport os\n(", "\x00", "а", "ｃonv", "conv\u2028", "conv\u200b", "é", "-1", "-a", ".a",
     "a.", "a..b", "", " ", "a" * 129, "a" * 100_000, "%s", "\N{PILE OF POO}", "a\u0301", "\ud800",
 ]  # fmt: skip
 
@@ -235,6 +235,17 @@ def test_a_hostile_name_is_refused_wherever_it_stands(name):
         message = str(caught.value)
         assert not re.search(r"[\r\n\x00\u2028]", message), place
         assert len(message) < 1000, place
+
+
+def test_a_layer_may_be_called_as_a_number_is_written():
+    """nn.Sequential names its layers 0, 1, 2: names where a layer's name stands, numbers after ``=``."""
+    b = GraphBuilder("2nd")
+    x = b.conv2d(b.input("x", (1, 4, 4)), 2, 3, name="0")
+    for name in ("1", "0.1", "1e5", "2.5e-3", "00", "3-4", "7.a"):
+        x = b.relu(x, name=name)
+    g = b.build(b.linear(b.add("scale", x, name="5", factor=5.0), 3, name="6"))
+    assert from_text(to_text(g)) == g
+    assert g.by_name["0"].inputs == ("x", "0.weight", "0.bias") and g.by_name["5"].attrs["factor"] == 5.0
 
 
 def test_names_people_use_are_accepted():

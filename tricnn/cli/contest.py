@@ -108,12 +108,12 @@ class Ours:
 
     def launch(self, launch: Launch) -> None:
         """One of the step's launches by itself."""
-        from tricnn.codegen.program import evaluate
+        from tricnn.codegen.program import evaluate, scalars
 
         function = next(f for f in self.program.functions if f.name == launch.function)
         options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
-        scalars = {"N": self.batch, "seed_lo": 0, "seed_hi": 0, "step": 0}
-        arguments = [scalars[a] if a in scalars else self.tensors[a] for a in launch.arguments]
+        given = {**self.tensors, **scalars(self.batch)}
+        arguments = [given[a] for a in launch.arguments]
         grid = tuple(evaluate(g, self.batch) for g in launch.grid)
         getattr(self.executor.module, launch.function)[grid](*arguments, **options)
 

@@ -262,7 +262,7 @@ class Body:
         """Leave a tile's share of a sum over pixels of what it stored: (count, mean, M2), or the sums of dy and
         dy * xhat, per channel."""
         tile = self.known.get((node.inputs[0] + "#stored", at), self.known[self.plan.storage(node.inputs[0]), at])
-        partial = f"{self.kernel.name}.{node.name}.partial"
+        partial = f"{self.kernel.name}:{node.name}:partial"
         argument = self.result(partial, "partial")
         self.sides.append((node, partial))
         c = at.width

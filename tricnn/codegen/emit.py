@@ -99,9 +99,9 @@ def kernel_text(program: Program, function: Function) -> str:
 def launched(function: Function) -> str:
     """A function's text for launching: Triton is not to compile it anew for other numbers, of which it would otherwise
     know whether they are 1, or multiples of 16. So what runs is what `build` has compiled and looked at."""
-    numbers = json.dumps([name for name, _ in function.parameters if name in SCALARS])
+    numbers = json.dumps([name for name, _ in function.parameters if f":{name}" in SCALARS])
     names = [name for name, _ in function.parameters]
-    typed = [f"{name}: tl.int64" if SCALARS.get(name) == "i64" else name for name in names]
+    typed = [f"{name}: tl.int64" if SCALARS.get(f":{name}") == "i64" else name for name in names]
     plain = f"@triton.jit\ndef {function.name}({', '.join(names)}):"
     assert plain in function.text
     return function.text.replace(
@@ -218,14 +218,14 @@ def _step(program: Program) -> str:
         ]
     if any(g.startswith("min(") for launch in program.launches for g in launch.grid):
         lines.append(f"    # min(tiles, {programs()}): so many programs fill a GPU; each computes tile after tile.")
-    if any("seed_lo" in launch.arguments for launch in program.launches):
+    if any(":seed_lo" in launch.arguments for launch in program.launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
     for launch in program.launches:
         function = stages[launch.function]
         grid = ", ".join(_expression(g).replace("cdiv", "triton.cdiv") for g in launch.grid)
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
-        arguments = [a if a in SCALARS else f't["{a}"]' for a in launch.arguments]
+        arguments = [a[1:] if a in SCALARS else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
         lines += [f"    {launch.function}[{grid}](", *_wrapped([*arguments, *options]), "    )"]
     return "\n".join(lines)

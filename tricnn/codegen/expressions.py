@@ -57,7 +57,7 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> str:
     weight = body.operand(node, 3, at)
     dbias, dweight = statistics(body, node, 4, at)
     pixels = body.plan.type(node.name).pixels
-    count = body.argument("N", "N")
+    count = body.argument(":N", "N")
     rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
     share = body.let("share", f"1.0 / ({count} * {pixels}.0)")
     scale = body.let("scale", f"{rstd} * {weight}")
@@ -92,7 +92,7 @@ def _dropout(body: Body, node: Node, at: At) -> str:
         index = f"({pixel} // {pixels} * {c} + {channel}) * {pixels} + {pixel} % {pixels}"
     element = body.let("element", index)
     threshold = min(round(node.attrs["p"] * 2**32), 2**32 - 1)
-    low, high, step = (body.argument(name, name) for name in ("seed_lo", "seed_hi", "step"))
+    low, high, step = (body.argument(f":{name}", name) for name in ("seed_lo", "seed_hi", "step"))
     keep = body.let("keep", f"keep_mask({element}, {low}, {high}, {node.attrs['layer']}, {step}, {threshold})")
     return f"{x} * tl.where({keep}, {1 / (1 - node.attrs['p'])!r}, 0.0)"
 

@@ -219,7 +219,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     total = c["K"] * columns
     everything = total + (c["K"] if bias else 0)
     if split > 1:
-        partial = state.workspace(f"{name}.partial", f"{split * everything}")
+        partial = state.workspace(f"{name}:partial", f"{split * everything}")
         dw_args = bias_args = {partial: "partial"}
         dw_store = f"tl.store(partial + split * {everything} + row * {columns} + column, acc, mask=mask)"
         bias_store = f"tl.store(partial + split * {everything} + {total} + channel, acc, mask=mask)"

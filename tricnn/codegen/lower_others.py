@@ -115,7 +115,7 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     rows = max(1, min(16, 2048 // width))
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", logits, c, "logits")
-    losses = state.workspace(f"{name}.losses", "N") if loss else None
+    losses = state.workspace(f"{name}:losses", "N") if loss else None
     upstream = plan.graph.by_name[grad.inputs[0]].attrs["value"] if grad else 1.0
     scale = node.attrs["weight"] * upstream
     outputs = ([losses] if losses else []) + ([grad.name] if grad else [])

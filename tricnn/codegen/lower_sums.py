@@ -70,7 +70,7 @@ def lower_split_sum(
 
     parameters = "total, element, mask, split, args"
     if count > MANY:
-        groups = state.workspace(f"{name}.groups", f"{GROUPS * everything}")
+        groups = state.workspace(f"{name}:groups", f"{GROUPS * everything}")
         lines = [f"tl.store(groups + split * {everything} + element, total, mask=mask)"]
         helper = plain_function(f"{name}_groups_store", parameters, ["groups"], lines)
         launch(f"{name}_groups", helper, {groups: "groups"}, partial, parts, GROUPS)
@@ -134,7 +134,7 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
     count = evaluate(parts, state.batch)
     if count > MANY:
         block = 32
-        groups = state.workspace(f"{name}.groups", f"{GROUPS * 3 * c}")
+        groups = state.workspace(f"{name}:groups", f"{GROUPS * 3 * c}")
         row = f"groups + split * {3 * c} + channel"
         helper = plain_function(
             f"{name}_groups_store", "count, mean, m2, channel, mask, split, args", ["groups"],
@@ -210,7 +210,7 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
     split = _splits(state, dy.pixels, dy.channels, tile)
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_dy", node.inputs[0], dy.channels, "dy")
-    target = state.workspace(f"{name}.partial", f"{split * dy.channels}") if split > 1 else node.name
+    target = state.workspace(f"{name}:partial", f"{split * dy.channels}") if split > 1 else node.name
     line = f"tl.store(db + split * {dy.channels} + channel, total, mask=mask)"
     store_text = plain_function(f"{name}_store_db", "total, channel, mask, split, args", ["db"], [line])
 
@@ -245,7 +245,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
     load_text = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
     place = plan.place(node.name)
-    target = state.workspace(f"{name}.partial", f"{split * 2 * c}") if split > 1 else place.buffer
+    target = state.workspace(f"{name}:partial", f"{split * 2 * c}") if split > 1 else place.buffer
     start = f"split * {2 * c} + " if split > 1 else f"{place.offset} + " if place.offset else ""
     lines = [
         f"tl.store(sums + {start}channel, first, mask=mask)",
@@ -278,7 +278,7 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", node.inputs[0], x.channels, "x")
     parts = f"cdiv(N * {x.pixels}, {tile.m})"
-    partial = state.workspace(f"{name}.partial", f"{parts} * {3 * x.channels}")
+    partial = state.workspace(f"{name}:partial", f"{parts} * {3 * x.channels}")
 
     def call(p: Parameter) -> str:
         return call_text(

@@ -123,19 +123,21 @@ class Lowering:
         the template and its functions load and store (traffic.py).
         """
         names: dict[str, str] = {}
-        taken = {"tl", "triton", "N", *keyword.kwlist}
+        taken = {"tl", "triton", *(scalar[1:] for scalar in SCALARS), *keyword.kwlist}
         for mapping in [*bodies, dict(extra)]:
             for buffer, stem in mapping.items():
                 if buffer in names:
                     continue
-                stem = buffer if buffer in SCALARS else stem
+                if buffer in SCALARS:
+                    names[buffer] = buffer[1:]
+                    continue
                 unique, count = stem, 1
-                while unique in taken and buffer not in SCALARS:
+                while unique in taken:
                     count += 1
                     unique = f"{stem}{count}"
                 taken.add(unique)
                 names[buffer] = unique
-        names.setdefault("N", "N")
+        names.setdefault(":N", "N")
         types = [(p, self.type(b)) for b, p in names.items()]
         code = call(lambda buffer: names[buffer])
         text = "\n\n".join(
@@ -144,7 +146,8 @@ class Lowering:
                 f"@triton.jit\ndef {name}({', '.join(names.values())}):\n{_indent(code)}\n",
             ]
         )
-        key = f"{text.replace(name, '@')} {types} {tile.warps} {tile.stages}"
+        written = " ".join(text.replace(name, "@").split())  # a long name breaks lines elsewhere
+        key = f"{written} {types} {tile.warps} {tile.stages}"
         assert name not in self.named, f"two functions are called {name}"
         self.named.add(name)
         if key not in self._same:

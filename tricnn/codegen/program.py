@@ -17,16 +17,22 @@ from .tiles import Choice
 #: what a user chooses -> (how activations are stored, how tl.dot multiplies fp32)
 DTYPES = {"fp32": ("fp32", "ieee"), "tf32": ("fp32", "tf32"), "fp16": ("fp16", "ieee"), "bf16": ("bf16", "ieee")}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
-#: numbers a launch may take; the seed is 64 bits, passed as two words
-SCALARS = {"N": "i32", "seed_lo": "i64", "seed_hi": "i64", "step": "i32"}
+#: numbers a launch may take, by argument; the seed is 64 bits, passed as two words. A kernel's parameter is called as
+#: the argument is, without the colon, which tells it from every layer's buffer: no layer's name has one.
+SCALARS = {":N": "i32", ":seed_lo": "i64", ":seed_hi": "i64", ":step": "i32"}
 #: the table of addresses that the launch for many sums reads, and how many elements each of its programs adds
-SUM_TABLE, SUM_BLOCK = "weight_sums.table", 512
+SUM_TABLE, SUM_BLOCK = "weight_sums:table", 512
 TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
 
 
 def element(type_: TensorType, storage: str) -> str:
     """How a value's elements are stored: ``fp32 fp16 bf16 u8 i64``."""
     return {"float": storage, "float32": "fp32", "uint8": "u8", "int64": "i64"}[type_.dtype]
+
+
+def scalars(batch: int, seed: int = 0, step: int = 0) -> dict[str, int]:
+    """The numbers of a step, by argument."""
+    return dict(zip(SCALARS, (batch, seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step), strict=True))
 
 
 @lru_cache(1 << 16)

@@ -18,7 +18,7 @@ from .types import TensorType
 if TYPE_CHECKING:
     import networkx as nx
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*(\.[A-Za-z0-9_\-]+)*", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]*(\.[A-Za-z0-9_\-]+)*", re.ASCII)
 
 
 def check_name(name: str, what: str) -> str:
@@ -26,7 +26,7 @@ def check_name(name: str, what: str) -> str:
     if not isinstance(name, str) or len(name) > 128 or not NAME.fullmatch(name):
         raise GraphError(
             f"{what} {shown(name)} is not accepted: a name has at most 128 letters, digits, '_' and '-', "
-            "starts with a letter or '_', and may have parts joined by single dots (layer1.0.conv1)"
+            "starts with none of '-' and '.', and may have parts joined by single dots (layer1.0.conv1)"
         )
     return name
 

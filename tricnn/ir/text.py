@@ -17,18 +17,18 @@ from math import isfinite
 from typing import Any
 
 from .errors import GraphError, TextError, shown
-from .graph import Graph, Node, Output, topological
+from .graph import NAME, Graph, Node, Output, topological
 from .table import OPS
 from .types import N
 
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t]+)|(?P<comment>\#.*)
-      |(?P<number>[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?(?![\w.]))
-      |(?P<name>[A-Za-z_][\w\-]*(\.[\w\-]+)*)
-      |(?P<string>"[^"\\]*")
-      |(?P<mark>[=(),\[\]])""",
-    re.VERBOSE | re.ASCII,
-)
+_BLANK = re.compile(r"[ \t]*(#.*)?")
+#: what may stand somewhere, by what is expected there: a layer called 3 and the number 3 look the same
+_TOKENS = {
+    "name": re.compile(NAME.pattern, re.ASCII),
+    "number": re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?(?![\w.])", re.ASCII),
+    "string": re.compile(r'"[^"\\]*"'),
+    "mark": re.compile(r"[=(),\[\]]"),
+}
 
 
 def _literal(value: Any) -> str:
@@ -67,74 +67,77 @@ def to_text(graph: Graph) -> str:
 
 
 class _Line:
-    """The tokens of one line, read from left to right."""
+    """One line, read from left to right; ``at`` is where the next token begins."""
 
     def __init__(self, text: str, number: int):
-        self.number, self.length, self.tokens, self.at = number, len(text), [], 0
-        column = 0
-        while column < len(text):
-            match = _TOKEN.match(text, column)
-            if match is None:
-                raise TextError(f"unexpected {text[column]!r}", number, column + 1)
-            if match.lastgroup == "name" and len(match.group()) > 128:
-                raise TextError(f"a name has at most 128 characters, found {shown(match.group())}", number, column + 1)
-            if match.lastgroup not in ("space", "comment"):
-                self.tokens.append((match.lastgroup, match.group(), column + 1))
-            column = match.end()
+        self.text, self.number, self.at = text, number, 0
+        self._go_to(0)
 
-    tokens: list[tuple[str | None, str, int]]
+    def _go_to(self, at: int) -> None:
+        """The first place from ``at`` on that is neither blank nor in a comment."""
+        blank = _BLANK.match(self.text, at)
+        self.at = blank.end() if blank else at
+
+    def found(self, *kinds: str) -> str | None:
+        """What stands here, if it is of one of these kinds."""
+        matches = (_TOKENS[kind].match(self.text, self.at) for kind in kinds or _TOKENS)
+        return next((match.group() for match in matches if match), None)
 
     def error(self, message: str) -> TextError:
-        column = self.tokens[self.at][2] if self.at < len(self.tokens) else self.length + 1
-        found = shown(self.tokens[self.at][1]) if self.at < len(self.tokens) else "the end of the line"
-        return TextError(f"{message}, found {found}", self.number, column)
+        found = self.found("number", "name", "string", "mark")
+        if found is None and not self.done():
+            return TextError(f"unexpected {self.text[self.at]!r}", self.number, self.at + 1)
+        shown_ = shown(found) if found is not None else "the end of the line"
+        return TextError(f"{message}, found {shown_}", self.number, (self.at if found else len(self.text)) + 1)
 
-    def peek(self, text: str) -> bool:
-        return self.at < len(self.tokens) and self.tokens[self.at][1] == text
+    def peek(self, mark: str) -> bool:
+        return self.text.startswith(mark, self.at)
 
     def take(self, kind: str, what: str) -> str:
-        if self.at >= len(self.tokens) or self.tokens[self.at][0] != kind:
+        found = self.found(kind)
+        if found is None:
             raise self.error(f"expected {what}")
-        self.at += 1
-        return self.tokens[self.at - 1][1]
+        if kind == "name" and len(found) > 128:
+            raise TextError(f"a name has at most 128 characters, found {shown(found)}", self.number, self.at + 1)
+        self._go_to(self.at + len(found))
+        return found
 
     def expect(self, mark: str) -> None:
         if not self.peek(mark):
             raise self.error(f"expected {mark!r}")
-        self.at += 1
+        self._go_to(self.at + 1)
 
     def done(self) -> bool:
-        return self.at >= len(self.tokens)
+        return self.at >= len(self.text)
 
     def value(self, depth: int = 0) -> Any:
         if self.done():
             raise self.error("expected a value")
-        kind, text, _ = self.tokens[self.at]
-        if kind == "mark" and text in "[(":
-            if depth == 4:
-                raise self.error("expected a number: lists go no deeper")
-            self.at += 1
-            items = []
-            close = "]" if text == "[" else ")"
-            while not self.peek(close):
-                items.append(self.value(depth + 1))
-                if not self.peek(close):
-                    self.expect(",")
-            self.at += 1
-            return tuple(items)
+        for opening, close in ("[]", "()"):
+            if self.peek(opening):
+                if depth == 4:
+                    raise self.error("expected a number: lists go no deeper")
+                self.expect(opening)
+                items = []
+                while not self.peek(close):
+                    items.append(self.value(depth + 1))
+                    if not self.peek(close):
+                        self.expect(",")
+                self.expect(close)
+                return tuple(items)
         words = {"N": N, "True": True, "False": False}
-        if kind == "name" and text in words:
-            self.at += 1
-            return words[text]
-        if kind == "string":
-            self.at += 1
-            return text[1:-1]
-        if kind == "number":
+        at = self.at
+        if (word := self.found("name")) in words:
+            return words[self.take("name", str(word))]
+        if self.found("string"):
+            return self.take("string", "a string")[1:-1]
+        if self.found("number"):
+            text = self.take("number", "a number")
             whole = not any(c in text for c in ".eE")
             number = int(text) if whole and len(text) < 20 else float(text)
             if not isfinite(number) or (whole and isinstance(number, float)):
+                self.at = at
                 raise self.error("expected a number that fits 64 bits")
-            self.at += 1
             return number
         raise self.error("expected a number, a string, True, False, N or a list")
 
@@ -187,9 +190,9 @@ def from_text(text: str) -> Graph:
 
 def _statement(line: _Line, name: str) -> Node:
     line.expect("=")
-    op = line.take("name", "an operation")
+    at, op = line.at, line.take("name", "an operation")
     if op not in OPS:
-        line.at -= 1
+        line.at = at
         raise line.error(f"unknown operation; known: {', '.join(sorted(OPS))}")
     line.expect("(")
     inputs: list[str] = []
@@ -197,7 +200,7 @@ def _statement(line: _Line, name: str) -> Node:
     while not line.peek(")"):
         word = line.take("name", "an input or an attribute")
         if line.peek("="):
-            line.at += 1
+            line.expect("=")
             if word in attrs:
                 raise line.error(f"attribute {word} is given twice")
             attrs[word] = line.value()
@@ -207,7 +210,7 @@ def _statement(line: _Line, name: str) -> Node:
             inputs.append(word)
         if not line.peek(")"):
             line.expect(",")
-    line.at += 1
+    line.expect(")")
     return Node(name, op, tuple(inputs), attrs)
 
 
@@ -217,9 +220,9 @@ def _output(line: _Line) -> Output:
     value = line.take("name", "a layer name")
     options: dict[str, Any] = {}
     while not line.done():
-        word = line.take("name", "loss_weight or training_only")
+        at, word = line.at, line.take("name", "loss_weight or training_only")
         if word not in ("loss_weight", "training_only"):
-            line.at -= 1
+            line.at = at
             raise line.error("expected loss_weight or training_only")
         line.expect("=")
         at, options[word] = line.at, line.value()

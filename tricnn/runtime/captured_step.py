@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..codegen.candidates import CONTRACTIONS
-from ..codegen.program import Program
+from ..codegen.program import SCALARS, Program
 from ..compiler.machines import least_us
 
 WARM_UPS = 3
@@ -20,7 +20,7 @@ LAUNCH_US = 20.0
 
 def worth_capturing(program: Program, batch: int, target: str) -> bool:
     """Is the step shorter than its launches, and the same every time?"""
-    if any({"seed_lo", "seed_hi", "step"} & set(launch.arguments) for launch in program.launches):
+    if any((SCALARS.keys() - {":N"}) & set(launch.arguments) for launch in program.launches):
         return False
     least = sum(
         least_us(target, program.dtype, program.launch_bytes(launch, batch),

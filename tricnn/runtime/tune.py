@@ -26,7 +26,7 @@ from ..codegen.candidates import CONTRACTIONS, candidates
 from ..codegen.compile import CompiledKernel, CompileError, KernelSpec
 from ..codegen.emit import launched
 from ..codegen.lower import lower
-from ..codegen.program import BYTES, SCALARS, Launch, Program, evaluate
+from ..codegen.program import BYTES, Launch, Program, evaluate, scalars
 from ..codegen.templates import module_text
 from ..codegen.tiles import Problem, Tile
 from ..codegen.worker_pool import NoPlace
@@ -212,7 +212,7 @@ class Tuner:
     def work(self, program: Program, site: Site) -> Work:
         """All of a site's launches, on the model's memory and workspaces of their own."""
         executor, batch = self.model.executor, self.batch
-        values: dict[str, Any] = {**dict.fromkeys(SCALARS, 0), **self.tensors, "N": batch}
+        values: dict[str, Any] = {**self.tensors, **scalars(batch)}
         shared = {*self.plan.graph.types, *program.rounded.values()}
         own = {name: b for name, b in program.buffers.items() if name not in shared}
         for name, buffer in own.items():

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..codegen import tiles
-from ..codegen.program import DTYPES, Launch, element, evaluate
+from ..codegen.program import DTYPES, Launch, element, evaluate, scalars
 from ..compiler.plan import Kernel
 from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Graph, Node
@@ -124,8 +124,7 @@ def verify_model(
         real = plan.type(value).dtype.startswith("float")
         return np.array(x.detach().float().cpu().numpy(), dtype=np.float64) if real else x.detach().cpu().numpy()
 
-    scalars = {"N": batch, "seed_lo": seed & 0xFFFFFFFF, "seed_hi": seed >> 32 & 0xFFFFFFFF, "step": 0}
-    arguments = {**tensors, **scalars}
+    arguments = {**tensors, **scalars(batch, seed)}
 
     def check(kernel: Kernel, values: Mapping[str, np.ndarray], names: Iterable[str]) -> None:
         written = {v: host(v) for v in kernel.writes}
