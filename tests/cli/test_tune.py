@@ -3,6 +3,8 @@
 A user would lose a training run to a tile that is fast and wrong, or a file of measurements to an interrupted one.
 """
 
+import errno
+import os
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from tricnn.codegen import tuning
 from tricnn.codegen.candidates import candidates
 from tricnn.codegen.compile import CompileError
 from tricnn.codegen.lower import lower
+from tricnn.codegen.worker_pool import NoPlace
 from tricnn.ir import TricnnError
 from tricnn.runtime import tune
 from tricnn.runtime.model import compile
@@ -215,6 +218,30 @@ def test_a_gpu_that_fails_ends_it_with_one_line_and_the_winners_so_far(tuned, tm
     assert list(tuning.read(aside)) == problems[:1] and not (tmp_path / "tuned.toml").exists()
     result, out = tuned(FakeClock(9e-6), seconds=0.0, kinds=("conv2d", "linear"))  # the next run
     assert list(tuning.read(out)) == problems[:1] and result["winners"] == 1 and not aside.exists()
+
+
+def test_a_full_disk_is_no_result_of_a_tile(tuned, tmp_path, monkeypatch):
+    """Nothing that could not be written is slower, or wrong; what was measured before stays."""
+    asked = []
+
+    def compiler(specs):
+        asked.append(specs)
+        if len(asked) == 2:
+            raise NoPlace(f"{tmp_path}: No space left on device")
+        return compiles(specs)
+
+    with pytest.raises(TricnnError) as caught:
+        tuned(FakeClock(9e-6, 1e-6), compiler, kinds=("conv2d", "linear"))
+    aside = tmp_path / "tuned.toml.unchecked"
+    assert str(caught.value).startswith("kernels cannot be compiled here: ") and str(aside) in str(caught.value)
+    assert len(tuning.read(aside)) == 1 and not (tmp_path / "tuned.toml").exists()
+
+    def full(source):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "emitted.py")
+
+    monkeypatch.setattr(tune, "load_module", full)
+    with pytest.raises(TricnnError, match=r"compiled here: .*No space left on device.*nothing had won"):
+        tuned(FakeClock(9e-6, 1e-6))
 
 
 def test_a_gpu_that_fails_in_the_last_check_loses_no_winners(tuned, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_any_safetensors_reader_finds_the_weights_under_pytorchs_names(tmp_path)
 def test_strided_and_torch_arrays_are_saved_by_value(tmp_path):
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1)
     views = {"a": base.transpose(0, 3, 1, 2), "b": torch.tensor(base).permute(3, 2, 1, 0), "c": np.float32(3)}
-    save_checkpoint(tmp_path / "c", replace(example(), state=views))
+    save_checkpoint(tmp_path / "c", replace(example(), state=views, velocity={}))
     state = load_checkpoint(tmp_path / "c").state
     assert all(np.array_equal(state[name], np.asarray(x)) for name, x in views.items())
 
@@ -179,3 +180,48 @@ def test_killed_at_any_moment_the_file_is_whole(tmp_path):
         assert all((x == found.progress.step).all() for x in found.state.values())
         step = found.progress.step + 1
     assert json.loads(json.dumps(found.settings)) == {}
+
+
+@pytest.mark.parametrize(
+    "what", ["bfloat16", "float8_e4m3fn", "momentum of no shape", "momentum of nothing", "integers"]
+)
+def test_a_checkpoint_of_tensors_that_training_does_not_write_is_refused(tmp_path, what):
+    """Its checksum is right: somebody wrote it so."""
+    from safetensors.torch import save_file
+
+    made = example()
+    if what == "momentum of no shape":
+        made.velocity = {name: np.float32(0.5).reshape(()) for name in made.velocity}
+    elif what == "momentum of nothing":
+        made.velocity = {"nothing": np.zeros(3, np.float32)}
+    elif what == "integers":
+        made.state = {name: x.astype(np.int32) for name, x in made.state.items()}
+    path = tmp_path / "c"
+    save_checkpoint(path, made)
+    if what in ("bfloat16", "float8_e4m3fn"):
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).to(getattr(torch, what)) for name in file.keys()}  # noqa: SIM118
+            save_file(tensors, path, file.metadata())
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: ") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"settings": 3}', '{"settings": {}, "progress": {"step": "x"}}', "[" * 10**5]
+)
+def test_a_checkpoint_whose_progress_is_none_is_refused(tmp_path, content):
+    made = example()
+    path = tmp_path / "c"
+    digest = module._digest(made.graph, content, made.state)
+    metadata = {"format": module.FORMAT, "graph": made.graph, "content": content, "sha256": digest}
+    path.write_bytes(safetensors.numpy.save(dict(made.state), metadata))
+    with pytest.raises(CheckpointError, match="its settings and its progress are not what a run writes"):
+        load_checkpoint(path)
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away_by_the_next(tmp_path):
+    (tmp_path / ".checkpoint.safetensors.0123abcd.tmp").write_bytes(bytes(100))
+    (tmp_path / ".mine.tmp").write_bytes(b"")
+    with sole_writer(tmp_path):
+        assert os.listdir(tmp_path) == [".mine.tmp"]

@@ -2,6 +2,8 @@
 
 import gzip
 import struct
+import time
+import tracemalloc
 import urllib.error
 
 import numpy as np
@@ -60,6 +62,7 @@ def nowhere(monkeypatch, tmp_path):
     """A machine with no data set, no variable and no network."""
     monkeypatch.setattr(sources, "DEBIAN", tmp_path / "no-datasets")
     monkeypatch.delenv("TRICNN_DATA", raising=False)
+    monkeypatch.delenv("TRICNN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def refuse(url, timeout):
@@ -197,6 +200,81 @@ def test_a_download_is_checked_kept_and_not_repeated(nowhere, monkeypatch, tmp_p
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: expected MD5"):
         load_dataset("mnist")
     assert not (tmp_path / "other" / "mnist").exists()
+
+
+def a_set_on_its_site(monkeypatch, arrays):
+    import dataclasses
+    import hashlib
+
+    contents = {part + ".gz": gzip.compress(idx_bytes(array)) for part, array in arrays.items()}
+    md5 = {part: hashlib.md5(contents[part + ".gz"]).hexdigest() for part in PARTS}
+    monkeypatch.setitem(sources.SOURCES, "mnist", dataclasses.replace(sources.SOURCES["mnist"], md5=md5))
+    return serve(monkeypatch, contents)
+
+
+def test_three_that_fetch_a_set_at_once_all_have_it_and_one_downloads(nowhere, monkeypatch, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = a_set_on_its_site(monkeypatch, tiny_set())
+    at_once = sources._fetch
+
+    def slowly(*given):
+        time.sleep(0.1)
+        return at_once(*given)
+
+    monkeypatch.setattr(sources, "_fetch", slowly)
+    notes = []
+    with ThreadPoolExecutor(3) as pool:  # a lock is one opening's, so threads contend for it as processes do
+        found = list(pool.map(lambda _: load_dataset("mnist", note=notes.append).fingerprint, range(3)))
+    assert len(set(found)) == 1 and len(asked) == 4
+    assert sum("waiting" in note for note in notes) == 2
+    assert sorted(p.name for p in (tmp_path / "cache/tricnn/data").iterdir()) == ["mnist"]
+
+
+def test_a_folder_that_holds_something_else_already_takes_the_download(nowhere, monkeypatch, tmp_path):
+    a_set_on_its_site(monkeypatch, tiny_set())
+    folder = tmp_path / "cache/tricnn/data/mnist"
+    folder.mkdir(parents=True)
+    (folder / "README").write_text("mine")
+    load_dataset("mnist")
+    assert (folder / "README").read_text() == "mine" and len(list(folder.iterdir())) == 5
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_download(nowhere, monkeypatch, tmp_path):
+    asked = a_set_on_its_site(monkeypatch, tiny_set())
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DataError, match=r"data/mnist: cannot be written \(Not a directory\)") as error:
+        load_dataset("mnist")
+    assert one_line(error) and not asked
+
+
+def test_without_a_home_or_an_account_data_are_read_and_not_downloaded(nowhere, monkeypatch, tmp_path):
+    import pwd
+
+    def absent(_):
+        raise KeyError("no such user")
+
+    monkeypatch.setattr(pwd, "getpwuid", absent)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert len(load_dataset("mnist", write_set(tmp_path / "given", tiny_set(), False))) == 10
+    with pytest.raises(DataError, match="no home folder to keep it in") as error:
+        load_dataset("mnist")
+    assert "three ways" in one_line(error)
+
+
+@pytest.mark.parametrize("shape", [(1 << 28,), ((1 << 31) - 1,), (1 << 28, 1, 1), (1 << 16, 1 << 10, 1 << 5)])
+def test_a_header_that_asks_for_gigabytes_is_refused_before_they_are_read(tmp_path, shape):
+    """A few bytes on disk: the rest of the file is a hole."""
+    path = tmp_path / "bomb"
+    with open(path, "wb") as file:
+        file.write(bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape))
+        file.truncate(4 + 4 * len(shape) + int(np.prod(shape, dtype=np.int64)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"at most 16777216 images or labels, found a header of shape"):
+        read_idx(path, len(shape))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_unknown_names_list_the_known():

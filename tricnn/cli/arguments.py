@@ -6,7 +6,6 @@ import argparse
 import difflib
 import math
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from tricnn.codegen.program import Program
     from tricnn.ir import Graph
 
-LARGEST_FILE = 16 << 20  # of a graph as text, in bytes
 LARGEST_BATCH = 2**31 - 1
 
 
@@ -76,11 +74,25 @@ def image_shape(text: str) -> tuple[int, int, int]:
     return c, h, w
 
 
+def file_path(text: str) -> str:
+    """A path, its ``~`` resolved."""
+    from tricnn.ir import TricnnError
+    from tricnn.system.paths import user_path
+
+    try:
+        path = user_path(text)
+    except TricnnError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return str(path) if text.startswith("~") else text
+
+
 # --- options --------------------------------------------------------------------------------------------------------
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="an architecture (tricnn list), or a file with a graph as text")
+    parser.add_argument(
+        "model", type=file_path, metavar="MODEL", help="an architecture (tricnn list), or a file with a graph as text"
+    )
     group = parser.add_argument_group("the size of an architecture")
     group.add_argument("--classes", type=whole(1, 1 << 24), metavar="N", help="how many classes")
     group.add_argument("--input", type=image_shape, metavar="C,H,W", help="the images' channels, height and width")
@@ -119,7 +131,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", metavar="T", help="sm_80, sm_90, sm_100, sm_120, gfx942, ... (the GPU at hand, else sm_90)"
     )
-    parser.add_argument("--tuned", metavar="FILE", help="tiles that `tricnn tune --out FILE` found, to be used first")
+    parser.add_argument(
+        "--tuned", type=file_path, metavar="FILE", help="tiles that `tricnn tune --out FILE` found, to be used first"
+    )
 
 
 # --- MODEL ----------------------------------------------------------------------------------------------------------
@@ -159,16 +173,17 @@ def load_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
 def read_graph(path: Path) -> Graph:
     """A graph from its text form, errors with the file's name, the line and the column."""
     from tricnn.ir import TricnnError, from_text
+    from tricnn.system.files import read_at_most
+    from tricnn.system.limits import LARGEST_GRAPH_FILE
 
     try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise UsageError(f"{path} is a folder; MODEL is an architecture or a file with a graph as text")
-        with open(path, "rb") as file:
-            raw = file.read(LARGEST_FILE + 1)
+        raw = read_at_most(path, LARGEST_GRAPH_FILE)
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder; MODEL is an architecture or a file with a graph as text") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if len(raw) > LARGEST_FILE:
-        raise UsageError(f"{path}: more than {LARGEST_FILE >> 20} MB; a graph as text is shorter")
+    if len(raw) > LARGEST_GRAPH_FILE:
+        raise UsageError(f"{path}: more than {LARGEST_GRAPH_FILE >> 20} MB; a graph as text is shorter")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

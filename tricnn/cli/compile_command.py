@@ -12,6 +12,7 @@ from .arguments import (
     add_model,
     add_target,
     chosen_target,
+    file_path,
     load_graph,
     lowered,
     output_folder,
@@ -44,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compilation(parser)
     add_target(parser)
     add_fusion(parser)
-    parser.add_argument("--out", metavar="DIR", help="write kernels.py, the machine code and manifest.json there")
+    parser.add_argument(
+        "--out", type=file_path, metavar="DIR", help="write kernels.py, the machine code and manifest.json there"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import whole
+from .arguments import file_path, whole
 from .main import Parser, guarded
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class VerificationFailed(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m tricnn.cli.demo", description=__doc__)
-    parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes (out/demo)")
+    parser.add_argument(
+        "--out", type=file_path, default="out/demo", metavar="DIR", help="where everything goes (out/demo)"
+    )
     parser.add_argument(
         "--epochs", type=whole(1), default=None, metavar="N", help="train for so many (those of tricnn train)"
     )

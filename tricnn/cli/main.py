@@ -116,6 +116,8 @@ def sigterm_raised() -> Iterator[None]:
 
 def dispatch(arguments: list[str]) -> int:
     """The command that the first word names."""
+    if sys.platform == "win32":
+        raise UsageError("tricnn runs on Linux; on Windows, inside WSL 2 (see the README)")
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help", "help"):
         if first == "help" and len(arguments) > 1:
@@ -181,5 +183,10 @@ def fail(error: Exception) -> int:
 
 
 def one_line(text: str) -> str:
-    """Printable, without line breaks, whatever was in a file's name."""
+    """Printable, without line breaks, and not long, whatever was in a file's name."""
+    from tricnn.system.limits import LARGEST_MESSAGE
+
+    if len(text) > LARGEST_MESSAGE:
+        kept = LARGEST_MESSAGE // 2 - 20
+        text = f"{text[:kept]} [{len(text) - 2 * kept} characters] {text[-kept:]}"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

@@ -11,7 +11,7 @@ from inspect import signature
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .arguments import UsageError, add_fusion, add_model, load_graph, real, small_arguments, whole
+from .arguments import UsageError, add_fusion, add_model, file_path, load_graph, real, small_arguments, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_model(parser)
     parser.add_argument("--data", required=True, metavar="NAME", help="digits, fashion-mnist or mnist")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the data set's files are")
+    parser.add_argument("--data-dir", type=file_path, metavar="DIR", help="where the data set's files are")
     setting(parser, "--epochs", whole(1), "N", "times through the training images")
     setting(parser, "--batch", whole(1), "N", "images in a batch")
     setting(parser, "--seed", whole(0), "S", "of the parameters, the order and dropout")
-    parser.add_argument("--weights", metavar="FILE", help="start from those in a .safetensors, .pth or .pt file")
-    parser.add_argument("--out", metavar="DIR", help="keep the checkpoint and the training curve there")
+    parser.add_argument(
+        "--weights", type=file_path, metavar="FILE", help="start from those in a .safetensors, .pth or .pt file"
+    )
+    parser.add_argument("--out", type=file_path, metavar="DIR", help="keep the checkpoint and the training curve there")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     setting(parser, "--checkpoint-seconds", real(), "T", "save so often between epochs")
     where = parser.add_argument_group("where it runs")

@@ -7,7 +7,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import UsageError, add_compilation, add_model, add_target, chosen_target, load_graph, lowered, real
+from .arguments import (
+    UsageError,
+    add_compilation,
+    add_model,
+    add_target,
+    chosen_target,
+    file_path,
+    load_graph,
+    lowered,
+    real,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_compilation(parser, mode="train", batch=BATCH)
     add_target(parser)
-    parser.add_argument("--out", metavar="FILE", help="write the winners there, beside what the file has already")
+    parser.add_argument(
+        "--out", type=file_path, metavar="FILE", help="write the winners there, beside what the file has already"
+    )
     parser.add_argument("--budget", type=real(), default=600.0, metavar="S", help="seconds to measure for (600)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be timed, and time nothing")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +24,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import TricnnError
-from ..system.files import write_atomically
+from ..ir.errors import TricnnError, shown
+from ..system.files import read_at_most, write_atomically
+from ..system.limits import LARGEST_TUNED_FILE
+from ..system.paths import user_path
 from .candidates import KINDS, STAGES, WARPS, blocks, verified
 from .program import DTYPES
 from .targets import TARGETS, parse_target
@@ -32,7 +35,6 @@ from .tiles import NUMBERS, Problem, Tile, for_a_gpu
 
 VARIABLE = "TRICNN_TUNED"
 FOLDER = Path(__file__).with_name("tuned")
-LARGEST_FILE = 16 << 20
 HEAD = """\
 # Tiles that were measured to be the fastest: `tricnn tune` writes this file, codegen/tuning.py says how it is read.
 # us: microseconds of the kernels that have the tile; rule_us: of the same kernels with the tile of the static rule.
@@ -84,9 +86,10 @@ def only(tiles: Mapping[Problem, Tile]) -> Iterator[None]:
 @contextmanager
 def using(path: str | None) -> Iterator[None]:
     """Kernels lowered inside have the tiles of this file, where it has any. Raises TricnnError if it is not one."""
-    if path is not None:
-        read(Path(path))
-    token = _file.set(None if path is None else Path(path))
+    own = None if path is None else user_path(path)
+    if own is not None:
+        read(own)
+    token = _file.set(own)
     try:
         yield
     finally:
@@ -95,7 +98,7 @@ def using(path: str | None) -> Iterator[None]:
 
 def tables(target: str) -> list[Table]:
     """What is looked at, in order: the user's file, then the one that comes with tricnn."""
-    own = _file.get() or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    own = _file.get() or (user_path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     shipped = FOLDER / f"{target}.toml"
     return [read(path) for path in (own, shipped if shipped.exists() else None) if path is not None]
 
@@ -118,8 +121,8 @@ def read(path: Path) -> dict[Problem, Entry]:
     """The entries of a file. Raises TricnnError with the file, the line and what would be accepted."""
     try:
         status = path.stat()
-        if status.st_size > LARGEST_FILE:
-            raise TricnnError(f"{path}: more than {LARGEST_FILE >> 20} MB; a file of tuned tiles is smaller")
+        if not stat.S_ISREG(status.st_mode):
+            raise TricnnError(f"{path}: not a regular file, as one of tuned tiles must be: it is read more than once")
         return dict(_parsed(path, status.st_mtime_ns, status.st_size))
     except OSError as error:
         raise TricnnError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -128,13 +131,21 @@ def read(path: Path) -> dict[Problem, Entry]:
 @cache
 def _parsed(path: Path, changed: int, size: int) -> dict[Problem, Entry]:
     try:
-        text = path.read_bytes().decode()
+        raw = read_at_most(path, LARGEST_TUNED_FILE)
+        if len(raw) > LARGEST_TUNED_FILE:
+            raise TricnnError(f"{path}: more than {LARGEST_TUNED_FILE >> 20} MB; a file of tuned tiles is smaller")
+        text = raw.decode()
         found = tomllib.loads(text)
     except UnicodeDecodeError:
         raise TricnnError(f"{path}: not text in UTF-8; a file of tuned tiles was expected") from None
     except tomllib.TOMLDecodeError as error:
         end = f"at line {len(text.splitlines())}, the last one"
         raise TricnnError(f"{path}: {str(error).replace('at end of document', end)}; {ACCEPTED}") from None
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, lists within lists
+        if isinstance(error, TricnnError):
+            raise
+        reason = "lists go too deep" if isinstance(error, RecursionError) else "a number has too many digits"
+        raise TricnnError(f"{path}: {reason}; {ACCEPTED}") from None
     entries = {}
     for target, kinds in found.items():
         for kind, dtypes in _table(path, text, target, kinds).items():
@@ -200,8 +211,11 @@ def _entry(kind: str, values: Any) -> Entry:
             f"all of them together; warps of {' '.join(map(str, WARPS))}; stages of {' '.join(map(str, STAGES))}"
         )
     for name, kinds in notes.items():
-        if name in values and not isinstance(values[name], (int, float) if kinds is float else str):
-            raise ValueError(f"{name} must be {'a number' if kinds is float else 'text'}, not {values[name]!r}")
+        value = values.get(name, kinds())
+        if kinds is str and not isinstance(value, str):
+            raise ValueError(f"{name} must be text, not {shown(value)}")
+        if kinds is float and (type(value) not in (int, float) or (type(value) is int and abs(value) >= 1 << 1000)):
+            raise ValueError(f"{name} must be a number that a float can hold, not {shown(value)}")
     return Entry(tile, float(values.get("us", 0)), float(values.get("rule_us", 0)), values.get("device", ""),
                  values.get("date", ""))  # fmt: skip
 

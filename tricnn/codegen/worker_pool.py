@@ -168,7 +168,8 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         atexit.register(self.close)
-        os.register_at_fork(after_in_child=self._forget)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
 
     def run(
         self, jobs: Sequence[dict[str, Any]], workers: int

@@ -9,7 +9,10 @@ from typing import Any
 
 def shown(value: Any, limit: int = 80) -> str:
     """``repr(value)`` for a message: one line, and short whatever came in."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of so many digits
+        text = "a number of thousands of digits"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..ir.errors import TricnnError
+from ..system.paths import user_path
 
 
 class Dump:
@@ -12,7 +11,7 @@ class Dump:
     folder is None. Raises TricnnError if the folder cannot be written."""
 
     def __init__(self, folder: str | None):
-        self.folder = Path(folder) if folder else None
+        self.folder = user_path(folder) if folder else None
         self.count = 0
 
     def __call__(self, stage: str, value: object, suffix: str = "txt") -> None:

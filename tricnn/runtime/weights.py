@@ -15,6 +15,7 @@ import numpy as np
 
 from ..ir.errors import CheckpointError, shown
 from ..system.files import write_atomically
+from ..system.paths import user_path
 
 PYTORCH = (".pth", ".pt", ".bin", ".tar")
 ACCEPTED = "a .safetensors file, or a .pth or .pt file of torch.save(model.state_dict(), file)"
@@ -36,7 +37,7 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     """
     if not isinstance(path, str | os.PathLike):
         raise CheckpointError(f"weights of type {type(path).__name__}; accepted: tensors by name, {ACCEPTED}")
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         what = "it is a folder" if path.is_dir() else "there is no such file"
         raise CheckpointError(f"{path}: {what}; accepted: {ACCEPTED}")
@@ -57,7 +58,7 @@ def save_weights(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name as ``.safetensors`` or (``.pth``, ``.pt``) as ``torch.save`` would, in float32 and PyTorch's
     layout: the whole file, or what was there before. Raises CheckpointError for another suffix, and a place that cannot
     be written."""
-    path = Path(path)
+    path = user_path(path)
     arrays = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in state.items()}
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
@@ -86,6 +87,8 @@ def without_absent_heads(state: Mapping[str, Any], declared: set[str]) -> dict[s
 def as_array(x: Any) -> np.ndarray:
     """A tensor or an array as NumPy; half precisions become float32, float64 stays."""
     if hasattr(x, "detach"):
+        if x.is_meta:
+            raise CheckpointError(f"a meta tensor of shape {tuple(x.shape)} has no values to take")
         x = x.detach().cpu()
         return (x if str(x.dtype) == "torch.float64" else x.float()).numpy()
     return np.asarray(x)
@@ -100,7 +103,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a type that PyTorch has not
         raise CheckpointError(f"{path}: a damaged safetensors file ({_reason(error)}); accepted: {ACCEPTED}") from None
 
 
@@ -146,8 +149,15 @@ def _unwrapped(stored: Any) -> dict[str, Any]:
 def _is_dense(x: Any) -> bool:
     import torch
 
-    return isinstance(x, torch.Tensor) and x.layout == torch.strided and not (x.is_quantized or x.is_complex())
+    return (
+        isinstance(x, torch.Tensor)
+        and x.layout == torch.strided
+        and not x.is_meta
+        and not (x.is_quantized or x.is_complex())
+    )
 
 
 def _kind(x: Any) -> str:
+    if getattr(x, "is_meta", False):
+        return "a meta tensor, which has no values"
     return f"a tensor ({x.layout}, {x.dtype})" if hasattr(x, "layout") else f"of type {type(x).__name__}"

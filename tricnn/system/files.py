@@ -10,7 +10,7 @@ import select
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..ir.errors import TricnnError
@@ -98,20 +98,24 @@ class Held(TricnnError):
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a folder against whoever else asks to. The lock goes with the process, however it ends.
 
-    Raises Held, and OSError if there is no such folder. Where the file system has no locks, or the operating system
-    none of this kind, a warning says so and nothing is held.
+    Raises Held if somebody else does, or, given ``waiting``, calls it and waits; OSError if there is no such folder.
+    Where the file system, or the operating system, has no such locks, a warning says so and nothing is held.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Held(f"{folder}: somebody else is writing there") from None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is None:
+                    raise Held(f"{folder}: somebody else is writing there") from None
+                waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
         except (ImportError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in _CANNOT:
                 raise

@@ -12,5 +12,6 @@ LARGEST_LINE = 1 << 20  # of a graph as text, in characters
 LARGEST_TUNED_FILE = 16 << 20
 LARGEST_ENTRY = 256 << 20  # of the cache of kernels, packed or not
 LARGEST_IDX = 1 << 30  # the numbers in an IDX file, a byte each
+MOST_IMAGES = 1 << 24  # and labels in one
 LARGEST_DOWNLOAD = 64 << 20  # one file of a data set
 LARGEST_MESSAGE = 2000  # characters of an error or a warning on the terminal

@@ -11,16 +11,16 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
-from ..ir.errors import CheckpointError
+from ..ir.errors import CheckpointError, shown
 from ..system.files import Held, held, write_atomically
 
 FORMAT = "tricnn checkpoint 1"
@@ -94,7 +94,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file, or a type that NumPy has not (bfloat16), leads to
         reason = " ".join(str(error).split())[:100]
         raise CheckpointError(f"{path}: expected a checkpoint, found a damaged or truncated file ({reason})") from None
     if metadata.get("format") != FORMAT:
@@ -103,15 +103,24 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     graph, content = metadata.get("graph", ""), metadata.get("content", "")
     if metadata.get("sha256") != _digest(graph, content, tensors):
         raise CheckpointError(f"{path}: damaged: its contents do not give the checksum it carries")
-    stored = json.loads(content)
-    known = {f.name for f in fields(Progress)}
-    return Checkpoint(
-        graph,
-        state={name: x for name, x in tensors.items() if not name.startswith(MOMENTUM)},
-        velocity={name.removeprefix(MOMENTUM): x for name, x in tensors.items() if name.startswith(MOMENTUM)},
-        settings=stored["settings"],
-        progress=Progress(**{k: v for k, v in stored["progress"].items() if k in known}),
-    )
+    state = {name: x for name, x in tensors.items() if not name.startswith(MOMENTUM)}
+    velocity = {name.removeprefix(MOMENTUM): x for name, x in tensors.items() if name.startswith(MOMENTUM)}
+    for name, x in tensors.items():
+        of = state.get(name.removeprefix(MOMENTUM))
+        if of is None or of.shape != x.shape or x.dtype.kind != "f":
+            raise CheckpointError(
+                f"{path}: {shown(name)} is {x.dtype}{list(x.shape)}; a checkpoint has parameters in floating point, "
+                "and their momentum in the same shapes"
+            )
+    try:
+        stored, known = json.loads(content), {f.name: f.default for f in fields(Progress)}
+        progress = Progress(**{k: v for k, v in stored["progress"].items() if k in known})
+        settings = dict(stored["settings"])
+        if any(type(getattr(progress, k)) not in (type(v), int) for k, v in known.items() if v is not MISSING):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: damaged: its settings and its progress are not what a run writes") from None
+    return Checkpoint(graph, state, velocity, settings, progress)
 
 
 def check_same_run(path: str | Path, checkpoint: Checkpoint, graph: str, settings: Mapping[str, Any]) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.errors import DataError
+from ..system.limits import LARGEST_IDX, MOST_IMAGES
 
 UNSIGNED_BYTE = 0x08
-LARGEST = 1 << 31  # bytes; more is a damaged header
 
 
 def read_idx(path: str | Path, dimensions: int) -> NDArray[np.uint8]:
@@ -59,8 +59,11 @@ def _read(file: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> NDArr
         raise DataError(f"{path}: expected {dimensions} sizes in its header, found {(len(header) - 4) // 4}")
     shape = struct.unpack(f">{dimensions}I", header[4:])
     size = math.prod(shape)
-    if not 0 < size <= LARGEST:
-        raise DataError(f"{path}: expected between 1 and {LARGEST} elements, found a header of shape {list(shape)}")
+    if not (0 < size <= LARGEST_IDX and shape[0] <= MOST_IMAGES):
+        raise DataError(
+            f"{path}: expected between 1 and {LARGEST_IDX} elements of at most {MOST_IMAGES} images or labels, found a "
+            f"header of shape {list(shape)}"
+        )
     data = file.read(size + 1)
     if len(data) != size:
         found = f"only {len(data)}" if len(data) < size else "more"

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..ir.errors import DataError
+from ..system.files import held
+from ..system.limits import LARGEST_DOWNLOAD
+from ..system.paths import cache_folder, user_path
 
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 TIMEOUT_SECONDS = 10.0
-LARGEST_DOWNLOAD = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,17 @@ def find(name: str, data_dir: str | Path | None = None, note: Callable[[str], No
     ``note`` is told of a download. Raises DataError with the three ways to get the data if all that fails, and for a
     folder that holds some of the four files but not all.
     """
-    given = [Path(d).expanduser() for d in (data_dir, os.environ.get("TRICNN_DATA")) if d]
+    given = [user_path(d) for d in (data_dir, os.environ.get("TRICNN_DATA")) if d]
     if data_dir and not given[0].is_dir():
         raise DataError(f"data folder {given[0]} does not exist")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tricnn" / "data"
-    for folder in [f for d in given for f in (d / name, d)] + [DEBIAN / name, cache / name]:
+    own = cache_folder()
+    cache = [] if own is None else [own / "data"]
+    for folder in [f for d in given for f in (d / name, d)] + [d / name for d in (DEBIAN, *cache)]:
         if files := _parts_in(folder):
             return files
-    target = (given[0] if given else cache) / name
-    try:
-        return _download(SOURCES[name], target, note or (lambda text: None))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name}: {_three_ways(name)} (download: {_reason(error)})") from None
+    if not (places := given or cache):
+        raise DataError(f"{name}: {_three_ways(name)} (no download: there is no home folder to keep it in)")
+    return _download(SOURCES[name], places[0] / name, note or (lambda text: None))
 
 
 def _parts_in(folder: Path) -> dict[str, Path] | None:
@@ -104,25 +105,38 @@ def _reason(error: Exception) -> str:
 
 
 def _download(source: Source, folder: Path, note: Callable[[str], None]) -> dict[str, Path]:
-    """All four parts into ``folder``, from the first site that gives the right bytes."""
+    """All four parts into ``folder``, from the first site that gives the right bytes. Whoever else wants them at the
+    same time waits, and finds them. What the folder holds besides stays there."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            held(folder.parent, lambda: note(f"waiting for somebody who is downloading to {folder.parent}")),
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial,
+        ):
+            if files := _parts_in(folder):
+                return files
+            _fetch_all(source, folder.name, Path(partial), note)
+            folder.mkdir(exist_ok=True)
+            for part in PARTS:
+                os.replace(Path(partial, f"{part}.gz"), folder / f"{part}.gz")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    return {part: folder / f"{part}.gz" for part in PARTS}
+
+
+def _fetch_all(source: Source, name: str, folder: Path, note: Callable[[str], None]) -> None:
     problem: Exception = OSError("it has no site")
     for site in source.sites:
+        note(f"downloading {name} from {site}")
         try:
-            note(f"downloading {folder.name} from {site}")
             contents = {part: _fetch(site + part + ".gz", source.md5[part]) for part in PARTS}
         except (OSError, ValueError) as error:
             problem = error
             continue
-        # All four appear at once, or none: the folder is filled beside its place, then renamed.
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
-            filled = Path(partial, "filled")
-            filled.mkdir()
-            for part, content in contents.items():
-                (filled / f"{part}.gz").write_bytes(content)
-            os.replace(filled, folder)
-        return {part: folder / f"{part}.gz" for part in PARTS}
-    raise problem
+        for part, content in contents.items():
+            (folder / f"{part}.gz").write_bytes(content)
+        return
+    raise DataError(f"{name}: {_three_ways(name)} (download: {_reason(problem)})")
 
 
 def _fetch(url: str, md5: str) -> bytes:
