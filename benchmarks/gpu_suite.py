@@ -150,12 +150,14 @@ class Session:
             for process, _, _ in self.running.values():
                 end(process)
             self.write()
+        from tricnn.ir.wording import plural
+
         for leftover in self.parts.iterdir():
             leftover.unlink()
         self.parts.rmdir()
         bad = [r["name"] for r in self.rows if r["status"] not in ("passed", "not finished", "not reached")]
         skipped = sum(r["status"] == "not reached" for r in self.rows)
-        print(f"{len(self.rows) - skipped} cases ran, {len(bad)} failed, {skipped} not reached; {self.path}")
+        print(f"{plural(len(self.rows) - skipped, 'case')} ran, {len(bad)} failed, {skipped} not reached; {self.path}")
         for name in bad:
             print(f"  failed: {name}")
         if "pages" in self.about:
@@ -238,10 +240,12 @@ class Session:
 
 
 def summary(row: dict[str, Any]) -> str:
+    from tricnn.ir.wording import plural
+
     if row["status"] != "passed":
         return "\n         " + row.get("error", "").strip().splitlines()[-1][:200] if row.get("error") else ""
     if row["kind"] == "verify":
-        return f": {row['checks']} values, worst at {row['worst']:.2f} of its tolerance"
+        return f": {plural(row['checks'], 'value')}, worst at {row['worst']:.2f} of its tolerance"
     lines = []
     for c in row.get("contenders", []):
         if "error" in c:

@@ -31,6 +31,7 @@ from tricnn.codegen.candidates import CONTRACTIONS
 from tricnn.codegen.program import Function, Launch, evaluate
 from tricnn.compiler.machines import MACHINES, least_us
 from tricnn.graphs import ARCHITECTURES
+from tricnn.ir.wording import plural
 from tricnn.report.tables import row, table
 
 SCHEDULERS = 4
@@ -138,7 +139,7 @@ def main() -> int:
         )
     Console(width=140 if not sys.stdout.isatty() else None).print(made)
     total, limit = (sum(getattr(i, name) for i in found) / 1e3 for name in ("issue_us", "least_us"))
-    print(f"{len(found)} launches with products: {total:.1f} ms to issue, limit {limit:.1f} ms")
+    print(f"{plural(len(found), 'launch')} with products: {total:.1f} ms to issue, limit {limit:.1f} ms")
     return 0
 
 

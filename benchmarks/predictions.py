@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import DTYPE, NETWORKS, WORK, predicted
+from tricnn.ir.wording import plural
 
 LOG = Path(__file__).with_name("predictions.md")
 NOT_MEASURED = "not measured"
@@ -129,7 +130,7 @@ def main() -> int:
             return 2
     options.log.write_text(write(lines))
     open_ = sum(line.measured == NOT_MEASURED for line in lines)
-    print(f"{len(lines)} predictions in {options.log}, {open_} of them not measured")
+    print(f"{plural(len(lines), 'prediction')} in {options.log}, {open_} of them not measured")
     return 0
 
 

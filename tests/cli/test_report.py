@@ -1,4 +1,4 @@
-"""Figures with their units, and the table that sets fused kernels beside the layers they replace."""
+"""Figures with their units, how a table fits a terminal, and fused kernels beside the layers they replace."""
 
 from itertools import product
 
@@ -8,8 +8,9 @@ from rich.console import Console
 from tricnn.cli.arguments import lowered
 from tricnn.graphs import cifar_resnet20, lenet
 from tricnn.report.figures import milliseconds, plural, scaled, size, times
+from tricnn.report.fit import fit
 from tricnn.report.replaced import replaced
-from tricnn.report.tables import kernels
+from tricnn.report.tables import kernels, row, table
 
 
 @pytest.mark.parametrize(
@@ -25,11 +26,13 @@ def test_units():
     assert (size(982), size(1_305_200), size(0)) == ("982 B", "1.31 MB", "0 B")
     assert (times(2.139), times(12.34)) == ("2.14x", "12.3x")
     assert (milliseconds(0.00123), milliseconds(0.0123), milliseconds(1.5)) == ("1.230 ms", "12.30 ms", "1,500.0 ms")
-    assert (plural(1, "launch"), plural(2, "launch"), plural(1200, "kernel")) == (
-        "1 launch",
-        "2 launches",
-        "1,200 kernels",
-    )
+
+
+def test_counted_nouns():
+    expected = "1 launch, 2 launches, 1,200 kernels, 1 epoch, 2 epochs, 3 batches, 2 classes, 2 entries, 2 ways"
+    counted = [(1, "launch"), (2, "launch"), (1200, "kernel"), (1, "epoch"), (2, "epoch"), (3, "batch"), (2, "class"),
+               (2, "entry"), (2, "way")]  # fmt: skip
+    assert ", ".join(plural(*c) for c in counted) == expected
 
 
 @pytest.mark.parametrize("declare", [lenet, cifar_resnet20])
@@ -61,3 +64,34 @@ def test_the_compile_table_fits_a_terminal_of_80_columns():
         text = captured.get()
         assert "conv1, pool1, act1" in text and max(map(len, text.splitlines())) <= width
         assert {"registers", "spills", "bulk", "200", "0"} <= set(text.split())
+
+
+def shown(made, width):
+    console = Console(width=width)
+    console.width = fit(made, console)
+    with console.capture() as captured:
+        console.print(made)
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [30, 50, 60, 80, 140])
+def test_a_table_never_cuts_a_figure_nor_breaks_a_word_inside(width):
+    made = table("", "name", ">parameters", ">bytes")
+    names = ["features.transition1.norm.grad_input", "Conv2d_1a_3x3.conv"]
+    for name in names:
+        row(made, name, "132,863,336", "1.31 MB")
+    text = shown(made, width)
+    assert text.count("132,863,336") == text.count("1.31 MB") == 2
+    lines = [line.strip() for line in text.splitlines()[3:]]
+    fragments = [line.split()[0] for line in lines if line]
+    assert "".join(fragments) == "".join(names)
+    assert all(f in names or f[-1] in "._" or any(n.endswith(f) for n in names) for f in fragments)
+    assert max(map(len, text.splitlines())) <= max(width, 45) and (width < 140 or fragments == names)
+
+
+def test_a_table_gives_every_column_its_due():
+    """The widest column that can be narrower gives way first; one that cannot keeps its width."""
+    made = table("", "name", "path", ">n")
+    row(made, "averyverylongunbreakablename", "a.path.of.many.parts.that.can.be.broken", "1")
+    text = shown(made, 50)
+    assert "averyverylongunbreakablename" in text and max(map(len, text.splitlines())) <= 50

@@ -218,7 +218,9 @@ def device_name(on_gpu: bool) -> str:
         return str(torch.cuda.get_device_name())
     from tricnn.system.cores import usable_cores
 
-    return f"CPU, {usable_cores()} cores"
+    from ..report.figures import plural
+
+    return f"CPU, {plural(usable_cores(), 'core')}"
 
 
 def versions() -> dict[str, str]:

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
-    from ..report.figures import size
+    from ..report.figures import plural, size
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
     screen.show(tables.kernels(result, beside, screen.out.width), *sentences(result))
     if files:
         total = sum(f.stat().st_size for f in files)
-        screen.show(f"{len(files)} files ({size(total)}) in {options.out}: kernels.py, manifest.json, machine code")
+        count = f"{plural(len(files), 'file')} ({size(total)})"
+        screen.show(f"{count} in {options.out}: kernels.py, manifest.json, machine code")
     return 0
 
 

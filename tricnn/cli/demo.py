@@ -138,6 +138,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     """Train on digits; the test accuracy."""
     from tricnn.training import load_dataset
 
+    from ..report.figures import plural
     from .train_command import DEFAULTS, fitted, picture, train
 
     where = "on the GPU, by its kernels in fp32" if on_gpu else "on the CPU, by the NumPy executor"
@@ -149,7 +150,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)
     screen.show(
-        f"{len(dataset):,} images, {result.epochs} epochs, {result.images_per_second:,.0f} images/s: "
+        f"{len(dataset):,} images, {plural(result.epochs, 'epoch')}, {result.images_per_second:,.0f} images/s: "
         f"test accuracy {result.test_accuracy:.2%} on {len(dataset.test_images)} images never seen",
         *picture(result, graph, dataset),
         "",

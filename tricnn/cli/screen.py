@@ -8,6 +8,9 @@ import sys
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.table import Table
+
+from ..report.fit import fit
 
 WIDTH_OF_PIPES = 140  # columns, where there is no terminal to ask (and COLUMNS is not set)
 
@@ -19,9 +22,9 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def console(*, to_stderr: bool = False) -> Console:
+def console(*, to_stderr: bool = False, width: int | None = None) -> Console:
     stream = sys.stderr if to_stderr else sys.stdout
-    wide = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_PIPES
+    wide = width or (None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_PIPES)
     return _Console(file=stream, width=wide, markup=False, highlight=False, emoji=False)
 
 
@@ -39,8 +42,9 @@ class Screen:
         """Tables and lines, for people."""
         if not self.as_json:
             for thing in things:
-                with self.out.capture() as captured:
-                    self.out.print(thing, soft_wrap=isinstance(thing, str))
+                out = console(width=fit(thing, self.out)) if isinstance(thing, Table) else self.out
+                with out.capture() as captured:
+                    out.print(thing, soft_wrap=isinstance(thing, str))
                 for line in captured.get().splitlines():  # tables fill their lines up with blanks
                     print(line.rstrip())
             sys.stdout.flush()

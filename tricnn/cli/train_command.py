@@ -181,11 +181,13 @@ def fitted(dataset: Dataset, graph: Graph) -> Dataset:
     """The data set with images of the network's size. Raises UsageError if network and data do not go together."""
     if not graph.inputs or len(graph.types[graph.inputs[0].name].per_image) != 3:
         raise UsageError(f"{graph.name} takes no images [N, C, H, W]; it cannot be trained on {dataset.name}")
+    from ..report.figures import plural
+
     channels, height, width = graph.types[graph.inputs[0].name].per_image
     output = graph.types[graph.outputs[0].value]
     if len(output.shape) == 2 and output.channels < dataset.num_classes:
         raise UsageError(
-            f"{graph.name} tells {output.channels} classes apart, {dataset.name} has {dataset.num_classes}"
+            f"{graph.name} has {plural(output.channels, 'class')}, {dataset.name} has {dataset.num_classes}"
         )  # fmt: skip
     return replace(dataset, image_size=(height, width), channels=channels)
 

@@ -12,6 +12,7 @@ from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind
 from ..ir.text import attr_text
 from ..ir.types import TensorType
+from ..ir.wording import plural
 from .roles import POOLS
 
 
@@ -147,7 +148,7 @@ class Plan:
     def __str__(self) -> str:
         """The plan as a program: one kernel a line, what it computes below it."""
         fused = {"none": "unfused", "auto": "fused", "all": "fused"}.get(self.policy, f"fused by {self.policy}")
-        lines = [f"# plan of {self.graph.name}: {self.mode}, {fused}, {len(self.kernels)} kernels"]
+        lines = [f"# plan of {self.graph.name}: {self.mode}, {fused}, {plural(len(self.kernels), 'kernel')}"]
         for source in self.graph.nodes:
             if source.kind is Kind.SOURCE and source.op in ("input", "buffer"):
                 lines.append(f"{source.name}: {self.type(source.name)}  # {source.op}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from ..ir.wording import plural
+
+__all__ = ["brief", "milliseconds", "plural", "scaled", "size", "times"]
+
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -33,8 +37,3 @@ def milliseconds(seconds: float) -> str:
 def brief(seconds: float) -> str:
     """Microseconds below a millisecond: ``3.41 us``."""
     return milliseconds(seconds) if seconds >= 1e-3 else f"{seconds * 1e6:.{1 if seconds >= 1e-4 else 2}f} us"
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 kernel``, ``3 kernels``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s")

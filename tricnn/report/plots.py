@@ -8,6 +8,7 @@ from typing import Any
 
 from ..compiler.machines import Machine
 from ..ir.errors import DataError
+from ..ir.wording import plural
 
 INK, FAINT = "#333333", "#dddddd"
 COLOURS = ("#4c78a8", "#72b7b2", "#e45756", "#f58518", "#b279a2", "#54a24b")
@@ -73,7 +74,7 @@ def roofline(
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     text = f"{machine.name}: {machine.bandwidth / 1e12:.2f} TB/s, {top / 1e12:.0f} TFLOP/s in {dtype}; area: time"
     if idle := len(kernels) - len(shown):
-        text += f"\n{idle} more kernels only move data"
+        text += f"\nnot shown, for they only move data: {plural(idle, 'kernel')}"
     axes.text(0.02, 0.97, text, transform=axes.transAxes, va="top", fontsize=8, color=INK)
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)

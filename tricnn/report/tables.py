@@ -11,22 +11,23 @@ from rich.table import Table
 from rich.text import Text
 
 from .figures import brief, milliseconds, plural, scaled, size, times
+from .fit import Words
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table of ours; a column whose name starts with ``>`` holds figures (right-aligned, never broken)."""
+    """A table of ours; a column whose name starts with ``>`` holds figures (right-aligned, never broken). ``fit`` finds
+    the columns' widths for a terminal."""
     made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         right = name.startswith(">")
-        made.add_column(
-            name.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold"
-        )  # fmt: skip
+        made.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
     return made
 
 
 def row(made: Table, *cells: Any, style: str = "") -> None:
     """Add a row; cells are shown as they are."""
-    made.add_row(*[c if isinstance(c, Text) else Text(str(c)) for c in cells], style=style)
+    texts = [c if isinstance(c, Text) else Text(str(c)) for c in cells]
+    made.add_row(*[t if c.no_wrap else Words(t) for t, c in zip(texts, made.columns, strict=True)], style=style)
 
 
 def architectures(rows: Sequence[Mapping[str, Any]], width: int = 140) -> Table:
@@ -38,7 +39,6 @@ def architectures(rows: Sequence[Mapping[str, Any]], width: int = 140) -> Table:
         shape = "x".join(map(str, r["input"]))
         costs = f"{r['parameters']:,}", scaled(r["macs_per_image"])
         row(made, r["name"], *costs, shape, f"{r['classes']:,}", *([r["about"]] if about else []))
-    made.columns[0].no_wrap = True
     return made
 
 
@@ -173,7 +173,6 @@ def checks(verified: Mapping[str, Any]) -> Table:
             error, share = f"{c['error']:.2e}", f"{c['error'] / c['tolerance']:.1%}" if c["tolerance"] else ""
         mark = Text("ok", style="green") if c["ok"] else Text("FAILS", style="bold red")
         row(made, c["kernel"], c["value"], error, f"{c['tolerance']:.2e}", share, mark)
-    made.columns[0].no_wrap = True
     return made
 
 
@@ -189,7 +188,6 @@ def counted(verified: Mapping[str, Any]) -> Table:
         figures = [f"{x[key]:,}" for key in ("dram_bytes", "loaded_bytes") for x in (planned, found)]
         overlap = times(found["loaded_bytes"] / max(1, found["read_bytes"]))
         row(made, c["launch"], c["kind"], *figures, overlap, mark)
-    made.columns[0].no_wrap = True
     return made
 
 

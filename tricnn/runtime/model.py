@@ -26,6 +26,7 @@ from ..compiler.strided import compact_strided_gradients
 from ..ir.errors import CheckpointError, GraphError, ShapeError, TargetError
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
+from ..ir.wording import plural
 from .compile_ahead import settled_for_launch
 from .dump import Dump
 from .eager_executor import EagerExecutor
@@ -351,7 +352,8 @@ class Model:
 
     def __repr__(self) -> str:
         where = f"{self.executor.name}{' (interpreted)' if self.executor.name == 'triton' and interpreting() else ''}"
-        return f"<tricnn model {self.graph.name}: {self.mode}, {self.dtype}, {where}, {len(self.plan.kernels)} kernels>"
+        kernels = plural(len(self.plan.kernels), "kernel")
+        return f"<tricnn model {self.graph.name}: {self.mode}, {self.dtype}, {where}, {kernels}>"
 
 
 def _remade(kind: type[Model], *arguments: Any) -> Model:

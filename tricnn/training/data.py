@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.errors import DataError
+from ..ir.wording import plural
 from .idx import read_idx
 from .sources import PARTS, find
 
@@ -65,7 +66,8 @@ class Dataset:
                 raise DataError(f"{where}: image {bad} contains NaN or infinity; all pixels must be finite")
         if self.channels not in (None, self.train_images.shape[1]) and self.train_images.shape[1] != 1:
             raise DataError(
-                f"{self.name}: its images have {self.train_images.shape[1]} channels, the network takes {self.channels}"
+                f"{self.name}: its images have {plural(self.train_images.shape[1], 'channel')}, the network takes "
+                f"{self.channels}"
             )
 
     def __len__(self) -> int:

@@ -1,0 +1,73 @@
+"""How a table fits a terminal: figures are never cut, names break behind a separator only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
+
+#: what is not broken: a word up to a blank, and within it a run up to its separators
+WORD, PIECE = re.compile(r"\S+\s*"), re.compile(r"[^\s._/,:=>()\[\]-]*[._/,:=>()\[\]-]*\s*")
+ANY = 1 << 16  # columns: more than any table has
+
+
+class Words:
+    """A cell of text, broken at blanks, and in a word that is too long for its column behind a separator."""
+
+    def __init__(self, text: Text):
+        self.text = text
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        pieces = (m[0].rstrip() for line in self.text.plain.splitlines() for m in PIECE.finditer(line))
+        longest = max(map(len, self.text.plain.splitlines()), default=0)
+        return Measurement(max(map(len, pieces), default=0), longest)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self.text.split("\n", allow_blank=True):
+            parts = line.divide(list(breaks(line.plain, options.max_width)))
+            for part in parts:
+                part.rstrip()
+                yield part
+
+
+def breaks(line: str, width: int) -> Iterator[int]:
+    """Where a line of text is broken to fit into ``width`` columns."""
+    start = 0  # of the line that is being filled
+    for word in WORD.finditer(line):
+        if len(word[0].rstrip()) <= width:
+            if word.start() > start and word.end() - len(word[0]) + len(word[0].rstrip()) - start > width:
+                yield (start := word.start())
+            continue
+        for piece in PIECE.finditer(line, word.start(), word.end()):
+            if piece.start() > start and piece.start() + len(piece[0].rstrip()) - start > width:
+                yield (start := piece.start())
+
+
+def fit(made: Table, console: Console) -> int:
+    """Choose the widths of a table's columns, and return the table's: that of the console or less, unless figures and
+    words that do not break need more. The widest column that can be narrower gives way first."""
+    roomy = console.options.update(width=ANY)
+    ranges = [_range(column, console, roomy) for column in made.columns]
+    widths = [most for _, most in ranges]
+
+    def total() -> int:
+        for column, width in zip(made.columns, widths, strict=True):
+            column.width = width
+        return Measurement.get(console, roomy, made).maximum
+
+    over = total() - console.width
+    while over > 0 and (able := [i for i, (least, _) in enumerate(ranges) if widths[i] > least]):
+        widths[max(able, key=widths.__getitem__)] -= 1
+        over -= 1
+    return total()
+
+
+def _range(column: Column, console: Console, options: ConsoleOptions) -> tuple[int, int]:
+    """The least and the most columns that a column's text takes."""
+    found = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells, column.footer)]
+    most = max((m.maximum for m in found), default=1)
+    return (most if column.no_wrap else max((m.minimum for m in found), default=1)), most
