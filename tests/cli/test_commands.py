@@ -12,8 +12,8 @@ COMPILED = ["graph", "mode", "batch", "dtype", "target", "launches", "dram_bytes
             "fuse", "predicted_us"]  # fmt: skip
 KERNEL = ["name", "kind", "layers", "launches", "dram_bytes", "flops", "registers", "spill_bytes", "shared_bytes",
           "tensor_core", "bulk_copy", "predicted_us"]  # fmt: skip
-TRAINED = ["graph", "data", "executor", "device", "seed", "epochs", "train_loss", "test_accuracy",
-           "images_per_second", "state_sha256"]  # fmt: skip
+TRAINED = ["graph", "parameters", "inputs", "small_member_of", "data", "executor", "device", "seed", "epochs",
+           "train_loss", "test_accuracy", "images_per_second", "state_sha256"]  # fmt: skip
 
 
 def test_list_has_every_architecture_with_the_published_sizes(tricnn):
@@ -193,10 +193,22 @@ def test_verify_takes_a_small_member_of_a_large_family(tricnn, monkeypatch):
         return {"ok": True, "checks": [], "kernels": 0}
 
     monkeypatch.setattr(verify_command, "verified", stand_in)
-    tricnn("verify", "vgg16", "--json")
+    result = tricnn("verify", "vgg16", "--json").json
     assert seen["graph"].num_parameters < 1e6 and seen["batch"] <= 4
-    tricnn("verify", "vgg16", "--json", "--input", "3,224,224", "--classes", "1000")
+    whole = {"parameters": 138_357_544, "inputs": [[3, 224, 224]], "small_member_of": None}
+    assert result["parameters"] == seen["graph"].num_parameters and result["small_member_of"] == whole
+    result = tricnn("verify", "vgg16", "--json", "--input", "3,224,224", "--classes", "1000").json
     assert seen["graph"].num_parameters == 138_357_544
+    assert {key: result[key] for key in whole} == whole
+
+
+def test_verify_says_that_it_took_a_small_member_and_how_to_get_the_whole(tricnn):
+    text = tricnn("verify", "lenet5", "--mode", "infer").out
+    assert "small member" not in text  # LeNet is small
+    text = tricnn("verify", "alexnet", "--mode", "infer").out
+    first, last = text.splitlines()[0], text.splitlines()[-1]
+    assert "small member" in first and "61,100,840" in first and "3x224x224" in first and "--input" in first
+    assert last.startswith("the small member: ")
 
 
 def test_train_prints_the_contract_and_leaves_a_checkpoint(tricnn, tiny, tmp_path):

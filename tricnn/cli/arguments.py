@@ -202,6 +202,12 @@ def small_arguments(name: str) -> Mapping[str, Any]:
     return SMALL.get(name, {})
 
 
+def sizes(graph: Graph, whole: Graph | None = None) -> dict[str, Any]:
+    """How large a network is, for ``--json``; and the whole one, if it is a small member that stands for it."""
+    inputs = [list(graph.types[node.name].per_image) for node in graph.inputs]
+    return {"parameters": graph.num_parameters, "inputs": inputs, "small_member_of": whole and sizes(whole)}
+
+
 # --- what is compiled -----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from inspect import signature
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .arguments import UsageError, add_fusion, add_model, file_path, load_graph, real, small_arguments, whole
+from .arguments import UsageError, add_fusion, add_model, file_path, load_graph, real, sizes, small_arguments, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,11 +109,14 @@ def run(options: argparse.Namespace) -> int:
     load_graph(options)  # whatever is wrong with it is said before the data are fetched
     note = screen.progress.print if screen.progress else None
     dataset = load_dataset(options.data, options.data_dir, note=note)
-    graph = load_graph(options, **{**member(options), "num_classes": dataset.num_classes})
+    small = member(options)
+    graph = load_graph(options, **{**small, "num_classes": dataset.num_classes})
+    full = load_graph(options, num_classes=dataset.num_classes) if small else None
     dataset = fitted(dataset, graph)
     model, result = train(graph, dataset, options, screen, size_of(graph, options))
     screen.json({
         "graph": graph.name,
+        **sizes(graph, full),
         "data": dataset.name,
         "executor": model.executor.name,
         "device": str(model.executor.device).partition(":")[0],

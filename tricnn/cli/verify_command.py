@@ -19,6 +19,7 @@ from .arguments import (
     check_dtype,
     chosen_target,
     load_graph,
+    sizes,
     small_arguments,
     whole,
 )
@@ -70,8 +71,12 @@ def run(options: argparse.Namespace) -> int:
     on_gpu = runs_on_gpu()
     batch = options.batch or (BATCH_ON_GPU if on_gpu else BATCH_INTERPRETED)
     sized = options.batch or options.input or options.width
-    graph = load_graph(options, **({} if on_gpu or sized else small_arguments(options.model)))
-    result = verified(
+    small = {} if on_gpu or sized else small_arguments(options.model)
+    graph = load_graph(options, **small)
+    which = sizes(graph, load_graph(options) if small else None)
+    if said := sentence(graph.name, which):
+        screen.show(said)
+    result = which | verified(
         graph, screen, mode=options.mode, batch=batch, dtype=options.dtype, target=target, fuse=options.fuse,
         seed=options.seed, count=options.count_bytes,
     )  # fmt: skip
@@ -86,7 +91,8 @@ def run(options: argparse.Namespace) -> int:
         )
     screen.show(
         tables.checks(result),
-        f"{plural(result['kernels'], 'kernel')}, {plural(result['launches'], 'launch')}, "
+        f"{'the small member: ' * bool(said)}{plural(result['kernels'], 'kernel')}, "
+        f"{plural(result['launches'], 'launch')}, "
         f"{plural(len(result['checks']), 'value')}: "
         + (f"{len(failed)} outside tolerance" if failed else "all within tolerance")
         + ("" if result["races"] is None else f"; {plural(len(result['races']), 'data race')}")
@@ -97,6 +103,18 @@ def run(options: argparse.Namespace) -> int:
         ),
     )
     return 0 if result["ok"] else 1
+
+
+def sentence(name: str, which: dict[str, Any]) -> str:
+    """What to know before the table, if it is not the whole network that is verified."""
+    whole = which["small_member_of"]
+    if whole is None:
+        return ""
+    image, whole_image = ("x".join(map(str, x["inputs"][0])) for x in (which, whole))
+    return (
+        f"{name}: a small member of the same topology, for there is no GPU: {which['parameters']:,} parameters, images "
+        f"{image} (the whole: {whole['parameters']:,}, {whole_image}; --batch, --input or --width choose)"
+    )
 
 
 def runs_on_gpu() -> bool:
