@@ -7,13 +7,18 @@ PY     = $(VENV)/bin/python
 # Made last: while it is there, and no older than what it was made from, the environment is whole.
 READY  = $(VENV)/.ready
 
+# How long things take on 2 cores, said before they start.
+DEMO  = LeNet compiled for an H100, its kernels verified, trained on handwritten digits: 2 to 3 minutes on 2 cores
+TESTS = every test that needs neither a GPU nor much time: 5 to 8 minutes on 2 cores
+SETUP = a few minutes, 1 to 3 GB
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench gpu clean FORCE
+.PHONY: help setup demo about-demo test about-test check format bench gpu clean FORCE
 
 help:
-	@echo "make setup    the environment, in $(VENV)"
-	@echo "make demo     LeNet: compiled for an H100, verified, trained (under 5 minutes on 2 cores)"
-	@echo "make test     the tests that need neither a GPU nor much time"
+	@echo "make setup    the environment, in $(VENV): $(SETUP)"
+	@echo "make demo     $(DEMO)"
+	@echo "make test     $(TESTS)"
 	@echo "make check    ruff and mypy"
 	@echo "make format   let ruff format the sources"
 	@echo "make bench    with a GPU, times beside PyTorch's (9 minutes); without one, exact figures and predictions"
@@ -31,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(ANEW)" ] && [ -e $(READY) ] && $(PY) -m pip --version >/dev/null 2>&1; then rm -f $(READY); \
 	    else rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi
 	@# A dot every two seconds for as long as this shell lives; byte code is compiled on all cores, pip knows one.
-	@printf 'Installing tricnn and what it needs into $(VENV) '; \
+	@printf 'Installing tricnn and what it needs into $(VENV) ($(SETUP)) '; \
 	    while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done & dots=$$!; \
 	    $(PY) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'; status=$$?; \
 	    $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1; \
@@ -46,11 +51,19 @@ ANEW = yes
 endif
 endif
 
-demo: setup
+# What it is and how long it takes comes first, before an environment is made for it.
+about-demo:
+	@echo "$(DEMO)"
+
+demo: about-demo setup
 	@$(PY) -m tricnn.cli.demo
 
-test: setup
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow and not gpu"
+about-test:
+	@echo "$(TESTS)"
+
+# Not -q: how many tests there are is said before the first one, and the total at the end.
+test: about-test setup
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow and not gpu"
 
 check: setup
 	@$(PY) -m ruff check .

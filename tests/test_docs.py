@@ -1,6 +1,9 @@
-"""The figures in the documentation are those of the code."""
+"""The figures in the documentation are those of the code, and what the Makefile says of itself."""
 
 import importlib.util
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,18 @@ def test_the_table_has_the_launches_of_lenet_by_hand(zoo):
     cells = [cell.strip() for cell in zoo.plans(["lenet"]).splitlines()[-1].split("|")]
     assert cells[1:4] == ["`lenet`", "5", "11"]
     assert float(cells[4]) < float(cells[5]) and float(cells[8]) < float(cells[9]) and int(cells[6]) < int(cells[7])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("goal, work", [("demo", "tricnn.cli.demo"), ("test", "pytest")])
+def test_make_says_what_it_does_and_how_long_that_takes_before_it_starts(goal, work):
+    command = ["make", "-n", goal, "VENV=/nowhere"]  # prints what it would do, as in a fresh clone
+    said = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True).stdout.splitlines()
+    about, setup, last = said[0], next(s for s in said if "Installing" in s), said[-1]
+    (minutes,) = re.findall(r"\d+ to \d+ minutes on 2 cores", about)
+    assert about.startswith("echo ") and "minutes" in setup and work in last
+    assert re.search(rf"make {goal} .*{minutes}", (DOCS.parent / "README.md").read_text())
+    assert " -q" not in last, "pytest -q does not say how many tests there are"
 
 
 @pytest.mark.slow
