@@ -173,10 +173,10 @@ def test_verify_counts_bytes(tricnn, tiny):
 
 
 def test_verify_says_so_when_a_kernel_is_wrong(tricnn, tiny, monkeypatch):
-    from tricnn.runtime import verify
+    from tricnn.codegen import expressions
 
-    monkeypatch.setattr(verify, "SAFETY", 0.0)
-    monkeypatch.setattr(verify, "ROUNDOFF", dict.fromkeys(verify.ROUNDOFF, 0.0))
+    wrong = expressions._formula("tl.where({0} < 0.0, 0.0, {0} * 1.001)")
+    monkeypatch.setitem(expressions.EXPRESSIONS, "relu", wrong)
     ran = tricnn("verify", tiny, "--json")
     assert ran.status == 1 and ran.json["ok"] is False and not all(c["ok"] for c in ran.json["checks"])
     ran = tricnn("verify", tiny)

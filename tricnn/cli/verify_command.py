@@ -186,6 +186,7 @@ def as_json(check: Check) -> dict[str, Any]:
         "value": check.value,
         "error": check.error if math.isfinite(check.error) else None,
         "tolerance": check.tolerance,
+        "relative": check.relative,
         "ok": check.ok,
     }
 

@@ -76,6 +76,11 @@ class Op:
     gradient  ``(builder, node, dy) -> one value or None per input``; or, in words, why there is none
     macs      ``(attrs, output type, *input types) -> multiply-adds per image``
     aten      ``(environment, attrs, *tensors) -> tensor``: the same by PyTorch, for the eager executor
+    moved     ``(attrs, errors, *arrays) -> array``: by how much the result may move, to first order, where each operand
+              moves by its error. None where moving a whole operand up and down shows it: no element of the result rises
+              with one of its elements and falls with another
+    terms     ``(attrs, result, *arrays) -> int``: how many numbers a result sums; None: as many as there are for each
+    unit      what a smaller operand is computed as exactly as: 1 for functions of exp, else 0
     """
 
     name: str
@@ -88,6 +93,9 @@ class Op:
     macs: Macs
     aten: Callable[..., Any]
     doc: str = ""
+    moved: Callable[..., Any] | None = None
+    terms: Callable[..., int] | None = None
+    unit: float = 0.0
 
     @cached_property
     def operands(self) -> tuple[int, float]:
@@ -124,9 +132,26 @@ def register(
     macs: Macs = no_macs,
     attrs: Mapping[str, Attr] | None = None,
     doc: str = "",
+    moved: Callable[..., Any] | None = None,
+    terms: Callable[..., int] | None = None,
+    unit: float = 0.0,
 ) -> None:
     """Add a row. ``inputs`` is the operands' names with spaces between."""
-    OPS[name] = Op(name, kind, tuple(inputs.split()), dict(attrs or {}), shape, numpy, gradient, macs, aten, doc)
+    OPS[name] = Op(
+        name,
+        kind,
+        tuple(inputs.split()),
+        dict(attrs or {}),
+        shape,
+        numpy,
+        gradient,
+        macs,
+        aten,
+        doc,
+        moved,
+        terms,
+        unit,
+    )
 
 
 def check_attrs(node: Node) -> Mapping[str, Any]:

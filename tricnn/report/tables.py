@@ -165,14 +165,14 @@ def checks(verified: Mapping[str, Any]) -> Table:
     made = table(
         f"{verified['graph']}: {verified['mode']}, {verified['dtype']}, {plural(verified['batch'], 'image')}, "
         f"on {verified['device']}, against float64 NumPy",
-        "kernel", "value", ">largest error", ">tolerance", ">of it", "",
+        "kernel", "value", ">largest\nerror", ">tolerance", ">of it", ">rela-\ntive", "",
     )  # fmt: skip
     for c in verified["checks"]:
         error, share = "not a number", ""
         if c["error"] is not None:
             error, share = f"{c['error']:.2e}", f"{c['error'] / c['tolerance']:.1%}" if c["tolerance"] else ""
         mark = Text("ok", style="green") if c["ok"] else Text("FAILS", style="bold red")
-        row(made, c["kernel"], c["value"], error, f"{c['tolerance']:.2e}", share, mark)
+        row(made, c["kernel"], c["value"], error, f"{c['tolerance']:.2e}", share, f"{c['relative']:.0e}", mark)
     return made
 
 

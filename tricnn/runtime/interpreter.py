@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,10 +69,11 @@ def interpret(
 
 
 def kernel_values(
-    plan: Plan, kernel: Kernel, memory: Values, env: Environment, stored: Values | None = None
-) -> dict[str, np.ndarray]:
+    plan: Plan, kernel: Kernel, memory: Mapping[str, Any], env: Environment, stored: Mapping[str, Any] | None = None,
+    evaluate: Callable[[Node, list[Any], Environment], Any] = evaluate,
+) -> dict[str, Any]:  # fmt: skip
     """Every value inside one kernel of a plan, given the values in memory (by the name of their storage). Side sums are
-    of what was ``stored``, where that is given.
+    of what was ``stored``, where that is given. Values are arrays, or what else can be sliced and ``evaluate`` takes.
 
     Only what the kernel declares to read is visible to it, so a plan that forgets a buffer fails here.
     """

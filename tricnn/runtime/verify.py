@@ -6,14 +6,7 @@ kernel from them in float64. So an error cannot hide behind, or be blamed on, an
 Triton's interpreter takes its time for each operation of each program, so without a GPU the tiles are chosen for it (a
 few large ones) unless a target is named: then they are the target's.
 
-Tolerances are derived, not picked. A sum of K products a*b whose operands are rounded with unit roundoff u, accumulated
-in fp32, has errors that behave as independent: they add up to about
-
-    (u + u32 * sqrt(K)) * sqrt(sum (a*b)^2)        Higham, "Accuracy and stability of numerical algorithms", 3.1, 4.2
-
-of which ``SAFETY`` times as much is accepted, the largest over the tensor; storing the result may add u_stored
-* |result|. u is 0 where the operands are multiplied as they lie in memory: products of 16-bit numbers are exact in
-fp32.
+Tolerances are derived, not picked: error_bounds.py says how far each element may be off, by its own operands.
 """
 
 from __future__ import annotations
@@ -21,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -29,9 +21,9 @@ import numpy as np
 from ..codegen import tiles
 from ..codegen.program import DTYPES, Launch, element, evaluate, scalars
 from ..compiler.plan import Kernel
-from ..compiler.roles import SIDE_SUMS
-from ..ir.graph import Graph, Node
-from ..ir.table import OPS, Environment, Kind
+from ..ir.graph import Graph
+from ..ir.table import Environment
+from .error_bounds import TINY, Bounded, beyond_rounding, bounding, exact, relative, worst
 from .interpreter import kernel_values
 from .model import Model, compile
 from .numpy_executor import round_stored
@@ -39,14 +31,8 @@ from .quick_interpreter import quick_interpreter
 from .triton_executor import interpreting
 from .verify_inputs import random_batch, random_state
 
-SAFETY = 4.0
-#: operations that choose or drop numbers, and so round nothing
-EXACT = ("relu", "relu_grad", "max_pool2d_grad")
-#: sums of terms that are not products of independent numbers
-LEANING = ("channel_sum", "normalize_grad_sums")
 #: what surrounds each launch
 Watch = Callable[[Launch], AbstractContextManager[None]]
-ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
 def unwatched(launch: Launch) -> AbstractContextManager[None]:
@@ -68,7 +54,8 @@ def both(*watches: Watch) -> Watch:
 
 @dataclass(frozen=True)
 class Check:
-    """One value that one kernel wrote: the largest error anywhere in it, and what is accepted."""
+    """One value that one kernel wrote: the error (beyond rounding to the type of storage) that is the most of what is
+    accepted there, and that tolerance. ``relative``: the largest tolerance in it by the largest number in it."""
 
     kernel: str
     kind: str
@@ -76,6 +63,7 @@ class Check:
     value: str
     error: float
     tolerance: float
+    relative: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -124,26 +112,31 @@ def verify_model(
         real = plan.type(value).dtype.startswith("float")
         return np.array(x.detach().float().cpu().numpy(), dtype=np.float64) if real else x.detach().cpu().numpy()
 
+    def multiplied(value: str) -> np.ndarray:
+        """What a kernel finds in memory: of some weights, products read copies in 16 bits."""
+        x = host(value)
+        return round_stored(x, model.dtype).astype(np.float64) if value in program.rounded else x
+
     arguments = {**tensors, **scalars(batch, seed)}
 
-    def check(kernel: Kernel, values: Mapping[str, np.ndarray], names: Iterable[str]) -> None:
-        written = {v: host(v) for v in kernel.writes}
+    def check(kernel: Kernel, values: Mapping[str, Bounded], names: Iterable[str]) -> None:
         for value in names:
-            error, tolerance = _compare(model, kernel, value, values, written)
-            checks.append(Check(kernel.name, kernel.kind, kernel.layers, value, error, tolerance))
+            checks.append(
+                Check(kernel.name, kernel.kind, kernel.layers, value, *_compare(model, kernel, value, values, host))
+            )
             if on_done is not None:
                 on_done(checks[-1])
 
     late = {s.target for s in program.sums}  # what the last launch finishes, for many kernels
     last = [launch for launch in program.launches if set(launch.writes) & late]
-    waiting: list[tuple[Kernel, dict[str, np.ndarray]]] = []
+    waiting: list[tuple[Kernel, dict[str, Bounded]]] = []
     for kernel in plan.kernels:
-        memory = {v: host(v) for v in kernel.reads}
-        memory |= {v: round_stored(memory[v], model.dtype) for v in memory.keys() & program.rounded.keys()}
+        memory = {v: exact(multiplied(v)) for v in kernel.reads}
         launches = [x for x in program.launches if x.kernel == kernel.name and x not in last]
         _poison(model, tensors, kernel, launches, batch)
         _run(model, launches, arguments, batch, watch)
-        values = kernel_values(plan, kernel, memory, env, {v: host(v) for v in kernel.writes})
+        stored = {v: exact(host(v)) for v in kernel.writes}
+        values = kernel_values(plan, kernel, memory, env, stored, bounding(plan, kernel, model.dtype))
         check(kernel, values, [v for v in kernel.writes if v not in late])
         if late & set(kernel.writes):
             waiting.append((kernel, values))
@@ -181,143 +174,17 @@ def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, launches: 
 
 
 def _compare(
-    model: Model, kernel: Kernel, value: str, values: Mapping[str, np.ndarray], written: Mapping[str, np.ndarray]
-) -> tuple[float, float]:  # fmt: skip
-    node, got = kernel.by_name[value], written[value]
-    if node.op in SIDE_SUMS:
-        values = {**values, **{v: written[v] for v in node.inputs if v in written}}
-    want = values[value]
-    stored = element(model.plan.type(value), DTYPES[model.dtype][0])
-    arithmetic = _arithmetic_error(model, kernel, node, values)
-    if node.op == "max_pool2d_index":
+    model: Model, kernel: Kernel, value: str, values: Mapping[str, Bounded], host: Callable[[str], np.ndarray]
+) -> tuple[float, float, float]:  # fmt: skip
+    """The worst error of a value, the tolerance there, and the largest one of the largest number."""
+    node, got, want = kernel.by_name[value], host(value), values[value]
+    if node.op == "max_pool2d_index":  # which of two equals was chosen does not matter: the numbers they are do
         x = values[node.inputs[0]]
-        chosen = _at_index(x, got, node.attrs)
-        return float(np.max(np.abs(chosen - _at_index(x, want, node.attrs)), initial=0.0)), SAFETY * arithmetic
-    scale = float(np.max(np.abs(want), initial=0.0))
-    error = float(np.max(np.abs(got - want), initial=0.0)) if np.isfinite(got).all() else float("nan")
-    tiny = 2.0**-24 if stored == "fp16" else 2.0**-126  # half of the least step of fp16; nothing for the others
-    return error, ROUNDOFF[stored] * scale + tiny + SAFETY * arithmetic
-
-
-def _arithmetic_error(model: Model, kernel: Kernel, node: Node, values: Mapping[str, np.ndarray]) -> float:
-    """What computing in the chosen precision may cost, before the result is stored."""
-    u32 = ROUNDOFF["fp32"]
-    anchor = node if node.op == "channel_sum" or node.op in SIDE_SUMS else kernel.anchor
-    operands = [values[v] for v in anchor.inputs]
-    u = _operand_roundoff(model, kernel, anchor)
-    floor = 2.0**-14 if model.dtype == "fp16" and u else 0.0  # below it fp16 rounds to a fixed step, u * 2**-14
-    depth = _depth(anchor, operands)
-    magnitude = _magnitude(anchor, operands, values, floor)
-    steps = len(kernel.nodes) + 1
-    real = [values[n.name] for n in kernel.nodes if _real(values[n.name])]
-    largest = max((float(np.max(np.abs(x), initial=0.0)) for x in real), default=0.0)
-    amplify = _amplification(kernel, values)
-    # What accumulating rounds is the partial sums. They wander as far as the magnitude; but terms that lean one way, as
-    # the gradients that a global pooling hands to all pixels alike, take them as far as the result.
-    reached = float(np.max(np.abs(values[anchor.name]))) if anchor.op in LEANING else 0.0
-    if node.op == "normalize_grad_sums" and kernel.anchor is not node and node.inputs[0] not in kernel.writes:
-        # What is summed was never stored: it has the anchor's errors. Those of rounded weights are the same at every
-        # pixel, so they add up.
-        u, magnitude = _operand_roundoff(model, kernel, kernel.anchor), _gradient_sums(node, operands, np.abs)
-    return (u * magnitude + u32 * sqrt(depth) * max(magnitude, reached)) * amplify + u32 * steps * largest
-
-
-def _operand_roundoff(model: Model, kernel: Kernel, node: Node) -> float:
-    """The unit roundoff of what is multiplied; 0 where that is just what lies in memory."""
-    if node.kind is not Kind.CONTRACTION and node.op != "channel_sum":
-        return ROUNDOFF["fp32"]
-    if model.dtype == "tf32" and node.kind is Kind.CONTRACTION:
-        return ROUNDOFF["tf32"]
-    for raw in node.inputs[:2]:
-        value = model.plan.storage(raw)
-        weights = model.plan.type(value).dtype == "float32" and not _narrow(model, value)
-        if weights or _computed(model, kernel, value):
-            return ROUNDOFF[model.dtype]
-    return 0.0
-
-
-def _narrow(model: Model, weight: str) -> bool:
-    """Do products read a weight in 16 bits?"""
-    buffers, name = model.program.buffers, model.program.rounded.get(weight, weight)
-    return name in buffers and buffers[name].dtype in ("fp16", "bf16")
-
-
-def _computed(model: Model, kernel: Kernel, value: str) -> bool:
-    """Does this kernel compute the value, and not just choose among numbers that lie in memory? Then it rounds it
-    to multiply it."""
-    node = kernel.by_name.get(value)
-    if node is None:
-        return False
-    return node.op not in EXACT or any(_computed(model, kernel, model.plan.storage(v)) for v in node.inputs)
-
-
-def _real(x: np.ndarray) -> bool:
-    return np.issubdtype(np.asarray(x).dtype, np.floating)
-
-
-def _amplification(kernel: Kernel, values: Mapping[str, np.ndarray]) -> float:
-    """How much the epilogue may enlarge an error of the anchor: batch norm and dropout scale, the rest do not."""
-    factor = 1.0
-    for node in kernel.nodes:
-        if node is kernel.anchor:
-            continue
-        if node.op == "batch_norm":
-            weight, var = values[node.inputs[1]], values[node.inputs[4]]
-            factor *= max(1.0, float(np.max(np.abs(weight) / np.sqrt(var + node.attrs["eps"]))))
-        elif node.op == "dropout":
-            factor /= 1 - node.attrs["p"]
-        elif node.op == "scale":
-            factor *= max(1.0, abs(node.attrs["factor"]))
-    return factor
-
-
-def _depth(node: Node, operands: list[np.ndarray]) -> int:
-    """How many terms each result sums."""
-    if node.op == "conv2d_grad_input":
-        return prod(operands[1].shape) // operands[1].shape[1]
-    if node.op in ("conv2d", "linear"):
-        return prod(operands[1].shape[1:]) + 1
-    if node.op == "linear_grad_input":
-        return int(operands[1].shape[0])
-    if node.op in ("cross_entropy", "cross_entropy_grad"):
-        return int(operands[-2].shape[1]) * 4
-    if node.kind in (Kind.REDUCTION, Kind.WINDOW, Kind.CONTRACTION):
-        return max(1, operands[0].size // max(1, operands[0].shape[1] if operands[0].ndim > 1 else 1))
-    return 1
-
-
-def _magnitude(
-    node: Node, operands: list[np.ndarray], values: Mapping[str, np.ndarray], floor: float
-) -> float:  # fmt: skip
-    """The size of a typical error in units of roundoff: sqrt(sum of squared terms), the largest over the results."""
-
-    def top(x: Any) -> float:
-        return float(np.max(np.abs(x), initial=0.0))
-
-    if node.kind is Kind.CONTRACTION:
-        squares = [np.square(x) + floor**2 for x in operands[:2]]
-        terms = sqrt(top(OPS[node.op].numpy(Environment(), node.attrs, *squares)))
-        return terms + (top(operands[2]) if len(operands) > 2 else 0.0)
-    if node.op == "channel_sum":
-        return sqrt(top((np.square(operands[0]) + floor**2).sum(axis=(0, *range(2, operands[0].ndim)))))
-    if node.op == "normalize_grad_sums":
-        return sqrt(_gradient_sums(node, operands, np.square))
-    if node.op == "batch_stats":
-        return top(operands[0]) * max(1.0, top(operands[0]))
-    if node.op == "cross_entropy":
-        return 1.0 + top(operands[0]) * 2
-    if node.op == "cross_entropy_grad":
-        return (1.0 + top(operands[1]) * 2) * node.attrs["weight"] / operands[1].shape[0]
-    return max((top(x) for x in (*operands, values[node.name]) if _real(x)), default=1.0)
-
-
-def _gradient_sums(node: Node, operands: list[np.ndarray], of: Callable[[Any], Any]) -> float:
-    """The largest sum over pixels of the terms of normalize_grad_sums, of their absolute values or squares."""
-    dy, x, stats = operands
-    mean, var = (s.reshape(1, -1, *[1] * (x.ndim - 2)) for s in stats)
-    xhat = (x - mean) / np.sqrt(var + node.attrs["eps"])
-    axes = (0, *range(2, x.ndim))
-    return float(np.max(of(dy).sum(axes)) + np.max(of(dy * xhat).sum(axes)))
+        (chosen, e), (best, f) = ([_at_index(a, i, node.attrs) for a in (x.value, x.error)] for i in (got, want.value))
+        return *worst(np.abs(chosen - best), e + f + TINY), relative(e + f, best)
+    stored = element(model.plan.type(value), DTYPES[model.dtype][0])
+    error = np.where(np.isfinite(got), beyond_rounding(got, want.value, stored), np.nan)
+    return *worst(error, want.error + TINY), relative(want.error, want.value)
 
 
 def _at_index(x: np.ndarray, index: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:

@@ -37,7 +37,7 @@ def local_response_norm_grad(
         scaled *= dy[images]
         t = scaled * part
         t /= d
-        t = _window_sum(t, (size - 1) // 2, size // 2)
+        t = window_sum(t, (size - 1) // 2, size // 2)
         t *= part
         t *= part.dtype.type(2 * alpha * beta / size)
         np.subtract(scaled, t, out=dx[images])
@@ -47,13 +47,13 @@ def local_response_norm_grad(
 
 
 def _denominator(x: np.ndarray, size: int, alpha: float, k: float) -> np.ndarray:
-    d = _window_sum(x * x, size // 2, (size - 1) // 2)
+    d = window_sum(x * x, size // 2, (size - 1) // 2)
     d *= x.dtype.type(alpha / size)
     d += x.dtype.type(k)
     return d
 
 
-def _window_sum(x: np.ndarray, before: int, after: int) -> np.ndarray:
+def window_sum(x: np.ndarray, before: int, after: int) -> np.ndarray:
     """out[..., c] = sum of x[..., c - before .. c + after], nearest channels first."""
     out = x.copy()
     channels = x.shape[-1]

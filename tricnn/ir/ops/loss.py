@@ -62,12 +62,45 @@ def _aten_grad(env: Any, a: Any, dloss: Any, x: Any, labels: Any) -> Any:
     return dx.to(x.dtype)
 
 
+def _softmax_moved(a: Any, errors: Any, x: Any) -> Any:
+    """dy[k] = y[k] * (dx[k] - sum_j y[j]*dx[j])."""
+    (ex,), y = errors, np_loss.softmax(x, axis=1)
+    return y * (ex + (y * ex).sum(axis=1, keepdims=True))
+
+
+def _softmax_grad_moved(a: Any, errors: Any, dy: Any, y: Any) -> Any:
+    edy, ey = errors
+    inner = (edy * abs(y) + abs(dy) * ey).sum(axis=1, keepdims=True)
+    return ey * abs(dy - (dy * y).sum(axis=1, keepdims=True)) + abs(y) * (edy + inner)
+
+
+def _loss_moved(a: Any, errors: Any, x: Any, labels: Any) -> Any:
+    """log sum exp x moves by softmax(x)*dx, what is expected of the logits by t*dx; each is computed by itself."""
+    p, smoothing = np_loss.softmax(x, axis=1), a["label_smoothing"]
+    target = p - len(x) * np_loss.cross_entropy_grad(x, labels, label_smoothing=smoothing)
+    return a["weight"] * ((p + target) * errors[0]).sum(axis=1).mean()
+
+
+def _loss_grad_moved(a: Any, errors: Any, dloss: Any, x: Any, labels: Any) -> Any:
+    eloss, ex = errors[:2]
+    scale = abs(a["weight"] * float(dloss)) / len(x)
+    grad = abs(np_loss.cross_entropy_grad(x, labels, label_smoothing=a["label_smoothing"]))
+    return scale * _softmax_moved(a, (ex,), x) + a["weight"] * float(eloss) * grad
+
+
+def _classes(a: Any, *arrays: Any) -> int:
+    """Each sum is over the classes; the loss adds up the images, too."""
+    largest = max(arrays[1:], key=lambda x: x.ndim)
+    return int(largest.size if arrays[0].ndim == 0 else largest.shape[1])
+
+
 register(
     "softmax", Kind.REDUCTION, "x",
     shape=_softmax_shape,
     numpy=lambda env, a, x: np_loss.softmax(x, axis=1),
     gradient=lambda g, node, dy: [g.add("softmax_grad", dy, node.name)],
     aten=lambda env, a, x: x.softmax(1),
+    moved=_softmax_moved, terms=_classes, unit=1.0,
     doc="y[n,k] = exp(x[n,k]) / sum_j exp(x[n,j])",
 )  # fmt: skip
 register(
@@ -76,6 +109,7 @@ register(
     numpy=lambda env, a, dy, y: y * (dy - (dy * y).sum(axis=1, keepdims=True)),
     gradient="second derivatives are not supported",
     aten=lambda env, a, dy, y: y * (dy - (dy * y).sum(dim=1, keepdim=True)),
+    moved=_softmax_grad_moved, terms=_classes,
     doc="dx = y * (dy - sum_k dy*y)",
 )  # fmt: skip
 register(
@@ -86,6 +120,7 @@ register(
     * np_loss.cross_entropy(x, labels, label_smoothing=a["label_smoothing"]),
     gradient=_gradient,
     aten=_aten_loss,
+    moved=_loss_moved, terms=_classes, unit=1.0,
     doc="the mean over the batch of -sum_k t[k] * log softmax(x)[k], times weight",
 )  # fmt: skip
 register(
@@ -96,5 +131,6 @@ register(
     * np_loss.cross_entropy_grad(x, labels, label_smoothing=a["label_smoothing"]),
     gradient="second derivatives are not supported",
     aten=_aten_grad,
+    moved=_loss_grad_moved, terms=_classes, unit=1.0,
     doc="dx = dloss * weight * (softmax(x) - t) / N",
 )  # fmt: skip

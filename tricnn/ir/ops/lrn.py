@@ -41,6 +41,37 @@ def _aten_grad(env: Any, a: Any, dy: Any, x: Any) -> Any:
         return torch.autograd.grad(_aten(env, a, x), x, dy)[0]
 
 
+def _window_sums(a: Any, x: Any, *, mirrored: bool = False) -> Any:
+    """The sum of x over the window of each channel; mirrored: over the channels whose window has it."""
+    before, after = a["size"] // 2, (a["size"] - 1) // 2
+    x = np_lrn.to_nhwc(x)
+    return np_lrn.to_nchw(np_lrn.window_sum(x, *((after, before) if mirrored else (before, after))))
+
+
+def _moved(a: Any, errors: Any, x: Any) -> Any:
+    """dy_c = d_c^-beta dx_c - 2 alpha beta/size x_c d_c^-(beta+1) * sum of x_j dx_j over the window of c."""
+    (ex,), rate = errors, 2 * a["alpha"] / a["size"]
+    d = a["k"] + rate / 2 * _window_sums(a, x * x)
+    return d ** -a["beta"] * (ex + a["beta"] * abs(x) / d * rate * _window_sums(a, abs(x) * ex))
+
+
+def _grad_moved(a: Any, errors: Any, dy: Any, x: Any) -> Any:
+    """Both terms by themselves: they are subtracted."""
+    (edy, ex), rate, beta = errors, 2 * a["alpha"] / a["size"], a["beta"]
+    size, grad = abs(x), abs(dy)
+    d = a["k"] + rate / 2 * _window_sums(a, x * x)
+    ed = rate * _window_sums(a, size * ex)  # by how much d moves
+    power = d ** -(beta + 1)
+    total = _window_sums(a, grad * size * power, mirrored=True)
+    etotal = (edy * size + grad * ex + grad * size * (beta + 1) * ed / d) * power
+    first = d**-beta * edy + grad * beta * power * ed
+    return first + rate * beta * (ex * total + size * _window_sums(a, etotal, mirrored=True))
+
+
+def _terms(a: Any, *arrays: Any) -> int:
+    return int(a["size"])
+
+
 register(
     "local_response_norm", Kind.REDUCTION, "x",
     attrs=LRN,
@@ -48,6 +79,7 @@ register(
     numpy=lambda env, a, x: np_lrn.local_response_norm(x, **a),
     gradient=lambda g, node, dy: [g.add("local_response_norm_grad", dy, node.inputs[0], **node.attrs)],
     aten=_aten,
+    moved=_moved, terms=_terms,
     doc="y_c = x_c * d_c^-beta, d_c = k + alpha/size * sum of x_j^2 over the size channels around c",
 )  # fmt: skip
 register(
@@ -57,5 +89,6 @@ register(
     numpy=lambda env, a, dy, x: np_lrn.local_response_norm_grad(dy, x, **a),
     gradient="second derivatives are not supported",
     aten=_aten_grad,
+    moved=_grad_moved, terms=_terms,
     doc="dx_c = dy_c d_c^-beta - 2 alpha beta/size x_c * sum of dy_j x_j d_j^-(beta+1) over the j whose window has c",
 )  # fmt: skip

@@ -98,6 +98,21 @@ def _sums(env: Any, a: Any, dy: Any, x: Any, stats: Any) -> Any:
     return np.stack([dy.sum(axis=_axes(x)), (dy * _xhat(x, stats, a["eps"])).sum(axis=_axes(x))])
 
 
+def _stats_moved(a: Any, errors: Any, x: Any) -> Any:
+    """d mean = mean(dx), d var = 2 mean((x - mean) dx): deviations from the mean add up to 0."""
+    (ex,), axes = errors, _axes(x)
+    deviation = np.abs(x - per_channel(x.mean(axis=axes), x))
+    return np.stack([ex.mean(axis=axes), (2 * deviation * ex + ex * ex).mean(axis=axes)])
+
+
+def _sums_moved(a: Any, errors: Any, dy: Any, x: Any, stats: Any) -> Any:
+    edy, ex, (emean, evar) = errors
+    var = stats[1] + a["eps"]
+    xhat = np.abs(_xhat(x, stats, a["eps"]))
+    exhat = (ex + per_channel(emean, x)) * per_channel(var**-0.5, x) + xhat * per_channel(evar / (2 * var), x)
+    return np.stack([edy.sum(axis=_axes(x)), (edy * xhat + np.abs(dy) * exhat).sum(axis=_axes(x))])
+
+
 def _grad_input(env: Any, a: Any, dy: Any, x: Any, stats: Any, weight: Any, sums: Any) -> Any:
     m = x.dtype.type(x.size // x.shape[1])
     scale = weight / np.sqrt(stats[1] + stats.dtype.type(a["eps"]))
@@ -191,6 +206,7 @@ register(
     numpy=_batch_stats,
     gradient="its share is in normalize's gradient",
     aten=_t_stats,
+    moved=_stats_moved,
     doc="[mean, biased variance] of each channel over N, H, W; two passes, never E[x^2] - E[x]^2",
 )  # fmt: skip
 register(
@@ -209,6 +225,7 @@ register(
     numpy=_sums,
     gradient=_TWICE,
     aten=_t_sums,
+    moved=_sums_moved,
     doc="[sum dy, sum dy * xhat] of each channel: the gradients of bias and weight",
 )  # fmt: skip
 register(

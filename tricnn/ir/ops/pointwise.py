@@ -60,6 +60,7 @@ register(
     numpy=lambda env, a, x: _sigmoid(x),
     gradient=lambda g, node, dy: [g.add("sigmoid_grad", dy, node.name)],
     aten=lambda env, a, x: _torch().sigmoid(x),
+    unit=1.0,
     doc="y = 1 / (1 + exp(-x))",
 )  # fmt: skip
 register(
@@ -76,6 +77,7 @@ register(
     numpy=lambda env, a, x: np.tanh(x),
     gradient=lambda g, node, dy: [g.add("tanh_grad", dy, node.name)],
     aten=lambda env, a, x: _torch().tanh(x),
+    unit=1.0,
     doc="y = tanh(x)",
 )  # fmt: skip
 register(

@@ -142,6 +142,10 @@ def _aten_avg_grad(env: Any, a: Any, dy: Any) -> Any:
         return torch.autograd.grad(_aten_avg(env, a, x), x, dy)[0]
 
 
+def _window_area(a: Any, *arrays: Any) -> int:
+    return int(a["kernel_size"][0] * a["kernel_size"][1])
+
+
 register(
     "max_pool2d", Kind.WINDOW, "x",
     attrs=WINDOW,
@@ -167,6 +171,7 @@ register(
     numpy=lambda env, a, dy, index: np_pool.max_pool2d_grad(dy, index, input_size=a["input_size"], **window(a)),
     gradient=_TWICE,
     aten=_aten_max_grad,
+    terms=_window_area,
     doc="dx = sum of dy over the windows whose maximum is here",
 )  # fmt: skip
 register(
@@ -176,6 +181,7 @@ register(
     numpy=lambda env, a, x: np_pool.avg_pool2d(x, **window(a, average=True)),
     gradient=_avg_gradient,
     aten=_aten_avg,
+    terms=_window_area,
     doc="y = mean of x over the window",
 )  # fmt: skip
 register(
@@ -185,6 +191,7 @@ register(
     numpy=lambda env, a, dy: np_pool.avg_pool2d_grad(dy, input_size=a["input_size"], **window(a, average=True)),
     gradient=_TWICE,
     aten=_aten_avg_grad,
+    terms=_window_area,
     doc="dx = sum of dy / count over the windows that cover this pixel",
 )  # fmt: skip
 
