@@ -17,6 +17,7 @@ from tricnn.compiler.specialise import for_inference, for_training, tidy
 from tricnn.graphs import lenet
 from tricnn.ir import Graph, GraphBuilder, GraphError, from_text, to_text
 from tricnn.runtime.interpreter import interpret
+from tricnn.runtime.model import compile
 
 RANDOM = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 by_net = pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
@@ -264,3 +265,24 @@ def test_a_layer_may_have_the_name_that_folding_would_give():
     x = b.tanh(b.input("x", (2, 4, 4)), name="bn.folded_weight")
     x = b.batch_norm(b.conv2d(x, 2, 3), name="bn")
     assert_folded_equals_unfolded(b.build(b.tanh(x, name="bn.folded_bias")))
+
+
+def test_one_batch_norm_used_twice_is_for_inference_only() -> None:
+    """PyTorch would update its running statistics twice in a step, in the order of the calls; here it is once."""
+    b = GraphBuilder("shared")
+    x = b.batch_norm(b.input("x", (3, 4, 4)), name="bn")
+    parts = b.nodes[-1].inputs[1:]
+    again = b.add("batch_norm", b.relu(x), *parts, name="again")
+    graph = b.build(b.linear(b.global_avg_pool(again), 2))
+    images = np.random.default_rng(0).standard_normal((2, 3, 4, 4))
+    assert compile(graph, "infer", executor="numpy")(images).shape == (2, 2)
+    with pytest.raises(GraphError, match=r"^layer again: it has the running statistics bn.running_mean of layer bn; "):
+        for_training(graph)
+
+
+def test_running_statistics_are_buffers_in_training() -> None:
+    b = GraphBuilder("trained")
+    parts = [b.parameter(f"p{i}", (3,), "constant(1)") for i in range(4)]
+    x = b.add("batch_norm", b.input("x", (3, 4, 4)), *parts, name="bn")
+    with pytest.raises(GraphError, match=r"^layer bn: p2 is not a buffer \(parameter\)"):
+        for_training(b.build(b.linear(b.global_avg_pool(x), 2)))

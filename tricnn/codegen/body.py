@@ -7,8 +7,9 @@ value is either in a register already, recomputed from its operands (a prologue)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..compiler.plan import Kernel, Place, Plan
 from ..compiler.roles import SIDE_SUMS
@@ -20,6 +21,24 @@ from .program import SCALARS, TRITON, element
 KEEPS_ZERO = {"relu", "relu_grad", "sigmoid_grad", "tanh", "tanh_grad", "scale", "dropout", "max_pool2d_grad",
               "avg_pool2d_grad", "global_avg_pool_grad", "slice_channels"}  # fmt: skip
 SHORT = {"conv2d": "conv", "max_pool2d": "pooled", "avg_pool2d": "pooled", "max_pool2d_index": "position"}
+
+
+#: what computes a value: it yields whatever it asks for, as steps of their own, is sent their results, returns its own
+Steps = Generator[Any, Any, str]
+
+
+def done(steps: Steps) -> str:
+    """The result of steps, and of all that they ask for: the chain of those that wait is a list, however long."""
+    waiting: list[Steps] = [steps]
+    result: Any = None
+    while waiting:
+        try:
+            waiting.append(waiting[-1].send(result))
+            result = None
+        except StopIteration as end:
+            waiting.pop()
+            result = end.value
+    return str(result)
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,9 @@ class Body:
 
     def value(self, raw: str, at: At, stem: str, wide: bool = True) -> str:
         """The name of a variable that holds a value at a place: fp32, or as it is stored unless ``wide``."""
+        return done(self._value(raw, at, stem, wide))
+
+    def _value(self, raw: str, at: At, stem: str, wide: bool = True) -> Steps:
         value = self.plan.storage(raw)
         if (value, at) in self.known:
             return self.known[value, at]
@@ -118,9 +140,9 @@ class Body:
         elif len(type_.shape) == 1 and not type_.batched:
             found = self.vector(raw, stem, at)
         elif node is not None and node.op == "slice_channels":
-            found = self.value(node.inputs[0], self.shifted(node, at), stem, wide)
+            found = yield self._value(node.inputs[0], self.shifted(node, at), stem, wide)
         elif node is not None:
-            found = self.compute(node, at)
+            found = yield self._compute(node, at)
         else:
             found = self.load(value, stem, at, wide)
         self.known[value, at] = found
@@ -184,14 +206,21 @@ class Body:
 
     def operand(self, node: Node, index: int, at: At) -> str:
         """An operand in fp32."""
+        return done(self.asked(node, index, at))
+
+    def asked(self, node: Node, index: int, at: At) -> Steps:
+        """The steps to an operand in fp32, for an expression to yield."""
         names = OPS[node.op].inputs
-        return self.value(node.inputs[index], at, names[min(index, len(names) - 1)].rstrip("?*"))
+        return self._value(node.inputs[index], at, names[min(index, len(names) - 1)].rstrip("?*"))
 
     def compute(self, node: Node, at: At) -> str:
         """Evaluate a node at a place, operands first."""
+        return done(self._compute(node, at))
+
+    def _compute(self, node: Node, at: At) -> Steps:
         from .expressions import EXPRESSIONS
 
-        found = EXPRESSIONS[node.op](self, node, at)
+        found = yield EXPRESSIONS[node.op](self, node, at)
         return found if found.isidentifier() else self.let(SHORT.get(node.op, node.op), found)
 
     # --- whole functions ------------------------------------------------------------
@@ -226,15 +255,15 @@ class Body:
     def computed(self, value: str) -> bool:
         """Is it computed here, rather than loaded (a slice of what is loaded is)?"""
         node = self.kernel.by_name.get(value)
-        if node is not None and node.op == "slice_channels":
-            return self.computed(self.plan.storage(node.inputs[0]))
+        while node is not None and node.op == "slice_channels":
+            node = self.kernel.by_name.get(self.plan.storage(node.inputs[0]))
         return node is not None
 
     def keeps_zero(self, value: str) -> bool:
         node = self.kernel.by_name.get(value)
-        if node is None:
-            return True
-        return node.op in KEEPS_ZERO and self.keeps_zero(self.plan.storage(node.inputs[0]))
+        while node is not None and node.op in KEEPS_ZERO:
+            node = self.kernel.by_name.get(self.plan.storage(node.inputs[0]))
+        return node is None
 
     def rounded(self, expression: str, dtype: str) -> str:
         return expression if dtype == "fp32" else f"round_to({expression}, {TRITON[dtype]})"

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..ir.graph import Node
-from .body import At, Body
+from .body import At, Body, Steps
 
-Expression = Callable[[Body, Node, At], str]
+#: asks for operands by ``yield body.asked(...)``: a chain of any length is computed without recursion
+Expression = Callable[[Body, Node, At], Steps]
 
 
 def _formula(template: str) -> Expression:
-    def write(body: Body, node: Node, at: At) -> str:
-        operands = [body.operand(node, i, at) for i in range(len(node.inputs))]
+    def write(body: Body, node: Node, at: At) -> Steps:
+        operands = []
+        for i in range(len(node.inputs)):
+            operands.append((yield body.asked(node, i, at)))
         return template.format(*operands, **node.attrs)
 
     return write
@@ -26,13 +29,15 @@ def _affine(body: Body, node: Node, x: str, mean: str, var: str, weight: str, bi
     return f"{x} * {scale} + {shift}"
 
 
-def _batch_norm(body: Body, node: Node, at: At) -> str:
-    x, weight, bias, mean, var = (body.operand(node, i, at) for i in range(5))
+def _batch_norm(body: Body, node: Node, at: At) -> Steps:
+    x = yield body.asked(node, 0, at)
+    weight, bias, mean, var = (body.operand(node, i, at) for i in range(1, 5))
     return _affine(body, node, x, mean, var, weight, bias)
 
 
-def _batch_norm_grad(body: Body, node: Node, at: At) -> str:
-    dy, weight, var = (body.operand(node, i, at) for i in range(3))
+def _batch_norm_grad(body: Body, node: Node, at: At) -> Steps:
+    dy = yield body.asked(node, 0, at)
+    weight, var = (body.operand(node, i, at) for i in (1, 2))
     return f"{dy} * (tl.rsqrt({var} + {node.attrs['eps']}) * {weight})"
 
 
@@ -43,16 +48,17 @@ def statistics(body: Body, node: Node, index: int, at: At) -> tuple[str, str]:
     return body.vector(value, stem, at), body.vector(value, stem, at, row=1)
 
 
-def _normalize(body: Body, node: Node, at: At) -> str:
-    x = body.operand(node, 0, at)
+def _normalize(body: Body, node: Node, at: At) -> Steps:
+    x = yield body.asked(node, 0, at)
     mean, var = statistics(body, node, 1, at)
     weight, bias = body.operand(node, 2, at), body.operand(node, 3, at)
     return _affine(body, node, x, mean, var, weight, bias)
 
 
-def _normalize_grad_input(body: Body, node: Node, at: At) -> str:
+def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
     """(dy - sum(dy)/m - xhat * sum(dy*xhat)/m) * rstd * weight, sorted by what is multiplied for each element."""
-    dy, x = body.operand(node, 0, at), body.operand(node, 1, at)
+    dy = yield body.asked(node, 0, at)
+    x = yield body.asked(node, 1, at)
     mean, var = statistics(body, node, 2, at)
     weight = body.operand(node, 3, at)
     dbias, dweight = statistics(body, node, 4, at)
@@ -66,19 +72,20 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> str:
     return f"{dy} * {scale} + ({shift} - {x} * {slope})"
 
 
-def _relu_grad(body: Body, node: Node, at: At) -> str:
+def _relu_grad(body: Body, node: Node, at: At) -> Steps:
     """max(x, 0) <= 0 where x <= 0: if the maximum is not there yet, it need not be."""
     y = body.kernel.by_name.get(body.plan.storage(node.inputs[1]))
     if y is not None and y.op == "relu" and (y.name, at) not in body.known:
-        mask = body.operand(y, 0, at)
+        mask = yield body.asked(y, 0, at)
     else:
-        mask = body.operand(node, 1, at)
-    return f"tl.where({mask} <= 0.0, 0.0, {body.operand(node, 0, at)})"
+        mask = yield body.asked(node, 1, at)
+    dy = yield body.asked(node, 0, at)
+    return f"tl.where({mask} <= 0.0, 0.0, {dy})"
 
 
-def _dropout(body: Body, node: Node, at: At) -> str:
+def _dropout(body: Body, node: Node, at: At) -> Steps:
     """The counter is the logical NCHW index, from the place in channels-last memory."""
-    x = body.operand(node, 0, at)
+    x = yield body.asked(node, 0, at)
     type_ = body.plan.type(node.name)
     c, pixels = type_.channels, type_.pixels
     if at.width == c:
@@ -112,27 +119,29 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
     return replace(at, pixel=window, mask=mask), f"{h} % {sh}", f"{v} % {sw}"
 
 
-def _max_pool_grad(body: Body, node: Node, at: At) -> str:
+def _max_pool_grad(body: Body, node: Node, at: At) -> Steps:
     (_, s) = node.attrs["kernel_size"]
     window, row, column = _window_of(body, node, at)
-    dy, index = body.operand(node, 0, window), body.operand(node, 1, window)
+    dy = yield body.asked(node, 0, window)
+    index = yield body.asked(node, 1, window)
     chosen = f"({index} == {row} * {s} + {column})"
     return f"tl.where({chosen if window.mask == at.mask else f'{window.mask} & {chosen}'}, {dy}, 0.0)"
 
 
-def _avg_pool_grad(body: Body, node: Node, at: At) -> str:
+def _avg_pool_grad(body: Body, node: Node, at: At) -> Steps:
     (r, s) = node.attrs["kernel_size"]
     window, _, _ = _window_of(body, node, at)
-    dy = body.operand(node, 0, window)
+    dy = yield body.asked(node, 0, window)
     share = f"{dy} * {1 / (r * s)!r}" if r * s > 1 else dy
     return share if window.mask == at.mask else f"tl.where({window.mask}, {share}, 0.0)"
 
 
-def _global_avg_grad(body: Body, node: Node, at: At) -> str:
+def _global_avg_grad(body: Body, node: Node, at: At) -> Steps:
     height, width = node.attrs["input_size"]
     image = body.let("image", f"{at.pixel} // {height * width}")
     body.windows[image] = at.pixel, node
-    return f"{body.operand(node, 0, replace(at, pixel=image))} * {1 / (height * width)!r}"
+    dy = yield body.asked(node, 0, replace(at, pixel=image))
+    return f"{dy} * {1 / (height * width)!r}"
 
 
 EXPRESSIONS: dict[str, Expression] = {

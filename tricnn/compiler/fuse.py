@@ -21,7 +21,7 @@ kernels and no fusion can make a cycle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Graph, Node
@@ -171,10 +171,20 @@ class Fuser:
         return all(there(self.base(v)) for v in node.inputs)
 
     def grow(self, group: Group, tail: Node) -> None:
-        """Take pointwise readers of ``tail`` into the epilogue, then pooling, and go on from what they give."""
-        if tail.op in WGRADS or tail.op in COLLAPSING or tail.kind is Kind.VIEW:
-            return
-        for node in self.readers[tail.name]:
+        """Take pointwise readers of ``tail`` into the epilogue, then pooling, and go on from what they give before the
+        next reader."""
+
+        def readers(tail: Node) -> tuple[Node, Iterator[Node]]:
+            last = tail.op in WGRADS or tail.op in COLLAPSING or tail.kind is Kind.VIEW
+            return tail, iter(() if last else self.readers[tail.name])
+
+        open_ = [readers(tail)]
+        while open_:
+            tail, rest = open_[-1]
+            node = next(rest, None)
+            if node is None:
+                open_.pop()
+                continue
             if self.sums_by_itself(node) and chainable(group.anchor) and self.can_take_along(group, tail, node):
                 for member in self.group[node.name].members:
                     del self.group[member.name]
@@ -185,12 +195,12 @@ class Fuser:
             fits = chainable(node) and same_size and self.alike(node, group.anchor.name)
             if fits and "epilogue" in self.rules:
                 self.join(group, node)
-                self.grow(group, node)
+                open_.append(readers(node))
             elif self.can_pool(group, tail, node):
                 self.join(group, node)
                 self.take_siblings(group, node)
                 if node.op != "max_pool2d_index":
-                    self.grow(group, node)
+                    open_.append(readers(node))
             elif self.can_take_along(group, tail, node):
                 self.join(group, node)
                 self.take_siblings(group, node)
@@ -202,12 +212,19 @@ class Fuser:
     def alike(self, node: Node, place: str) -> bool:
         """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``? The channels must
         be the same, or not matter."""
-        a, b = self.graph.types[node.name], self.graph.types[place]
-        same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
-        recomputed = {v for v in map(self.base, node.inputs) if v in self.inlined}
-        if node.op == "slice_channels":  # its operand is computed at channels of its own
-            return same and all(self.alike(self.graph.by_name[v], node.inputs[0]) for v in recomputed)
-        return (same or node.op in ELEMENTWISE) and all(self.alike(self.graph.by_name[v], place) for v in recomputed)
+        waiting, seen = [(node, place)], {(node.name, place)}
+        while waiting:
+            node, place = waiting.pop()
+            a, b = self.graph.types[node.name], self.graph.types[place]
+            same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
+            if not same and (node.op == "slice_channels" or node.op not in ELEMENTWISE):
+                return False
+            where = node.inputs[0] if node.op == "slice_channels" else place  # a slice's operand: at its own channels
+            for value in map(self.base, node.inputs):
+                if value in self.inlined and (value, where) not in seen:
+                    seen.add((value, where))
+                    waiting.append((self.graph.by_name[value], where))
+        return True
 
     def can_take_along(self, group: Group, tail: Node, node: Node) -> bool:
         """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
@@ -272,14 +289,17 @@ class Fuser:
     def times_read(self, value: str) -> float:
         """How many times over all of a value is loaded: once by each kernel that reads it, and a slice of it for its
         share wherever the slice is read."""
-        times, kernels = 0.0, set()
-        for reader in self.readers[value]:
-            group = self.group.get(reader.name)
-            if reader.op == "slice_channels":
-                times += self.bytes(reader.name) / max(self.bytes(value), 1) * self.times_read(reader.name)
-            elif group is None or group.anchor.name not in kernels:
-                times += 1
-                kernels |= set() if group is None else {group.anchor.name}
+        times, parts = 0.0, [(value, 1.0)]
+        while parts:
+            value, share = parts.pop()
+            kernels = set()
+            for reader in self.readers[value]:
+                group = self.group.get(reader.name)
+                if reader.op == "slice_channels":
+                    parts.append((reader.name, share * self.bytes(reader.name) / max(self.bytes(value), 1)))
+                elif group is None or group.anchor.name not in kernels:
+                    times += share
+                    kernels |= set() if group is None else {group.anchor.name}
         return times
 
     def can_inline(self, node: Node) -> bool:
@@ -328,14 +348,18 @@ class Fuser:
     def leaves(self, node: Node) -> list[str]:
         """The values that must be loaded to compute a node whose inlined inputs are recomputed too; of a slice's
         operand only the slice."""
-        if node.op == "slice_channels":
-            return [node.name]
         found: dict[str, None] = {}
-        for value in map(self.base, node.inputs):
-            if value in self.inlined:
-                found.update(dict.fromkeys(self.leaves(self.graph.by_name[value])))
-            else:
+        waiting, seen = [node.name], set()
+        while waiting:
+            value = waiting.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            computed = self.graph.by_name[value]
+            if computed.op == "slice_channels" or (computed is not node and value not in self.inlined):
                 found[value] = None
+            else:
+                waiting += reversed([self.base(v) for v in computed.inputs])
         return list(found)
 
     def bytes(self, value: str) -> int:

@@ -37,9 +37,21 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
         raise GraphError(f"graph {graph.name}: it has no input, so there is nothing to train on")
     builder = GraphBuilder(graph.name)
     updates = []
+    owner: dict[str, str] = {}  # of running statistics
     for node in graph.nodes:
         if node.op == "batch_norm":
             x, weight, bias, mean, var = node.inputs
+            for buffer in (mean, var):
+                if graph.by_name[buffer].op != "buffer":
+                    raise GraphError(
+                        f"layer {node.name}: {buffer} is not a buffer ({graph.by_name[buffer].op}); training updates "
+                        "running statistics, which only a buffer can hold"
+                    )
+                if owner.setdefault(buffer, node.name) != node.name or mean == var:
+                    raise GraphError(
+                        f"layer {node.name}: it has the running statistics {buffer} of layer {owner[buffer]}; training "
+                        "updates them once a step, so each batch norm needs its own (for inference they may be shared)"
+                    )
             part = partial(derived_name, node.name)
             taken = (graph.by_name, builder.types)
             stats = builder.add("batch_stats", x, name=part("stats", *taken))

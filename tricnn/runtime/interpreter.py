@@ -78,25 +78,32 @@ def kernel_values(
     Only what the kernel declares to read is visible to it, so a plan that forgets a buffer fails here.
     """
     values = {v: memory[v] for v in kernel.reads}
-    by_name = plan.graph.by_name
-
-    def fetch(value: str) -> np.ndarray:
-        if value not in values:
-            node = by_name[value]
-            if value in plan.within:
-                values[value] = plan.part(value, fetch(plan.place(value).buffer))
-                return values[value]
-            if value not in plan.views and node.op != "fill":
-                raise AssertionError(f"kernel {kernel.name} reads {value}, which it does not declare")
-            values[value] = evaluate(node, [fetch(v) for v in node.inputs], env)
-        return values[value]
-
     for node in kernel.nodes:
-        operands = [fetch(v) for v in node.inputs]
+        operands = [fetch(plan, values, v, env, f"kernel {kernel.name}") for v in node.inputs]
         if stored is not None and node.op in SIDE_SUMS:
             operands = [stored.get(v, x) for v, x in zip(node.inputs, operands, strict=True)]
         values[node.name] = evaluate(node, operands, env)
     return values
+
+
+def fetch(plan: Plan, values: dict[str, np.ndarray], value: str, env: Environment, who: str) -> np.ndarray:
+    """A value that is there, or is part of what is there, or the same memory under another shape; such views are added
+    to ``values``. ``who`` reads it."""
+    waiting = [value]
+    while waiting:
+        name = waiting[-1]
+        node, whole = plan.graph.by_name[name], plan.place(name).buffer if name in plan.within else None
+        missing = [v for v in ([whole] if whole else node.inputs) if v not in values]
+        if name in values:
+            waiting.pop()
+        elif whole is None and name not in plan.views and node.op != "fill":
+            raise AssertionError(f"{who} reads {name}, which it does not declare")
+        elif missing:
+            waiting += missing
+        else:
+            at_hand = [values[v] for v in node.inputs] if whole is None else []
+            values[name] = plan.part(name, values[whole]) if whole else evaluate(node, at_hand, env)
+    return values[value]
 
 
 def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> dict[str, np.ndarray]:

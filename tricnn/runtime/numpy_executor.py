@@ -10,7 +10,7 @@ import numpy as np
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.table import Environment, Kind
-from .interpreter import Values, channels_last, run_kernel, run_nodes, store
+from .interpreter import Values, channels_last, fetch, run_kernel, run_nodes, store
 
 #: dtype -> what is computed in, and how many bits of mantissa a stored activation keeps (None: all)
 COMPUTE = {"fp64": np.float64, "fp32": np.float32, "tf32": np.float32, "fp16": np.float32, "bf16": np.float32}
@@ -81,17 +81,9 @@ class NumpyExecutor:
             for value in finished:
                 del memory[value]
 
-        def fetch(value: str) -> np.ndarray:
-            if value in self.plan.within:
-                memory[value] = self.plan.part(value, memory[self.plan.place(value).buffer])
-            elif value not in memory:
-                node = graph.by_name[value]
-                for operand in node.inputs:
-                    fetch(operand)
-                memory.update(run_nodes([node], memory, env))
-            return memory[value]
-
-        results = {value: fetch(value) for value in graph.results}
+        for value in self.plan.within:
+            memory.pop(value, None)  # what lies within another value is there, whatever it was before the step
+        results = {value: fetch(self.plan, memory, value, env, "the caller") for value in graph.results}
         for buffer, value in graph.updates:
             self.values[buffer] = np.asarray(results[value], dtype=self.real)
         return results

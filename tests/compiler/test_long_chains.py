@@ -1,0 +1,70 @@
+"""Networks as deep as one likes: no pass calls itself once more for each layer of a chain."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+import tricnn
+from tricnn.ir import Graph, GraphBuilder, from_text, to_text
+
+LAYERS = 150
+#: far fewer calls within each other than there are layers, and enough for NumPy, for reading text and for emitting it
+CALLS = 100
+
+Link = Callable[[GraphBuilder, str, str], str]
+LINKS: dict[str, Link] = {
+    "pointwise": lambda b, x, first: b.relu(b.tanh(x)),
+    "sum, the chain first": lambda b, x, first: b.add_(x, first),
+    "sum, the chain last": lambda b, x, first: b.add_(first, b.sigmoid(x)),
+    "forks that join": lambda b, x, first: b.add_(b.relu(x), b.tanh(x)),
+    "dropout": lambda b, x, first: b.dropout(x, 0.01),
+    "scale": lambda b, x, first: b.add("scale", x, factor=0.99),
+    "batch norm": lambda b, x, first: b.batch_norm(x),
+    "convolution": lambda b, x, first: b.conv2d(x, 2, 1),
+    "pooling": lambda b, x, first: b.max_pool2d(x, 2, 1, padding=(0, 1, 0, 1)),
+    "slice": lambda b, x, first: b.add("slice_channels", x, start=0, stop=2),
+    "view": lambda b, x, first: b.flatten(x),
+}
+
+
+def chain(link: Link, layers: int) -> Graph:
+    b = GraphBuilder("chain")
+    x = first = b.conv2d(b.input("x", (2, 3, 3)), 2, 3, padding=1)
+    for _ in range(layers):
+        x = link(b, x, first)
+    return b.build(b.linear(x, 3))
+
+
+def every_pass(graph: Graph, mode: str, fuse: str) -> None:
+    assert from_text(to_text(graph)) == graph
+    model = tricnn.compile(graph, mode, batch=2, executor="numpy", fuse=fuse)
+    x = np.ones((2, 2, 3, 3), np.float32)
+    assert np.isfinite(model(x) if mode == "infer" else model.loss_and_grads(x, np.array([0, 1]))[0]).all()
+    assert model.program.peak_memory_bytes() and str(model.plan) and model.source
+
+
+@pytest.fixture
+def few_calls() -> Iterator[None]:
+    every_pass(chain(LINKS["pointwise"], 1), "train", "all")  # whatever is imported at first use is imported now
+    frame, depth = sys._getframe(), 0
+    while frame := frame.f_back:  # type: ignore[assignment]
+        depth += 1
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(depth + CALLS)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.usefixtures("few_calls")
+@pytest.mark.parametrize("mode", ("infer", "train"))
+@pytest.mark.parametrize("kind", LINKS)
+def test_a_long_chain_goes_through_every_pass(kind: str, mode: str) -> None:
+    every_pass(chain(LINKS[kind], LAYERS), mode, "all")
+
+
+def test_a_fork_at_every_layer_is_not_followed_both_ways() -> None:
+    """Forty forks have 2^40 ways through them; each value is looked at once."""
+    for fuse in ("all", "auto", "none"):
+        every_pass(chain(LINKS["forks that join"], 40), "train", fuse)
