@@ -1,13 +1,19 @@
 """Input that was made to do harm, or came to by accident: one short line and exit status 2, soon, in little memory."""
 
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tricnn.system import limits
 
+from .conftest import Ran
 from .test_bad_input import is_refused
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -95,3 +101,99 @@ def test_weights_in_types_of_eight_bits_load_and_those_without_values_do_not(tri
         is_refused(tricnn(*command), "'fc.weight' is a meta tensor")
     save(state | {"fc.weight": torch.tensor(1.0)}, path)
     is_refused(tricnn(*command), "fc.weight has shape ()")
+
+
+# --- networks too large -----------------------------------------------------------------------------------------------
+
+HEAD = "graph g\nx = input(shape=[N, 4, 8, 8])\n"
+W11 = 'w = parameter(shape=[4, 4, 1, 1], init="constant(0)")\n'
+
+
+def chain(count):
+    return HEAD + "".join(f"l{i} = relu({f'l{i - 1}' if i else 'x'})\n" for i in range(count))
+
+
+def with_y(statement):
+    return f"{HEAD}{W11}y = {statement}\noutput logits = y\n"
+
+
+TOO_LARGE = {
+    "lrn size 1e9": (with_y("local_response_norm(x, size=1000000000)"), "layer y: size=1000000000"),
+    "pool pad 1e9": (with_y("max_pool2d(x, kernel_size=2000000001, stride=1, padding=1000000000)"), "kernel_size"),
+    "conv pad 1e9": (with_y("conv2d(x, w, padding=1000000000)"), "layer y: padding=1000000000"),
+    "groups 1e9": (
+        "graph g\nx = input(shape=[N, 1000000000, 1, 1])\n"
+        'w = parameter(shape=[1000000000, 1, 1, 1], init="constant(0)")\n'
+        "y = conv2d(x, w, groups=1000000000)\noutput logits = y\n",
+        "layer y: groups=1000000000",
+    ),
+    "an image of 2^40 pixels": (
+        "graph g\nx = input(shape=[N, 1, 1048576, 1048576])\noutput o = x\n",
+        "elements an image",
+    ),
+    "an image of one row": ("graph g\nx = input(shape=[N, 1, 1, 2147483647])\noutput o = x\n", "1048576 pixels"),
+    "a parameter of 2^40": (
+        'graph g\nw = parameter(shape=[1048576, 1048576], init="constant(0)")\n',
+        "elements in all",
+    ),
+    "a million axes": (f'graph g\nw = parameter(shape=[{"1," * 300_000}1], init="constant(0)")\n', "at most 8"),
+    "20,000 layers in a chain": (chain(20_000) + "output o = x\n", "more than 20000 layers"),
+    "a concatenation of 20,000": (
+        with_y(f"concat({', '.join(['x'] * 20_000)})"),
+        "20000 inputs; a layer has at most 1000",
+    ),
+    "300,000 outputs": (HEAD + "".join(f"output o{i} = x\n" for i in range(300_000)), "more than 1000 outputs"),
+    "megabytes of parentheses": (
+        f"graph g\nx = input(shape={'(' * (8 << 20)}",
+        "a line has at most 1048576 characters",
+    ),
+    "lines of parentheses": (f"graph g\nx = input(shape={'(' * (1 << 19)}\n" * 16, "lists go no deeper"),
+    "a megabyte of a name": (f"graph {'n' * (1 << 20 - 1)}\n", "at most 128 characters"),
+    "a number of a megabyte": (with_y(f"conv2d(x, w, stride={'9' * 10**6})"), "fits 64 bits"),
+}
+
+
+AT_THE_LIMITS = [
+    "local_response_norm(x, size=65536)", "max_pool2d(x, kernel_size=65536, stride=1, padding=32768)",
+    "avg_pool2d(x, kernel_size=65535, stride=1, padding=32767)", "conv2d(x, w, padding=[65536, 65536, 0, 0])",
+    "conv2d(x, w, padding=65536, dilation=65536, stride=65536)",
+]  # fmt: skip
+
+SCRIPT = """
+import contextlib, io, json, resource, sys
+from tricnn.cli import main
+resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+for path in sys.argv[1:]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["explain", path])
+    print(json.dumps([path, status, out.getvalue()[:1000], err.getvalue()[:5000]]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    """What ``explain`` says of each, in a process that has 2 GB of address space and a minute for them all."""
+    folder, paths = tmp_path_factory.mktemp("large"), {}
+    texts = {what: text for what, (text, _) in TOO_LARGE.items()} | {layer: with_y(layer) for layer in AT_THE_LIMITS}
+    for number, (what, text) in enumerate(texts.items()):
+        paths[what] = folder / f"{number}.txt"
+        paths[what].write_text(text)
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, paths.values())], stdout=subprocess.PIPE, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    answers = {line[0]: Ran(*line[1:]) for line in map(json.loads, ran.stdout.splitlines())}
+    return {what: answers.get(str(path), Ran(-1, "", "killed, for it took too long")) for what, path in paths.items()}
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_a_network_beyond_the_limits_is_refused_before_any_work(what, explained):
+    is_refused(explained[what], ".txt: ", TOO_LARGE[what][1])
+    assert len(explained[what].err) < limits.LARGEST_MESSAGE + 100
+
+
+@pytest.mark.parametrize("layer", AT_THE_LIMITS)
+def test_at_the_limits_nothing_takes_long(layer, explained):
+    assert explained[layer].status == 0, explained[layer].err

@@ -64,9 +64,11 @@ def real(least: float = 0.0, most: float = math.inf, *, above: bool = False) -> 
 
 def image_shape(text: str) -> tuple[int, int, int]:
     """``C,H,W``."""
+    from tricnn.system.limits import WIDEST_IMAGE
+
     parts = text.replace("x", ",").split(",")
     try:
-        c, h, w = (whole(1, 1 << 20)(part.strip()) for part in parts)
+        c, h, w = (whole(1, WIDEST_IMAGE)(part.strip()) for part in parts)
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(
             f"{text[:40]!r} is not channels,height,width, such as 3,224,224"

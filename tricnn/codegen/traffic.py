@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from .body import Body
 from .tiles import Tile
 
@@ -143,20 +145,27 @@ def once(spatial: tuple[int, int], calls: str, channels: int, tile: Tile, images
 
 def taps(size: int, outputs: int, kernel: int, stride: int, before: int, dilation: int = 1) -> Counts:
     """Visits of each position of an axis by windows: how many (p, r) have p*stride + r*dilation - before there."""
-    visits = [0] * size
+    change = [0] * size  # against the position a dilation before
     for p in range(outputs):
-        for r in range(kernel):
-            at = p * stride + r * dilation - before
-            if 0 <= at < size:
-                visits[at] += 1
-    return tuple(visits)
+        first, end = _inside(size, p * stride - before, kernel, dilation)
+        if first < end:
+            change[p * stride - before + first * dilation] += 1
+            if (beyond := p * stride - before + end * dilation) < size:
+                change[beyond] -= 1
+    for at in range(dilation, size):
+        change[at] += change[at - dilation]
+    return tuple(change)
 
 
 def covers(size: int, outputs: int, kernel: int, stride: int, before: int, dilation: int = 1) -> Counts:
     """Visits of each window by the positions of the axis that it covers."""
-    return tuple(
-        sum(0 <= p * stride + r * dilation - before < size for r in range(kernel)) for p in range(outputs)
-    )  # fmt: skip
+    taken = (_inside(size, p * stride - before, kernel, dilation) for p in range(outputs))
+    return tuple(max(end - first, 0) for first, end in taken)
+
+
+def _inside(size: int, start: int, kernel: int, dilation: int) -> tuple[int, int]:
+    """The taps (first, end) of a window that begins at ``start`` which lie in ``range(size)``."""
+    return max(0, -(start // dilation)), min(kernel, -((start - size) // dilation))
 
 
 def _axes(visits: Callable[..., Counts], c: Mapping[str, int], rows: int, columns: int) -> tuple[Counts, Counts]:
@@ -257,15 +266,14 @@ def pool_grad(load: Body, store: Body, index: Iterable[str], c: Mapping[str, int
 def normalised_channels(op: str, channels: int, size: int) -> dict[str, int]:
     """Channels that local response normalisation loads of each pixel's x (and dy): windows overlap."""
     before, after = size // 2, (size - 1) // 2
-
-    def window(c: int) -> int:
-        return sum(0 <= c + shift - before < channels for shift in range(size))
-
+    c = np.arange(channels)
+    window = np.minimum(c + after, channels - 1) - np.maximum(c - before, 0) + 1
+    own = int(window.sum()) + channels
     if op == "local_response_norm":
-        return {"x": sum(window(c) + 1 for c in range(channels))}
-    readers = [[c + s - after for s in range(size) if 0 <= c + s - after < channels] for c in range(channels)]
-    own = sum(window(c) + 1 for c in range(channels))
+        return {"x": own}
+    first, last = np.maximum(c - after, 0), np.minimum(c + before, channels - 1)  # whose windows have c
+    until = np.concatenate([[0], np.cumsum(window + 1)])
     return {
-        "dy": sum(len(r) + 1 for r in readers),
-        "x": own + sum(window(j) + 1 for r in readers for j in r),
+        "dy": int((last - first + 1).sum()) + channels,
+        "x": own + int((until[last + 1] - until[first]).sum()),
     }

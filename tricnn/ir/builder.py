@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .errors import GraphError, ShapeError
-from .graph import Graph, Node, Output, known_type, verified
+from .graph import Graph, Node, Output, check_size, known_type, verified
 from .table import integer, pair
 from .types import N, TensorType
 
@@ -174,4 +174,5 @@ class GraphBuilder:
         """The finished graph; ``logits`` is its output (further ones by :meth:`output`)."""
         if logits is not None:
             self.outputs.insert(0, Output("logits", logits))
+        check_size(len(self.nodes), len(self.outputs))
         return Graph(self.name, tuple(self.nodes), tuple(self.outputs))

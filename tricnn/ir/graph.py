@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from ..system.limits import MOST_NODES, MOST_OUTPUTS
 from .errors import GraphError, shown
 from .table import OPS, Kind, check_attrs, infer_type, no_macs
 from .types import TensorType
@@ -29,6 +30,15 @@ def check_name(name: str, what: str) -> str:
             "starts with none of '-' and '.', and may have parts joined by single dots (layer1.0.conv1)"
         )
     return name
+
+
+def check_size(nodes: int, outputs: int, line: int = 0) -> None:
+    """Raise :class:`GraphError` for a declared network that is larger than tricnn takes on (system/limits.py); passes
+    may make more of what it declares."""
+    for count, most, what in ((nodes, MOST_NODES, "layers and parameters"), (outputs, MOST_OUTPUTS, "outputs")):
+        if count > most:
+            where = f"line {line}: " if line else ""
+            raise GraphError(f"{where}the network is too large: it has more than {most} {what}")
 
 
 def derived_name(base: str, suffix: str, *taken: Container[str]) -> str:

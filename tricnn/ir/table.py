@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from math import inf, isfinite
+from math import inf, isfinite, prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ..system.limits import MOST_ELEMENTS, MOST_OPERANDS, WIDEST, WIDEST_IMAGE
 from .errors import GraphError, ShapeError, shown
 from .types import TensorType
 
@@ -177,10 +178,18 @@ def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
     if not least <= len(inputs) <= most:
         wanted = " ".join(row.inputs) or "none"
         raise GraphError(f"layer {node.name}: {node.op} takes inputs ({wanted}), {len(inputs)} given")
+    if len(inputs) > MOST_OPERANDS:
+        raise GraphError(f"layer {node.name}: {len(inputs)} inputs; a layer has at most {MOST_OPERANDS}")
     try:
         for name, type_ in zip(row.operand_names(len(inputs)), inputs):
             _check_operand(name, type_)
-        return row.shape(node.attrs, *inputs)
+        found = row.shape(node.attrs, *inputs)
+        if (count := prod(found.per_image)) > MOST_ELEMENTS:
+            whose = "an image" if found.batched else "in all"
+            raise ShapeError(f"{found} is {count} elements {whose}; at most {MOST_ELEMENTS} are accepted")
+        if found.batched and max(found.spatial) > WIDEST_IMAGE:
+            raise ShapeError(f"{found} is an image with sides of more than {WIDEST_IMAGE} pixels")
+        return found
     except ShapeError as error:
         raise ShapeError(f"layer {node.name} ({node.op}): {error}") from None
     except (IndexError, TypeError, ValueError):  # a rule met a rank it was not written for
@@ -208,22 +217,22 @@ _EITHER = ("a", "b")
 # --- attribute kinds ------------------------------------------------------------
 
 
-def _int(value: Any, least: int) -> int:
-    if isinstance(value, bool) or int(value) != value or value < least:
+def _int(value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or int(value) != value or not least <= value <= most:
         raise ValueError
     return int(value)
 
 
-def integer(default: Any = REQUIRED, least: int = 0) -> Attr:
-    return Attr(lambda v: _int(v, least), f"an integer of at least {least}", default)
+def integer(default: Any = REQUIRED, least: int = 0, most: int = MOST_ELEMENTS) -> Attr:
+    return Attr(lambda v: _int(v, least, most), f"an integer of at least {least} and at most {most}", default)
 
 
-def pair(default: Any = REQUIRED, least: int = 1) -> Attr:
+def pair(default: Any = REQUIRED, least: int = 1, most: int = WIDEST) -> Attr:
     def check(value: Any) -> tuple[int, int]:
         a, b = (value, value) if isinstance(value, int) else value
-        return _int(a, least), _int(b, least)
+        return _int(a, least, most), _int(b, least, most)
 
-    return Attr(check, f"an integer or a pair (height, width) of at least {least}", default)
+    return Attr(check, f"an integer or a pair (height, width) of at least {least} and at most {most}", default)
 
 
 def padding(default: Any = (0, 0, 0, 0)) -> Attr:
@@ -234,10 +243,12 @@ def padding(default: Any = (0, 0, 0, 0)) -> Attr:
             value = (value,) * 4
         if len(value) == 2:
             value = (value[0], value[0], value[1], value[1])
-        top, bottom, left, right = (_int(v, 0) for v in value)
+        top, bottom, left, right = (_int(v, 0, WIDEST) for v in value)
         return top, bottom, left, right
 
-    return Attr(check, "an integer, (height, width) or (top, bottom, left, right), none negative", default)
+    return Attr(
+        check, f"an integer, (height, width) or (top, bottom, left, right), none negative or above {WIDEST}", default
+    )
 
 
 def number(default: Any = REQUIRED, low: float = float("-inf"), high: float = float("inf")) -> Attr:

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from ..system.limits import LARGEST_LINE
 from .errors import GraphError, TextError, shown
-from .graph import NAME, Graph, Node, Output, topological
+from .graph import NAME, Graph, Node, Output, check_size, topological
 from .table import OPS
 from .types import N
 
@@ -151,6 +152,9 @@ def from_text(text: str) -> Graph:
     defined: dict[str, int] = {}
     referring: dict[str, int] = {}  # the lines of outputs, updates and gradients
     for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if len(raw) > LARGEST_LINE:
+            raise TextError(f"a line has at most {LARGEST_LINE} characters, this one has {len(raw)}", number, 1)
+        check_size(len(nodes), len(outputs), number)
         line = _Line(raw, number)
         if line.done():
             continue
@@ -176,6 +180,7 @@ def from_text(text: str) -> Graph:
             raise line.error("expected '='")
         if not line.done():
             raise line.error("expected the end of the line")
+    check_size(len(nodes), len(outputs), number)
     if name is None:
         raise TextError("the graph is empty; the first statement must be 'graph NAME'", 1, 1)
     try:

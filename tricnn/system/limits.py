@@ -15,3 +15,13 @@ LARGEST_IDX = 1 << 30  # the numbers in an IDX file, a byte each
 MOST_IMAGES = 1 << 24  # and labels in one
 LARGEST_DOWNLOAD = 64 << 20  # one file of a data set
 LARGEST_MESSAGE = 2000  # characters of an error or a warning on the terminal
+
+# --- networks, as they are declared
+MOST_NODES = 20_000  # layers, parameters and statistics together
+MOST_OPERANDS = 1_000  # of one layer
+MOST_OUTPUTS = 1_000
+MOST_AXES = 8  # of a parameter
+MOST_ELEMENTS = 2**31 - 1  # of a value for one image, or of a parameter
+MOST_GROUPS = 1 << 16  # of a convolution
+WIDEST_IMAGE = 1 << 20  # its height, its width
+WIDEST = 1 << 16  # windows, strides, dilations and padding, in pixels or channels

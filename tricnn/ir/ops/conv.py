@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...system.limits import MOST_GROUPS
 from ..numpy_ops import conv as np_conv
 from ..numpy_ops.sizes import output_size
 from ..table import Kind, integer, padding, pair, register, require
@@ -20,7 +21,7 @@ GEOMETRY = {
     "stride": pair((1, 1)),
     "padding": padding(),
     "dilation": pair((1, 1)),
-    "groups": integer(1, least=1),
+    "groups": integer(1, 1, MOST_GROUPS),
 }
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...system.limits import WIDEST
 from ..numpy_ops import lrn as np_lrn
 from ..table import Kind, integer, number, register, require
 from ..types import TensorType
 
 LRN = {
-    "size": integer(5, least=1),
+    "size": integer(5, 1, WIDEST),
     "alpha": number(1e-4, 0.0),
     "beta": number(0.75, 0.0),
     "k": number(1.0, 0.0),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...system.limits import MOST_AXES
 from ..init import Init
 from ..table import Attr, Kind, number, register, text
 from ..types import DTYPES, N, TensorType
@@ -15,6 +16,8 @@ from ..types import DTYPES, N, TensorType
 def _shape_attr(*, batch: bool) -> Attr:
     def check(value: Any) -> tuple[Any, ...]:
         dims = tuple(value)
+        if len(dims) > MOST_AXES:
+            raise ValueError
         for i, dim in enumerate(dims):
             if batch and dim is N and i == 0:
                 continue
@@ -26,7 +29,7 @@ def _shape_attr(*, batch: bool) -> Attr:
 
     if batch:
         return Attr(check, "[N], [N, F] or [N, C, H, W] with N the batch size and the others positive integers")
-    return Attr(check, "a list of positive integers")
+    return Attr(check, f"a list of at most {MOST_AXES} positive integers")
 
 
 @lru_cache(maxsize=1024)

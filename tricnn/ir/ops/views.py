@@ -18,7 +18,7 @@ def _concat_shape(a: Any, *xs: TensorType) -> TensorType:
         require(
             len(x.shape) in (1, 2, 4) and (*x.shape[:axis], *x.shape[axis + 1 :]) == first.without_channels
             and x.channel_axis == axis,
-            f"inputs must agree in all but the channels, they are {', '.join(map(str, xs))}",
+            lambda: f"inputs must agree in all but the channels, they are {', '.join(map(str, xs))}",
         )  # fmt: skip
     return _with_channels(first, sum(x.channel_count for x in xs))
 
