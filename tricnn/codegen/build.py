@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import prod
@@ -20,12 +20,13 @@ from ..ir.errors import TricnnError
 from ..system.paths import cache_folder
 from . import tuning
 from .cache import Entry, KernelCache
-from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels, toolchain
+from .compile import CompiledKernel, CompileError, KernelSpec, compile_kernels, toolchain, triton_version
 from .emit import emit, launches_of, standalone
 from .lower import lower
 from .predict import microseconds, predicted_seconds
 from .program import Function, Program
 from .targets import parse_target
+from .tiles import Form
 
 SYMBOL = "kernel"  # the name of every compiled kernel inside its binary
 ATTEMPTS = 8  # how many times a kernel's tiles may be made smaller
@@ -83,6 +84,7 @@ class Build:
                 "shared_bytes": code.shared_bytes,
                 "tensor_core": code.tensor_core,
                 "bulk_copy": code.bulk_copy,
+                "hazards": code.hazards,
                 "predicted_us": microseconds(
                     s for launch, s in zip(program.launches, seconds, strict=True) if launch.function == function.name
                 ),
@@ -155,7 +157,8 @@ def build(
     """Compile every kernel of a plan for ``target`` (which need not be there).
 
     A kernel that spills registers, or asks for more shared memory than the target has, is compiled again with smaller
-    tiles, until it does not. Raises CompileError if none of its tiles will do.
+    tiles, until it does not; one whose machine code has a hazard (hazards.py), without pipelining. Raises CompileError
+    if no form of it will do.
     """
     start = time.perf_counter()
     target = parse_target(target).name
@@ -171,60 +174,96 @@ def build(
     return Build(program, emit(program), target, compiled, time.perf_counter() - start)
 
 
-class Spilling(Protocol):
+class Inspected(Protocol):
     """What is known of a compiled kernel, at least."""
 
     @property
     def spill_bytes(self) -> int: ...
 
+    @property
+    def hazards(self) -> int: ...
 
-Compiled = TypeVar("Compiled", bound=Spilling)
+
+Compiled = TypeVar("Compiled", bound=Inspected)
 
 
 def settle(
     plan: Plan, dtype: str, batch: int, target: str,
     compile: Callable[[Program, list[Function]], Sequence[Compiled | CompileError]], cache_dir: Path | None = None,
 ) -> tuple[Program, dict[str, Compiled]]:  # fmt: skip
-    """A plan's program with tiles so small that no kernel spills, and what ``compile`` says of each function. Which
-    tiles those are is remembered, so that whoever settles the plan again begins with them."""
+    """A plan's program in forms that compile as they must, and what ``compile`` says of each function.
+
+    A kernel that spills registers or needs too much shared memory gets smaller tiles; one whose machine code refills
+    registers that are still read (hazards.py) is no longer pipelined. Which forms those are is remembered, so that
+    whoever settles the plan again begins with them.
+
+    Raises CompileError for a kernel that no form makes right.
+    """
     known = remembered(plan, dtype, batch, target, cache_dir)
-    attempts = dict(known or {})
+    forms = dict(known or {})
     done: dict[str, tuple[Function, Compiled]] = {}
-    for _ in range(ATTEMPTS + 1):
-        program = lower(plan, dtype, batch, target, attempts)
+    for _ in range(ATTEMPTS + 2):
+        program = lower(plan, dtype, batch, target, forms)
         functions = {f.name: f for f in program.functions}
         missing = {name: f for name, f in functions.items() if name not in done or done[name][0] != f}
         results = compile(program, list(missing.values()))
         # A step to smaller tiles may change nothing for a kernel that is small already; then the next one is taken.
-        stuck = [n for n in functions if n not in missing and done[n][1].spill_bytes and attempts.get(n, 0) < ATTEMPTS]
+        stuck = [
+            n for n in functions if n not in missing and done[n][1].spill_bytes and _form(forms, n).smaller < ATTEMPTS
+        ]
         for name in stuck:
-            _shrink(program, name, attempts)
+            _smaller(program, name, forms)
         again = bool(stuck)
         for (name, one), result in zip(missing.items(), results, strict=True):
-            tries = attempts.get(name, 0)
+            form = _form(forms, name)
             if isinstance(result, CompileError):
-                if tries >= ATTEMPTS or "shared memory" not in result.reason:
+                if form.smaller >= ATTEMPTS or "shared memory" not in result.reason:
                     raise CompileError(name, target, result.reason, result.detail)
-                again = _shrink(program, name, attempts)
+                again = _smaller(program, name, forms)
                 continue
             done[name] = (one, result)
-            if result.spill_bytes and tries < ATTEMPTS:
-                again = _shrink(program, name, attempts)
+            if result.hazards:
+                if not form.pipelined:
+                    raise CompileError(name, target, refilled(result.hazards))
+                again = _reform(program, name, forms, replace(form, pipelined=False))
+            elif result.spill_bytes and form.smaller < ATTEMPTS:
+                again = _smaller(program, name, forms)
         if not again:
             break
     if known is None:
         memory = KernelCache(cache_folder() if cache_dir is None else cache_dir)
-        memory.put(plan_digest(plan, dtype, batch, target), Entry(dict(attempts), {}))
+        facts = {name: [form.smaller, form.pipelined] for name, form in forms.items()}
+        memory.put(plan_digest(plan, dtype, batch, target), Entry(facts, {}))
     return program, {name: done[name][1] for name in functions}
 
 
-def remembered(plan: Plan, dtype: str, batch: int, target: str, cache_dir: Path | None = None) -> dict[str, int] | None:
-    """Which kernels of a plan have smaller tiles, and how much smaller, if it was settled before."""
+def refilled(count: int) -> str:
+    """Why a kernel whose machine code has so many hazards is refused."""
+    return (
+        f"Triton {triton_version()} overwrites registers in {count} places before a matrix instruction has read them; "
+        "triton >= 3.9 does not"
+    )
+
+
+def remembered(
+    plan: Plan, dtype: str, batch: int, target: str, cache_dir: Path | None = None
+) -> dict[str, Form] | None:
+    """The forms of a plan's functions that are not the first ones, if it was settled before."""
     memory = KernelCache(cache_folder() if cache_dir is None else cache_dir)
     known = memory.get(plan_digest(plan, dtype, batch, target))
-    if known is None or any(type(tries) is not int or not 0 <= tries <= ATTEMPTS for tries in known.facts.values()):
-        return None
-    return dict(known.facts)
+    return None if known is None else _forms(known.facts)
+
+
+def _forms(facts: Mapping[str, Any]) -> dict[str, Form] | None:
+    """What an entry of the cache says, if that is what :func:`settle` writes."""
+    forms = {}
+    for name, fact in facts.items():
+        match fact:
+            case [int(smaller), bool(pipelined)] if 0 <= smaller <= ATTEMPTS:
+                forms[name] = Form(smaller, pipelined)
+            case _:
+                return None
+    return forms
 
 
 def plan_digest(plan: Plan, dtype: str, batch: int, target: str) -> str:
@@ -240,11 +279,21 @@ def _lowering() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
-def _shrink(program: Program, name: str, attempts: dict[str, int]) -> bool:
-    """Make the tiles of a function smaller, that is of every kernel that shares it."""
+def _form(forms: dict[str, Form], name: str) -> Form:
+    return forms.get(name, Form())
+
+
+def _smaller(program: Program, name: str, forms: dict[str, Form]) -> bool:
+    """Make the tiles of a function smaller."""
+    form = _form(forms, name)
+    return _reform(program, name, forms, replace(form, smaller=form.smaller + 1))
+
+
+def _reform(program: Program, name: str, forms: dict[str, Form], form: Form) -> bool:
+    """Give a function another form, and with it those of every kernel that shares it. True: compile again."""
     sharing = [launch.kernel for launch in program.launches if launch.function == name]
     suffix = name[len(sharing[0]) :]
-    attempts.update({kernel + suffix: attempts.get(name, 0) + 1 for kernel in sharing})
+    forms.update({kernel + suffix: form for kernel in sharing})
     return True
 
 

@@ -63,6 +63,7 @@ class CompiledKernel:
     num_warps: int  # of the launch: Triton adds to those asked for when it specialises warps
     tensor_core: bool
     bulk_copy: bool
+    hazards: int  # pairs of instructions of which one overwrites what the other, in flight, still reads: hazards.py
     from_cache: bool
 
 
@@ -210,6 +211,7 @@ _FACTS = {
     "num_warps": int,
     "tensor_core": bool,
     "bulk_copy": bool,
+    "hazards": int,
 }
 
 
@@ -320,11 +322,16 @@ def toolchain() -> list[Any]:
                 tools.append([variable, path, status.st_size, status.st_mtime_ns])
             except OSError:
                 tools.append([variable, path])
-    return [_triton_version(spec.origin), tools, _reading()]
+    return [_triton_build(spec.origin), tools, _reading()]
+
+
+def triton_version() -> str:
+    """The version of the Triton that compiles, such as ``3.9.0``."""
+    return str(toolchain()[0][0])
 
 
 @cache
-def _triton_version(init_file: str) -> list[Any]:
+def _triton_build(init_file: str) -> list[Any]:
     match = re.search(r"""^__version__\s*=\s*['"]([^'"]+)""", Path(init_file).read_text(), re.MULTILINE)
     version = match[1] if match else ""
     libraries = sorted(glob.glob(os.path.join(os.path.dirname(init_file), "_C", "libtriton*")))
@@ -334,5 +341,5 @@ def _triton_version(init_file: str) -> list[Any]:
 @cache
 def _reading() -> str:
     """The code that compiles and reads the facts, so that changing it makes the older entries stale."""
-    files = [WORKER, WORKER.with_name("inspect_binary.py"), WORKER.with_name("worker_pool.py")]
+    files = [WORKER, *(WORKER.with_name(f"{name}.py") for name in ("inspect_binary", "hazards", "worker_pool"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()

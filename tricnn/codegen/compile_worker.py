@@ -123,11 +123,14 @@ def _compile(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
         compiled = triton.compile(
             ASTSource(kernel, signature, constants, aligned), target=target, options=job["options"]
         )
-    facts = _beside("inspect_binary")
+    facts, hazards = _beside("inspect_binary"), _beside("hazards")
     dynamic_shared = compiled.metadata.shared
     if job["target"]["backend"] == "cuda":
         binary, language = compiled.asm["cubin"], "ptx"
-        answer = facts.cuda_facts(binary, printed.getvalue(), dynamic_shared)
+        disassembler = triton.knobs.nvidia.nvdisasm.path
+        answer = facts.cuda_facts(
+            binary, printed.getvalue(), dynamic_shared, lambda cubin: len(hazards.of_cubin(cubin, disassembler))
+        )
     else:
         binary, language = compiled.asm["hsaco"], "amdgcn"
         answer = facts.hip_facts(compiled.asm["amdgcn"], dynamic_shared)
@@ -152,14 +155,13 @@ def _load(name: str, source: str, scratch: Path) -> ModuleType:
 
 def _beside(name: str) -> ModuleType:
     """A module of this file's folder, without the package around it."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[name] = module
-    return module
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up there
+        spec.loader.exec_module(module)
+    return sys.modules[name]
 
 
 def _constant(value: Any, module: ModuleType) -> Any:

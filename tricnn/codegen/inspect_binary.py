@@ -14,6 +14,7 @@ shared_bytes  what the launch asks for, as Triton         the same + `.group_seg
               allocated it, + static from ptxas -v
 tensor_core   matrix instructions in the cubin's code     `v_mfma*`, `v_smfmac*`, `v_wmma*`, `v_swmmac*`
 bulk_copy     TMA and bulk copies in the cubin's code     false: there is no such instruction on these targets
+hazards       registers refilled too early (hazards.py)   0: matrix instructions there are waited for in hardware
 ============  ==========================================  ===================================================
 
 ptxas's report is of the very run that made the cubin. A kernel with local arrays, or one that puts an argument on the
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class InspectionError(Exception):
@@ -50,6 +51,8 @@ _CUDA_MATRIX = {
     **dict.fromkeys([0x9F3, 0xDF3], "QGMMA"),
     **dict.fromkeys([0x5EA, 0x9EA, 0xDEA, 0xFEA], "UTCMMA"),  # tcgen05.mma, sm_100: UTCHMMA, UTCIMMA, UTCQMMA, UTCOMMA
 }
+#: of these, the ones whose left operand is in registers, not in shared memory
+_CUDA_FROM_REGISTERS = frozenset([0xDF0, 0xDF1, 0xDF2, 0xDF3])
 _CUDA_BULK = {
     **dict.fromkeys([0x3B4, 0x5B4], "UTMALDG"),
     **dict.fromkeys([0x3B5], "UTMASTG"),
@@ -85,19 +88,32 @@ def code_sections(cubin: bytes) -> Iterator[bytes]:
 def named_instructions(cubin: bytes) -> dict[str, int]:
     """How often each matrix, bulk-copy and local-memory instruction stands in a cubin, by its name in SASS."""
     counts: dict[str, int] = {}
+    for opcode in _opcodes(cubin):
+        if (name := _CUDA_NAMED.get(opcode)) is not None:
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def multiplies_from_registers(cubin: bytes) -> bool:
+    """Whether a Hopper matrix instruction of a cubin takes its left operand from registers."""
+    return any(opcode in _CUDA_FROM_REGISTERS for opcode in _opcodes(cubin))
+
+
+def _opcodes(cubin: bytes) -> Iterator[int]:
+    """The operation of each instruction, as a number."""
     sections = list(code_sections(cubin))
     if not any(sections):
         raise InspectionError("the cubin has no code")
     for code in sections:
         for offset in range(0, len(code), 16):
-            name = _CUDA_NAMED.get((code[offset] | code[offset + 1] << 8) & 0xFFF)
-            if name is not None:
-                counts[name] = counts.get(name, 0) + 1
-    return counts
+            yield (code[offset] | code[offset + 1] << 8) & 0xFFF
 
 
-def cuda_facts(cubin: bytes, ptxas_report: str, dynamic_shared: int) -> dict[str, int | bool]:
-    """Facts of a cubin, `ptxas_report` being what `ptxas -v` printed when it made it."""
+def cuda_facts(
+    cubin: bytes, ptxas_report: str, dynamic_shared: int, hazards: Callable[[bytes], int]
+) -> dict[str, int | bool]:
+    """Facts of a cubin, `ptxas_report` being what `ptxas -v` printed when it made it. `hazards` counts the registers
+    refilled too early in a cubin; it is asked only where a matrix instruction reads registers."""
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", ptxas_report)]
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", ptxas_report)
     if not registers or not spills:
@@ -114,6 +130,7 @@ def cuda_facts(cubin: bytes, ptxas_report: str, dynamic_shared: int) -> dict[str
         "shared_bytes": dynamic_shared + static_shared,
         "tensor_core": any(name in counts for name in _CUDA_MATRIX.values()),
         "bulk_copy": any(name in counts for name in _CUDA_BULK.values()),
+        "hazards": hazards(cubin) if multiplies_from_registers(cubin) else 0,
     }
 
 
@@ -132,4 +149,5 @@ def hip_facts(assembly: str, dynamic_shared: int) -> dict[str, int | bool]:
         "shared_bytes": dynamic_shared + metadata("group_segment_fixed_size"),
         "tensor_core": re.search(r"^\s+v_(mfma|smfmac|wmma|swmmac)", assembly, re.MULTILINE) is not None,
         "bulk_copy": False,
+        "hazards": 0,
     }

@@ -18,6 +18,7 @@ from .lower_sums import (
 )
 from .lowering import Lowering
 from .program import DTYPES, Program
+from .tiles import Form
 
 #: how the kernel of each anchor is lowered; a chain of pointwise operations is one anchor
 LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
@@ -56,17 +57,17 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
 
 
 def lower(
-    plan: Plan, dtype: str, batch: int, target: str = "sm_90", attempts: Mapping[str, int] | None = None,
+    plan: Plan, dtype: str, batch: int, target: str = "sm_90", forms: Mapping[str, Form] | None = None,
     kernels: Collection[str] | None = None,
 ) -> Program:  # fmt: skip
     """The plan for one dtype. ``batch`` and ``target`` guide the choice of tiles only: a program runs any batch size.
 
-    ``attempts`` maps a function's name to how many times its tiles must be made smaller (after spills).
+    ``forms`` maps a function's name to the form that its compilation asked for.
     ``kernels`` names those to lower, if not all of them.
     """
     if dtype not in DTYPES:
         raise TargetError(f"dtype {dtype!r} has no Triton kernels; accepted: {', '.join(DTYPES)}")
-    state = Lowering(plan, dtype, batch, target, dict(attempts or {}))
+    state = Lowering(plan, dtype, batch, target, dict(forms or {}))
     for kernel in plan.kernels:
         if kernels is None or kernel.name in kernels:
             lowering_of(kernel)(state, kernel)

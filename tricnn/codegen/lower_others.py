@@ -324,7 +324,7 @@ def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: i
     args = {place.buffer: "w", kernel.anchor.name: "out"}
     line = f"tl.store(out + {start} + channel, tl.load(w + {place.offset} + channel, mask=mask), mask=mask)"
     text = plain_function(f"{name}_body", "pixel, channel, mask, part, args", list(args.values()), [line])
-    tile = tiles.elementwise(count, state.attempts.get(name, 0))
+    tile = tiles.elementwise(count, state.form(name).smaller)
 
     def call(p: Parameter) -> str:
         return call_text(

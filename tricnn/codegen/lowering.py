@@ -34,7 +34,7 @@ class Lowering:
     dtype: str
     batch: int
     target: str
-    attempts: dict[str, int]
+    forms: dict[str, tiles.Form]
     functions: dict[str, Function] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
     sums: list[PartialSum] = field(default_factory=list)
@@ -52,6 +52,10 @@ class Lowering:
         self.named: set[str] = set()
         self._same: dict[str, str] = {}
 
+    def form(self, name: str) -> tiles.Form:
+        """The form of a function; the first one unless its compilation has asked for another."""
+        return self.forms.get(name, tiles.Form())
+
     def body(self, kernel: Kernel) -> Body:
         return Body(self.plan, kernel, self.storage, self.wide)
 
@@ -59,13 +63,16 @@ class Lowering:
         self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], rule: Callable[[int], tiles.Tile]
     ) -> tiles.Tile:  # fmt: skip
         """The tile of a function: the one that was measured to be fastest, if any was and the compiler did not spill
-        it, else what ``rule`` says after so many attempts. ``shape`` is what it depends on, beside the batch size."""
+        it, else what ``rule`` says after so many attempts; of one stage where its form is not pipelined. ``shape`` is
+        what it depends on, beside the batch size."""
         problem = tiles.Problem.of(self.target, kind, self.dtype, {"N": self.batch, **shape})
-        tuned, attempt = tuning.lookup(problem), self.attempts.get(name, 0)
+        tuned, form = tuning.lookup(problem), self.form(name)
         if tuned is not None:
-            tile = rule(attempt - 1) if attempt else tuned
+            tile = rule(form.smaller - 1) if form.smaller else tuned
         else:
-            tile = rule(attempt)
+            tile = rule(form.smaller)
+        if not form.pipelined:
+            tile = replace(tile, stages=1)
         self.choices.append(tiles.Choice(name, kernel.name, problem, tile))
         return tile
 

@@ -25,6 +25,15 @@ class Tile:
     stages: int
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a function departs from the tile it was first given: how many times its tile was made smaller, because a
+    compiler spilled it, and whether its loads may still be pipelined, which some versions of Triton do wrongly."""
+
+    smaller: int = 0
+    pipelined: bool = True
+
+
 #: the numbers a shape may have, in the order they are written: sizes, stride, dilation, padding, groups, pooling
 NUMBERS = (
     "N", "PIXELS", "C", "H", "W", "K", "R", "S", "P", "Q", "SH", "SW", "DH", "DW", "PT", "PB", "PL", "PR", "GROUPS",

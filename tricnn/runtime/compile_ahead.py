@@ -42,19 +42,21 @@ class Ready:
     spill_bytes: int
     shared_bytes: int
     num_warps: int
+    hazards: int
 
 
 def settled_for_launch(plan: Plan, dtype: str, batch: int, target: str) -> Program:
-    """A plan lowered with tiles that neither spill nor ask for too much, for the GPU at hand (``target``); its kernels
-    are compiled. A kernel whose compilation ends otherwise than in an answer is left to Triton, with a warning.
+    """A plan lowered with forms that neither spill, ask for too much nor have a hazard, for the GPU at hand
+    (``target``); its kernels are compiled. A kernel whose compilation ends otherwise than in an answer is left to
+    Triton, with a warning.
 
     Raises CompileError, naming the kernel, for one that no tile makes fit.
     """
-    attempts = remembered(plan, dtype, batch, target)
-    if attempts is None:
+    forms = remembered(plan, dtype, batch, target)
+    if forms is None:
         program, _ = settle(plan, dtype, batch, target, lambda p, missing: compiled_ahead(p, missing, target, True))
     else:
-        program = lower(plan, dtype, batch, target, attempts)
+        program = lower(plan, dtype, batch, target, forms)
     compiled_ahead(program, program.functions, target)  # Triton's key has the line where a function begins
     return program
 
@@ -122,6 +124,6 @@ def _result(name: str, answer: dict[str, Any], gpu: Target) -> Ready | CompileEr
         raise NoPlace(answer["place"])
     if "error" in answer:
         return CompileError(name, gpu.name, answer["error"])
-    ready = Ready(*(int(answer.get(key, 0)) for key in ("spill_bytes", "shared_bytes", "num_warps")))
+    ready = Ready(*(int(answer.get(key, 0)) for key in ("spill_bytes", "shared_bytes", "num_warps", "hazards")))
     reason = excess(ready, gpu)
     return CompileError(name, gpu.name, reason) if reason else ready

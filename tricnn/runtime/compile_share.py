@@ -3,9 +3,9 @@
     python -P compile_share.py < JOB
 
 JOB is JSON: ``module``, the file; ``target``, [backend, architecture, warp size]; ``kernels``, each with name,
-signature, num_warps and num_stages. For each a line of JSON is printed: its name with spill_bytes, shared_bytes and
-num_warps, or with an error, or with what is wrong with the place. What a kernel spills is known only if it is compiled
-here: TRITON_ALWAYS_COMPILE=1.
+signature, num_warps and num_stages. For each a line of JSON is printed: its name with spill_bytes, shared_bytes,
+num_warps and hazards, or with an error, or with what is wrong with the place. What a kernel spills, and its hazards,
+are known only if it is compiled here: TRITON_ALWAYS_COMPILE=1.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def compiled(function: Any, kernel: dict[str, Any], target: list[Any]) -> dict[s
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from tricnn.codegen import hazards
     from tricnn.codegen.inspect_binary import cuda_facts
 
     signature = {name: kernel["signature"][name] for name in function.arg_names}
@@ -73,10 +74,15 @@ def compiled(function: Any, kernel: dict[str, Any], target: list[Any]) -> dict[s
         "spill_bytes": 0,
         "shared_bytes": made.metadata.shared,
         "num_warps": made.metadata.num_warps,
+        "hazards": 0,
     }
     if said.getvalue():
-        seen = cuda_facts(made.asm["cubin"], said.getvalue(), made.metadata.shared)
-        facts |= {name: int(seen[name]) for name in ("spill_bytes", "shared_bytes")}
+        disassembler = triton.knobs.nvidia.nvdisasm.path
+        seen = cuda_facts(
+            made.asm["cubin"], said.getvalue(), made.metadata.shared,
+            lambda cubin: len(hazards.of_cubin(cubin, disassembler)),
+        )  # fmt: skip
+        facts |= {name: int(seen[name]) for name in ("spill_bytes", "shared_bytes", "hazards")}
     return facts
 
 

@@ -207,6 +207,8 @@ class Tuner:
                 reasons[tile] = result.reason
             elif result.spill_bytes:
                 reasons[tile] = reasons[tile] or f"spills {result.spill_bytes} bytes"
+            elif result.hazards:
+                reasons[tile] = reasons[tile] or "refills registers that are still read"
         return reasons
 
     def work(self, program: Program, site: Site) -> Work:

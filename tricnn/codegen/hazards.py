@@ -1,0 +1,197 @@
+"""Registers that a loop refills while a matrix instruction still reads them, found in Hopper's machine code.
+
+A Hopper matrix product (``HGMMA``, PTX's ``wgmma.mma_async``) runs beside the program. One whose left operand is in
+registers reads them until ``WARPGROUP.DEPBAR`` has waited for its group (PTX ISA, "Asynchronous warpgroup level matrix
+operations": accessing them before is undefined). Triton before 3.9 pipelined such loops without that wait (triton
+issue 9433, mended by pull request 9514): the result is wrong only where timing has it so, and never under the
+interpreter. So the machine code itself is read.
+
+:func:`overwrites` follows every path of a kernel and keeps what is in flight at each instruction:
+
+    HGMMA ... R24, R4, ...          R4 to R7 join the open group; `gsb0` among its operands closes the group
+    WARPGROUP.DEPBAR.LE gsb0, n     all groups but the newest n have ended
+    anything else                   writes its destination: a hazard if that is in a group in flight
+
+Where paths meet, groups are united from the newest on, so that every path is accounted for.
+
+Imports the standard library only, and nothing of tricnn: the compile workers load this file by its path.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MATRIX = ("HGMMA", "QGMMA", "IGMMA", "BGMMA")
+#: instructions without a result in a register, whatever their first operand is
+_NO_RESULT = frozenset([
+    *("ST", "STG", "STS", "STL", "STSM", "ATOMS", "RED", "REDG"),
+    *("LDGSTS", "UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED", "CCTL"),
+    *("BRA", "BRX", "JMP", "JMX", "CALL", "RET", "EXIT", "BSSY", "BSYNC", "BREAK", "KILL", "BPT"),
+    *("BAR", "WARPSYNC", "WARPGROUP", "ARRIVES", "SYNCS", "DEPBAR", "LDGDEPBAR", "MEMBAR", "ERRBAR", "FENCE"),
+    *("NOP", "YIELD", "NANOSLEEP", "USETMAXREG", "PREEXIT", "ACQBULK", "R2UR", "R2P"),
+])  # fmt: skip
+_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s*$")
+_LABEL = re.compile(r"^\s*(\.L\w+|\.text\.\w+):\s*$")
+_REGISTER = re.compile(r"R(\d+)(?!\d)")
+_TARGET = re.compile(r"`\((\.L\w+)\)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction as nvdisasm writes it: ``@P0 HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8], R24, gsb0``."""
+
+    address: int
+    text: str
+    guarded: bool
+    name: str  # HGMMA.64x64x16.F32.BF16
+    operands: tuple[str, ...]
+    target: int | None  # where a branch goes: the number of an instruction
+
+    @property
+    def base(self) -> str:
+        """The name without what is behind its first point."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Overwrite:
+    """An instruction that writes registers which a matrix instruction in flight reads."""
+
+    matrix: Instruction
+    by: Instruction
+
+    def __str__(self) -> str:
+        return (
+            f"`{self.by.text}` at {self.by.address:#x} writes what `{self.matrix.text}` at {self.matrix.address:#x} "
+            "may still read"
+        )
+
+
+def of_cubin(cubin: bytes, nvdisasm: str) -> list[Overwrite]:
+    """The hazards of a cubin, disassembled by the program ``nvdisasm``. Raises OSError or
+    subprocess.CalledProcessError where that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        done = subprocess.run([nvdisasm, "-c", str(file)], capture_output=True, text=True, check=True)
+    return [found for part in _functions(done.stdout) for found in overwrites(instructions(part))]
+
+
+def _functions(text: str) -> list[str]:
+    """The text of each function."""
+    return re.split(r"^//-+ \.text\.", text, flags=re.MULTILINE)[1:]
+
+
+def instructions(text: str) -> list[Instruction]:
+    """The instructions of one function that nvdisasm printed, in order."""
+    rows: list[tuple[int, str]] = []
+    labels: dict[str, int] = {}
+    for line in text.splitlines():
+        if label := _LABEL.match(line):
+            labels[label[1]] = len(rows)
+        elif row := _LINE.match(line):
+            rows.append((int(row[1], 16), row[2]))
+    found = []
+    for address, words in rows:
+        guard = re.match(r"@!?U?P\w+\s+", words)
+        name, _, rest = words[guard.end() if guard else 0 :].partition(" ")
+        operands = tuple(part.strip() for part in re.split(r",(?![^\[]*\])", rest)) if rest.strip() else ()
+        goal = _TARGET.search(rest) if name.startswith(("BRA", "CALL", "JMP")) else None
+        target = labels.get(goal[1]) if goal else None
+        found.append(Instruction(address, words, guard is not None, name, operands, target))
+    return found
+
+
+def left_operand(matrix: Instruction) -> frozenset[int]:
+    """The registers of a matrix instruction's left operand: four of 32 bits in each thread; none if it is in shared
+    memory (``gdesc[...]``)."""
+    first = _REGISTER.match(matrix.operands[1]) if len(matrix.operands) > 1 else None
+    return frozenset(range(int(first[1]), int(first[1]) + 4)) if first else frozenset()
+
+
+def written(x: Instruction) -> range:
+    """The registers that an instruction writes, of whatever kind it is but a matrix instruction of :data:`MATRIX`."""
+    first = _REGISTER.match(x.operands[0]) if x.operands and x.base not in _NO_RESULT else None
+    if first is None:
+        return range(0)
+    suffixes = x.name.split(".")[1:]
+    count = 1
+    if x.base in ("HMMA", "IMMA"):
+        count = 4
+    elif x.base == "LDSM":
+        count = int(suffixes[-1]) if suffixes[-1].isdigit() else 1
+    elif "128" in suffixes:
+        count = 4
+    elif "64" in suffixes or "WIDE" in suffixes or (x.base == "CS2R" and "32" not in suffixes):
+        count = 2
+    return range(int(first[1]), int(first[1]) + count)
+
+
+#: what is in flight: closed groups, oldest first, and the open one; each a set of matrix instructions
+_Group = frozenset[int]
+_Flight = tuple[tuple[_Group, ...], _Group]
+_MOST = 16  # groups told apart; older ones are one group
+
+
+def _met(a: _Flight, b: _Flight) -> _Flight:
+    """What may be in flight where two paths meet."""
+    length = max(len(a[0]), len(b[0]))
+    none: _Group = frozenset()
+    pad = [(none,) * (length - len(x[0])) + x[0] for x in (a, b)]
+    return tuple(x | y for x, y in zip(*pad, strict=True)), a[1] | b[1]
+
+
+def _after(code: list[Instruction], at: int, flight: _Flight) -> _Flight:
+    """What is in flight behind an instruction."""
+    x, (closed, opened) = code[at], flight
+    if x.base in MATRIX:
+        opened = opened | {at}
+        if any("gsb0" in operand for operand in x.operands):
+            closed, opened = (*closed, opened), frozenset()
+            if len(closed) > _MOST:
+                closed = (closed[0] | closed[1], *closed[2:])
+    elif x.base == "WARPGROUP" and "DEPBAR" in x.name:
+        left = int(x.operands[-1], 0)
+        closed = closed[-left:] if left else ()
+    return closed, opened
+
+
+def _next(code: list[Instruction], at: int) -> Iterator[int]:
+    """The instructions that may follow one."""
+    x = code[at]
+    falls = x.guarded or x.base not in ("BRA", "JMP", "BRX", "JMX", "EXIT", "RET")
+    if x.base == "BRA" and not x.guarded and any(re.match(r"!?U?P\d", operand) for operand in x.operands):
+        falls = True  # BRA P0, `(.L_x_1) and BRA.U UP0, ... carry their condition among the operands
+    if falls and at + 1 < len(code):
+        yield at + 1
+    if x.target is not None:
+        yield x.target
+
+
+def overwrites(code: list[Instruction]) -> list[Overwrite]:
+    """Every pair of a matrix instruction and an instruction that overwrites its left operand before it was waited for,
+    by address."""
+    operands = {i: left_operand(x) for i, x in enumerate(code) if x.base in MATRIX}
+    if not any(operands.values()):
+        return []
+    flights: dict[int, _Flight] = {0: ((), frozenset())}
+    waiting, found = [0], set()
+    while waiting:
+        at = waiting.pop()
+        closed, opened = flights[at]
+        if code[at].base not in MATRIX and (registers := frozenset(written(code[at]))):
+            for group in (*closed, opened):
+                found |= {(m, at) for m in group if operands[m] & registers}
+        after = _after(code, at, flights[at])
+        for follower in _next(code, at):
+            before = flights.get(follower)
+            united = after if before is None else _met(before, after)
+            if united != before:
+                flights[follower] = united
+                waiting.append(follower)
+    return [Overwrite(code[m], code[by]) for m, by in sorted(found)]
