@@ -131,7 +131,7 @@ def tune(case: Case, part: Part, rehearse: bool) -> None:
     make = partial(tricnn.compile, graph, *how, "triton", target)
     compiler: Any = partial(compile_kernels, target=target, return_errors=True)
     if rehearse:
-        compiler = partial(map, lambda spec: SimpleNamespace(spill_bytes=0))
+        compiler = partial(map, lambda spec: SimpleNamespace(spill_bytes=0, hazards=0))
     with tuning.only({}):
         wanted = sites(lowered(graph, *how, target, fuse=True))[: 1 if rehearse else None]
     out = part.path.with_suffix(".toml")

@@ -9,9 +9,9 @@ from tricnn.graphs import ARCHITECTURES
 
 COMPILED = ["graph", "mode", "batch", "dtype", "target", "launches", "dram_bytes", "flops", "peak_memory_bytes",
             "parameters", "macs_per_image", "compile_seconds", "kernels", "unfused",
-            "fuse", "predicted_us"]  # fmt: skip
+            "fuse", "predicted_us", "hazards"]  # fmt: skip
 KERNEL = ["name", "kind", "layers", "launches", "dram_bytes", "flops", "registers", "spill_bytes", "shared_bytes",
-          "tensor_core", "bulk_copy", "predicted_us"]  # fmt: skip
+          "tensor_core", "bulk_copy", "hazards", "predicted_us"]  # fmt: skip
 TRAINED = ["graph", "parameters", "inputs", "small_member_of", "data", "executor", "device", "seed", "epochs",
            "train_loss", "test_accuracy", "images_per_second", "state_sha256"]  # fmt: skip
 

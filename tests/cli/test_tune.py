@@ -90,7 +90,7 @@ class FakeClock:
 
 
 def compiles(specs):
-    return [SimpleNamespace(spill_bytes=0) for _ in specs]
+    return [SimpleNamespace(spill_bytes=0, hazards=0) for _ in specs]
 
 
 @pytest.fixture
@@ -167,11 +167,18 @@ def test_what_would_win_is_checked_on_integers_until_one_is_right(tuned, monkeyp
     assert row["winner"] is None and set(row["refused"]) == {first, second, third}
 
 
-@pytest.mark.parametrize("reason", ["spills 8 bytes", "too much shared memory"])
+@pytest.mark.parametrize(
+    "reason", ["spills 8 bytes", "refills registers that are still read", "too much shared memory"]
+)
 def test_where_the_rules_tile_takes_no_part_the_fastest_candidate_wins(tuned, capsys, reason):
     def compiler(specs):
         results = compiles(specs)
-        results[0] = SimpleNamespace(spill_bytes=8) if "spills" in reason else CompileError("k", TARGET, reason)
+        if reason.startswith("spills"):
+            results[0] = SimpleNamespace(spill_bytes=8, hazards=0)
+        elif reason.startswith("refills"):
+            results[0] = SimpleNamespace(spill_bytes=0, hazards=2)
+        else:
+            results[0] = CompileError("k", TARGET, reason)
         return results
 
     result, out = tuned(FakeClock(9e-6, 8e-6, 8.5e-6), compiler)

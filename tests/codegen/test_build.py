@@ -9,7 +9,7 @@ import tricnn.codegen.build as build_module
 from tricnn.cli.arguments import lowered
 from tricnn.codegen import tiles
 from tricnn.codegen.build import Build, build, tensors_of
-from tricnn.codegen.compile import CompiledKernel
+from tricnn.codegen.compile import CompiledKernel, CompileError
 from tricnn.codegen.program import BYTES
 from tricnn.compiler.fuse import fuse
 from tricnn.graphs import lenet, resnet50
@@ -29,6 +29,7 @@ TARGETS = ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80",
 def test_lenet_compiles_without_spills_and_on_tensor_cores(tmp_path: Path, target: str) -> None:
     result = lenet_build(tmp_path, target)
     assert [k["name"] for k in result.kernels if k["spill_bytes"]] == []
+    assert [k["name"] for k in result.kernels if k["hazards"]] == []
     contractions = [k for k in result.kernels if k["kind"].startswith(("conv2d", "linear"))]
     assert len(contractions) == 14 and all(k["tensor_core"] for k in contractions)
     # Whole tiles come by bulk copies exactly where the program says so, and only where there are such instructions.
@@ -90,7 +91,7 @@ def test_a_step_that_changes_no_tile_does_not_end_the_search_for_one_that_spills
     )  # fmt: skip
 
     def compiled(specs, target, **_):
-        facts = dict(target=target, digest="", binary=b"x", binary_kind="cubin", assembly={}, registers=8,
+        facts = dict(target=target, digest="", binary=b"x", binary_kind="cubin", assembly={}, registers=8, hazards=0,
                      shared_bytes=0, num_warps=4, tensor_core=True, bulk_copy=False, from_cache=True)  # fmt: skip
         return [CompiledKernel(name=s.name, spill_bytes=0 if "BLOCK_M=32" in s.source else 4, **facts) for s in specs]
 
@@ -100,3 +101,32 @@ def test_a_step_that_changes_no_tile_does_not_end_the_search_for_one_that_spills
     for _ in range(2):  # the second build begins where the first one ended
         built = build_module.build(plan, "bf16", 64, "sm_80", cache_dir=tmp_path)
         assert [k["spill_bytes"] for k in built.kernels] == [0]
+
+
+def built_with(hazards_of: dict[int, int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """A convolution built by a compiler that leaves so many hazards where a kernel has so many stages."""
+
+    def compiled(specs, target, **_):
+        facts = dict(target=target, digest="", binary=b"x", binary_kind="cubin", assembly={}, registers=8,
+                     spill_bytes=0, shared_bytes=0, num_warps=4, tensor_core=True, bulk_copy=False,
+                     from_cache=True)  # fmt: skip
+        return [CompiledKernel(name=s.name, hazards=hazards_of.get(s.num_stages, 0), **facts) for s in specs]
+
+    monkeypatch.setattr(build_module, "compile_kernels", compiled)
+    b = GraphBuilder("one")
+    plan = fuse(b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3, name="conv")), "infer")
+    return build_module.build(plan, "bf16", 64, "sm_90", cache_dir=folder)
+
+
+def test_a_kernel_with_a_hazard_is_no_longer_pipelined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):  # the second build begins where the first one ended
+        built = built_with({3: 4, 2: 4}, tmp_path, monkeypatch)
+        assert [k["hazards"] for k in built.kernels] == [0]
+        assert [f.num_stages for f in built.program.functions] == [1]
+
+
+def test_a_kernel_that_has_a_hazard_in_every_form_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CompileError, match=r"kernel k00_conv .* triton >= 3\.9 does not"):
+        built_with({3: 4, 2: 4, 1: 1}, tmp_path, monkeypatch)

@@ -60,6 +60,7 @@ def test_machine_code(network: str, target: str, dtype: str, mode: str) -> None:
     program = lowered(ARCHITECTURES[network](), mode, BATCH, dtype, target, fuse=True)
     built = build(program.plan, dtype, BATCH, target)
     assert [k["name"] for k in built.kernels if k["spill_bytes"]] == []
+    assert [k["name"] for k in built.kernels if k["hazards"]] == []
     described = [f.name for f in built.program.functions if any("tensordesc" in kind for _, kind in f.parameters)]
     assert [k["name"] for k in built.kernels if k["bulk_copy"]] == described
     assert bool(described) == (target != "sm_80" and dtype != "tf32")

@@ -274,10 +274,10 @@ def test_a_tuned_tile_that_spills_falls_back_to_the_rule():
     (rule,) = lower(plan, "bf16", 8).choices
     with tuning.only({problem: ENTRY.tile}):
         first = lower(plan, "bf16", 8).choices[0]
-        second = lower(plan, "bf16", 8, attempts={first.function: 1}).choices[0]
-        third = lower(plan, "bf16", 8, attempts={first.function: 2}).choices[0]
+        second = lower(plan, "bf16", 8, forms={first.function: tiles.Form(1)}).choices[0]
+        third = lower(plan, "bf16", 8, forms={first.function: tiles.Form(2)}).choices[0]
     assert first.tile == ENTRY.tile and second.tile == rule.tile
-    assert third.tile == lower(plan, "bf16", 8, attempts={first.function: 1}).choices[0].tile
+    assert third.tile == lower(plan, "bf16", 8, forms={first.function: tiles.Form(1)}).choices[0].tile
 
 
 def test_what_a_build_remembers_depends_on_the_files():

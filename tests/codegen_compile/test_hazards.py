@@ -48,8 +48,9 @@ def test_a_refill_of_any_width_is_seen(refill: str) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    ["LDS.128 R8, [R9]", "LDS.64 R2, [R9]", "STS.128 [R4], R4", "STG.E.128 [R4.64], R4", "ISETP.GE.AND P0, PT, R4, R5, PT",
-     "R2UR UR4, R4", "LDSM.16.M88.2 R2, [R4]", "BAR.SYNC 0x0", "UTMALDG.2D [UR4], [UR6]"],
+    ["LDS.128 R8, [R9]", "LDS.64 R2, [R9]", "STS.128 [R4], R4", "STG.E.128 [R4.64], R4",
+     "ISETP.GE.AND P0, PT, R4, R5, PT", "R2UR UR4, R4", "LDSM.16.M88.2 R2, [R4]", "BAR.SYNC 0x0",
+     "UTMALDG.2D [UR4], [UR6]"],
 )  # fmt: skip
 def test_what_writes_other_registers_or_none_is_no_hazard(other: str) -> None:
     assert found(other) == []
@@ -87,7 +88,7 @@ def test_a_kernel_that_has_the_hazard_is_caught_whatever_assembles_it(tmp_path: 
     assert multiplies_from_registers(good) and hazards.of_cubin(good, nvdisasm) == []
 
 
-SOURCE = '''import triton
+SOURCE = """import triton
 import triton.language as tl
 
 
@@ -100,7 +101,7 @@ def kernel(a, b, scale, out, rows):
         left = tl.where(i < rows, tl.maximum(left * tl.load(scale + start + k[None, :]) + 1.0, 0.0), 0.0)
         total = tl.dot(left.to(tl.bfloat16), tl.load(b + (start + k[:, None]) * 64 + j), total)
     tl.store(out + i * 64 + j, total)
-'''
+"""
 
 
 def test_the_triton_at_hand_is_what_we_take_it_for(tmp_path: Path) -> None:

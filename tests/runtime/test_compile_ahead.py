@@ -123,8 +123,14 @@ def test_a_compiler_that_dies_leaves_its_kernels_to_triton(
     dies.write_text("import sys; sys.exit('no space left')")
     monkeypatch.setattr(compile_ahead, "SHARE", dies)
     program = lower(plan, "bf16", BATCH, TARGET)
+    monkeypatch.setattr(compile_ahead, "may_refill_early", lambda gpu: False)
     with pytest.warns(UserWarning, match="as they are launched: no space left"):
         assert set(compiled_ahead(program, program.functions[:2], TARGET)) == {Ready(0, 0, 0)}
+    # Where what Triton makes of them may be wrong, unseen machine code is not launched.
+    monkeypatch.setattr(compile_ahead, "may_refill_early", lambda gpu: True)
+    with pytest.warns(UserWarning, match="no space left"):
+        results = compiled_ahead(program, program.functions[:2], TARGET)
+    assert all(isinstance(r, CompileError) and "could not be read" in r.reason for r in results)
 
 
 def test_models_on_a_gpu_are_settled_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,7 @@ def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
         "unfused": {"launches": len(unfused.launches), "dram_bytes": unfused.dram_bytes()},
         "fuse": program.plan.policy,
         "predicted_us": microseconds(predicted_seconds(program, built.target)),
+        "hazards": sum(kernel.hazards for kernel in built.compiled.values()),
     }
 
 
@@ -130,6 +131,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
         f"{'a step' if result['mode'] == 'train' else 'a batch'} on {result['target']}: "
         f"{brief(result['predicted_us'] / 1e6)}",
     ]
+    lines.append(f"hazards: {result['hazards']} (registers refilled while a matrix instruction may still read them)")
     spilling = [k["name"] for k in result["kernels"] if k["spill_bytes"]]
     if spilling:
         lines.append(f"{plural(len(spilling), 'kernel')} spill registers to memory: {', '.join(spilling)}")

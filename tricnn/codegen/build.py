@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -25,7 +26,7 @@ from .emit import emit, launches_of, standalone
 from .lower import lower
 from .predict import microseconds, predicted_seconds
 from .program import Function, Program
-from .targets import parse_target
+from .targets import Target, parse_target
 from .tiles import Form
 
 SYMBOL = "kernel"  # the name of every compiled kernel inside its binary
@@ -235,6 +236,13 @@ def settle(
         facts = {name: [form.smaller, form.pipelined] for name, form in forms.items()}
         memory.put(plan_digest(plan, dtype, batch, target), Entry(facts, {}))
     return program, {name: done[name][1] for name in functions}
+
+
+def may_refill_early(gpu: Target) -> bool:
+    """Whether the Triton at hand pipelines a product whose left operand is in registers wrongly on a GPU: before 3.9 on
+    Hopper, whose matrix instructions run beside the program."""
+    version = tuple(int(part) for part in re.findall(r"\d+", triton_version())[:2])
+    return gpu.name.startswith("sm_90") and version < (3, 9)
 
 
 def refilled(count: int) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..codegen.build import remembered, settle
+from ..codegen.build import may_refill_early, remembered, settle
 from ..codegen.compile import CompileError, excess
 from ..codegen.emit import emit
 from ..codegen.lower import lower
@@ -42,7 +42,7 @@ class Ready:
     spill_bytes: int
     shared_bytes: int
     num_warps: int
-    hazards: int
+    hazards: int = 0
 
 
 def settled_for_launch(plan: Plan, dtype: str, batch: int, target: str) -> Program:
@@ -124,6 +124,9 @@ def _result(name: str, answer: dict[str, Any], gpu: Target) -> Ready | CompileEr
         raise NoPlace(answer["place"])
     if "error" in answer:
         return CompileError(name, gpu.name, answer["error"])
+    if not answer and may_refill_early(gpu):
+        return CompileError(name, gpu.name, "its machine code could not be read, and Triton before 3.9 may refill "
+                            "registers that a matrix instruction still reads")  # fmt: skip
     ready = Ready(*(int(answer.get(key, 0)) for key in ("spill_bytes", "shared_bytes", "num_warps", "hazards")))
     reason = excess(ready, gpu)
     return CompileError(name, gpu.name, reason) if reason else ready
