@@ -5,7 +5,11 @@ merged by the formula of Chan, Golub and LeVeque (1979), in its form for many gr
 
     count = sum count_i,   mean = sum count_i*mean_i / count,   M2 = sum M2_i + sum count_i*(mean_i - mean)^2
 
-Unlike E[x^2] - E[x]^2 over all pixels it never subtracts two large, nearly equal sums.
+Unlike E[x^2] - E[x]^2 over all pixels it never subtracts two large, nearly equal sums. A mean that was summed is off by
+a few units of its last place, which may be more than the values deviate; so deviations are from some m near the mean,
+and with them goes their own mean, the rest that m lacks:
+
+    rest = sum count_i*(mean_i - m) / count,   mean = m + rest,   M2 = sum M2_i + ... (mean_i - m)^2 - count*rest^2
 """
 
 import triton
@@ -22,14 +26,19 @@ def tile_stats(tile, mask):
     """
     x = tl.where(mask, tile.to(tl.float32), 0.0)
     count = tl.sum(tl.max(mask.to(tl.int32), axis=1), axis=0).to(tl.float32)
+    divisor = tl.maximum(count, 1.0)
     total = tl.sum(x, axis=0)
-    mean = total / tl.maximum(count, 1.0)
+    mean = total / divisor
     if tile.dtype == tl.float32:
         deviation = tl.where(mask, x - mean[None, :], 0.0)
-        m2 = tl.sum(deviation * deviation, axis=0)
+        rest = tl.sum(deviation, axis=0) / divisor
+        near, mean = mean, mean + rest
+        # Merging adds count * (what rounding this mean did)^2 for every tile, always upwards: take it off here.
+        rounding = mean - near - rest
+        m2 = tl.sum(deviation * deviation, axis=0) - count * (rest * rest + rounding * rounding)
     else:
-        m2 = tl.maximum(tl.sum(x * x, axis=0) - total * mean, 0.0)
-    return count, mean, m2
+        m2 = tl.sum(x * x, axis=0) - total * mean
+    return count, mean, tl.maximum(m2, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -92,6 +101,7 @@ def merge_stats(
     mean = tl.sum(weighted, axis=0) / tl.maximum(total, 1.0)
 
     m2 = tl.zeros([BLOCK_P, BLOCK], tl.float32)
+    rest = tl.zeros([BLOCK_P, BLOCK], tl.float32)
     for first in range(begin, end, BLOCK_P):
         part = first + tl.arange(0, BLOCK_P)[:, None]
         known = (part < end) & mask[None, :]
@@ -99,4 +109,7 @@ def merge_stats(
         count_i = tl.load(source, mask=known, other=0.0)
         deviation = tl.load(source + C, mask=known, other=0.0) - mean[None, :]
         m2 += tl.load(source + 2 * C, mask=known, other=0.0) + count_i * deviation * deviation
-    store(total, mean, tl.sum(m2, axis=0), channel, mask, tl.program_id(1), args)
+        rest += count_i * deviation
+    rest = tl.sum(rest, axis=0) / tl.maximum(total, 1.0)
+    m2 = tl.maximum(tl.sum(m2, axis=0) - total * rest * rest, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    store(total, mean + rest, m2, channel, mask, tl.program_id(1), args)

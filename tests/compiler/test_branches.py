@@ -139,9 +139,10 @@ def test_weights_that_live_in_a_whole_load_save_and_train():
     model.load_state_dict(state)
     for name, x in model.state_dict().items():
         np.testing.assert_array_equal(x, state[name], err_msg=name)
-    before = model.loss_and_grads(np.ones((3, 3, 6, 6), np.float32), np.array([0, 1, 2]))[0]
+    images = RNG.standard_normal((3, 3, 6, 6)).astype(np.float32)  # of one number, they would be normalised to 0
+    before = model.loss_and_grads(images, np.array([0, 1, 2]))[0]
     model.parameters()["two.bn.weight"][...] *= 3.0
-    assert model.loss_and_grads(np.ones((3, 3, 6, 6), np.float32), np.array([0, 1, 2]))[0] != before
+    assert model.loss_and_grads(images, np.array([0, 1, 2]))[0] != before
 
 
 def test_an_inception_block_infers_in_a_launch_for_three_merged_convolutions_and_one_for_each_other_layer():

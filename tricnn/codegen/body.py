@@ -304,11 +304,13 @@ class Body:
         mean, var = statistics(self, node, 2, at)
         dy = self.let("dy_kept", f"tl.where({at.mask}, {tile}.to(tl.float32), 0.0)")
         rstd = self.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
-        xhat = self.let("xhat", f"{x} * {rstd} - {mean} * {rstd}")
+        centred = self.let("centred", f"{x} - {mean}")
         row = f"{argument} + part * {2 * c} + {at.channel}"
         known = f"mask={at.channel} < {c}"
-        self.lines.append(f"tl.store({row}, tl.sum({dy}, axis=0)[None, :], {known})")
-        self.lines.append(f"tl.store({row} + {c}, tl.sum({dy} * {xhat}, axis=0)[None, :], {known})")
+        dbias = self.let("dbias", f"tl.sum({dy}, axis=0)[None, :]")
+        dweight = self.let("dweight", f"tl.sum({dy} * {centred}, axis=0)[None, :] * {rstd}")
+        self.lines.append(f"tl.store({row}, {dbias}, {known})")
+        self.lines.append(f"tl.store({row} + {c}, {dweight}, {known})")
 
     def function(self, name: str, parameters: str, lines: list[str]) -> str:
         code = "\n".join(f"    {line}" for line in [*self.unpack(), *lines])

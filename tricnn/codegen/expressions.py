@@ -23,8 +23,12 @@ def _formula(template: str) -> Expression:
 
 
 def _affine(body: Body, node: Node, x: str, mean: str, var: str, weight: str, bias: str) -> str:
-    """(x - mean) * rstd * weight + bias as one multiply-add for each element: the rest is for each channel."""
+    """(x - mean) * rstd * weight + bias. Of 16-bit numbers as one multiply-add for each element, the rest is for each
+    channel: that is off by 2^-24 of mean * scale, and rounding x did more. Of fp32 numbers the difference comes first:
+    it may be much smaller than either, or 0."""
     scale = body.let("scale", f"tl.rsqrt({var} + {node.attrs['eps']}) * {weight}")
+    if body.storage == "fp32":
+        return f"({x} - {mean}) * {scale} + {bias}"
     shift = body.let("shift", f"{bias} - {mean} * {scale}")
     return f"{x} * {scale} + {shift}"
 
@@ -56,7 +60,8 @@ def _normalize(body: Body, node: Node, at: At) -> Steps:
 
 
 def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
-    """(dy - sum(dy)/m - xhat * sum(dy*xhat)/m) * rstd * weight, sorted by what is multiplied for each element."""
+    """(dy - sum(dy)/m - xhat * sum(dy*xhat)/m) * rstd * weight; of 16-bit numbers, as in `_affine`, sorted by what is
+    multiplied for each element."""
     dy = yield body.asked(node, 0, at)
     x = yield body.asked(node, 1, at)
     mean, var = statistics(body, node, 2, at)
@@ -67,6 +72,10 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
     rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
     share = body.let("share", f"1.0 / ({count} * {pixels}.0)")
     scale = body.let("scale", f"{rstd} * {weight}")
+    if body.storage == "fp32":
+        slope = body.let("slope", f"{rstd} * ({dweight} * {share})")
+        average = body.let("average", f"{dbias} * {share}")
+        return f"({dy} - {average} - ({x} - {mean}) * {slope}) * {scale}"
     slope = body.let("slope", f"{scale} * {rstd} * ({dweight} * {share})")
     shift = body.let("shift", f"{mean} * {slope} - {scale} * ({dbias} * {share})")
     return f"{dy} * {scale} + ({shift} - {x} * {slope})"

@@ -14,6 +14,7 @@ from typing import Any
 from ...system.limits import MOST_GROUPS
 from ..numpy_ops import conv as np_conv
 from ..numpy_ops.sizes import output_size
+from ..numpy_ops.sums import pixel_rows, sum_rows
 from ..table import Kind, integer, padding, pair, register, require
 from ..types import N, TensorType
 
@@ -191,7 +192,7 @@ register(
 register(
     "channel_sum", Kind.REDUCTION, "dy",
     shape=lambda a, dy: TensorType((dy.channels,), "float32"),
-    numpy=lambda env, a, dy: dy.sum(axis=(0, *range(2, dy.ndim))),
+    numpy=lambda env, a, dy: sum_rows(pixel_rows(dy)),
     gradient="second derivatives are not supported",
     aten=lambda env, a, dy: dy.sum(dim=(0, *range(2, dy.dim())), dtype=_fp32(dy)),
     doc="gradient of a bias: db[c] = sum of dy[n,c,h,w] over n, h, w",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..numpy_ops.sums import pixel_rows, sum_rows
 from ..table import Kind, integer, number, register, require
 from ..types import TensorType
 from .pointwise import same_shape
@@ -23,13 +24,13 @@ MOMENTUM = {"momentum": number(0.1, 0.0, 1.0)}
 _TWICE = "second derivatives are not supported"
 
 
+def _axes(x: Any) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
 def per_channel(v: Any, like: Any) -> Any:
     """A ``[C]`` array shaped to broadcast over ``[N, C, ...]``."""
     return v.reshape(1, -1, *[1] * (like.ndim - 2))
-
-
-def _axes(x: Any) -> tuple[int, ...]:
-    return (0, *range(2, x.ndim))
 
 
 def _bn_shape(a: Any, x: TensorType, *vectors: TensorType) -> TensorType:
@@ -89,13 +90,18 @@ def _affine(x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> 
 
 
 def _batch_stats(env: Any, a: Any, x: Any) -> Any:
-    mean = x.mean(axis=_axes(x))
-    centred = x - per_channel(mean, x)
-    return np.stack([mean, (centred * centred).mean(axis=_axes(x))])
+    rows = pixel_rows(x)
+    count = x.dtype.type(len(rows))
+    mean = sum_rows(rows) / count
+    centred = rows - mean
+    left = sum_rows(centred) / count  # by the rounding of the first sum: a mean of 1e6 is off by more than deviations
+    centred -= left
+    np.multiply(centred, centred, out=centred)
+    return np.stack([mean + left, sum_rows(centred) / count])
 
 
 def _sums(env: Any, a: Any, dy: Any, x: Any, stats: Any) -> Any:
-    return np.stack([dy.sum(axis=_axes(x)), (dy * _xhat(x, stats, a["eps"])).sum(axis=_axes(x))])
+    return np.stack([sum_rows(pixel_rows(dy)), sum_rows(pixel_rows(dy * _xhat(x, stats, a["eps"])))])
 
 
 def _stats_moved(a: Any, errors: Any, x: Any) -> Any:
@@ -207,7 +213,7 @@ register(
     gradient="its share is in normalize's gradient",
     aten=_t_stats,
     moved=_stats_moved,
-    doc="[mean, biased variance] of each channel over N, H, W; two passes, never E[x^2] - E[x]^2",
+    doc="[mean, biased variance] of each channel over N, H, W; deviations from the mean, never E[x^2] - E[x]^2",
 )  # fmt: skip
 register(
     "normalize", Kind.POINTWISE, "x stats weight bias",
