@@ -79,14 +79,17 @@ def kernel_values(
     """
     values = {v: memory[v] for v in kernel.reads}
     for node in kernel.nodes:
-        operands = [fetch(plan, values, v, env, f"kernel {kernel.name}") for v in node.inputs]
+        operands = [fetch(plan, values, v, env, f"kernel {kernel.name}", evaluate) for v in node.inputs]
         if stored is not None and node.op in SIDE_SUMS:
             operands = [stored.get(v, x) for v, x in zip(node.inputs, operands, strict=True)]
         values[node.name] = evaluate(node, operands, env)
     return values
 
 
-def fetch(plan: Plan, values: dict[str, np.ndarray], value: str, env: Environment, who: str) -> np.ndarray:
+def fetch(
+    plan: Plan, values: dict[str, Any], value: str, env: Environment, who: str,
+    evaluate: Callable[[Node, list[Any], Environment], Any] = evaluate,
+) -> Any:  # fmt: skip
     """A value that is there, or is part of what is there, or the same memory under another shape; such views are added
     to ``values``. ``who`` reads it."""
     waiting = [value]
