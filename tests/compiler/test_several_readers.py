@@ -1,4 +1,4 @@
-"""Values with several readers, where one of them is fused with the layer that makes the value.
+"""Values with several readers, where one of them is fused with the layer that makes the value; values in several parts.
 
 A kernel may then compute less than the others need, or do for one layer what only another one asked for. Each network
 is held to PyTorch's autograd: in float64 by the plan's NumPy executor, where nothing has been written there is NaN, and
@@ -94,6 +94,15 @@ def a_convolution_and_a_dense_layer_added(b, x):
     y = b.conv2d(x, 4, (h, w), name="conv")
     other = b.add("unflatten", b.linear(b.flatten(x), 4, name="dense"), shape=(4, 1, 1))
     return b.build(b.linear(b.relu(b.add_(y, other)), CLASSES, name="fc"))
+
+
+@net
+def weights_in_parts(b, x):
+    """Channels of a convolution's weight, and columns of a dense one, are parameters of their own: LeNet-5's table."""
+    w = b.concat([b.parameter("w1", (4, 1, 2, 2), "he_normal"), b.parameter("w2", (4, 2, 2, 2), "he_normal")])
+    y = b.global_avg_pool(b.relu(b.add("conv2d", x, w)))
+    v = b.concat([b.parameter("v1", (3, 1), "he_normal"), b.parameter("v2", (3, 3), "he_normal")])
+    return b.build(b.add("linear", b.flatten(y), v, name="fc"))
 
 
 def built(name: str) -> Graph:

@@ -19,18 +19,25 @@ def networks(draw: Any, most_layers: int = 9, heads: bool = True, images: bool =
     return _Network(lambda options: draw(st.sampled_from(options))).grown(most_layers, heads, images)
 
 
-def drawn(seed: int, most_layers: int = 9, heads: bool = True, images: bool = False) -> Graph:
-    """The network of a seed: what :func:`networks` may give, spread evenly instead of shrinking."""
-    return _Network(Random(seed).choice).grown(most_layers, heads, images)
+def drawn(
+    seed: int, most_layers: int = 9, heads: bool = True, images: bool = False, *, exact: bool = False,
+    wide: bool = False,
+) -> Graph:  # fmt: skip
+    """The network of a seed: what :func:`networks` may give, spread evenly instead of shrinking.
+
+    ``exact``: only layers that take integers (and halves of them) to such. ``wide``: channels in multiples of 8, as
+    bulk copies want them.
+    """
+    return _Network(Random(seed).choice, exact, 8 if wide else 1).grown(most_layers, heads, images)
 
 
 class _Network:
     """A network in the making: a value is chosen among the last ones, then a layer that its shape allows."""
 
-    def __init__(self, choose: Callable[[Sequence[Any]], Any]):
-        self.choose = choose
+    def __init__(self, choose: Callable[[Sequence[Any]], Any], exact: bool = False, width: int = 1):
+        self.choose, self.exact, self.width = choose, exact, width
         self.b = GraphBuilder("random")
-        shape = [self.integer(1, 4), self.integer(3, 9), self.integer(3, 9)]
+        shape = [width * self.integer(1, 4 // min(width, 2)), self.integer(3, 9), self.integer(3, 9)]
         self.values = [self.b.input("x", shape)]
         self.weights: list[str] = []
 
@@ -67,7 +74,7 @@ class _Network:
         groups = self.choice(1, 1, *(g for g in range(1, channels + 1) if channels % g == 0))
         stride = (self.choice(1, 1, 2, 3), self.choice(1, 1, 2))
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        filters = groups * self.integer(1, 4 if groups == 1 else 2)
+        filters = self.width * groups * self.integer(1, 4 if groups == 1 else 2)
         if self.chance():
             return self.b.conv2d(x, filters, (r, s), bias=self.chance(), **options)
         return self.b.add("conv2d", x, self.weight(filters, channels // groups, r, s), **options)
@@ -93,10 +100,31 @@ class _Network:
         return self.b.parameter(self.b.fresh("w"), shape, "he_normal")
 
     def norm(self, x: str) -> str:
-        return self.b.batch_norm(x, eps=self.choice(1e-5, 1e-3, 0.1), momentum=self.choice(0.1, 1.0))
+        return self.b.batch_norm(x, eps=self.choice(1e-5, 1e-3, 0.1), momentum=self.choice(0.1, 0.3, 1.0))
+
+    def norms(self, x: str) -> str:
+        """Two batch norms of one value, put together or side by side."""
+        y, z = self.norm(x), self.norm(x)
+        return self.b.add_(y, z) if self.chance() else self.b.concat([y, z])
+
+    def several(self, x: str) -> str:
+        """A convolution whose result two layers read: each of its readers may be fused with it, or not."""
+        y = self.conv(x)
+        self.values.append(y)
+        readers = [r for r in READERS if self.allows(r)]
+        for layer in (self.choice(*readers), self.choice(*readers)):
+            self.values.append(layer(self, y))
+        return self.values.pop()
+
+    def stem(self, x: str) -> str:
+        """A padded convolution, and its result pooled while others read it too."""
+        size = self.choice((1, 1), self.kernel(x))
+        y = self.b.conv2d(x, self.width * self.integer(1, 4), size, padding=self.choice(0, 1))
+        self.values.append(self.activation(y) if self.chance() else y)
+        return self.halve(y)
 
     def activation(self, x: str) -> str:
-        return str(getattr(self.b, self.choice("relu", "relu", "sigmoid", "tanh"))(x))
+        return str(getattr(self.b, self.choice("relu", "relu", *([] if self.exact else ["sigmoid", "tanh"])))(x))
 
     def unit(self, x: str) -> str:
         """Convolution, batch norm, activation."""
@@ -106,13 +134,16 @@ class _Network:
         """x + f(x), activated or not."""
         size = self.choice(1, 3)
         y = self.b.conv2d(x, self.b.type(x).channels, size, padding=size // 2, bias=self.chance())
-        y = self.b.add_(*self.choice((x, self.norm(y)), (self.norm(y), x), (y, x)))
+        y = self.b.add_(*self.choice((x, y), (y, x))) if self.exact else self.b.add_(
+            *self.choice((x, self.norm(y)), (self.norm(y), x), (y, x))
+        )  # fmt: skip
         return self.activation(y) if self.chance() else y
 
     def branches(self, x: str) -> str:
         """An Inception block: convolutions of one image side by side, with the same end or not."""
-        ends = [self.b.conv2d(x, self.integer(1, 4), 1, bias=self.chance()) for _ in range(self.integer(2, 3))]
-        if self.chance():
+        filters = [self.width * self.integer(1, 4) for _ in range(self.integer(2, 3))]
+        ends = [self.b.conv2d(x, count, 1, bias=self.chance()) for count in filters]
+        if self.chance() and not self.exact:
             ends = [self.b.batch_norm(y) for y in ends]
         if self.chance():
             ends = [self.b.relu(y) for y in ends]
@@ -131,11 +162,13 @@ class _Network:
 
     def pool(self, x: str) -> str:
         """Apart, overlapping, with gaps; padded or not, evenly or not; ceil mode; with and without the padding."""
+        if self.exact and self.chance():
+            return self.halve(x)
         r, s = self.kernel(x, 4)
         stride = self.choice((r, s), (r, s), (1, 1), (2, 1), (r + 1, s))
         padding = self.choice(0, 0, (r // 2, r // 2, s // 2, s // 2), (r // 2, 0, 0, s // 2))
         options = {"padding": padding, "ceil_mode": self.chance()}
-        if self.chance():
+        if self.exact or self.chance():
             return self.b.max_pool2d(x, (r, s), stride, **options)
         return self.b.avg_pool2d(x, (r, s), stride, **options, count_include_pad=self.chance())
 
@@ -202,7 +235,7 @@ class _Network:
             self.values.append(self.conv("x"))
         for _ in range(self.integer(1, most_layers)):
             x = self.choice(*self.values[-3:], self.values[-1], self.values[0])
-            layers = IMAGE_LAYERS if self.is_image(x) else VECTOR_LAYERS
+            layers = [y for y in (IMAGE_LAYERS if self.is_image(x) else VECTOR_LAYERS) if self.allows(y)]
             self.values.append(self.choice(*layers)(self, x))
         for i in range(self.integer(0, 3) if images else 0):
             self.b.output(self.choice(*self.values), f"image{i}")
@@ -211,11 +244,15 @@ class _Network:
             self.b.output(self.head(self.choice(*self.values), "aux.fc"), "aux", loss_weight=0.3, training_only=True)
         if heads and self.chance():
             logits = self.b.outputs[-1].value
-            self.b.output(self.choice(logits, self.b.softmax(logits)), "again", loss_weight=self.choice(0.5, 2.0))
+            again = logits if self.exact else self.choice(logits, self.b.softmax(logits))
+            self.b.output(again, "again", loss_weight=self.choice(0.5, 2.0))
         return self.b.build().pruned()
 
+    def allows(self, layer: Any) -> bool:
+        return not (self.exact and layer in ROUNDING)
+
     def head(self, x: str, name: str) -> str:
-        if self.is_image(x) and self.chance():
+        if self.is_image(x) and self.chance() and not self.exact:
             x = self.b.global_avg_pool(x)
         if self.is_image(x) and self.chance():
             x = self.b.relu(self.b.flatten(x))
@@ -226,13 +263,21 @@ _N = _Network
 _EITHER = (_N.norm, _N.activation, _N.activation, _N.add, _N.scale, _N.dropout, _N.concat, _N.concat, _N.part)
 IMAGE_LAYERS = (
     *_EITHER, *_EITHER, *[_N.conv] * 3, *[_N.unit] * 4, *[_N.residual] * 2, *[_N.branches] * 2, _N.partial,
-    *[_N.pool] * 5, *[_N.halve] * 2, *[_N.lrn] * 2, _N.mean, _N.flatten, _N.dense_image,
+    *[_N.pool] * 5, *[_N.halve] * 2, *[_N.lrn] * 2, _N.mean, _N.flatten, _N.dense_image, *[_N.several] * 2, _N.norms,
+    *[_N.stem] * 2,
 )  # fmt: skip
-VECTOR_LAYERS = (*_EITHER, _N.dense, _N.dense, _N.dense_image, _N.dense_image, _N.softmax)
+VECTOR_LAYERS = (*_EITHER, _N.dense, _N.dense, _N.dense_image, _N.dense_image, _N.softmax, _N.norms)
+#: what may read a convolution's result beside another one
+READERS = (_N.norm, _N.norm, _N.activation, _N.halve, _N.halve, _N.pool, _N.conv, _N.part, _N.flatten, _N.add)
+#: layers that an ``exact`` network does without
+ROUNDING = (_N.norm, _N.norms, _N.unit, _N.lrn, _N.mean, _N.softmax)
 
 
-def values_for(graph: Graph, batch: int = 2, seed: int = 0, *, ties: bool = False) -> dict[str, np.ndarray]:
-    """Random values for every source; with ``ties``, images of few and mostly equal values."""
+def values_for(
+    graph: Graph, batch: int = 2, seed: int = 0, *, ties: bool = False, whole: bool = False
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Random values for every source; with ``ties``, images of few and mostly equal values; with ``whole``, small
+    integers, most of them 0, for everything."""
     rng = np.random.default_rng(seed)
     values: dict[str, np.ndarray] = {}
     for node in graph.nodes:
@@ -241,6 +286,8 @@ def values_for(graph: Graph, batch: int = 2, seed: int = 0, *, ties: bool = Fals
         shape = graph.types[node.name].at(batch)
         if graph.types[node.name].dtype == "int64":
             values[node.name] = rng.integers(0, CLASSES, shape)
+        elif whole:
+            values[node.name] = (rng.integers(-2, 3, shape) * (rng.random(shape) < 0.4)).astype(float)
         elif node.op == "buffer":
             values[node.name] = rng.uniform(0.5, 2.0, shape)
         elif ties and node.op == "input":

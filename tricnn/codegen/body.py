@@ -204,6 +204,14 @@ class Body:
             self.loads.append(Load("vector", place.buffer, at, offset, offset + count, total))
         return self.known[key]
 
+    def row_of(self, raw: str, at: At) -> str:
+        """A tile of a value that has rows but no batch: statistics, or the filters and taps of a weight."""
+        place, (first, last) = self.plan.place(raw), at.channels
+        begin = place.offset % place.pitch
+        offset = f"{self.row(at.pixel, place.pitch)} + {at.channel}" + (f" + {place.offset}" if place.offset else "")
+        self.loads.append(Load("tile", place.buffer, at, begin + first, begin + last, place.pitch))
+        return self.let("x_tile", f"tl.load({self.argument(raw, 'x')} + {offset}, mask={at.mask}, other=0.0)")
+
     def operand(self, node: Node, index: int, at: At) -> str:
         """An operand in fp32."""
         return done(self.asked(node, index, at))

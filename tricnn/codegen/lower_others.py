@@ -241,8 +241,8 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
 
 
 def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
-    """All channels of one operand (an image, a vector or rows of numbers), or a slice of them, to ``start`` in the
-    result, or amid zeros."""
+    """All channels of one operand (an image, a vector, rows of numbers or a weight), or a slice of them, to ``start``
+    in the result, or amid zeros."""
     node, plan = kernel.anchor, state.plan
     x, y = plan.type(raw), plan.type(node.name)
     body = state.body(kernel)
@@ -254,6 +254,7 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
         last = node.attrs["before"] + x.channel_count
         body.lines.append(f"inside = mask & (channel >= {node.attrs['before']}) & (channel < {last})")
     channel = f"channel + {first}" if first > 0 else f"channel - {-first}" if first else "channel"
+    pixels = y.pixels if y.batched else x.elements(1) // x.channel_count
     if y.batched:
         source = At("pixel", channel, inside, x.channel_count)
         if node.op == "slice_channels":
@@ -261,16 +262,18 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
         loaded = body.value(raw, source, "x", wide=False)
         if body.computed(plan.storage(raw)):
             loaded = body.rounded(loaded, element(y, state.storage))
+    elif pixels > 1:
+        loaded = body.row_of(raw, At("pixel", channel, inside, x.channel_count, max(first, 0), count))
     else:
         loaded = body.vector(raw, "x", At("pixel", channel, inside, x.channel_count))
     place = plan.place(node.name)
     target = place.offset + start
     out = body.result(place.buffer, "y")
-    row = f"{out} + {body.row('pixel', place.pitch)} + channel" if y.batched else f"{out} + channel"
+    rows = y.batched or pixels > 1
+    row = f"{out} + {body.row('pixel', place.pitch)} + channel" if rows else f"{out} + channel"
     body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
-    total = place.pitch if y.batched else plan.type(place.buffer).elements(1)
+    total = place.pitch if rows else plan.type(place.buffer).elements(1)
     body.stores.setdefault(place.buffer, set()).add((target, target + count, total))
-    pixels = y.pixels if y.batched else 1
     tile = state.tile(name, kernel, node.op, {"PIXELS": pixels, "C": count}, partial(tiles.elementwise, count))
     text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
 
@@ -280,11 +283,11 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
             {"PIXELS": pixels, "C": count, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
         )  # fmt: skip
 
-    rows = f"N * {pixels}" if y.batched else "1"
+    parts = f"cdiv({'N * ' if y.batched else ''}{pixels}, {tile.m})"
     state.add(
-        name, kernel, [text], call, [everything_of(body)], (f"cdiv({rows}, {tile.m})", f"{-(-count // tile.n)}"), tile,
+        name, kernel, [text], call, [everything_of(body)], (parts, f"{-(-count // tile.n)}"), tile,
         writes=tuple(body.written), kind=node.op,
-        traffic=[traffic.once(y.spatial if y.batched else (1, 1), f"cdiv({rows}, {tile.m})", count, tile,
+        traffic=[traffic.once(y.spatial if y.batched else (pixels, 1), parts, count, tile,
                               "N" if y.batched else "1").of(body)],
     )  # fmt: skip
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from ..ir.graph import Graph, Node
 
+#: operations that find rows of numbers (statistics, sums) wherever they lie
+ROW_READERS = (
+    "normalize", "normalize_grad_input", "normalize_grad_sums", "running_mean", "running_var", "row", "slice_channels",
+    "concat",
+)  # fmt: skip
+
 
 def free_views(graph: Graph) -> dict[str, str]:
     """Views that cost nothing in channels-last memory: view -> what it is a view of.
+
+    A slice of numbers is free where it is read as it lies: that of a vector is in one piece, and layers that read rows
+    of statistics know how far these lie apart. A slice of a weight's channels is neither.
 
     ``flatten`` of more than one pixel and channel is free if only dense layers read it: they keep their weights in
     the order (h, w, c), as the pixels lie in memory. Its gradient, ``unflatten``, is then free as well.
     """
     views: dict[str, str] = {}
     for node in graph.nodes:
-        cut = node.op == "slice_channels" and not graph.types[node.name].batched
+        cut = node.op == "slice_channels" and not graph.types[node.name].batched and _read_in_place(graph, node)
         if cut or node.op in ("row", "slice_filters"):
             views[node.name] = node.inputs[0]
         elif node.op == "flatten":
@@ -25,6 +34,12 @@ def free_views(graph: Graph) -> dict[str, str]:
             if y.pixels == 1 or y.channels == 1 or node.inputs[0] in pixel_ordered(graph):
                 views[node.name] = node.inputs[0]
     return views
+
+
+def _read_in_place(graph: Graph, cut: Node) -> bool:
+    rank = len(graph.types[cut.name].shape)
+    rows = rank == 2 and cut.name not in graph.results
+    return rank == 1 or (rows and all(r.op in ROW_READERS for r in graph.consumers[cut.name]))
 
 
 def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
