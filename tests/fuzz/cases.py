@@ -29,8 +29,8 @@ from tricnn.runtime.verify import verify_model
 #: whole policies, each rule alone, all rules but one
 POLICIES = ("all", "all", "auto", "none", *RULES, *(",".join(r for r in RULES if r != rule) for rule in RULES))
 SEED = 5  # of dropout's masks
-#: what is exact in sums of fp32: multiples of STEP below LARGEST, with some bits to spare
-STEP, LARGEST = 2.0**-8, 2.0**13
+#: what is exact in sums of fp32: multiples of STEP below LARGEST
+STEP, LARGEST = 2.0**-8, 2.0**15
 #: bits of the significand of an integer that a type holds
 BITS = {"fp32": 24, "fp16": 11, "bf16": 8}
 #: how many times PyTorch's own fp32 error is accepted, and of the largest value
@@ -78,6 +78,8 @@ def case_of(seed: int, executor: str, graph: Graph | None = None) -> Case:
     by_kernel = by_kernel and executor == "triton"
     if graph is None:
         graph = drawn(seed, layers, images=mode == "infer", exact=exact, wide=wide)
+    if batch == 1 and any(graph.types[node.name].pixels == 1 for node in graph.of("batch_norm")):
+        batch = 2  # of one number PyTorch has no statistics
     return Case(seed, executor, graph, mode, policy, batch, dtype, exact, gpu_tiles, by_kernel)
 
 
@@ -131,12 +133,13 @@ def differences(case: Case, draw: int = 0) -> list[str]:
 
 def _expected(case: Case, values: dict[str, np.ndarray], labels: np.ndarray) -> tuple[dict, list]:
     """PyTorch's results, and the values of all layers of the forward pass, in float64."""
-    tensors, training = reference.as_tensors(case.graph, values), case.mode == "train"
-    with torch.no_grad():
-        reference.run(case.graph, tensors, training=training and case.exact, seed=SEED)
-    forward = [x.numpy() for x in tensors.values()]
+    tensors, training, forward = reference.as_tensors(case.graph, values), case.mode == "train", []
+    if case.exact:
+        with torch.no_grad():
+            reference.run(case.graph, tensors, training=training, seed=SEED)
+        forward += [x.numpy() for x in tensors.values()]
+        forward += [tensors[o.value].softmax(1).numpy() for o in case.graph.outputs if training]
     if training:
-        forward += [tensors[o.value].softmax(1).numpy() for o in case.graph.outputs]
         return reference.training_step(case.graph, values, labels, seed=SEED), forward
     return reference.outputs(case.graph, values), forward
 
@@ -146,7 +149,7 @@ def _fits(values: list[np.ndarray], dtype: str) -> bool:
     bits = BITS.get(dtype, 24)
     for x in values:
         significand = np.frexp(x)[0] * 2.0**bits
-        if np.abs(x).max(initial=0.0) > LARGEST * 256 or (x / STEP % 1).any() or (significand % 1).any():
+        if np.abs(x).max(initial=0.0) > LARGEST or (x / STEP % 1).any() or (significand % 1).any():
             return False
     return True
 
