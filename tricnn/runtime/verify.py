@@ -27,6 +27,7 @@ from .error_bounds import TINY, Bounded, beyond_rounding, bounding, exact, relat
 from .interpreter import kernel_values
 from .model import Model, compile
 from .numpy_executor import round_stored
+from .poison import first_written, poison
 from .quick_interpreter import quick_interpreter
 from .triton_executor import interpreting
 from .verify_inputs import random_batch, random_state
@@ -127,21 +128,24 @@ def verify_model(
             if on_done is not None:
                 on_done(checks[-1])
 
+    first = dict(zip(map(id, program.launches), first_written(program.launches), strict=True))
     late = {s.target for s in program.sums}  # what the last launch finishes, for many kernels
     last = [launch for launch in program.launches if set(launch.writes) & late]
     waiting: list[tuple[Kernel, dict[str, Bounded]]] = []
     for kernel in plan.kernels:
         memory = {v: exact(multiplied(v)) for v in kernel.reads}
         launches = [x for x in program.launches if x.kernel == kernel.name and x not in last]
-        _poison(model, tensors, kernel, launches, batch)
+        _poison(model, tensors, kernel, [b for x in launches for b in first[id(x)]], batch)
+        beside = _Beside(model, tensors, kernel, batch)
         _run(model, launches, arguments, batch, watch)
+        checks += beside.overwritten()
         stored = {v: exact(host(v)) for v in kernel.writes}
         values = kernel_values(plan, kernel, memory, env, stored, bounding(plan, kernel, model.dtype))
         check(kernel, values, [v for v in kernel.writes if v not in late])
         if late & set(kernel.writes):
             waiting.append((kernel, values))
     for value in late:
-        tensors[value].fill_(float("nan"))
+        poison(tensors[value])
     _run(model, last, arguments, batch, watch)
     for kernel, values in waiting:
         check(kernel, values, [v for v in kernel.writes if v in late])
@@ -161,16 +165,38 @@ def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch:
                 jitted[grid](*(values[a] for a in launch.arguments), **options)
 
 
-def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, launches: list[Launch], batch: int) -> None:
-    """Fill what the kernel must write with NaN, so that an element it forgets shows. Not what it updates in place, nor
-    the channels that other kernels wrote beside its own."""
-    plan = model.plan
+def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, fresh: Iterable[str], batch: int) -> None:
+    """Fill what the kernel must write, so that an element it forgets shows: of the buffers that nobody has written yet
+    all, of others the channels that are its own; not what it updates in place."""
     read = {tensors[v].data_ptr() for v in kernel.reads}
-    whole = {plan.place(v).buffer for v in plan.within}
-    own = [model.executor.fetch(tensors, v, batch) for v in kernel.writes if plan.place(v).buffer in whole]
-    for tensor in [*own, *(tensors[b] for launch in launches for b in launch.writes if b not in whole)]:
+    own = [model.executor.fetch(tensors, v, batch) for v in kernel.writes]
+    for tensor in (*(tensors[b] for b in fresh), *own):
         if tensor.data_ptr() not in read:
-            tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
+            poison(tensor)
+
+
+class _Beside:
+    """What lies beside a kernel's own channels in the buffers that it writes: nothing there may change."""
+
+    def __init__(self, model: Model, tensors: Mapping[str, Any], kernel: Kernel, batch: int):
+        self.model, self.tensors, self.kernel, self.batch = model, tensors, kernel, batch
+        plan = model.plan
+        shared = {plan.place(v).buffer for v in plan.within} & {plan.place(v).buffer for v in kernel.writes}
+        self.before = {b: tensors[b].clone() for b in sorted(shared)}
+
+    def overwritten(self) -> list[Check]:
+        """A failed check for each buffer that does not have the same bits there as before."""
+        executor, plan, kernel = self.model.executor, self.model.plan, self.kernel
+        before, found = {**self.tensors, **self.before}, []
+        for value in kernel.writes:
+            if plan.place(value).buffer in self.before:
+                executor.fetch(before, value, self.batch).copy_(executor.fetch(self.tensors, value, self.batch))
+        for buffer, x in self.before.items():
+            same = x.view(executor.torch.uint8).equal(self.tensors[buffer].view(executor.torch.uint8))
+            if not same:
+                what = f"{buffer}, beside its own"
+                found.append(Check(kernel.name, kernel.kind, kernel.layers, what, float("nan"), 0.0))
+        return found
 
 
 def _compare(
