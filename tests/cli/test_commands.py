@@ -116,9 +116,10 @@ def test_explain_dumps_what_the_passes_made(tricnn, tmp_path, monkeypatch):
     """Of the plan that was asked for, not of the unfused one that it is compared with."""
     monkeypatch.setenv("TRICNN_DUMP", str(tmp_path / "dump"))
     assert tricnn("explain", "lenet").status == 0
-    names = sorted(p.name for p in (tmp_path / "dump").iterdir())
+    (dumped,) = (tmp_path / "dump").iterdir()
+    names = sorted(p.name for p in dumped.iterdir())
     assert names[0] == "00-declared.txt" and names[-1].endswith("-kernels.py")
-    (plan,) = (tmp_path / "dump").glob("*-plan.txt")
+    (plan,) = dumped.glob("*-plan.txt")
     assert plan.read_text().startswith("# plan of lenet: infer, fused, 5 kernels")
     monkeypatch.setenv("TRICNN_DUMP", "/dev/null/deeper")
     assert tricnn("explain", "lenet").status == 2

@@ -150,12 +150,25 @@ def test_the_same_inputs_give_the_same_bits() -> None:
 def test_every_pass_can_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRICNN_DUMP", str(tmp_path))
     tricnn.compile(network("residual"), "train", batch=2)
-    names = sorted(p.name for p in tmp_path.iterdir())
+    (folder,) = tmp_path.iterdir()
+    names = sorted(p.name for p in folder.iterdir())
     stages = ["declared", "for-training", "tidied", "branches-joined", "siblings-merged", "differentiated",
               "gradients-compacted", "slices-joined", "plan"]  # fmt: skip
     assert names == [*(f"{i:02}-{stage}.txt" for i, stage in enumerate(stages)), "09-kernels.py"]
     for name in names[:8]:  # each graph is text that reads back
-        assert str(tricnn.from_text((tmp_path / name).read_text())) == (tmp_path / name).read_text()
+        assert str(tricnn.from_text((folder / name).read_text())) == (folder / name).read_text()
+
+
+def test_dumps_of_several_compilations_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRICNN_DUMP", str(tmp_path))
+    for kind, mode in (("small", "train"), ("heads", "infer"), ("small", "train")):
+        tricnn.compile(network(kind), mode, batch=2)
+    made = {p.name: p for p in tmp_path.iterdir()}
+    assert sorted(made) == ["00-small-train", "01-heads-infer", "02-small-train"]
+    texts = [{p.name: p.read_text() for p in folder.iterdir()} for _, folder in sorted(made.items())]
+    assert texts[0] == texts[2] != texts[1]
+    assert {"00-declared.txt", "01-for-inference.txt"} <= set(texts[1])
+    assert all(text.splitlines()[0] == "graph heads" for name, text in texts[1].items() if name < "04")
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

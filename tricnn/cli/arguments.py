@@ -105,7 +105,7 @@ def add_compilation(parser: argparse.ArgumentParser, mode: str = "infer", batch:
     parser.add_argument("--mode", default=mode, metavar="M", help=f"infer or train ({mode})")
     what = f"({batch})" if batch else "(small without a GPU)"
     parser.add_argument("--batch", type=whole(1), default=batch, metavar="N", help=f"images in a batch {what}")
-    parser.add_argument("--dtype", default="fp32", metavar="D", help="fp32, tf32, fp16 or bf16 (fp32)")
+    parser.add_argument("--dtype", type=dtype, default="fp32", metavar="D", help="fp32, tf32, fp16 or bf16 (fp32)")
 
 
 def add_fusion(parser: Any) -> None:
@@ -129,9 +129,16 @@ def policy(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def dtype(text: str) -> str:
+    """A dtype by its own name or PyTorch's; whether the command can take it is the command's to say."""
+    from tricnn.codegen.program import dtype_named
+
+    return dtype_named(text)
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--target", metavar="T", help="sm_80, sm_90, sm_100, sm_120, gfx942, ... (the GPU at hand, else sm_90)"
+        "--target", metavar="T", help="sm_80, sm_90 or H100, sm_100, gfx942, ... (the GPU at hand, else sm_90)"
     )
     parser.add_argument(
         "--tuned", type=file_path, metavar="FILE", help="tiles that `tricnn tune --out FILE` found, to be used first"
@@ -241,7 +248,7 @@ def lowered(
     from tricnn.runtime.model import specialised
 
     check_dtype(dtype)
-    dump = Dump(os.environ.get("TRICNN_DUMP") if dumped else None)
+    dump = Dump(os.environ.get("TRICNN_DUMP") if dumped else None, f"{graph.name}-{mode}")
     ready = specialised(graph, mode, fuse=fuse, dump=dump)
     plan = fuse_graph(ready, mode, policy_named(fuse), Cost(batch, dtype, target))
     dump("plan", plan)

@@ -6,7 +6,7 @@ import argparse
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_model, check_dtype, load_graph, whole
+from .arguments import add_model, check_dtype, dtype, load_graph, whole
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
@@ -24,7 +24,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--batch", type=whole(1), default=1, metavar="N", help="images in a batch (1)")
-    parser.add_argument("--dtype", default="fp32", metavar="D", help="how activations are stored (fp32)")
+    parser.add_argument("--dtype", type=dtype, default="fp32", metavar="D", help="how activations are stored (fp32)")
     parser.add_argument("--text", action="store_true", help="the graph's text form instead of the table")
 
 

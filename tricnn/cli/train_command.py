@@ -11,7 +11,18 @@ from inspect import signature
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .arguments import UsageError, add_fusion, add_model, file_path, load_graph, real, sizes, small_arguments, whole
+from .arguments import (
+    UsageError,
+    add_fusion,
+    add_model,
+    dtype,
+    file_path,
+    load_graph,
+    real,
+    sizes,
+    small_arguments,
+    whole,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--executor", default="auto", metavar="E", help="triton, numpy, eager (triton on a GPU, else numpy)"
     )
-    where.add_argument("--dtype", default="fp32", metavar="D", help="fp32, tf32, fp16, bf16, or fp64 (fp32)")
+    where.add_argument(
+        "--dtype", type=dtype, default="fp32", metavar="D", help="fp32, tf32, fp16, bf16, or fp64 (fp32)"
+    )
     add_fusion(where)
     how = parser.add_argument_group("how it learns")
     how.add_argument("--lr", type=real(above=True), metavar="R", help=f"learning rate ({RATE})")

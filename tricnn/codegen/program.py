@@ -8,6 +8,8 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ..compiler.memory import share
 from ..compiler.plan import Plan
 from ..ir.table import Kind
@@ -16,6 +18,10 @@ from .tiles import Choice
 
 #: what a user chooses -> (how activations are stored, how tl.dot multiplies fp32)
 DTYPES = {"fp32": ("fp32", "ieee"), "tf32": ("fp32", "tf32"), "fp16": ("fp16", "ieee"), "bf16": ("bf16", "ieee")}
+#: the same under other names: PyTorch's, NumPy's
+DTYPE_NAMES = {"float32": "fp32", "float": "fp32", "single": "fp32", "f32": "fp32", "float64": "fp64", "double": "fp64",
+               "f64": "fp64", "float16": "fp16", "half": "fp16", "f16": "fp16", "bfloat16": "bf16",
+               "tensorfloat32": "tf32"}  # fmt: skip
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
 #: numbers a launch may take, by argument; the seed is 64 bits, passed as two words. A kernel's parameter is called as
 #: the argument is, without the colon, which tells it from every layer's buffer: no layer's name has one.
@@ -23,6 +29,18 @@ SCALARS = {":N": "i32", ":seed_lo": "i64", ":seed_hi": "i64", ":step": "i32"}
 #: the table of addresses that the launch for many sums reads, and how many elements each of its programs adds
 SUM_TABLE, SUM_BLOCK = "weight_sums:table", 512
 TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
+
+
+def dtype_named(value: Any) -> str:
+    """``fp32``, ``bf16``, ... for what PyTorch and NumPy call it, in words (``"float32"``) or by an object of theirs
+    (``torch.bfloat16``, ``np.float16``); anything else in words as it is."""
+    if isinstance(value, type | np.dtype):
+        try:
+            value = np.dtype(value).name
+        except TypeError:
+            return repr(value)
+    name = str(value).removeprefix("torch.")
+    return DTYPE_NAMES.get(name, name)
 
 
 def element(type_: TensorType, storage: str) -> str:

@@ -6,9 +6,11 @@ guide's table of compute capabilities; for AMD the local data share of a compute
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 
-from tricnn.ir.errors import TargetError
+from tricnn.ir.errors import TargetError, shown
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,27 @@ TARGETS: dict[str, Target] = {
 }
 
 
+#: GPUs by what is printed on them
+GPUS = {
+    "sm_80": ("a100", "a30", "a800"),
+    "sm_86": ("a10", "a40", "a6000", "3060", "3070", "3080", "3090"),
+    "sm_89": ("l4", "l40", "l40s", "4060", "4070", "4080", "4090"),
+    "sm_90": ("h100", "h200", "h800", "h20", "gh200", "hopper"),
+    "sm_100": ("b100", "b200", "gb200"),
+    "sm_103": ("b300", "gb300"),
+    "sm_120": ("5060", "5070", "5080", "5090"),
+    "gfx90a": ("mi210", "mi250", "mi250x"),
+    "gfx942": ("mi300", "mi300a", "mi300x", "mi325x"),
+    "gfx950": ("mi350x", "mi355x"),
+    "gfx1100": ("7900",),
+    "gfx1201": ("9070",),
+}
+CAPABILITY = re.compile(r"(?:sm|compute)?_?(\d{1,2})\.?(\d)[af]?")
+NAMED = {gpu: target for target, gpus in GPUS.items() for gpu in gpus}
+
+
 def parse_target(name: str) -> Target:
-    """The target called `name`: "sm_90", "gfx942", ...
+    """The target called `name`: "sm_90", "gfx942", ...; or the GPU: "H100", "RTX 4090", "MI300X".
 
     Also takes the names the vendors' own tools print for the same chips: "sm_90a" (NVIDIA's, with all features of the
     architecture, which Triton always uses) and "gfx942:sramecc+:xnack-" (AMD's, with its settings).
@@ -55,9 +76,15 @@ def parse_target(name: str) -> Target:
     """
     wanted = name.strip() if isinstance(name, str) else repr(name)
     canonical = wanted.partition(":")[0] if wanted.startswith("gfx") else wanted
-    if wanted.startswith("sm_") and wanted.endswith("a"):
-        canonical = wanted[:-1]
+    if capability := CAPABILITY.fullmatch(wanted):  # sm_90a, sm90, compute_90, 9.0
+        canonical = "sm_" + "".join(capability.groups())
+    for word in re.split(r"[^a-z0-9]+", wanted.lower()):
+        canonical = NAMED.get(word.removeprefix("rtx"), canonical)
     target = TARGETS.get(canonical)
     if target is None:
-        raise TargetError(f"unknown target {wanted!r}; supported: {', '.join(TARGETS)}")
+        near = difflib.get_close_matches(wanted.lower(), [*TARGETS, *NAMED], 1)
+        hint = f"did you mean {NAMED.get(near[0], near[0])}? " if near else ""
+        raise TargetError(
+            f"unknown target {shown(wanted)}; {hint}supported: {', '.join(TARGETS)}, or a GPU's name (H100)"
+        )
     return target

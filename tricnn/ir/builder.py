@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import GraphError, ShapeError
 from .graph import Graph, Node, Output, check_size, known_type, verified
-from .table import integer, pair
+from .table import OPS, integer, pair
 from .types import N, TensorType
 
 
@@ -56,7 +56,15 @@ class GraphBuilder:
                 return name
 
     def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
-        """Append a node of any operation. Raises GraphError or ShapeError naming it."""
+        """Append a node of any operation, ``add("relu", x)``; the sum of two values is :meth:`add_`.
+
+        Raises GraphError or ShapeError naming it."""
+        if op not in OPS and op in self.types:
+            values = ", ".join([str(v) for v in (op, *inputs)])
+            raise GraphError(
+                f"add({values}): {op} is a layer; the sum of two layers is add_(a, b), and add takes the name of an "
+                'operation first, as in add("relu", x)'
+            )
         full = self._prefix + name if name else self.fresh(op.replace("2d", "").replace("_", ""))
         node = verified(Node(full, op, inputs, attrs), self.types)
         self.types[full] = known_type(node)
@@ -87,9 +95,9 @@ class GraphBuilder:
         name = name or self.fresh("conv")[len(self._prefix) :]
         r, s = pair().checked(f"{self._prefix}{name}", "kernel_size", kernel_size)
         filters = integer(least=1).checked(f"{self._prefix}{name}", "filters", filters)
-        groups = attrs.get("groups", 1)
+        groups = integer(least=1).checked(f"{self._prefix}{name}", "groups", attrs.get("groups", 1))
         channels = self._channels(name, x, "[N, C, H, W]")
-        if not isinstance(groups, int) or groups < 1 or channels % groups or filters % groups:
+        if channels % groups or filters % groups:
             raise GraphError(
                 f"layer {self._prefix}{name}: groups={groups} must divide the {channels} input channels and the "
                 f"{filters} filters"

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -116,6 +117,10 @@ class Output:
     value: str
     loss_weight: float = 1.0
     training_only: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss_weight, Real) and not isinstance(self.loss_weight, bool):
+            object.__setattr__(self, "loss_weight", float(self.loss_weight))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from math import inf, isfinite, prod
+from numbers import Integral
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..system.limits import MOST_ELEMENTS, MOST_OPERANDS, WIDEST, WIDEST_IMAGE
 from .errors import GraphError, ShapeError, shown
@@ -218,7 +221,7 @@ _EITHER = ("a", "b")
 
 
 def _int(value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or int(value) != value or not least <= value <= most:
+    if isinstance(value, bool | np.bool_) or int(value) != value or not least <= value <= most:
         raise ValueError
     return int(value)
 
@@ -229,7 +232,7 @@ def integer(default: Any = REQUIRED, least: int = 0, most: int = MOST_ELEMENTS) 
 
 def pair(default: Any = REQUIRED, least: int = 1, most: int = WIDEST) -> Attr:
     def check(value: Any) -> tuple[int, int]:
-        a, b = (value, value) if isinstance(value, int) else value
+        a, b = (value, value) if isinstance(value, Integral) else value
         return _int(a, least, most), _int(b, least, most)
 
     return Attr(check, f"an integer or a pair (height, width) of at least {least} and at most {most}", default)
@@ -239,7 +242,7 @@ def padding(default: Any = (0, 0, 0, 0)) -> Attr:
     """``(top, bottom, left, right)``; also accepts one integer or ``(height, width)``."""
 
     def check(value: Any) -> tuple[int, int, int, int]:
-        if isinstance(value, int):
+        if isinstance(value, Integral):
             value = (value,) * 4
         if len(value) == 2:
             value = (value[0], value[0], value[1], value[1])
@@ -264,9 +267,9 @@ def number(default: Any = REQUIRED, low: float = float("-inf"), high: float = fl
 
 def boolean(default: Any = REQUIRED) -> Attr:
     def check(value: Any) -> bool:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | np.bool_):
             raise ValueError
-        return value
+        return bool(value)
 
     return Attr(check, "True or False", default)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from ..codegen.emit import emit
 from ..codegen.lower import lower
-from ..codegen.program import DTYPES, Program
+from ..codegen.program import DTYPES, Program, dtype_named
 from ..compiler.branches import join_branches
 from ..compiler.cost import Cost
 from ..compiler.differentiate import differentiate
@@ -23,7 +25,7 @@ from ..compiler.policies import policy_named, rules_of
 from ..compiler.siblings import join_slices, merge_siblings
 from ..compiler.specialise import for_inference, for_training, tidy
 from ..compiler.strided import compact_strided_gradients
-from ..ir.errors import CheckpointError, GraphError, ShapeError, TargetError
+from ..ir.errors import CheckpointError, GraphError, ShapeError, TargetError, shown
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
 from ..ir.wording import plural
@@ -103,7 +105,7 @@ def compile(
     graph: Graph,
     mode: str = "infer",
     batch: int = 1,
-    dtype: str = "fp32",
+    dtype: Any = "fp32",
     executor: str = "auto",
     target: str | None = None,
     fuse: bool | str = True,
@@ -115,35 +117,40 @@ def compile(
 
     mode      ``infer``: ``m(x)`` gives logits. ``train``: ``m.loss_and_grads(x, labels)``.
     batch     the batch size tiles are chosen for; any other works without a new compilation.
-    dtype     ``fp32`` (IEEE products), ``tf32``, ``fp16``, ``bf16``; ``fp64`` for the NumPy and eager executors. Sums
-              are fp32 (fp64 for fp64); training keeps weights in fp32.
+    dtype     ``fp32`` (IEEE products), ``tf32``, ``fp16``, ``bf16``; ``fp64`` for the NumPy and eager executors; or
+              what PyTorch and NumPy call them. Sums are fp32 (fp64 for fp64); training keeps weights in fp32.
     executor  ``triton`` (CUDA, or the CPU under TRITON_INTERPRET=1), ``numpy``, ``eager`` (ATen); ``auto``: Triton
               where there is a GPU, else NumPy.
-    target    ``sm_90``, ``gfx942``, ... whose tiles to choose; the device at hand unless said.
+    target    ``sm_90``, ``gfx942``, ..., or ``H100``, whose tiles to choose; the device at hand unless said.
     fuse      ``"auto"`` (or True): every rule of fusion where it is predicted to be faster; ``"all"``: wherever it is
               legal; ``"epilogue"``: pointwise chains only; ``"none"`` (or False): one kernel per layer; or rules by
               name (tricnn/compiler/policies.py).
     seed      draws the initial parameters and, with the step, dropout's masks.
 
-    With ``TRICNN_DUMP=folder`` in the environment, what every pass made is written there, numbered.
+    With ``TRICNN_DUMP=folder`` in the environment, what every pass made is written there, numbered, in a folder for
+    each compilation.
 
     Raises TargetError for an unknown mode, dtype, executor, target or policy, and GraphError for a graph that cannot be
     trained.
     """
     if not isinstance(graph, Graph):
         raise GraphError(f"compile takes a tricnn.Graph, such as tricnn.graphs.lenet(), not {type(graph).__name__}")
-    for what, value, known in (("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
+    dtype = dtype_named(dtype)
+    for what, value, known in (("mode", mode, MODES), ("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
         if value not in known:
-            raise TargetError(f"{what} {value!r} is unknown; accepted: {', '.join(known)}")
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise TargetError(f"batch {batch!r} is not accepted; a batch is an integer of at least 1")
+            near = difflib.get_close_matches(str(value), known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise TargetError(f"{what} {shown(value)} is unknown; {hint}accepted: {', '.join(known)}")
+    if isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1:
+        raise TargetError(f"batch {shown(batch)} is not accepted; a batch is an integer of at least 1")
+    batch = int(batch)
     if target is not None:
         from ..codegen.targets import parse_target
 
-        parse_target(target)
+        target = parse_target(target).name
     if executor == "auto":
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
-    dump = Dump(os.environ.get("TRICNN_DUMP"))
+    dump = Dump(os.environ.get("TRICNN_DUMP"), f"{graph.name}-{mode}")
     ready = specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing, dump=dump)
     plan = fuse_graph(ready, mode, policy_named(fuse), Cost(batch, dtype, target or device_target()))
     dump("plan", plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ def _shape_attr(*, batch: bool) -> Attr:
         for i, dim in enumerate(dims):
             if batch and dim is N and i == 0:
                 continue
-            if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+            if isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1:
                 raise ValueError
         if batch and dims[:1] == (N,) and len(dims) not in (1, 2, 4):
             raise ValueError
-        return dims
+        return tuple(dim if dim is N else int(dim) for dim in dims)
 
     if batch:
         return Attr(check, "[N], [N, F] or [N, C, H, W] with N the batch size and the others positive integers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -124,9 +125,9 @@ def _aten_filters(env: Any, a: Any, *ws: Any) -> Any:
 
 def _dims(value: Any) -> tuple[int, ...]:
     dims = tuple(value)
-    if any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims) or len(dims) not in (1, 3):
+    if any(isinstance(d, bool) or not isinstance(d, Integral) or d < 1 for d in dims) or len(dims) not in (1, 3):
         raise ValueError
-    return dims
+    return tuple(int(d) for d in dims)
 
 
 def _unflatten_shape(a: Any, x: TensorType) -> TensorType:
