@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -110,6 +111,18 @@ def test_explain_gives_every_edge_a_rule_or_a_reason(tricnn):
     plan = tricnn("explain", "lenet", "--plan").out
     assert plan.startswith("# plan of lenet: infer, fused, 5 kernels")
     assert tricnn("explain", "lenet", "--plan", "--json").json["plan"] == plan
+
+
+def test_explain_prints_every_edge_or_says_how_many_it_left_out(tricnn, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    network = ["explain", "cifar_resnet20", "--mode", "train", "--target", "sm_90"]
+    edges = [f"{e['producer']} -> {e['consumer']}" for e in tricnn(*network, "--json").json["edges"]]
+    text = tricnn(*network).out
+    named = sum(len(re.findall(rf"(?<!\S){re.escape(edge)}(?![^,\s])", text)) for edge in set(edges))
+    (hidden,) = re.findall(r"(\d+) edges only counted here: --all prints every one", text)
+    assert named + int(hidden) == len(edges) and int(hidden) > 50
+    rows = [line.strip() for line in tricnn(*network, "--all").out.splitlines()]
+    assert sorted(cell for cell in (row.split("  ")[0] for row in rows) if cell in edges) == sorted(edges)
 
 
 def test_explain_dumps_what_the_passes_made(tricnn, tmp_path, monkeypatch):

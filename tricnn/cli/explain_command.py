@@ -26,7 +26,11 @@ EXAMPLES = """\
 examples:
   tricnn explain lenet
   tricnn explain resnet18 --mode train --batch 64 --dtype bf16
+  tricnn explain resnet18 --mode train --all             every edge by itself, with the values that decided
   tricnn explain resnet18 --mode train --plan            the plan itself, as a program
+
+An edge that was not fused has the reason that each rule found when it was tried: names in angle brackets are different
+ones for each edge, and --all (or --json) says which.
 
 "bytes not read" of an edge are those of the value that need not be read from memory there: they do not add up to what
 is saved. The totals below do, and are exact: they also count what is not written, and what a prologue reads more than
@@ -40,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compilation(parser)
     add_target(parser)
     add_fusion(parser)
+    parser.add_argument("--all", action="store_true", help="every edge a row of its own, not the first of each reason")
     parser.add_argument("--plan", action="store_true", help="print the plan as a program instead (--json: as well)")
 
 
@@ -63,10 +68,15 @@ def run(options: argparse.Namespace) -> int:
     apart = [e for e in edges if not e["fused"]]
     what = f"{graph.name}: {options.mode}, {options.dtype}, batch {options.batch}"
     plain = result["unfused"]
+    edges_of = tables.each_edge if options.all else tables.edges
     screen.show(
-        tables.edges(f"{what}: {len(together)} of {len(edges)} edges fused", together, True),
-        tables.edges(f"{len(apart)} edges not fused", apart, False),
+        edges_of(f"{what}: {len(together)} of {plural(len(edges), 'edge')} fused", together, True),
+        edges_of(f"{plural(len(apart), 'edge')} not fused", apart, False),
     )
+    if (hidden := tables.not_shown(edges)) and not options.all:
+        screen.show(
+            f"{plural(hidden, 'edge')} only counted here: --all prints every one, with the values that decided\n"
+        )
     stored = [s for s in result["sites"] if s["decision"] == "stored"]
     if stored:
         screen.show(tables.sites(f"{len(stored)} of {len(result['sites'])} values stored to save time", stored))
@@ -131,6 +141,7 @@ def explanation(name: str, fused: Program, unfused: Program, target: str) -> dic
             "consumer": d.consumer,
             "fused": d.fused,
             "rule" if d.fused else "reason": d.rule,
+            **({} if d.fused else {"kind": d.general}),
             "bytes_saved": volume if d.fused else 0,
         }
         site = recomputed.get(d.producer)

@@ -74,8 +74,11 @@ class Cost:
 
     def recompute(self, together: float, apart: float, value: TensorType) -> bool:
         """Is a value to be recomputed by its readers, in so many seconds, or stored?"""
-        gain = GAIN_IN_CACHE if self.in_cache(self.bytes(value)) else GAIN
-        return together * (1 - gain) <= apart
+        return together * (1 - self.gain(value)) <= apart
+
+    def gain(self, value: TensorType) -> float:
+        """The share of time that storing a value must save."""
+        return GAIN_IN_CACHE if self.in_cache(self.bytes(value)) else GAIN
 
     def in_cache(self, bytes_: float) -> bool:
         """Can a launch count on finding so many bytes in the last cache?"""

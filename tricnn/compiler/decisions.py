@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ir.graph import Node
-from ..ir.table import Kind
-from .legality import why_not_inlined, why_not_pooled
+from .legality import why_ended
 from .place import Within
 from .plan import Decision, Kernel
-from .roles import GATHERS, POOLS, SIBLINGS, SIDE_SUMS, TAKE_ALONG, WGRADS, chainable
+from .roles import SIDE_SUMS, WGRADS
+from .why import Why, why
 
 if TYPE_CHECKING:
     from .fuse import Fuser
@@ -60,54 +60,26 @@ def _decide(fuser: Fuser, value: str, node: Node, homes: dict[str, list[Kernel]]
         else:
             rule = f"epilogue: {node.op}({anchor.op}(x)) = {anchor.op}[epilogue {node.op}](x)"
         return Decision(value, node.name, True, rule, size)
-    return Decision(value, node.name, False, _why_not(fuser, value, node))
+    reasons = _refusals(fuser, value, node)
+    said, general = ("; ".join(f"{rule}: {text(reason)}" for rule, reason in reasons.items())
+                     for text in (str, lambda reason: reason.general))  # fmt: skip
+    return Decision(value, node.name, False, said, general=general)
 
 
-def _why_not(fuser: Fuser, value: str, node: Node) -> str:
+def _refusals(fuser: Fuser, value: str, node: Node) -> dict[str, Why]:
+    """By rule, why an edge goes through memory, as the fuser found it."""
     if not fuser.rules:
-        return "fusion is off"
-    if node.op == "concat" and "placement" not in fuser.rules:
-        return _without(fuser, "placement")
-    if node.op == "concat":
-        return "the concatenation copies: an operand is an input, a result, or in two places at once"
+        return {"none": why("fusion is off")}
     home = fuser.group.get(node.name)
     if home is not None and home.anchor is not node and value in map(fuser.base, home.anchor.inputs):
-        return f"{node.op} shares the one load of it with {home.anchor.op}, in the same kernel"
-    producer = fuser.graph.by_name[value]
-    if (chainable(producer) or producer.op in GATHERS) and value not in fuser.results:
-        reason = why_not_inlined(fuser, producer)
-        if reason is not None:
-            return reason
-        if "prologue" not in fuser.rules:
-            return _without(fuser, "prologue")
-        if producer.name in fuser.group and producer.name in fuser.priced and not fuser.cheaper(producer):
-            return "storing it is predicted to be faster than recomputing it for each reader"
-        if producer.name in fuser.group and fuser.group[producer.name].anchor is producer:
-            return "storing it once moves fewer bytes than recomputing it for each reader"
-    group = fuser.group.get(value)
-    if group is not None and chainable(node):
-        late = [v for v in map(fuser.base, node.inputs) if fuser.group.get(v) is not group]
-        if late and not fuser.ready(node, group):
-            return f"{node.name} also waits for {late[0]}, which is computed later"
-        if "epilogue" not in fuser.rules:
-            return _without(fuser, "epilogue")
-    if group is not None and group.anchor.op == "conv2d" and node.op in POOLS:
-        reason = why_not_pooled(fuser, group, producer, node)
-        if reason is not None or "pooling" not in fuser.rules:
-            return reason or _without(fuser, "pooling")
-    side = node.op in SIDE_SUMS and group is not None and group.anchor.op in TAKE_ALONG
-    if "side_sums" not in fuser.rules and (side or node.op == "channel_sum"):
-        return _without(fuser, "side_sums")
-    if "siblings" not in fuser.rules and (node.op in SIBLINGS or node.op in ("running_mean", "running_var")):
-        return _without(fuser, "siblings")
-    if node.kind is Kind.CONTRACTION:
-        return f"{node.op} reads every element several times: its operand goes through memory"
-    if node.kind is Kind.REDUCTION:
-        return f"{node.op} needs all pixels before it can give its first result"
-    if node.kind is Kind.WINDOW:
-        return f"{node.op} looks at neighbouring pixels, which other programs compute"
-    return f"{node.op} has a shape or an order of its own"
-
-
-def _without(fuser: Fuser, rule: str) -> str:
-    return f"the rule {rule!r} is not among those of the policy ({fuser.policy})"
+        return {"siblings": why("loaded once for {op} and {anchor}, in one kernel", op=node.op, anchor=home.anchor.op)}
+    found = dict(fuser.refused.get((value, node.name), {}))
+    if node.op in ("concat", "concat_filters") and "placement" not in found:
+        found["placement"] = fuser.without("placement") or why("{op} copies", op=node.op)
+    producer = fuser.group.get(value)
+    if not found and producer is not None:
+        # A second result of a kernel's loop, such as an index beside a maximum, has no epilogue.
+        second = why("{value} is a second result of the kernel of {anchor}", value=value, anchor=producer.anchor.name)
+        found["epilogue"] = why_ended(fuser.graph.by_name[value]) or second
+    assert found, (value, node.name)
+    return dict(sorted(found.items(), key=lambda item: item[0] == "epilogue"))  # the plainest reason last

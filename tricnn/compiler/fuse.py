@@ -26,27 +26,35 @@ from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
+from ..ir.wording import size
 from .cost import Cost
 from .decisions import explain
 from .fold import prepared_nodes
-from .legality import several_windows, whole_windows, why_not_inlined, why_not_pooled
+from .legality import (
+    several_windows,
+    whole_windows,
+    why_ended,
+    why_late,
+    why_not_along,
+    why_not_inlined,
+    why_not_pointwise,
+    why_not_pooled,
+)
 from .place import Within, place
 from .plan import Kernel, Plan
 from .policies import rules_of
 from .roles import (
-    ALONE,
-    COLLAPSING,
     ELEMENTWISE,
     GATHERS,
     HOST_FILTERS,
     POOLS,
     SIBLINGS,
     SIDE_SUMS,
-    TAKE_ALONG,
     WGRADS,
     chainable,
 )
 from .views import free_views
+from .why import Why, why
 
 
 def fuse(graph: Graph, mode: str, policy: str = "all", cost: Cost | None = None) -> Plan:
@@ -86,6 +94,17 @@ class Fuser:
         self.hosted: set[str] = set()
         self.priced: dict[str, tuple[float, float]] = {}  # what may be recomputed -> seconds if so, and if stored
         self.groups: list[Group] = []
+        #: (value, reader) -> by rule, why it did not put the two into one kernel
+        self.refused: dict[tuple[str, str], dict[str, Why]] = {}
+
+    def refuse(self, rule: str, value: str, readers: Iterable[Node], reason: Why) -> None:
+        """Remember why a rule was not used: what ``explain`` says of an edge is what was checked."""
+        for reader in readers:
+            self.refused.setdefault((value, reader.name), {})[rule] = reason
+
+    def without(self, rule: str) -> Why | None:
+        """Why a rule is not used anywhere; None if it may be."""
+        return None if rule in self.rules else why("not a rule of the policy {policy}", policy=self.policy)
 
     def base(self, value: str) -> str:
         while value in self.views:
@@ -99,8 +118,7 @@ class Fuser:
             gathered = node.op in GATHERS and not several_windows(node)
             if not chainable(node) and not gathered and node.name not in self.group:
                 self.start(node)
-        if "prologue" in self.rules:
-            self.inline()
+        self.inline()
         for node in self.nodes:
             if node.name in self.group or node.name in self.inlined:
                 continue
@@ -113,7 +131,9 @@ class Fuser:
         kernels = self.kernels()
         within: Within = {}
         if "placement" in self.rules:
-            kernels, within = place(self.graph, kernels, self.views, self.results)
+            kernels, within, copied = place(self.graph, kernels, self.views, self.results)
+            for (part, whole), reason in copied.items():
+                self.refuse("placement", self.base(part), [self.graph.by_name[whole]], reason)
         kernels = tuple(replace(k, name=_kernel_name(i, k.anchor)) for i, k in enumerate(kernels))
         decisions = explain(self, kernels, within)
         prices = dict(self.priced)
@@ -124,8 +144,7 @@ class Fuser:
         self.groups.append(group)
         self.join(group, node)
         self.take_siblings(group, node)
-        if node.op not in ALONE:
-            self.grow(group, node)
+        self.grow(group, node)
 
     def join(self, group: Group, node: Node) -> None:
         group.members.append(node)
@@ -158,25 +177,17 @@ class Fuser:
         return same and all(other.attrs[key] == value for key, value in node.attrs.items())
 
     def ready(self, node: Node, group: Group) -> bool:
-        """Every input is computed before the group's anchor, or within the group for this very pixel (a sum over pixels
-        is not there before the kernel ends)."""
-        anchor = self.place[group.anchor.name]
-
-        def there(value: str) -> bool:
-            source = self.graph.by_name[value]
-            if self.group.get(value) is group:
-                return source.op not in COLLAPSING
-            return self.place[value] < anchor or source.kind is Kind.SOURCE
-
-        return all(there(self.base(v)) for v in node.inputs)
+        return why_late(self, group, node) is None
 
     def grow(self, group: Group, tail: Node) -> None:
         """Take pointwise readers of ``tail`` into the epilogue, then pooling, and go on from what they give before the
         next reader."""
 
         def readers(tail: Node) -> tuple[Node, Iterator[Node]]:
-            last = tail.op in WGRADS or tail.op in COLLAPSING or tail.kind is Kind.VIEW
-            return tail, iter(() if last else self.readers[tail.name])
+            ended = why_ended(tail)
+            if ended is not None:
+                self.refuse("epilogue", tail.name, self.readers[tail.name], ended)
+            return tail, iter(() if ended is not None else self.readers[tail.name])
 
         open_ = [readers(tail)]
         while open_:
@@ -189,21 +200,30 @@ class Fuser:
                 for member in self.group[node.name].members:
                     del self.group[member.name]
                 self.groups = [g for g in self.groups if g.anchor is not node]
-            if node.name in self.group or not self.ready(node, group):
+            home = self.group.get(node.name)
+            if home is group:
                 continue
-            same_size = self.graph.types[node.name].elements(1) == self.graph.types[tail.name].elements(1)
-            fits = chainable(node) and same_size and self.alike(node, group.anchor.name)
-            if fits and "epilogue" in self.rules:
-                self.join(group, node)
+            rule, reason = self.joins(group, tail, node)
+            if home is not None and reason is None:
+                reason = why("{reader} is in the kernel of {anchor} already", reader=node.name, anchor=home.anchor.name)
+            if reason is not None:
+                self.refuse(rule, tail.name, [node], reason)
+                continue
+            self.join(group, node)
+            if rule != "epilogue":
+                self.take_siblings(group, node)
+            if rule != "side_sums":
                 open_.append(readers(node))
-            elif self.can_pool(group, tail, node):
-                self.join(group, node)
-                self.take_siblings(group, node)
-                if node.op != "max_pool2d_index":
-                    open_.append(readers(node))
-            elif self.can_take_along(group, tail, node):
-                self.join(group, node)
-                self.take_siblings(group, node)
+
+    def joins(self, group: Group, tail: Node, node: Node) -> tuple[str, Why | None]:
+        """The rule that would put a reader of ``tail``, a value of the group, into its kernel; and why it does not."""
+        if node.op in SIDE_SUMS:
+            rule, reason = "side_sums", why_not_along(self, group, tail, node)
+        elif node.op in POOLS:
+            rule, reason = "pooling", why_not_pooled(self, group, tail, node)
+        else:
+            rule, reason = "epilogue", why_not_pointwise(self, group, tail, node)
+        return rule, self.without(rule) or reason or why_late(self, group, node)
 
     def sums_by_itself(self, node: Node) -> bool:
         """Is it a sum over pixels that has a pass of its own, so far?"""
@@ -227,19 +247,7 @@ class Fuser:
         return True
 
     def can_take_along(self, group: Group, tail: Node, node: Node) -> bool:
-        """A sum over the pixels of what is being stored: batch statistics, or batch norm's two gradient sums. Each tile
-        leaves a partial result."""
-        takes = group.anchor.op in TAKE_ALONG or chainable(group.anchor)
-        if "side_sums" not in self.rules or node.op not in SIDE_SUMS or not takes:
-            return False
-        pooled = any(n.op in POOLS for n in group.members)
-        same = self.graph.types[tail.name].shape == self.graph.types[group.anchor.name].shape
-        return node.inputs[0] == tail.name and same and not pooled
-
-    def can_pool(self, group: Group, tail: Node, pool: Node) -> bool:
-        if "pooling" not in self.rules or group.anchor.op != "conv2d" or pool.op not in POOLS:
-            return False
-        return why_not_pooled(self, group, tail, pool) is None
+        return "side_sums" in self.rules and node.op in SIDE_SUMS and why_not_along(self, group, tail, node) is None
 
     # --- prologues ------------------------------------------------------------
 
@@ -250,13 +258,43 @@ class Fuser:
         recomputed: its operands by each reader
         """
         for node in self.nodes:
-            if node.name in self.group or node.name in self.results or not self.can_inline(node):
+            if not chainable(node) and node.op not in GATHERS:
                 continue
-            times = self.times_read(node.name)
-            operands = sum(self.bytes(v) for v in self.leaves(node))
-            result = self.bytes(node.name)
-            if times * operands < operands + result * (1 + times) and self.pays(node):
+            reason = self.without("prologue") or self.why_stored(node)
+            if reason is None:
                 self.inlined.add(node.name)
+            else:
+                self.refuse("prologue", node.name, self.readers[node.name], reason)
+
+    def why_stored(self, node: Node) -> Why | None:
+        """Why a value is not recomputed wherever it is read; None if it is."""
+        home = self.group.get(node.name)
+        if home is not None:
+            return why("the kernel of {anchor} computes and stores {value}", anchor=home.anchor.name, value=node.name)
+        if node.name in self.results:
+            return why("{value} is a result of the network", value=node.name)
+        if (reason := why_not_inlined(self, node)) is not None:
+            return reason
+        times = self.times_read(node.name)
+        operands, result = sum(self.bytes(v) for v in self.leaves(node)), self.bytes(node.name)
+        recomputed, stored = times * operands, operands + result * (1 + times)
+        if recomputed >= stored:
+            return why("recomputed {times} times it moves {recomputed} an image (in 16 bits), stored once {stored}",
+                       times=f"{times:g}", recomputed=size(recomputed), stored=size(stored))  # fmt: skip
+        if not self.pays(node):
+            return self.dearer(node)
+        return None
+
+    def dearer(self, node: Node) -> Why:
+        """What decided that a value is stored although recomputing it moves fewer bytes."""
+        assert self.cost is not None
+        together, apart = self.priced[node.name]
+        gain = self.cost.gain(self.graph.types[node.name])
+        return why(
+            "storing {value} is predicted to be faster by more than {gain}: its kernels take {stored}, {recomputed} if "
+            "they recompute it", value=node.name, gain=f"{gain:.0%}", stored=f"{apart * 1e6:.2f} us",
+            recomputed=f"{together * 1e6:.2f} us",
+        )  # fmt: skip
 
     def pays(self, node: Node) -> bool:
         """Do the kernels that read a value take less time if they recompute it? A reader that has no kernel yet counts
@@ -302,23 +340,35 @@ class Fuser:
                     kernels |= set() if group is None else {group.anchor.name}
         return times
 
-    def can_inline(self, node: Node) -> bool:
-        return why_not_inlined(self, node) is None
-
     def host(self, node: Node) -> Group | None:
         """The 1x1 convolution that may compute a value as it loads it, and store it for its other readers: one that
         loads each element once (or a few times, for many filters), before anybody else needs it."""
-        if "hosting" not in self.rules or not chainable(node):
+        if not chainable(node):
             return None
         for reader in self.readers[node.name]:
             group = self.group.get(reader.name)
-            if group is None or group.anchor is not reader or not self.loads_once(reader, group):
+            if group is None or group.anchor is not reader or reader.op != "conv2d":
                 continue
-            only_image = [i for i, v in enumerate(reader.inputs) if self.base(v) == node.name] == [0]
-            first = all(self.first_use(other) >= self.place[reader.name] for other in self.readers[node.name])
-            if only_image and first and self.alike(node, reader.inputs[0]) and self.hosting_pays(group, node):
+            reason = self.without("hosting") or self.why_not_hosted(group, node)
+            if reason is None:
                 return group
+            self.refuse("hosting", node.name, [reader], reason)
         return None
+
+    def why_not_hosted(self, group: Group, node: Node) -> Why | None:
+        """Why the convolution of a group does not compute a value as it loads it, and store it; None if it does."""
+        reader = group.anchor
+        if not self.loads_once(reader, group):
+            return why("{reader} loads elements several times, or leaves some out", reader=reader.name)
+        if [i for i, v in enumerate(reader.inputs) if self.base(v) == node.name] != [0]:
+            return why("{value} is not only the image of {reader}", value=node.name, reader=reader.name)
+        for other in self.readers[node.name]:
+            if self.first_use(other) < self.place[reader.name]:
+                return why("{other} needs {value} before {reader} runs", other=other.name, value=node.name,
+                           reader=reader.name)  # fmt: skip
+        if not self.alike(node, reader.inputs[0]):
+            return why("{reader} sees {value} under another shape", reader=reader.name, value=node.name)
+        return None if self.hosting_pays(group, node) else self.dearer(node)
 
     def hosting_pays(self, group: Group, node: Node) -> bool:
         if self.cost is None:

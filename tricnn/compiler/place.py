@@ -15,8 +15,11 @@ from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind
 from .plan import Kernel
 from .roles import LOADED
+from .why import Why, why
 
 Within = dict[str, tuple[str, int]]
+#: (part, whole) -> why the whole is a copy
+Copied = dict[tuple[str, str], Why]
 
 #: operations that find a vector of parameters wherever it lies
 VECTOR_READERS = ("concat", "normalize", "normalize_grad_input")
@@ -24,9 +27,11 @@ VECTOR_READERS = ("concat", "normalize", "normalize_grad_input")
 
 def place(
     graph: Graph, kernels: Sequence[Kernel], views: Mapping[str, str], results: Collection[str]
-) -> tuple[tuple[Kernel, ...], Within]:
-    """The kernels without the copies that are not needed, and where values lie: value -> (whole, first channel)."""
+) -> tuple[tuple[Kernel, ...], Within, Copied]:
+    """The kernels without the copies that are not needed; where values lie: value -> (whole, first channel); and why
+    others are still copied."""
     within: Within = {}
+    copied: Copied = {}
     gone: set[str] = set()
     readers: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
     for node in graph.nodes:
@@ -35,24 +40,40 @@ def place(
     written = {value for kernel in kernels for value in kernel.writes}
     viewed = set(views.values())
 
-    def by_itself(value: str) -> bool:
-        """Is the value a kernel's result (or a parameter of this concatenation only), read in its own shape? Rows of
-        numbers may be results, or seen as single rows too."""
+    def why_not(value: str) -> Why | None:
+        """Why a value cannot be written into its place: it is not one kernel's result (or a parameter of this
+        concatenation only), read in its own shape. Rows of numbers may be results, or seen as single rows too."""
         node, type_ = graph.by_name[value], graph.types[value]
-        free = value not in within and value not in views
-        if type_.batched:
-            free = free and value not in results and value not in viewed
+        if value in within:
+            return why("{part} lies within {other} already", part=value, other=within[value][0])
+        if value in views:
+            return why("{part} is {other} under another shape", part=value, other=views[value])
+        if type_.batched and value in results:
+            return why("{part} is a result of the network", part=value)
+        if type_.batched and value in viewed:
+            return why("{part} is also seen under another shape", part=value)
         if node.op == "parameter":
             allowed = ("concat_filters",) if type_.is_weight else VECTOR_READERS if len(type_.shape) == 1 else ()
-            return free and all(n.op in allowed for n in readers[value])
-        return free and value in written and not any(_from_memory_only(n.op, n.inputs, value) for n in readers[value])
+            other = next((n for n in readers[value] if n.op not in allowed), None)
+            return why("{reader} reads the parameter {part} too", reader=other.name, part=value) if other else None
+        if value not in written:
+            return why("no kernel stores {part} ({op})", part=value, op=node.op)
+        other = next((n for n in readers[value] if _from_memory_only(n.op, n.inputs, value)), None)
+        return why("{reader} reads {part} by addresses of its own", reader=other.name, part=value) if other else None
 
     for kernel in reversed(kernels):
         whole = kernel.anchor
         parts = whole.inputs
-        joins = whole.op == ("concat_filters" if graph.types[whole.name].is_weight else "concat")
-        joins = joins and len(set(parts)) == len(parts)
-        if not joins or not all(map(by_itself, parts)):
+        if whole.op not in ("concat", "concat_filters"):
+            continue
+        reason: Why | None = None
+        if whole.op != ("concat_filters" if graph.types[whole.name].is_weight else "concat"):
+            reason = why("the weights of {whole} are not put together by filters", whole=whole.name)
+        elif len(set(parts)) < len(parts):
+            reason = why("{whole} has a part twice", whole=whole.name)
+        reason = reason or next(filter(None, map(why_not, parts)), None)
+        if reason is not None:
+            copied.update({(part, whole.name): reason for part in parts})
             continue
         start = 0
         for part in parts:
@@ -71,7 +92,7 @@ def place(
         for kernel in kernels
         if kernel.name not in gone
     ]
-    return tuple(kept), within
+    return tuple(kept), within, copied
 
 
 def _from_memory_only(op: str, inputs: Sequence[str], value: str) -> bool:

@@ -18,13 +18,15 @@ from .roles import POOLS
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one edge of the graph: fused by a rule, or not, with the reason."""
+    """What became of one edge of the graph: fused by a rule, or not, with the reason; ``general`` is the reason without
+    the names and numbers of this edge."""
 
     producer: str
     consumer: str
     fused: bool
     rule: str
     bytes_saved_per_image: int = 0
+    general: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -115,18 +114,36 @@ def _yes(flag: bool) -> str:
 
 
 def edges(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Table:
-    """``tricnn explain``: the edges that were fused, or that were not, one rule or reason a group."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for r in rows:
-        groups.setdefault(r["rule"] if fused else general(r), []).append(r)
+    """``tricnn explain``: the edges that were fused, or that were not, one rule or kind of reason a group."""
     saved = [">bytes not\nread", ">time\nsaved"] if fused else []
     made = table(title, "rule" if fused else "reason", ">edges", "from -> to", *saved)
-    for why, members in sorted(groups.items(), key=lambda item: (-_saved(item[1]), -len(item[1]))):
+    for why, members in sorted(_groups(rows).items(), key=lambda item: (-_saved(item[1]), -len(item[1]))):
         names = [f"{r['producer']} -> {r['consumer']}" for r in members[:EDGES_SHOWN]]
         more = f", and {len(members) - EDGES_SHOWN} more" if len(members) > EDGES_SHOWN else ""
         figures = [size(_saved(members)), _time(members)] if fused else []
         row(made, why, len(members), ", ".join(names) + more, *figures)
     return made
+
+
+def each_edge(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Table:
+    """``tricnn explain --all``: one edge a row."""
+    made = table(title, "from -> to", "rule" if fused else "reason", *([">bytes not\nread"] if fused else []))
+    for r in rows:
+        bytes_saved = [size(r["bytes_saved"])] if fused else []
+        row(made, f"{r['producer']} -> {r['consumer']}", r["rule"] if fused else r["reason"], *bytes_saved)
+    return made
+
+
+def not_shown(rows: Iterable[Mapping[str, Any]]) -> int:
+    """How many edges :func:`edges` only counts."""
+    return sum(max(0, len(members) - EDGES_SHOWN) for members in _groups(rows).values())
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for r in rows:
+        groups.setdefault(r["rule"] if r["fused"] else r["kind"], []).append(r)
+    return groups
 
 
 def _time(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -144,16 +161,7 @@ def sites(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     return made
 
 
-EDGES_SHOWN = 4  # of one group; --json has all
-
-
-def general(edge: Mapping[str, Any]) -> str:
-    """The reason why an edge was not fused, without the names of its ends, so that equal reasons make one group."""
-    reason = str(edge["reason"])
-    if reason.startswith(f"{edge['consumer']} "):
-        reason = "the reader" + reason.removeprefix(edge["consumer"])
-    found = re.match(r"the reader also waits for (\S+), ", reason)
-    return reason.replace(found[1], "another value") if found else reason
+EDGES_SHOWN = 4  # of one group; --all has all, and so has --json
 
 
 def _saved(rows: Iterable[Mapping[str, Any]]) -> int:
