@@ -112,8 +112,13 @@ def training_step(
     for node in graph.parameters:
         tensors[node.name].requires_grad_(True)
     run(graph, tensors, training=True, seed=seed, step=step)
+
+    def scores(value: str) -> torch.Tensor:
+        """Logits; of probabilities their logarithms, which are logits of the same."""
+        return tensors[value].log() if graph.by_name[value].op == "softmax" else tensors[value]
+
     loss = sum(
-        o.loss_weight * F.cross_entropy(tensors[o.value], torch.from_numpy(labels), label_smoothing=label_smoothing)
+        o.loss_weight * F.cross_entropy(scores(o.value), torch.from_numpy(labels), label_smoothing=label_smoothing)
         for o in graph.outputs
     )
     loss.backward()

@@ -26,7 +26,8 @@ def network(kind: str) -> Graph:
         h = b.global_avg_pool(b.dropout(b.relu(b.add_(h, shortcut)), 0.2))
     elif kind == "heads":  # a flattened image read by more than a dense layer, softmax, two losses
         flat = b.flatten(b.conv2d(x, 5, 3, name="c1"))
-        b.output(b.softmax(b.linear(flat, 4, name="q")), name="soft", loss_weight=0.3)
+        soft = b.add("scale", b.softmax(b.linear(flat, 4, name="q")), factor=3.0)
+        b.output(soft, name="soft", loss_weight=0.3)
         h = b.linear(b.dropout(b.relu(flat), 0.4), 7, name="l1")
         return b.build(b.linear(b.relu(h), 3, name="l2"))
     elif kind == "small":  # a convolution, batch norm, dropout: few launches, for what any network would show

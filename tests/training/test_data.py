@@ -5,6 +5,7 @@ import struct
 import time
 import tracemalloc
 import urllib.error
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -398,7 +399,8 @@ def test_gray_images_serve_networks_of_other_shapes():
 def test_bytes_and_floats_prepare_alike():
     images = RNG.integers(0, 256, (3, 1, 4, 4)).astype(np.uint8)
     dataset = toy(mean=0.3, std=0.2)
-    np.testing.assert_allclose(dataset.prepare(images), dataset.prepare(images.astype(np.float64)), rtol=1e-6)
+    floats = replace(dataset, train_images=dataset.train_images / 255, test_images=dataset.test_images / 255)
+    np.testing.assert_allclose(dataset.prepare(images), floats.prepare(images / 255), rtol=1e-6)
 
 
 ONE_NAN = np.where(np.arange(6)[:, None, None, None] == 4, np.nan, np.ones((6, 2, 3, 3)))
@@ -428,3 +430,68 @@ def test_data_that_cannot_be_trained_on_is_refused(change, says):
     with pytest.raises(DataError, match=says) as error:
         Dataset(**given | change)
     assert one_line(error).startswith("given")
+
+
+# --- what pixels are --------------------------------------------------------------------------------------------------
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+def colours(dtype, **options):
+    """Random images of three channels in 0..255 as bytes, in 0..1 as floats."""
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 3, 4, 5))
+    images = pixels.astype(np.uint8) if dtype == np.uint8 else (pixels / 255).astype(dtype)
+    return Dataset("colours", images, np.arange(6) % 2, images[:2], np.arange(2), 2, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_each_channel_has_its_own_mean_and_deviation(dtype):
+    """As PyTorch's Normalize has it, of bytes and of the floats of 0 to 1 that ToTensor makes."""
+    dataset = colours(dtype, mean=MEAN, std=list(STD))
+    x = dataset.prepare(dataset.train_images)
+    pixels = torch.as_tensor(colours(np.uint8).train_images).double() / 255
+    wanted = (pixels - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD).double()[:, None, None]
+    assert x.dtype == np.float32 and x.transpose(0, 2, 3, 1).flags.c_contiguous
+    np.testing.assert_allclose(x, wanted.numpy(), rtol=0, atol=1e-6)
+
+
+def test_a_mean_for_all_channels_is_the_same_as_one_for_each():
+    one, each = colours(np.uint8, mean=0.4, std=0.2), colours(np.uint8, mean=[0.4] * 3, std=np.array([0.2] * 3))
+    np.testing.assert_array_equal(one.prepare(one.train_images), each.prepare(each.train_images))
+
+
+def test_a_scale_says_what_white_is():
+    """Sixteen bits, and floats of 0 to 255, where they are said to be that."""
+    plain = colours(np.uint8)
+    wanted = plain.prepare(plain.train_images)
+    for images, scale in ((plain.train_images.astype(np.uint16) * 257, 65535), (plain.train_images * 1.0, 255)):
+        other = Dataset("other", images, np.arange(6) % 2, images, np.arange(6) % 2, 2, scale=scale)
+        np.testing.assert_allclose(other.prepare(images), wanted, rtol=0, atol=1e-7)
+
+
+BYTES = colours(np.uint8).train_images
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"train_images": BYTES * 1.0, "test_images": BYTES * 1.0},
+            "floats up to 25[0-9]; accepted: bytes .* scale=255",
+        ),
+        ({"train_images": BYTES.astype(np.int64)}, "pixels of type int64; accepted: bytes"),
+        ({"test_images": BYTES / 255}, "its training images are uint8, its test images float64"),
+        ({"mean": (0.1, 0.2)}, r"mean=\(0.1, 0.2\) is not a number or one for each of 3 channels, finite"),
+        ({"mean": "0.5"}, "mean='0.5' is not a number"),
+        ({"mean": np.nan}, "mean=nan is not a number"),
+        ({"std": (0.1, 0.2, 0.0)}, ".* one for each of 3 channels, above 0"),
+        ({"std": -1.0}, "std=-1.0 is not a number or one for each of 3 channels, above 0"),
+        ({"scale": 0.0}, "scale=0.0 is not a number above 0"),
+    ],
+)
+def test_pixels_that_do_not_say_what_they_are_are_refused(change, says):
+    given = {"train_images": BYTES, "train_labels": np.arange(6) % 2, "test_images": BYTES,
+             "test_labels": np.arange(6) % 2, "num_classes": 2}  # fmt: skip
+    with pytest.raises(DataError, match=f"^given: {says}") as error:
+        Dataset("given", **given | change)
+    assert "\n" not in str(error.value)

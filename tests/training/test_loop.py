@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
+import tricnn
 from tests.training.fake import OPTIONS, SoftmaxRegression, blobs
 from tricnn.ir.errors import CheckpointError, TricnnError
 from tricnn.training.checkpoint import load_checkpoint, state_sha256
@@ -186,6 +188,38 @@ def test_settings_that_would_change_the_bits_are_refused_by_name(tmp_path, chang
         run(tmp_path, resume=True, options=replace(OPTIONS, **change))
 
 
+@pytest.mark.parametrize("executor", ["numpy", "eager"])
+def test_another_number_of_threads_adds_up_otherwise_and_is_refused(tmp_path, executor):
+    """A BLAS, and ATen, divide a product's sums among their threads."""
+    b = tricnn.GraphBuilder("small")
+    graph = b.build(b.linear(b.flatten(b.input("x", (1, 6, 6))), 4))
+
+    def go(threads, resume, epochs):
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads, user_api="blas"):
+            models = [tricnn.compile(graph, mode, 16, executor=executor) for mode in ("train", "infer")]
+            assert models[0].threads == threads
+            options = replace(OPTIONS, epochs=epochs, schedule="constant", warmup_epochs=0)
+            return train(*models, blobs(), options, tmp_path, resume)
+
+    before = torch.get_num_threads()
+    try:
+        go(2, False, 1)
+        with pytest.raises(
+            CheckpointError, match=r"made with threads \(OMP_NUM_THREADS\) 2, not 1: resume with the same"
+        ):
+            go(1, True, 2)
+        assert go(2, True, 2).epochs == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_another_normalisation_is_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"made with mean 0\.3, not 0\.31; std 0\.2, not \[0\.25\]: resume"):
+        run(tmp_path, resume=True, data=replace(blobs(), mean=0.31, std=[0.25]))
+
+
 def test_other_data_and_other_networks_are_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(CheckpointError, match="images of SHA-256"):
@@ -199,6 +233,34 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state
         run(tmp_path, model=SoftmaxRegression(poison=17))
     kept = load_checkpoint(tmp_path / CHECKPOINT)
     assert kept.progress.step == 17 and all(np.isfinite(x).all() for x in kept.state.values())
+
+
+def constant(loss):
+    """A model whose loss is always that."""
+    model = SoftmaxRegression()
+    inner = model.loss_and_storage_grads
+    model.loss_and_storage_grads = lambda x, labels: (loss, inner(x, labels)[1])
+    return model
+
+
+def test_a_loss_beyond_all_bounds_stops_the_run_at_the_epochs_end(tmp_path):
+    """Finite, and nothing that a network comes back from: 1000 times log 4 is 1386."""
+    with pytest.raises(
+        DivergedError, match=r"^the mean loss of epoch 1 is 4e\+18, where guessing among 4 classes gives 1.39: training"
+    ):
+        run(tmp_path, model=constant(4e18))
+    assert load_checkpoint(tmp_path / CHECKPOINT).progress.epoch == 0
+    with pytest.warns(UserWarning, match="no better than that of guessing"):
+        run(model=constant(1380.0))
+
+
+def test_a_run_that_learned_nothing_says_so(recwarn):
+    with pytest.warns(
+        UserWarning, match=r"the training loss, 1\.4, is no better than that of guessing, 1\.39; a learning"
+    ):
+        run(model=constant(1.4))
+    run(model=constant(1.3))
+    assert not [w for w in recwarn if "guessing" in str(w.message)]
 
 
 def test_torch_tensors_train_to_the_same_numbers(uninterrupted):

@@ -31,7 +31,8 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
     """Replace batch_norm by its training form and put the loss on the outputs.
 
     ``batch_norm(x, w, b, mean, var) = normalize(x, batch_stats(x), w, b)``, and mean and var get their updates. The
-    loss is the sum over the outputs of loss_weight * cross_entropy(output, labels).
+    loss is the sum over the outputs of loss_weight * cross_entropy(output, labels). Cross entropy takes logits: of an
+    output that is a softmax, what the softmax takes, so that the loss is -log of its probabilities.
     """
     if not graph.inputs:
         raise GraphError(f"graph {graph.name}: it has no input, so there is nothing to train on")
@@ -71,11 +72,17 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
                 f"output {output.name}: training puts cross entropy on [N, classes], this output is "
                 f"{graph.types[output.value]}"
             )
+        if graph.types[output.value].channels < 2:
+            raise GraphError(
+                f"output {output.name}: training needs at least 2 classes, this has 1; the loss of a single class is 0 "
+                "whatever the network computes"
+            )
+        last = graph.by_name[output.value]
         name = _unused(graph, "loss" if len(graph.outputs) == 1 else f"loss.{output.name}")
         losses.append(
             builder.add(
                 "cross_entropy",
-                output.value,
+                last.inputs[0] if last.op == "softmax" else last.name,
                 labels,
                 name=name,
                 label_smoothing=label_smoothing,

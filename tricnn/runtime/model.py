@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from numbers import Integral
@@ -29,6 +30,7 @@ from ..ir.errors import CheckpointError, GraphError, ShapeError, TargetError, sh
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
 from ..ir.wording import plural
+from ..system.cores import blas_threads
 from .compile_ahead import settled_for_launch
 from .dump import Dump
 from .eager_executor import EagerExecutor
@@ -189,6 +191,7 @@ class Model:
         else:
             self.executor = TritonExecutor(plan, self.program, self.target)
         self.executor.load(self._initial())
+        self._drawn = True  # are the parameters those of their initialisers?
 
     def __reduce__(self) -> tuple[Any, ...]:
         with self.executor.lock:
@@ -261,6 +264,7 @@ class Model:
             raise CheckpointError(f"{source}weights do not fit {self.graph.name}: {shown}")
         with self.executor.lock:
             self.executor.load(arrays)
+            self._drawn = False
 
     def save_state_dict(self, path: str | Path) -> None:
         """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would: whoever reads
@@ -332,6 +336,16 @@ class Model:
             return loss, grads
 
     @property
+    def threads(self) -> int | None:
+        """The threads that share a product's sums on the CPU: with another number a step has other bits. None on a GPU,
+        and where the BLAS does not say."""
+        if self.executor.device != "cpu":
+            return None
+        if self.executor.name == "eager":
+            return int(self.executor.torch.get_num_threads())
+        return blas_threads()
+
+    @property
     def wide(self) -> str:
         """The type of results: ``float32``, or ``float64`` for fp64."""
         return "float64" if self.dtype == "fp64" else "float32"
@@ -340,9 +354,27 @@ class Model:
         if self.mode != "train":
             raise TargetError("this model was compiled for inference; compile with mode='train' to train it")
         graph, given = self.plan.graph, self._inputs(x, labels)
+        if self._drawn:
+            self._say_what_is_zero()
         results = self.executor.run(given, len(x), self.seed, self.step)
         self.step += 1
         return float(results[graph.outputs[0].value]), {p: results[v] for p, v in graph.gradients}
+
+    def _say_what_is_zero(self) -> None:
+        """Warn, once, of weights that nobody has given a value: no gradient passes a layer whose weight is zero."""
+        self._drawn = False
+        zero = [
+            n.name
+            for n in self.graph.parameters
+            if len(self.graph.types[n.name].shape) > 1 and Init.parse(n.attrs["init"]) == Init("constant", 0.0)
+        ]
+        if zero:
+            some = ", ".join(zero[:3]) + (f" and {len(zero) - 3} more" if len(zero) > 3 else "")
+            warnings.warn(
+                f"{self.graph.name}: trained from zeros: {some}; a parameter declared without init is 0, and a layer "
+                'with such a weight hands no gradient on: declare it with init="he_normal", or load weights',
+                stacklevel=4,
+            )
 
     def _inputs(self, x: Any, labels: Any) -> dict[str, Any]:
         """Images, and labels when training, as the executor takes them, by the names of the graph's inputs."""
@@ -368,5 +400,5 @@ def _remade(kind: type[Model], *arguments: Any) -> Model:
     *parts, step, state = arguments
     model = kind(*parts)
     model.executor.load(state)
-    model.step = step
+    model.step, model._drawn = step, False
     return model

@@ -38,6 +38,15 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, min([cores, *(int(share) for share in quotas)]))
 
 
+def blas_threads() -> int | None:
+    """How many threads share one of NumPy's matrix products, and so its sums; None if its BLAS does not say."""
+    from threadpoolctl import threadpool_info
+
+    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    own = [library for library in found if "numpy" in library["filepath"]] or found
+    return max((int(library["num_threads"]) for library in own), default=None)
+
+
 def usable_memory(root: Path = Path("/")) -> int | None:
     """The bytes that this process may still fill: of the machine, and of its control groups; None if nothing says."""
     known = [int(kb) << 10 for kb in re.findall(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.M)]

@@ -7,7 +7,7 @@ was interrupted picks up the very batch it was at.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ir.errors import DataError
+from ..ir.errors import DataError, shown
 from ..ir.wording import plural
 from .idx import read_idx
 from .sources import PARTS, find
@@ -25,16 +25,21 @@ Images = NDArray[Any]
 Real = TypeVar("Real", np.float32, np.float64)
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
 
+LARGEST_FLOAT = 16.0  # of pixels that may be of 0 to 1, or standardised; one of 0 to 255 has a larger one
 SPLIT_SEED = 0  # of digits: which 297 of the 1797 images test
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images ``[N, C, H, W]``, bytes or floats of 0 to 255, labels ``[N]`` below ``num_classes``, and how to show them
-    to a network: normalised by ``mean`` and ``std`` (of pixels scaled to 0..1), resized to ``image_size`` and, gray
-    images, repeated over ``channels``, where those are given.
+    """Images ``[N, C, H, W]``, labels ``[N]`` below ``num_classes``, and how to show them to a network: divided by
+    ``scale``, normalised by ``mean`` and ``std`` (one number, or one for each channel), resized to ``image_size`` and,
+    gray images, repeated over ``channels``, where those are given.
 
-    Raises DataError if images and labels do not fit each other, or a pixel is NaN or infinite.
+    ``scale`` is 255 for bytes and 1 for floats, which are of 0 to 1 as PyTorch's ``ToTensor`` makes them, unless it is
+    given. Other integers, and floats beyond :data:`LARGEST_FLOAT`, need it: they do not say what white is.
+
+    Raises DataError if images and labels do not fit each other, a pixel is NaN or infinite, or mean, std or scale are
+    not of these images.
     """
 
     name: str
@@ -43,10 +48,11 @@ class Dataset:
     test_images: Images
     test_labels: NDArray[np.int64]
     num_classes: int
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
     image_size: tuple[int, int] | None = None
     channels: int | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         for part, images, labels in (
@@ -64,11 +70,46 @@ class Dataset:
             if images.dtype.kind == "f" and not np.isfinite(images).all():
                 bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))[0]
                 raise DataError(f"{where}: image {bad} contains NaN or infinity; all pixels must be finite")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, self._per_channel(name))
+        _ = self.divisor  # raises DataError for pixels that do not say what white is
         if self.channels not in (None, self.train_images.shape[1]) and self.train_images.shape[1] != 1:
             raise DataError(
                 f"{self.name}: its images have {plural(self.train_images.shape[1], 'channel')}, the network takes "
                 f"{self.channels}"
             )
+
+    def _per_channel(self, name: str) -> float | tuple[float, ...]:
+        """``mean`` or ``std`` as a number, or a tuple with one for each channel."""
+        stored, given = self.train_images.shape[1], np.asarray(getattr(self, name))
+        least = "finite" if name == "mean" else "above 0"
+        wanted = f"a number or one for each of {plural(stored, 'channel')}, {least}"
+        fits = given.ndim == 0 or (given.ndim == 1 and len(given) == stored)
+        if given.dtype.kind not in "fiu" or not fits or not np.isfinite(given).all():
+            raise DataError(f"{self.name}: {name}={shown(getattr(self, name))} is not {wanted}")
+        if name == "std" and (given <= 0).any():
+            raise DataError(f"{self.name}: {name}={shown(getattr(self, name))} is not {wanted}")
+        return float(given) if given.ndim == 0 else tuple(map(float, given))
+
+    @cached_property
+    def divisor(self) -> float:
+        """What a stored pixel is divided by."""
+        if self.scale is not None:
+            if not 0 < self.scale < float("inf"):
+                raise DataError(f"{self.name}: scale={shown(self.scale)} is not a number above 0")
+            return float(self.scale)
+        for images in (self.train_images, self.test_images):
+            largest = float(np.abs(images).max()) if images.dtype.kind == "f" else 0.0
+            if images.dtype != np.uint8 and (images.dtype.kind != "f" or largest > LARGEST_FLOAT):
+                what = f"floats up to {largest:g}" if images.dtype.kind == "f" else f"pixels of type {images.dtype}"
+                raise DataError(
+                    f"{self.name}: {what}; accepted: bytes (uint8, 0 to 255), floats of 0 to 1, or others with what "
+                    "they are to be divided by, such as scale=255"
+                )
+            if images.dtype != self.train_images.dtype:
+                raise DataError(f"{self.name}: its training images are {self.train_images.dtype}, its test images "
+                                f"{images.dtype}; both must be of one type")  # fmt: skip
+        return 255.0 if self.train_images.dtype == np.uint8 else 1.0
 
     def __len__(self) -> int:
         """The number of training images."""
@@ -90,13 +131,13 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def prepare(self, images: Images) -> NDArray[np.float32]:
-        """Stored images as a network sees them: ``(x/255 - mean)/std``, float32 ``[N, C, H, W]`` with channels-last
+        """Stored images as a network sees them: ``(x/scale - mean)/std``, float32 ``[N, C, H, W]`` with channels-last
         strides."""
-        pixels = images.transpose(0, 2, 3, 1)
+        pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         if pixels.dtype == np.uint8:
-            x = self._table[pixels]
+            x = self._table[pixels] if self._table.ndim == 1 else self._table[pixels, np.arange(pixels.shape[3])]
         else:
-            x = ((pixels / 255.0 - self.mean) / self.std).astype(np.float32)
+            x = self._normalised(pixels)
         if self.image_size and self.image_size != x.shape[1:3]:
             x = resize(x, self.image_size)
         if self.channels and self.channels != x.shape[3]:
@@ -105,7 +146,13 @@ class Dataset:
 
     @cached_property
     def _table(self) -> NDArray[np.float32]:
-        return ((np.arange(256) / 255.0 - self.mean) / self.std).astype(np.float32)
+        """What becomes of each byte: ``[256]``, or, if channels differ, ``[256, C]``."""
+        each = np.arange(256)
+        return self._normalised(each if isinstance(self.mean, float) and isinstance(self.std, float) else each[:, None])
+
+    def _normalised(self, pixels: Images) -> NDArray[np.float32]:
+        x: NDArray[np.float32] = ((pixels / self.divisor - self.mean) / self.std).astype(np.float32)
+        return x
 
 
 # --- shuffling ------------------------------------------------------------------------------------------------------

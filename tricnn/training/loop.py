@@ -11,6 +11,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..ir.errors import TricnnError
+from ..ir.wording import plural
 from .checkpoint import (
     Checkpoint,
     Progress,
@@ -40,6 +42,8 @@ from .schedules import Schedule
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 POINTS_PER_EPOCH = 20  # of the training curve
+#: a mean loss so many times that of guessing is no loss of a network that may yet learn
+DIVERGED = 1000.0
 
 
 class Trainable(Protocol):
@@ -47,6 +51,9 @@ class Trainable(Protocol):
 
     graph: Any  # its name and, by ``str``, its text
     step: int
+
+    @property
+    def threads(self) -> int | None: ...  # that add up its products, if their number decides the bits
 
     def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]: ...
     def parameters(self) -> dict[str, Any]: ...
@@ -154,7 +161,9 @@ def train(
     first, once the run can begin.
 
     Raises CheckpointError for a checkpoint that is damaged, of another network or of other settings, or cannot be
-    written; DivergedError, naming the step, if the loss is not finite; TrainingInterrupted after SIGINT or SIGTERM.
+    written; DivergedError, naming the step or the epoch, if the loss is not finite, or an epoch's mean is more than
+    :data:`DIVERGED` times what guessing gives; TrainingInterrupted after SIGINT or SIGTERM. A run that ends with a
+    training loss no better than guessing's warns.
     """
     options = options or TrainOptions()
     with ExitStack() as stack:
@@ -170,6 +179,8 @@ def train(
         while run.progress.epoch < options.epochs:
             run.train_epoch(report)
             report.evaluated(run.finish_epoch())
+        if lesson := run.lesson():
+            warnings.warn(lesson, stacklevel=2)
         return run.result()
 
 
@@ -212,6 +223,9 @@ class _Run:
             "data": self.dataset.name,
             "images of SHA-256": self.dataset.fingerprint,
             "image shape": list(self.dataset.image_shape),
+            "mean": self.dataset.mean,
+            "std": self.dataset.std,
+            "scale of pixels": self.dataset.divisor,
             "seed": options.seed,
             "batch": options.batch,
             "lr": rates.lr,
@@ -225,6 +239,7 @@ class _Run:
             "weight decay": options.weight_decay,
             "decay of vectors": options.decay_vectors,
             "shift": options.shift,
+            "threads (OMP_NUM_THREADS)": self.model.threads,
             **options.fixed,
         }
 
@@ -307,12 +322,19 @@ class _Run:
     def finish_epoch(self) -> dict[str, float]:
         """Evaluate, record, save; the epoch's record."""
         done = self.progress
+        mean, guess = done.epoch_loss / done.epoch_images, self.loss_of_guessing()
+        if mean > DIVERGED * guess:
+            raise DivergedError(
+                f"the mean loss of epoch {done.epoch + 1} is {mean:.3g}, where guessing among "
+                f"{plural(self.dataset.num_classes, 'class')} gives {guess:.3g}: training diverged; a learning rate "
+                f"below {self.options.lr:g} may help"
+            )
         accuracy, loss = self.evaluate()
         record = {
             "epoch": done.epoch + 1,
             "step": done.step,
             "lr": self.rates(done.step - 1),
-            "train_loss": done.epoch_loss / done.epoch_images,
+            "train_loss": mean,
             "test_loss": loss,
             "test_accuracy": accuracy,
             "images_per_second": done.images / done.seconds,
@@ -322,6 +344,21 @@ class _Run:
         done.epoch_loss, done.epoch_images = 0.0, 0
         self.save()
         return record
+
+    def loss_of_guessing(self) -> float:
+        """The loss of equal probabilities: log K for each output, times its weight."""
+        weights = [output.loss_weight for output in getattr(self.model.graph, "outputs", ())] or [1.0]
+        return math.log(max(self.dataset.num_classes, 2)) * sum(weights)
+
+    def lesson(self) -> str | None:
+        """What to say of a run that learned nothing."""
+        last = self.progress.epochs[-1]["train_loss"] if self.progress.epochs else 0.0
+        if last < self.loss_of_guessing():
+            return None
+        return (
+            f"the training loss, {last:.3g}, is no better than that of guessing, {self.loss_of_guessing():.3g}; a "
+            f"learning rate below {self.options.lr:g}, or more epochs, may help"
+        )
 
     def evaluate(self) -> tuple[float, float]:
         self.evaluator.load_state_dict(self.model.state_dict())
