@@ -9,7 +9,7 @@ residue class share their taps, and a class is a stride-1 convolution of its own
 import triton
 import triton.language as tl
 
-from .numerics import IEEE, dot
+from .numerics import IEEE, dot, round_to
 from .order import tile_of_program
 from .window import image_position
 
@@ -95,7 +95,8 @@ def conv2d_dgrad(
                         else:
                             filters = w + (group * KG + channel[:, None]) * (R * S * CG)
                             weights = filters + ((r * S + s) * CG + column)
-                            b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0).to(dy.dtype)
+                            b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
+                            b = round_to(b, dy.dtype)
                         acc = dot(dy, b, acc, PRECISION)
 
     part = tl.program_id(2) * row_tiles + row_tile

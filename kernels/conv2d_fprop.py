@@ -8,7 +8,7 @@ No patch matrix is ever stored: the rows of the left operand are gathered from x
 import triton
 import triton.language as tl
 
-from .numerics import IEEE, dot
+from .numerics import IEEE, dot, round_to
 from .order import tile_of_program
 from .window import image_position
 
@@ -106,7 +106,8 @@ def conv2d_fprop(
                         b = w.load([group * KG + first_column, (r * S + s) * CG + c]).T
                     else:
                         weights = filters + ((r * S + s) * CG + channel[:, None])
-                        b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0).to(x.dtype)
+                        b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
+                        b = round_to(b, x.dtype)
                     acc = dot(x, b, acc, PRECISION)
     else:
         # Too few channels to fill a block: the summed axis is (r, s, c) flattened, as it lies in the weights.
@@ -128,7 +129,8 @@ def conv2d_fprop(
             if W_BOXES:
                 b = w.load([group * KG + first_column, first]).T
             else:
-                b = tl.load(filters + term[:, None], mask=known[:, None] & column_mask, other=0.0).to(x.dtype)
+                b = tl.load(filters + term[:, None], mask=known[:, None] & column_mask, other=0.0)
+                b = round_to(b, x.dtype)
             acc = dot(x, b, acc, PRECISION)
 
     mask = row_mask & column_mask

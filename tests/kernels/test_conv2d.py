@@ -5,6 +5,7 @@ are small integers, so every product and sum is exact and equality is asked for,
 so an element nobody wrote shows.
 """
 
+import os
 import random
 
 import pytest
@@ -226,6 +227,13 @@ def test_three_kernels_equal_pytorch(case):
     dw = dw.double().sum(0).reshape(s["K"], s["R"], s["S"], cg)
     assert torch.equal(dw.permute(0, 3, 1, 2), conv.dw)
     assert torch.equal(db.double().sum(0), conv.dy.double().sum((0, 2, 3)))
+
+
+@pytest.mark.slow
+def test_three_kernels_equal_pytorch_for_many_convolutions():
+    """As many as TRICNN_FUZZ says, 1000 unless it is set."""
+    for seed in range(1000, 1000 + int(os.environ.get("TRICNN_FUZZ", 1000))):
+        test_three_kernels_equal_pytorch(random_case(seed))
 
 
 @pytest.mark.parametrize("channels", [3, 16])

@@ -55,6 +55,19 @@ def test_a_wrong_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {c.value for c in checks if not c.ok} == {"act1", "act2", "act3", "act4"}
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_weight_computed_at_every_step_is_rounded_to_nearest_as_it_is_multiplied(dtype: str) -> None:
+    """Forward and for the input's gradient; Triton's interpreter by itself would truncate bf16."""
+    b = GraphBuilder("sum")
+    y = b.conv2d(b.input("x", (16, 5, 5)), 16, 1)
+    for size, channels in ((3, 16), (2, 4)):  # as many as fill a block, and fewer
+        shape = (channels, b.type(y).channels, size, size)
+        w = b.add_(b.parameter(f"v{size}", shape, "he_normal"), b.parameter(f"w{size}", shape, "he_normal"))
+        y = b.add("conv2d", y, w)
+    graph = b.build(b.linear(b.global_avg_pool(y), 3, name="fc"))
+    assert [c for c in verify(graph, mode="train", batch=2, dtype=dtype) if not c.ok] == []
+
+
 def two_branches() -> Graph:
     b = GraphBuilder("branches")
     x = b.input("x", (2, 4, 4))
