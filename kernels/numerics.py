@@ -36,8 +36,9 @@ def round_to(x, dtype: tl.constexpr):
     if dtype == tl.bfloat16 and INTERPRETED:
         x = x.to(tl.float32)
         bits = x.to(tl.uint32, bitcast=True)
-        nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.uint32)
-        x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)  # a NaN stays one
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        nearest = tl.where(x == x, nearest, 0x7FFF)  # the NaN that a GPU makes of all
+        return nearest.to(tl.uint16).to(tl.bfloat16, bitcast=True)
     return x.to(dtype)
 
 
