@@ -118,12 +118,12 @@ def explanation(name: str, fused: Program, unfused: Program, target: str) -> dic
 
     plan = fused.plan
     sites: list[dict[str, Any]] = []
+    alone = {v for k in plan.kernels for v in {*k.writes} - {*map(plan.storage, k.anchor.inputs)}}
     for value, (together, apart) in plan.prices.items():
-        alone = any(value in k.writes and value not in map(plan.storage, k.anchor.inputs) for k in plan.kernels)
         sites.append({
             "value": value,
             "op": plan.graph.by_name[value].op,
-            "decision": "stored" if alone else "recomputed",
+            "decision": "stored" if value in alone else "recomputed",
             "predicted_us_recomputed": microseconds([together]),
             "predicted_us_stored": microseconds([apart]),
         })  # fmt: skip

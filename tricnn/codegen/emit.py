@@ -123,7 +123,8 @@ def _allocate(program: Program) -> str:
     """``parameters(device)`` and ``allocate(N, device)``: every tensor by name. Those that only launches need lie in
     memory that they share, where ``share`` puts them, which also plans ``Program.arena``."""
     lives, first = program.lives, program.parameters
-    others = [name for name in program.buffers if name not in {*lives, *first, *program.updates}]
+    known = {*lives, *first, *program.updates}
+    others = [name for name in program.buffers if name not in known]
     sizes = {b.name: _expression(b.size) for b in program.buffers.values()}
     types = {b.name: f"torch.{TORCH[b.dtype]}" for b in program.buffers.values()}
     cdiv = ["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes.values())

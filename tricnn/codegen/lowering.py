@@ -48,6 +48,8 @@ class Lowering:
         self.wide = max(evaluate(b.size, self.batch) for b in self.buffers.values()) >= 2**31
         self.order = pixel_ordered(self.plan.graph)
         self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
+        others = [kernel for kernel in self.plan.kernels if kernel.anchor.kind is not Kind.CONTRACTION]
+        self.read_by_others = {value for kernel in others for value in kernel.reads}
         self.written = {self.plan.place(value).buffer for kernel in self.plan.kernels for value in kernel.writes}
         self.named: set[str] = set()
         self._same: dict[str, str] = {}
@@ -84,8 +86,7 @@ class Lowering:
         """
         value = self.plan.storage(raw)
         buffer = self.buffers[value]
-        products_only = all(k.anchor.kind is Kind.CONTRACTION for k in self.plan.kernels if value in k.reads)
-        if buffer.dtype == self.storage or value in self.written or not products_only:
+        if buffer.dtype == self.storage or value in self.written or value in self.read_by_others:
             return value
         name = value if self.plan.mode == "infer" else f"{value}:{self.storage}"
         self.buffers[name] = replace(buffer, name=name, dtype=self.storage)
@@ -104,6 +105,10 @@ class Lowering:
             name = f"{buffer}{list(shape)}{list(box)}"  # the same memory, seen as rows of another length
         self.descriptors[name] = Descriptor(name, buffer, shape, box)
         return name
+
+    def described(self, argument: str) -> str:
+        """The buffer that an argument, it or a descriptor of it, stands for."""
+        return self.descriptors[argument].buffer if argument in self.descriptors else argument
 
     def type(self, argument: str) -> str:
         """What Triton calls the type of a kernel's argument."""
@@ -160,9 +165,8 @@ class Lowering:
         if key not in self._same:
             self._same[key] = name
             self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)
-        described = {b: d.buffer for b, d in self.descriptors.items()}
-        buffers = tuple(described.get(b, b) for b in names if b not in SCALARS)
-        writes = tuple(described.get(b, b) for b in writes)
+        buffers = tuple(self.described(b) for b in names if b not in SCALARS)
+        writes = tuple(self.described(b) for b in writes)
         moved = reduce(Traffic.add, traffic, Traffic())
         self.launches.append(
             Launch(

@@ -236,7 +236,8 @@ class Program:
         """What ``allocate`` of the emitted file takes: the arena, and all that is persistent: inputs, parameters,
         statistics, gradients, results."""
         batch = batch or self.batch
-        fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent and b.name not in self.updates)
+        updates = self.updates
+        fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent and b.name not in updates)
         return self.arena(batch)[1] + fixed
 
 

@@ -83,7 +83,11 @@ class Fuser:
         skip = {n.name for n in self.prepared} | set(self.views)
         self.nodes = [n for n in graph.nodes if n.kind is not Kind.SOURCE and n.name not in skip]
         #: what may join a group because it wants the same loop (take_siblings)
-        self.companions = [n for n in self.nodes if n.op in (*SIBLINGS, "channel_sum", "running_mean", "running_var")]
+        self.companions: dict[str, list[Node]] = {}  # by the value that it wants the loop over
+        for node in self.nodes:
+            if node.op in (*SIBLINGS, "channel_sum", "running_mean", "running_var"):
+                over = {"channel_sum": 0, "running_mean": 1, "running_var": 1}.get(node.op, -1)
+                self.companions.setdefault(self.base(node.inputs[over]), []).append(node)
         self.readers: dict[str, list[Node]] = {n.name: [] for n in graph.nodes}
         for node in self.nodes:
             for value in dict.fromkeys(self.base(v) for v in node.inputs):
@@ -91,6 +95,7 @@ class Fuser:
         self.results = {self.base(v) for v in graph.results}
         self.group: dict[str, Group] = {}
         self.inlined: set[str] = set()
+        self.length: dict[str, int] = {}  # of what is inlined: how many operations compute it at one place
         self.hosted: set[str] = set()
         self.priced: dict[str, tuple[float, float]] = {}  # what may be recomputed -> seconds if so, and if stored
         self.groups: list[Group] = []
@@ -153,7 +158,7 @@ class Fuser:
     def take_siblings(self, group: Group, node: Node) -> None:
         """Nodes that want the same loop over the same operands: index beside maximum, dloss beside loss, bias sum
         beside wgrad, running statistics beside the batch's."""
-        for other in self.companions:
+        for other in self.near(node):
             if other.name in self.group:
                 continue
             if self.wants_the_loop_of(node, other):
@@ -168,6 +173,11 @@ class Fuser:
                 takes = False
             if takes:
                 self.join(group, other)
+
+    def near(self, node: Node) -> list[Node]:
+        """What may want the loop of a node, in the graph's order: it wants one over an operand, or over the result."""
+        values = dict.fromkeys((*map(self.base, node.inputs[:1] + node.inputs[-1:]), node.name))
+        return sorted((n for v in values for n in self.companions.get(v, ())), key=lambda n: self.place[n.name])
 
     def wants_the_loop_of(self, node: Node, other: Node) -> bool:
         """Is ``other`` a second result of the loop of ``node``: over the same operands, by the same attributes?"""
@@ -263,6 +273,7 @@ class Fuser:
             reason = self.without("prologue") or self.why_stored(node)
             if reason is None:
                 self.inlined.add(node.name)
+                self.length[node.name] = self.operations(node)
             else:
                 self.refuse("prologue", node.name, self.readers[node.name], reason)
 
@@ -295,6 +306,10 @@ class Fuser:
             "they recompute it", value=node.name, gain=f"{gain:.0%}", stored=f"{apart * 1e6:.2f} us",
             recomputed=f"{together * 1e6:.2f} us",
         )  # fmt: skip
+
+    def operations(self, node: Node) -> int:
+        """How many operations compute a value at one place, operands that are recomputed for it among them."""
+        return 1 + sum(self.length.get(self.base(v), 0) for v in node.inputs)
 
     def pays(self, node: Node) -> bool:
         """Do the kernels that read a value take less time if they recompute it? A reader that has no kernel yet counts

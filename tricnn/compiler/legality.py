@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .fuse import Fuser, Group
 
 
+LONGEST_PROLOGUE = 64  # operations; a kernel that recomputed any number of them would never be compiled
+
+
 def why_ended(tail: Node) -> Why | None:
     """Why nothing can follow a value in its kernel; None if something can."""
     if tail.op in WGRADS:
@@ -107,7 +110,7 @@ def why_not_pooled(fuser: Fuser, group: Group, tail: Node, pool: Node) -> Why | 
     if pool.attrs["ceil_mode"]:
         return why("windows at the border are cut off (ceil_mode)")
     # The kernel computes the pixels of whole windows only, so nothing else may be made of the others.
-    beside = [n.name for n in fuser.companions if fuser.wants_the_loop_of(pool, n) and n.name not in fuser.group]
+    beside = [n.name for n in fuser.near(pool) if fuser.wants_the_loop_of(pool, n) and n.name not in fuser.group]
     for member in group.members:
         others = [n for n in fuser.readers[member.name] if n.name not in (pool.name, *beside)]
         elsewhere = member.name in fuser.results or any(fuser.group.get(n.name) is not group for n in others)
@@ -128,6 +131,8 @@ def why_not_inlined(fuser: Fuser, node: Node) -> Why | None:
         return why("{op} cannot be computed at one pixel as it is loaded", op=node.op)
     if several_windows(node):
         return why("the windows of {op} overlap: a pixel's gradient is a sum over several", op=node.op)
+    if fuser.operations(node) > LONGEST_PROLOGUE:
+        return why("recomputing it takes more than {most} operations", most=LONGEST_PROLOGUE)
     if node.op == "avg_pool2d_grad" and _cut_off(fuser, node):
         return why("windows at the border are cut off and divide by less")
 

@@ -109,34 +109,40 @@ def tidy(graph: Graph) -> Graph:
     which flatten keeps), so that flatten ends up in front of the dense layer that absorbs it.
     """
     nodes = {node.name: node for node in graph.nodes}
-    outputs = graph.outputs
-
-    def only_reader(value: str) -> bool:
-        return sum(value in n.inputs for n in nodes.values()) == 1 and value not in {o.value for o in outputs}
+    outputs = {output.name: output for output in graph.outputs}
+    results: dict[str, list[str]] = {}  # value -> the outputs that it is
+    for output in graph.outputs:
+        results.setdefault(output.value, []).append(output.name)
+    readers: dict[str, set[str]] = {name: set() for name in nodes}
+    for node in graph.nodes:
+        for value in node.inputs:
+            readers[value].add(node.name)
 
     def swap(first: Node, second: Node) -> None:
-        """Run ``second`` before ``first``; who read the result of ``second`` reads that of ``first``."""
-        nonlocal outputs
-        for node in nodes.values():
-            if second.name in node.inputs:
-                inputs = tuple(first.name if v == second.name else v for v in node.inputs)
-                nodes[node.name] = replace(node, inputs=inputs)
-        outputs = tuple(replace(o, value=first.name) if o.value == second.name else o for o in outputs)
+        """Run ``second`` before ``first``, which it alone reads; who read ``second`` reads ``first`` now."""
+        for name in readers[second.name]:
+            inputs = tuple(first.name if v == second.name else v for v in nodes[name].inputs)
+            nodes[name] = replace(nodes[name], inputs=inputs)
+        for name in (moved := results.pop(second.name, [])):
+            outputs[name] = replace(outputs[name], value=first.name)
+        results[first.name] = moved
+        readers[first.name], readers[second.name] = readers[second.name], {first.name}
+        for value in first.inputs:
+            readers[value] = readers[value] - {first.name} | {second.name}
         nodes[second.name] = replace(second, inputs=first.inputs)
         nodes[first.name] = replace(first, inputs=(second.name,))
 
-    changed = True
-    while changed:
-        changed = False
-        for node in list(nodes.values()):
-            if len(node.inputs) != 1 or node.inputs[0] not in nodes or nodes[node.name] is not node:
-                continue
-            before = nodes[node.inputs[0]]
-            if not only_reader(before.name):
-                continue
-            pool_after_relu = node.op == "max_pool2d" and before.op == "relu"
-            view_first = before.op == "flatten" and node.op in ("relu", "sigmoid", "tanh", "dropout", "scale")
-            if pool_after_relu or view_first:
-                swap(before, node)
-                changed = True
-    return replace(graph, nodes=topological(nodes.values()), outputs=outputs)
+    waiting = list(reversed(nodes))
+    while waiting:
+        node = nodes[waiting.pop()]
+        if len(node.inputs) != 1 or node.inputs[0] not in nodes:
+            continue
+        before = nodes[node.inputs[0]]
+        if len(readers[before.name]) != 1 or results.get(before.name):
+            continue
+        pool_after_relu = node.op == "max_pool2d" and before.op == "relu"
+        view_first = before.op == "flatten" and node.op in ("relu", "sigmoid", "tanh", "dropout", "scale")
+        if pool_after_relu or view_first:
+            swap(before, node)
+            waiting += [*sorted(readers[before.name]), node.name]  # what stands behind others now
+    return replace(graph, nodes=topological(nodes.values()), outputs=tuple(outputs.values()))
