@@ -2,14 +2,15 @@
 
 ``googlenet`` is the paper's, with local response normalisation and two auxiliary heads while it trains.
 ``googlenet_bn`` is the network of torchvision's published weights: batch norm in place of local response normalisation
-and biases, 3x3 where the paper has 5x5, the last pooling 2x2. (Those weights expect images scaled to -1..1,
-torchvision's ``transform_input``.) ``inception_block`` is the lecture's example, the block 3a by itself.
+and biases, 3x3 where the paper has 5x5, the last pooling 2x2. (Those weights expect images scaled to -1..1, for which
+``transform_input`` is: see published.py.) ``inception_block`` is the lecture's example, the block 3a by itself.
 """
 
 from collections.abc import Sequence
 
 from tricnn.ir import Graph
 
+from .published import images
 from .units import UnitBuilder
 
 ImageShape = Sequence[int]
@@ -59,11 +60,11 @@ def googlenet(
 
 def googlenet_bn(
     num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0, aux: bool = False,
-    dropout: float = 0.2, aux_dropout: float = 0.7,
+    dropout: float = 0.2, aux_dropout: float = 0.7, transform_input: bool = False,
 ) -> Graph:  # fmt: skip
     """GoogLeNet with batch norm and 3x3 branches, as torchvision has it."""
     b = UnitBuilder("googlenet_bn", width)
-    x = b.unit(b.input("x", input_shape), 64, 7, "conv1", stride=2)
+    x = b.unit(images(b, input_shape, transform_input), 64, 7, "conv1", stride=2)
     x = b.max_pool2d(x, 3, 2, ceil_mode=True, name="maxpool1")
     x = b.unit(x, 64, 1, "conv2")
     x = b.unit(x, 192, 3, "conv3")

@@ -3,23 +3,24 @@
 
 5x5 convolutions become two 3x3, 7x7 become 1x7 and 7x1, and on the smallest images 3x3 become 1x3 beside 3x1. Names and
 details are torchvision's (its first blocks keep one 5x5, as the published weights do; those expect images scaled to
--1..1, torchvision's ``transform_input``).
+-1..1, for which ``transform_input`` is: see published.py).
 """
 
 from collections.abc import Sequence
 
 from tricnn.ir import Graph
 
+from .published import images
 from .units import REDUCE, VALID, UnitBuilder
 
 
 def inception_v3(
     num_classes: int = 1000, input_shape: Sequence[int] = (3, 299, 299), width: float = 1.0, aux: bool = True,
-    dropout: float = 0.5,
+    dropout: float = 0.5, transform_input: bool = False,
 ) -> Graph:  # fmt: skip
     """Inception-v3 for 299x299 images, with an auxiliary head in training."""
     b = UnitBuilder("inception_v3", width)
-    x = b.input("x", input_shape)
+    x = images(b, input_shape, transform_input)
     x = b.unit(x, 32, 3, "Conv2d_1a_3x3", **REDUCE)
     x = b.unit(x, 32, 3, "Conv2d_2a_3x3", **VALID)
     x = b.unit(x, 64, 3, "Conv2d_2b_3x3")

@@ -46,8 +46,21 @@ def run(options: argparse.Namespace) -> int:
             tables.layers(shown),
             f"parameters {shown['parameters']:,} ({size(shown['parameter_bytes'])} in fp32); "
             f"{shown['macs_per_image']:,} multiply-adds an image; bytes are of each layer's output",
+            *notes(graph),
         )
     return 0
+
+
+def notes(graph: Graph) -> list[str]:
+    """What is done to images before the network sees them, and what else published weights expect."""
+    from tricnn.graphs.published import about_images
+
+    lines = []
+    for node in graph.inputs:
+        for name, what in (("scale", "multiplied by"), ("shift", "then moved by")):
+            if numbers := node.attrs[name]:
+                lines.append(f"{node.name}: {what} {', '.join(f'{x:.4g}' for x in numbers)}, by channel, as it comes")
+    return [*lines, *filter(None, [about_images(graph)])]
 
 
 def describe(graph: Graph, batch: int, dtype: str) -> dict[str, Any]:
@@ -80,5 +93,6 @@ def describe(graph: Graph, batch: int, dtype: str) -> dict[str, Any]:
         "macs": graph.macs * batch,
         "macs_per_image": graph.macs,
         "activation_bytes": sum(r["bytes"] for r in rows),
+        "input_transform": {n.name: {k: list(n.attrs[k]) for k in ("scale", "shift")} for n in graph.inputs},
         "layers": rows,
     }

@@ -80,9 +80,11 @@ class GraphBuilder:
 
     # --- layers ------------------------------------------------------------
 
-    def input(self, name: str, shape: Sequence[int], dtype: str = "float") -> str:
-        """A batch of ``shape`` (without the batch dimension)."""
-        return self.add("input", name=name, shape=(N, *shape), dtype=dtype)
+    def input(self, name: str, shape: Sequence[int], dtype: str = "float", *, scale: Sequence[float] = (),
+              shift: Sequence[float] = ()) -> str:  # fmt: skip
+        """A batch of ``shape`` (without the batch dimension). What a model is given is multiplied by ``scale``, then
+        moved by ``shift``, where they are given (a number for each channel), before the network sees it."""
+        return self.add("input", name=name, shape=(N, *shape), dtype=dtype, scale=tuple(scale), shift=tuple(shift))
 
     def parameter(self, name: str, shape: Sequence[int], init: str) -> str:
         return self.add("parameter", name=name, shape=tuple(shape), init=init)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,8 @@ def plain(x: Any, name: str, accepted: tuple[str, ...], what: str, *, tensors: b
 
 
 def check_images(graph: Graph, x: Any, *, tensors: bool) -> Any:
-    """The images as :func:`plain` has them. Raises ShapeError or DataError if they do not fit the graph's first input,
-    or are not finite."""
+    """The images as :func:`plain` has them, times the input's scale and plus its shift, where it has those. Raises
+    ShapeError or DataError if they do not fit the graph's first input, or are not finite."""
     if not graph.inputs:
         raise ShapeError(f"graph {graph.name}: it has no input")
     name = graph.inputs[0].name
@@ -61,7 +62,24 @@ def check_images(graph: Graph, x: Any, *, tensors: bool) -> Any:
     x = plain(x, f"input {name}", REAL, "real numbers", tensors=tensors)
     if not bool((x.isfinite() if tensors else np.isfinite(x)).all()):
         raise DataError(f"input {name}: it contains NaN or infinity; all pixels must be finite")
-    return x
+    return rescaled(x, graph.inputs[0].attrs["scale"], graph.inputs[0].attrs["shift"], tensors=tensors)
+
+
+def rescaled(x: Any, scale: Sequence[float], shift: Sequence[float], *, tensors: bool) -> Any:
+    """``x * scale + shift`` by channel, in fp32 at least; ``x`` itself where both are empty."""
+    if not scale and not shift:
+        return x
+    factor, term = np.array(scale or 1.0), np.array(shift or 0.0)
+    if tensors:
+        import torch
+
+        x = x if x.dtype == torch.float64 else x.float()
+        by = [torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (factor, term)]
+    else:
+        x = x if x.dtype == np.float64 else x.astype(np.float32)
+        by = [v.astype(x.dtype) for v in (factor, term)]
+    factor, term = (v.reshape(-1, *(1,) * (len(x.shape) - 2)) for v in by)
+    return x * factor + term
 
 
 def check_labels(graph: Graph, labels: Any, count: int, declared: Graph, *, tensors: bool) -> Any:

@@ -26,6 +26,7 @@ from ..compiler.policies import policy_named, rules_of
 from ..compiler.siblings import join_slices, merge_siblings
 from ..compiler.specialise import for_inference, for_training, tidy
 from ..compiler.strided import compact_strided_gradients
+from ..graphs.published import about_images
 from ..ir.errors import CheckpointError, GraphError, ShapeError, TargetError, shown
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
@@ -34,11 +35,11 @@ from ..system.cores import blas_threads
 from .compile_ahead import settled_for_launch
 from .dump import Dump
 from .eager_executor import EagerExecutor
-from .inputs import as_given, check_images, check_labels
+from .inputs import as_given, check_images, check_labels, is_tensor
 from .numpy_executor import NumpyExecutor
 from .rounded_weights import RoundedWeights
 from .triton_executor import TritonExecutor, interpreting, pick_device
-from .weights import as_array, load_weights, save_weights, without_absent_heads
+from .weights import PYTORCH, as_array, load_weights, save_weights, without_absent_heads
 
 ALL_DTYPES = (*DTYPES, "fp64")
 EXECUTORS = ("auto", "triton", "numpy", "eager")
@@ -241,11 +242,15 @@ class Model:
 
         Raises CheckpointError that lists every missing, unexpected and misshaped tensor by name, or says what is wrong
         with the file; nothing is loaded then. PyTorch's ``num_batches_tracked`` is ignored, and so are auxiliary heads
-        that this network or this mode does not have.
+        that this network or this mode does not have. Warns if the weights are PyTorch's and published ones expect other
+        images than the network was declared for (``graphs/published.py``).
         """
         source = "" if isinstance(state, Mapping) else f"{state}: "
-        if not isinstance(state, Mapping):
-            state = load_weights(state)
+        if isinstance(state, Mapping):
+            elsewhere = any(is_tensor(x) for x in state.values())
+        else:
+            elsewhere, state = Path(state).suffix in PYTORCH, load_weights(state)
+        elsewhere |= any(name.endswith("num_batches_tracked") for name in state)
         nodes = {n.name: n for n in self._state_nodes()}
         declared = {n.name for n in (*self.graph.parameters, *self.graph.buffers)}
         arrays = {
@@ -265,6 +270,8 @@ class Model:
         with self.executor.lock:
             self.executor.load(arrays)
             self._drawn = False
+        if elsewhere and (note := about_images(self.graph)):
+            warnings.warn(note, stacklevel=2)
 
     def save_state_dict(self, path: str | Path) -> None:
         """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would: whoever reads

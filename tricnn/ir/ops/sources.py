@@ -10,7 +10,7 @@ import numpy as np
 
 from ...system.limits import MOST_AXES
 from ..init import Init
-from ..table import Attr, Kind, number, register, text
+from ..table import Attr, Kind, number, register, require, text
 from ..types import DTYPES, N, TensorType
 
 
@@ -49,12 +49,29 @@ def _given(*_: Any) -> Any:
 
 _NO_GRADIENT = "a source has no inputs to pass a gradient to"
 
+
+def _numbers_attr() -> Attr:
+    def check(value: Any) -> tuple[float, ...]:
+        return tuple(number().check(x) for x in value)
+
+    return Attr(check, "a list of finite numbers, one for each channel", ())
+
+
+def _input_shape(a: Any) -> TensorType:
+    type_ = TensorType(a["shape"], a["dtype"])
+    for name in ("scale", "shift"):
+        fits = len(a["shape"]) > 1 and a["dtype"] == "float" and len(a[name]) == type_.channels
+        require(not a[name] or fits, f"{name} has {len(a[name])} numbers, which is not one for each channel of {type_}")
+    return type_
+
+
 register(
     "input", Kind.SOURCE,
-    attrs={"shape": _shape_attr(batch=True), "dtype": text("float", DTYPES)},
-    shape=lambda a: TensorType(a["shape"], a["dtype"]),
+    attrs={"shape": _shape_attr(batch=True), "dtype": text("float", DTYPES), "scale": _numbers_attr(),
+           "shift": _numbers_attr()},
+    shape=_input_shape,
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
-    doc="a tensor the caller gives at every step",
+    doc="a tensor the caller gives at every step; a model multiplies it by scale and adds shift, by channel",
 )  # fmt: skip
 register(
     "parameter", Kind.SOURCE,
