@@ -69,15 +69,16 @@ def rescaled(x: Any, scale: Sequence[float], shift: Sequence[float], *, tensors:
     """``x * scale + shift`` by channel, in fp32 at least; ``x`` itself where both are empty."""
     if not scale and not shift:
         return x
-    factor, term = np.array(scale or 1.0), np.array(shift or 0.0)
+    given = np.array(scale or 1.0), np.array(shift or 0.0)
+    by: list[Any]
     if tensors:
         import torch
 
         x = x if x.dtype == torch.float64 else x.float()
-        by = [torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (factor, term)]
+        by = [torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in given]
     else:
         x = x if x.dtype == np.float64 else x.astype(np.float32)
-        by = [v.astype(x.dtype) for v in (factor, term)]
+        by = [v.astype(x.dtype) for v in given]
     factor, term = (v.reshape(-1, *(1,) * (len(x.shape) - 2)) for v in by)
     return x * factor + term
 
