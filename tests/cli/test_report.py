@@ -1,5 +1,6 @@
 """Figures with their units, how a table fits a terminal, and fused kernels beside the layers they replace."""
 
+import re
 from itertools import product
 
 import pytest
@@ -95,3 +96,10 @@ def test_a_table_gives_every_column_its_due():
     row(made, "averyverylongunbreakablename", "a.path.of.many.parts.that.can.be.broken", "1")
     text = shown(made, 50)
     assert "averyverylongunbreakablename" in text and max(map(len, text.splitlines())) <= 50
+
+
+def test_what_is_broken_off_an_indented_line_is_indented():
+    made = table("", "kernel", ">n")
+    row(made, "k00\n  conv1, pool1, act1, pool1.max_pool2d_index", "1")
+    lines = [line[1:].rstrip(" 1") for line in shown(made, 30).splitlines() if "_" in line or "pool" in line]
+    assert len(lines) > 1 and all(re.match("  [a-z]", line) for line in lines)

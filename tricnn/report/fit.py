@@ -22,16 +22,22 @@ class Words:
         self.text = text
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        pieces = (m[0].rstrip() for line in self.text.plain.splitlines() for m in PIECE.finditer(line))
-        longest = max(map(len, self.text.plain.splitlines()), default=0)
-        return Measurement(max(map(len, pieces), default=0), longest)
+        lines = self.text.plain.splitlines()
+        pieces = (_indent(line) + len(m[0].strip()) for line in lines for m in PIECE.finditer(line.strip()))
+        return Measurement(max(pieces, default=0), max(map(len, lines), default=0))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in self.text.split("\n", allow_blank=True):
-            parts = line.divide(list(breaks(line.plain, options.max_width)))
-            for part in parts:
+            indent = _indent(line.plain)
+            rest = line[indent:]
+            for part in rest.divide(list(breaks(rest.plain, options.max_width - indent))):
                 part.rstrip()
-                yield part
+                yield Text(" " * indent) + part
+
+
+def _indent(line: str) -> int:
+    """How far a line is indented; what is broken off it is, too."""
+    return len(line) - len(line.lstrip())
 
 
 def breaks(line: str, width: int) -> Iterator[int]:
