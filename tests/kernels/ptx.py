@@ -1,4 +1,4 @@
-"""Runs PTX on the CPU: one block of threads side by side, without branches, as much of it as small kernels use.
+"""Runs PTX on the CPU: the first block of threads, side by side, without branches, as much as small kernels use of it.
 
 What Triton's interpreter computes is not always what a GPU does, and no GPU is needed to see it: the instructions of
 the compiled kernel say so. Their meaning is that of the PTX ISA (9.7.1 to 9.7.9); approximations (ex2, rsqrt, div.full)
@@ -44,7 +44,7 @@ class Threads:
     def value(self, operand: str, kind: str) -> np.ndarray:
         """An operand's bits as a type."""
         type_ = np.dtype(NUMPY[kind])
-        if operand == "global_smem":  # where shared memory begins
+        if operand == "global_smem" or operand.startswith("%ctaid"):  # where shared memory begins; which block it is
             return np.zeros(self.threads, type_)
         if operand == "%tid.x":
             return np.arange(self.threads, dtype=type_)

@@ -16,10 +16,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ir.samples import ENV, Sample, batched
 from tests.kernels.ptx import Threads, instructions
 from tests.kernels.test_pool import by_pytorch, special_windows
+from tricnn.codegen.build import spec as build_spec
 from tricnn.codegen.compile import CompiledKernel, KernelSpec, compile_kernels
+from tricnn.codegen.lower import lower
 from tricnn.codegen.templates import module_text
+from tricnn.compiler.fuse import fuse
+from tricnn.ir import OPS, Kind
 from tricnn.kernels.numerics import INTERPRETED
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="of Triton's interpreter")
@@ -222,6 +227,42 @@ def test_the_compiled_maximum_over_a_window_is_pytorchs(area):
         y, index = np.split(memory[64 * 32 * 4 :], 2)
         np.testing.assert_array_equal(y.view(F32)[:known], expected[first : first + each].numpy())
         np.testing.assert_array_equal(index.view(I32)[:known], place[first : first + each].numpy())
+
+
+def elementwise() -> list[str]:
+    """Operations of values at one place of the network."""
+    rows = {op: row for op, row in OPS.items() if row.kind is Kind.POINTWISE and {*row.inputs} <= {*"xyab", "dy"}}
+    return [op for op, row in rows.items() if {*row.attrs} <= {"factor"} and op != "stack"]
+
+
+@pytest.fixture(scope="module")
+def emitted() -> dict[str, tuple[list[str], CompiledKernel]]:
+    """What is emitted for each such operation alone, for four rows of 32 numbers: its arguments and its kernel."""
+    specs, arguments = [], []
+    for op in elementwise():
+        attrs = {"factor": 0.5} if op == "scale" else {}
+        plan = fuse(Sample(op, (batched(32),) * len(OPS[op].inputs), attrs).graph(), "infer")
+        program = lower(plan, "fp32", 4, "sm_90")
+        specs.append(build_spec(program.functions[0]))
+        arguments.append(list(program.launches[0].arguments))
+    return dict(zip(elementwise(), zip(arguments, compile_kernels(specs, "sm_90")), strict=True))
+
+
+@pytest.mark.parametrize("op", elementwise())
+def test_an_emitted_operation_is_numpys_of_what_is_not_finite(op, emitted):
+    """The machine code of what the generator writes, with every pair of special values: NaN and infinity where NumPy
+    has them; else within 2^-20 of the result, and of 1 where it is smaller."""
+    arguments, kernel = emitted[op]
+    a, b = (np.resize(v.ravel(), 768) for v in np.meshgrid(NUMBERS, NUMBERS))
+    row, attrs = OPS[op], {"factor": 0.5} if op == "scale" else {}
+    for first in range(0, 768, 128):
+        given = [x[first : first + 128].reshape(4, 32) for x in (a, b)][: len(row.inputs)]
+        memory = np.concatenate([*(x.ravel() for x in given), np.zeros(128, F32)]).view(np.uint8)
+        place = {f"x{i}": i * 512 for i in range(len(given))} | {"y": len(given) * 512}
+        Threads(kernel.assembly["ptx"], 128, [*(place.get(x, 4) for x in arguments), 0, 0], memory)
+        with np.errstate(all="ignore"):
+            expected = np.asarray(row.numpy(ENV, attrs, *given))
+        np.testing.assert_allclose(memory[-512:].view(F32).reshape(4, 32), expected, rtol=2**-20, atol=2**-20)
 
 
 def table() -> dict[str, str]:
