@@ -98,7 +98,7 @@ def beyond_rounding(got: np.ndarray, want: np.ndarray, stored: str) -> np.ndarra
     """How far ``want`` is from the nearest real number that rounds to ``got`` in a type of storage."""
     bits, least = FORMATS[stored]
     _, exponent = np.frexp(got)
-    half = np.ldexp(0.5, np.maximum(exponent - bits, least))
+    half = np.ldexp(0.5, np.where(got == 0, least, np.maximum(exponent - bits, least)))
     return np.maximum(np.abs(got - want) - half, 0.0)
 
 
