@@ -115,7 +115,8 @@ def training_step(
 
     def scores(value: str) -> torch.Tensor:
         """Logits; of probabilities their logarithms, which are logits of the same."""
-        return tensors[value].log() if graph.by_name[value].op == "softmax" else tensors[value]
+        node = graph.by_name[value]
+        return F.log_softmax(tensors[node.inputs[0]], 1) if node.op == "softmax" else tensors[value]
 
     loss = sum(
         o.loss_weight * F.cross_entropy(scores(o.value), torch.from_numpy(labels), label_smoothing=label_smoothing)

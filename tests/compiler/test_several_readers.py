@@ -14,7 +14,7 @@ from tests.ir.random_graphs import CLASSES, values_for
 from tricnn.compiler.policies import RULES
 from tricnn.ir import Graph, GraphBuilder
 
-BATCH = 2
+BATCH, TWO = 2, "pooling,hosting"
 NETS = {}
 
 
@@ -75,6 +75,13 @@ def normalised_twice(b, x):
 
 
 @net
+def convolved_side_by_side(b, x):
+    """Convolutions that become one, with one sum over pixels; each batch norm's running statistics are a part of it."""
+    ends = [b.batch_norm(b.conv2d(x, k, 1, name=f"conv{k}"), momentum=k / 10, name=f"bn{k}") for k in (2, 3, 4)]
+    return classifier(b, b.concat(ends))
+
+
+@net
 def normalised_and_pooled(b, x):
     y = b.conv2d(x, 4, 3, padding=1, name="conv")
     return classifier(b, b.batch_norm(y, name="bn"), b.avg_pool2d(y, 2))
@@ -103,6 +110,10 @@ def weights_in_parts(b, x):
     y = b.global_avg_pool(b.relu(b.add("conv2d", x, w)))
     v = b.concat([b.parameter("v1", (3, 1), "he_normal"), b.parameter("v2", (3, 3), "he_normal")])
     return b.build(b.add("linear", b.flatten(y), v, name="fc"))
+
+
+def without(rule: str) -> str:
+    return ",".join(r for r in RULES if r != rule)
 
 
 def built(name: str) -> Graph:
@@ -135,8 +146,7 @@ def differences(net: Graph, mode: str, policy: str, executor: str) -> list[str]:
 @pytest.mark.parametrize("name", NETS)
 def test_plans_equal_pytorch(name, mode):
     """By every rule, by each alone, and by all but one."""
-    policies = ["all", "auto", "none", "pooling,hosting", *RULES]
-    policies += [",".join(r for r in RULES if r != rule) for rule in RULES]
+    policies = ["all", "auto", "none", TWO, *RULES, *map(without, RULES)]
     wrong = {policy: differences(built(name), mode, policy, "numpy") for policy in policies}
     assert {policy: found for policy, found in wrong.items() if found} == {}
 
@@ -144,6 +154,6 @@ def test_plans_equal_pytorch(name, mode):
 @pytest.mark.parametrize("mode", ["train", "infer"])
 @pytest.mark.parametrize("name", NETS)
 def test_kernels_equal_pytorch(name, mode):
-    policies = ("all", "pooling,hosting") if "host" in name else ("all",)
+    policies = ["all", *{"pooled_by_a_host": [TWO], "convolved_side_by_side": [without("siblings")]}.get(name, [])]
     wrong = {policy: differences(built(name), mode, policy, "triton") for policy in policies}
     assert {policy: found for policy, found in wrong.items() if found} == {}

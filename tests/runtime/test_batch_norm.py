@@ -87,3 +87,16 @@ def test_statistics_of_values_far_from_zero(executor, mean):
         np.testing.assert_allclose(running_mean, wide.mean((0, 2, 3)), rtol=2**-23)
         variance = wide.transpose(1, 0, 2, 3).reshape(4, -1).var(1, ddof=1)
         np.testing.assert_allclose(running_var, variance, rtol=2**-18 + 2.4 * 2**-23 * mean / np.sqrt(64 * 8 * 8))
+
+
+@pytest.mark.parametrize("fuse", ["all", "none"])
+@pytest.mark.parametrize("executor", ["numpy", "eager", "triton"])
+def test_a_momentum_of_one_leaves_nothing_of_the_old_statistics(executor, fuse):
+    """However large they are: not even their rounding errors."""
+    x = np.random.default_rng(2).standard_normal((8, 4, 3, 3)).astype(np.float32)
+    old = np.full(4, 1e6, np.float32)
+    model, *_ = step(image, x, np.arange(8) % 3, executor, fuse, bn__running_mean=old, bn__running_var=old)
+    state = {k: np.asarray(v) for k, v in model.state_dict().items()}
+    np.testing.assert_allclose(state["bn.running_mean"], x.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    variance = x.transpose(1, 0, 2, 3).reshape(4, -1).var(1, ddof=1)
+    np.testing.assert_allclose(state["bn.running_var"], variance, rtol=1e-5)

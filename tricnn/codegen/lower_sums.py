@@ -166,7 +166,7 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
     for update in kernel.nodes:
         if update.op not in ("running_mean", "running_var") or state.plan.storage(update.inputs[1]) != node.name:
             continue
-        now = "mean" if update.op == "running_mean" else "m2 / tl.maximum(count - 1.0, 1.0)"
+        now = "mean" if update.op == "running_mean" else "(m2 / tl.maximum(count - 1.0, 1.0))"
         which, own, at = update.op[8:], "mask", "channel"
         if (width := state.plan.type(update.name).per_image[0]) < c:  # of one of several layers
             start = state.plan.place(update.inputs[1]).offset - place.offset
@@ -176,7 +176,8 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
             which, at = f"{which}_{start}", f"channel - {start}" if start else at
         inputs[update.inputs[0]], outputs[update.name] = old, new = f"old_{which}", f"new_{which}"
         lines.append(f"old = tl.load({old} + {at}, mask={own}, other=0.0)")
-        lines.append(f"tl.store({new} + {at}, old + {update.attrs['momentum']} * ({now} - old), mask={own})")
+        momentum = update.attrs["momentum"]
+        lines.append(f"tl.store({new} + {at}, {1 - momentum!r} * old + {momentum!r} * {now}, mask={own})")
     args = {**inputs, **outputs}
     store = plain_function(f"{name}_store", "count, mean, m2, channel, mask, split, args", list(args.values()), lines)
 
@@ -295,20 +296,19 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_running(state: Lowering, kernel: Kernel) -> None:
-    """running_mean or running_var by itself (fusion off)."""
+    """running_mean or running_var by itself (no sum over pixels took it along)."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     c = plan.type(node.name).per_image[0]
-    running, stats = node.inputs[0], plan.storage(node.inputs[1])
-    momentum, block = node.attrs["momentum"], 128
-    if node.op == "running_mean":
-        lines = [f"new = tl.load(stats + channel, mask=channel < {c}, other=0.0)"]
-    else:
-        m = plan.type(node.inputs[2]).pixels
-        lines = [f"count = N * {m}.0", f"new = tl.load(stats + {c} + channel, mask=channel < {c}, other=0.0)",
-                 "new = new * (count / tl.maximum(count - 1.0, 1.0))"]  # fmt: skip
+    running, place = node.inputs[0], plan.place(node.inputs[1])
+    stats, momentum, block = place.buffer, node.attrs["momentum"], 128
+    first = place.offset + (place.pitch if node.op == "running_var" else 0)
+    lines = [f"new = tl.load(stats + {first} + channel, mask=channel < {c}, other=0.0)"]
+    if node.op == "running_var":
+        lines.append(f"count = N * {plan.type(node.inputs[2]).pixels}.0")
+        lines.append("new = new * (count / tl.maximum(count - 1.0, 1.0))")
     lines += [
         f"old = tl.load(running + channel, mask=channel < {c}, other=0.0)",
-        f"tl.store(out + channel, old + {momentum} * (new - old), mask=channel < {c})",
+        f"tl.store(out + channel, {1 - momentum!r} * old + {momentum!r} * new, mask=channel < {c})",
     ]
     args = {running: "running", stats: "stats", node.name: "out"}
     helper = plain_function(f"{name}_body", "pixel, channel, mask, part, args", [*args.values(), "N"], lines)
@@ -319,4 +319,5 @@ def lower_running(state: Lowering, kernel: Kernel) -> None:
 
     state.add(name, kernel, [helper], call, [args], ("1", f"{-(-c // block)}"), tiles.Tile(1, block, 1, 4, 1),
               writes=(node.name,), kind="pointwise",
-              traffic=[traffic.loads(running, f"{c}"), traffic.loads(stats, f"{c}", 1 / 2)])  # fmt: skip
+              traffic=[traffic.loads(running, f"{c}"),
+                       traffic.loads(stats, f"{c}", c / plan.type(stats).elements(1))])  # fmt: skip

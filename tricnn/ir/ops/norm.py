@@ -127,7 +127,8 @@ def _grad_input(env: Any, a: Any, dy: Any, x: Any, stats: Any, weight: Any, sums
 
 
 def _running(old: Any, new: Any, momentum: float) -> Any:
-    return old + old.dtype.type(momentum) * (new - old)
+    """As PyTorch has it; ``old + momentum * (new - old)`` would keep the rounding errors of a large old value."""
+    return (1 - momentum) * old + momentum * new
 
 
 def _unbiased(x: Any) -> float:
@@ -249,8 +250,8 @@ register(
     shape=_running_shape,
     numpy=lambda env, a, running, stats: _running(running, stats[0], a["momentum"]),
     gradient="running statistics take no gradient",
-    aten=lambda env, a, running, stats: running + a["momentum"] * (stats[0] - running),
-    doc="running + momentum * (mean - running)",
+    aten=lambda env, a, running, stats: _running(running, stats[0], a["momentum"]),
+    doc="(1 - momentum) * running + momentum * mean",
 )  # fmt: skip
 register(
     "running_var", Kind.POINTWISE, "running stats x",
@@ -260,9 +261,9 @@ register(
         running, stats[1] * stats.dtype.type(_unbiased(x)), a["momentum"]
     ),
     gradient="running statistics take no gradient",
-    aten=lambda env, a, running, stats, x: running + a["momentum"] * (stats[1] * _unbiased(x) - running),
-    doc="running + momentum * (variance * m/(m-1) - running), m = N*H*W of x (whose values it does not read, so it may "
-    "have further channels)",
+    aten=lambda env, a, running, stats, x: _running(running, stats[1] * _unbiased(x), a["momentum"]),
+    doc="(1 - momentum) * running + momentum * variance * m/(m-1), m = N*H*W of x (whose values it does not read: it "
+    "may have further channels)",
 )  # fmt: skip
 register(
     "row", Kind.VIEW, "rows",
