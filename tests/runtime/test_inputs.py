@@ -10,8 +10,12 @@ import torch
 
 import tricnn
 from tests.runtime.networks import network
-from tricnn.ir import DataError, GraphBuilder
+from tricnn.cli.arguments import UsageError
+from tricnn.cli.train_command import fitted
+from tricnn.ir import DataError, Graph, GraphBuilder
 from tricnn.runtime.model import Model
+from tricnn.runtime.verify import verify
+from tricnn.training import Dataset
 
 EXECUTORS = ("numpy", "eager", "triton")
 X = np.random.default_rng(0).integers(0, 8, (4, 4, 9, 9)).astype(np.float32)  # exact in every type below
@@ -89,19 +93,33 @@ def test_what_holds_no_real_numbers_is_refused(model: Model, x: Any, said: str) 
         model(x)
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_labels_must_be_classes_of_every_output(executor: str) -> None:
-    """A kernel that reads the logit of a class that is not there would return the loss of somebody else's."""
+def two_outputs() -> Graph:
     b = GraphBuilder("two")
     pooled = b.global_avg_pool(b.input("x", (4, 9, 9)))
     b.output(b.linear(pooled, 4, name="small"), "small", loss_weight=0.3)
-    train = tricnn.compile(b.build(b.linear(pooled, 10, name="large")), "train", batch=4, executor=executor)
+    return b.build(b.linear(pooled, 10, name="large"))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_labels_must_be_classes_of_every_output(executor: str) -> None:
+    """A kernel that reads the logit of a class that is not there would return the loss of somebody else's."""
+    train = tricnn.compile(two_outputs(), "train", batch=4, executor=executor)
     assert train.loss_and_grads(X, np.array([0, 1, 2, 3]))[0] > 0
     for wrong, bad in ((np.array([0, 1, 2, 7]), 7), (np.array([4, 0, 0, 0]), 4), (np.array([0, -1, 0, 0]), -1)):
         with pytest.raises(
             DataError, match=rf"^labels: {bad} is out of range; output small of two has classes 0 to 3$"
         ):
             train.loss_and_grads(X, wrong)
+
+
+def test_whoever_draws_labels_draws_them_for_every_output() -> None:
+    """Verification, and a data set with more classes than the second output has."""
+    graph = two_outputs()
+    assert all(c.ok for c in verify(graph, mode="train", batch=8))  # of ten classes, some are not among four
+    images = np.zeros((4, 4, 9, 9), np.uint8)
+    digits = Dataset("digits", images, np.arange(4), images, np.arange(4), 10)
+    with pytest.raises(UsageError, match=r"^two has 4 classes, digits has 10$"):
+        fitted(digits, graph)
 
 
 @pytest.mark.parametrize("dtype", ("fp32", "fp16", "bf16", "fp64"))

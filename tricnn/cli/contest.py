@@ -58,7 +58,7 @@ def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
     images = rng.standard_normal(graph.types[graph.inputs[0].name].at(batch), dtype=np.float32)
     if images.ndim == 4:
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    return images, rng.integers(0, graph.types[graph.outputs[0].value].channels, batch)
+    return images, rng.integers(0, graph.classes or 1, batch)
 
 
 class Ours:

@@ -200,11 +200,8 @@ def fitted(dataset: Dataset, graph: Graph) -> Dataset:
     from ..report.figures import plural
 
     channels, height, width = graph.types[graph.inputs[0].name].per_image
-    output = graph.types[graph.outputs[0].value]
-    if len(output.shape) == 2 and output.channels < dataset.num_classes:
-        raise UsageError(
-            f"{graph.name} has {plural(output.channels, 'class')}, {dataset.name} has {dataset.num_classes}"
-        )  # fmt: skip
+    if graph.classes is not None and graph.classes < dataset.num_classes:
+        raise UsageError(f"{graph.name} has {plural(graph.classes, 'class')}, {dataset.name} has {dataset.num_classes}")
     return replace(dataset, image_size=(height, width), channels=channels)
 
 

@@ -227,6 +227,12 @@ class Graph:
         return self.of("buffer")
 
     @property
+    def classes(self) -> int | None:
+        """How many classes a label may be of: those that every output ``[N, classes]`` has; None if there is none."""
+        types = [self.types[output.value] for output in self.outputs]
+        return min((t.channels for t in types if len(t.shape) == 2), default=None)
+
+    @property
     def num_parameters(self) -> int:
         """Trainable numbers (running statistics are buffers and do not count)."""
         return sum(prod(self.types[node.name].per_image) for node in self.parameters)

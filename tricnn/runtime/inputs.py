@@ -83,22 +83,20 @@ def rescaled(x: Any, scale: Sequence[float], shift: Sequence[float], *, tensors:
     return x * factor + term
 
 
-def check_labels(graph: Graph, labels: Any, count: int, declared: Graph, *, tensors: bool) -> Any:
-    """``count`` labels as int64, each a class of every output on which ``graph`` puts a loss.
-
-    Raises ShapeError or DataError; ``declared`` is the network as its user knows it, whose outputs the error names.
-    """
+def check_labels(graph: Graph, labels: Any, count: int, *, tensors: bool) -> Any:
+    """``count`` labels as int64, each a class of every output of the network as it was declared, for training puts a
+    loss on all of them. Raises ShapeError or DataError."""
     shape = tuple(labels.shape) if hasattr(labels, "shape") else type(labels).__name__
     if shape != (count,):
         got = list(shape) if isinstance(shape, tuple) else shape
         raise ShapeError(f"labels: expected an array or tensor [{count}], one per image, got {got}")
     labels = plain(labels, "labels", INTEGERS, "integers, one class number per image", tensors=tensors)
     low, high = int(labels.min()), int(labels.max())
-    classes = min(graph.types[node.inputs[0]].channels for node in graph.of("cross_entropy"))
+    classes = graph.classes or 0
     if low < 0 or high >= classes:
-        several = {declared.types[o.value].channels for o in declared.outputs} != {classes}
-        fewest = [o.name for o in declared.outputs if declared.types[o.value].channels == classes]
-        whose = f"output {fewest[0]} of {declared.name}" if several and fewest else declared.name
+        counts = {o.name: graph.types[o.value].channels for o in graph.outputs}
+        fewest = next(name for name, count in counts.items() if count == classes)
+        whose = graph.name if set(counts.values()) == {classes} else f"output {fewest} of {graph.name}"
         raise DataError(f"labels: {low if low < 0 else high} is out of range; {whose} has classes 0 to {classes - 1}")
     return labels.long() if tensors else labels.astype(np.int64, copy=False)
 

@@ -392,7 +392,7 @@ class Model:
             if graph.types[node.name].dtype != "int64" or self.mode != "train":
                 raise ShapeError(f"input {node.name}: networks with several inputs are not supported here")
         if others:
-            checked = check_labels(graph, labels, len(x), self.graph, tensors=tensors)
+            checked = check_labels(self.graph, labels, len(x), tensors=tensors)
             given |= {node.name: checked for node in others}
         return given
 

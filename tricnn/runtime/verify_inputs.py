@@ -18,8 +18,7 @@ def random_batch(model: Model, batch: int, rng: np.random.Generator) -> dict[str
     for node in plan.graph.inputs:
         type_ = plan.type(node.name)
         if type_.dtype == "int64":
-            classes = model.graph.types[model.graph.outputs[0].value].channels
-            given[node.name] = rng.integers(0, classes, type_.at(batch))
+            given[node.name] = rng.integers(0, model.graph.classes or 1, type_.at(batch))
         else:
             given[node.name] = rng.standard_normal(type_.at(batch), dtype=np.float32)
     return given
