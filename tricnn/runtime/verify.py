@@ -167,12 +167,25 @@ def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch:
 
 def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, fresh: Iterable[str], batch: int) -> None:
     """Fill what the kernel must write, so that an element it forgets shows: of the buffers that nobody has written yet
-    all, of others the channels that are its own; not what it updates in place."""
-    read = {tensors[v].data_ptr() for v in kernel.reads}
-    own = [model.executor.fetch(tensors, v, batch) for v in kernel.writes]
-    for tensor in (*(tensors[b] for b in fresh), *own):
-        if tensor.data_ptr() not in read:
+    all, of others the channels that are its own; not what it updates in place, nor what a later launch of the kernel
+    writes where an earlier one still reads."""
+    place = model.plan.place
+    updated = {tensors[v].data_ptr() for v in kernel.reads}
+    read = {b: _span(tensors[b]) for b in (place(v).buffer for v in kernel.reads)}
+
+    def still_read(buffer: str) -> bool:
+        first, end = _span(tensors[buffer])
+        return any(b != buffer and first < read_end and read_first < end for b, (read_first, read_end) in read.items())
+
+    own = [(place(v).buffer, model.executor.fetch(tensors, v, batch)) for v in kernel.writes]
+    for buffer, tensor in (*((b, tensors[b]) for b in fresh), *own):
+        if tensor.data_ptr() not in updated and not still_read(buffer):
             poison(tensor)
+
+
+def _span(tensor: Any) -> tuple[int, int]:
+    """The first address of a flat tensor's memory, and the one behind its last."""
+    return tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
 
 
 class _Beside:
