@@ -153,12 +153,12 @@ class TritonExecutor:
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         for name, x in state.items():
-            self.live(name).copy_(self.to_storage(name, x).reshape(-1))
+            self.live(name).copy_(self._flat(name, x))
         wide = {name: np.asarray(x, dtype=np.float32).astype(np.float64) for name, x in state.items()}
         values = run_nodes(self.plan.prepared, wide, Environment())
         for node in self.plan.prepared:
             if node.name in self.persistent:
-                self.persistent[node.name].copy_(self.to_storage(node.name, values[node.name]).reshape(-1))
+                self.persistent[node.name].copy_(self._flat(node.name, values[node.name]))
         self._round()
 
     def _round(self) -> None:
@@ -183,8 +183,12 @@ class TritonExecutor:
 
     def to_storage(self, name: str, x: Any) -> Any:
         """A NumPy array in PyTorch's layout -> flat storage on the device."""
-        host = to_storage(np.asarray(x, dtype=np.float32), self.program.order.get(name))
-        return self.torch.as_tensor(np.ascontiguousarray(host).reshape(-1).copy(), device=self.device)
+        return self._flat(name, x).to(self.device)
+
+    def _flat(self, name: str, x: Any) -> Any:
+        """The same on the host."""
+        stored = to_storage(np.asarray(x, dtype=np.float32), self.program.order.get(name))
+        return self.torch.as_tensor(np.ascontiguousarray(stored).reshape(-1).copy())
 
     def bind(self, batch: int) -> dict[str, Any]:
         """Every tensor of the step by name, for a batch size; made once per size."""
