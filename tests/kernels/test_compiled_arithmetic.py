@@ -214,6 +214,8 @@ def test_the_compiled_maximum_over_a_window_is_pytorchs(area):
     spec = KernelSpec("pool", module_text(WINDOWS.replace("AREA", f"{area}")),
                       {"x": "*fp32", "y": "*fp32", "index": "*i32"}, {}, 1, 1)  # fmt: skip
     (kernel,) = compile_kernels([spec], "sm_90")
+    (amd,) = compile_kernels([spec], "gfx942")
+    assert re.search(r"v_cmp_[ou]_f32", amd.assembly["amdgcn"]), "a maximum that keeps a NaN there asks for one"
     windows = special_windows(area)
     expected, place = by_pytorch(windows)
     each = 64 // area * 32
