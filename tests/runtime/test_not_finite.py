@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 import tricnn
 from tests.ir.samples import ENV
+from tests.kernels.helpers import DEVICE
+from tests.kernels.test_loss import loss_kernel
 from tricnn.ir import OPS
 from tricnn.ir.numpy_ops.random import keep_mask
 
@@ -128,8 +130,15 @@ def test_cross_entropy_of_logits_beyond_exp(logits, smoothing):
             x, y = np.array([logits], np.float32), np.array([label])
             by_numpy = OPS["cross_entropy"].numpy(ENV, a, x, y)
             by_aten = OPS["cross_entropy"].aten(ENV, a, torch.tensor(x), torch.tensor(y))
+            device = {"device": DEVICE}
+            by_triton, gradient = torch.empty(1, **device), torch.empty(1, 2, **device)
+            loss_kernel[1,](
+                torch.tensor(x, **device), torch.tensor(y, **device), by_triton, gradient, 1, C=2, BLOCK_N=2,
+                SMOOTHING=smoothing, LOSSES=True, GRAD=True,
+            )  # fmt: skip
         np.testing.assert_allclose(float(by_numpy), expected, rtol=1e-6)
         np.testing.assert_allclose(float(by_aten), expected, rtol=1e-6)
+        np.testing.assert_allclose(float(by_triton), expected, rtol=1e-6)
         if smoothing < 1:
             by_pytorch = F.cross_entropy(torch.tensor(x), torch.tensor(y), label_smoothing=smoothing)
             np.testing.assert_allclose(float(by_pytorch), expected, rtol=1e-6)
