@@ -85,7 +85,7 @@ def bounding(plan: Plan, kernel: Kernel, dtype: str) -> Callable[[Node, list[Bou
                 return Bounded(y, _product_error(node, operands, y, env, dtype, terms, gamma))
             unit = OPS[node.op].unit
             errors = [x.error + gamma * np.maximum(np.abs(x.value), unit) * _real(x.value) for x in operands]
-            error = _moved(node, values, errors, y, env) + gamma * np.abs(y)
+            error = moved(node, values, errors, y, env) + gamma * np.abs(y)
             if node.op == "batch_stats" and dtype in ("fp16", "bf16"):
                 # tile_stats takes one pass over 16-bit numbers: sum x^2 - (sum x)^2/count
                 error[1] += gamma * (y[0] ** 2 + y[1])
@@ -97,7 +97,8 @@ def bounding(plan: Plan, kernel: Kernel, dtype: str) -> Callable[[Node, list[Bou
 def beyond_rounding(got: np.ndarray, want: np.ndarray, stored: str) -> np.ndarray:
     """How far ``want`` is from the nearest real number that rounds to ``got`` in a type of storage."""
     bits, least = FORMATS[stored]
-    _, exponent = np.frexp(got)
+    mantissa, exponent = np.frexp(got)
+    exponent = exponent - ((np.abs(mantissa) == 0.5) & (np.abs(want) < np.abs(got)))  # numbers are closer below 2^n
     half = np.ldexp(0.5, np.where(got == 0, least, np.maximum(exponent - bits, least)))
     return np.maximum(np.abs(got - want) - half, 0.0)
 
@@ -172,7 +173,7 @@ def _product_error(
     return np.asarray(error)
 
 
-def _moved(
+def moved(
     node: Node, values: list[np.ndarray], errors: list[np.ndarray], y: np.ndarray, env: Environment
 ) -> np.ndarray:  # fmt: skip
     """By how much the result moves where each operand moves by its error."""
