@@ -197,3 +197,78 @@ def test_a_network_beyond_the_limits_is_refused_before_any_work(what, explained)
 @pytest.mark.parametrize("layer", AT_THE_LIMITS)
 def test_at_the_limits_nothing_takes_long(layer, explained):
     assert explained[layer].status == 0, explained[layer].err
+
+
+@pytest.mark.parametrize(
+    "argv", [["verify"], ["bench"], ["train", "--data", "digits", "--epochs", "1"]], ids=lambda argv: argv[0]
+)
+def test_a_batch_that_no_memory_holds_is_refused_before_it_is_made(tricnn, argv, monkeypatch):
+    from tricnn.runtime import model
+    from tricnn.system import cores
+
+    monkeypatch.setattr(model, "gpu_present", lambda: False)
+    monkeypatch.setattr(cores, "usable_memory", lambda: 1 << 30)
+    ran = tricnn(argv[0], "lenet", *argv[1:], "--batch", 2**31 - 1, "--width", 64)
+    is_refused(ran, "lenet with a batch of ", "are free; a smaller --batch")
+
+
+# --- long networks ----------------------------------------------------------------------------------------------------
+
+
+def residual_free(count):
+    """Convolution, batch norm and relu, so many times."""
+    lines, x = [HEAD], "x"
+    for i in range(count):
+        lines.append(
+            f'c{i}.weight = parameter(shape=[4, 4, 1, 1], init="constant(1)")\nc{i} = conv2d({x}, c{i}.weight)\n'
+            f'b{i}.weight = parameter(shape=[4], init="constant(1)")\n'
+            f'b{i}.bias = parameter(shape=[4], init="constant(0)")\n'
+            f'b{i}.mean = buffer(shape=[4], init="constant(0)")\nb{i}.var = buffer(shape=[4], init="constant(1)")\n'
+            f"b{i} = batch_norm(c{i}, b{i}.weight, b{i}.bias, b{i}.mean, b{i}.var)\nr{i} = relu(b{i})\n"
+        )
+        x = f"r{i}"
+    return "".join(lines) + f"g = global_avg_pool({x})\nf = flatten(g)\noutput logits = f\n"
+
+
+LONG = {
+    "1,000 relus": (chain(1000) + "output logits = l999\n", "infer"),
+    "250 blocks": (residual_free(250), "train"),
+    "a concatenation of 1,000": (
+        chain(1) + "".join(f"m{i} = tanh(x)\n" for i in range(1000))
+        + f"y = concat({', '.join(f'm{i}' for i in range(1000))})\noutput logits = y\n", "infer",
+    ),
+    "1,000 relus before a pooling": (
+        chain(1000) + "p = max_pool2d(l999, kernel_size=2, stride=2)\noutput logits = p\n", "infer",
+    ),
+    "1,000 relus behind a flattening": (
+        chain(1000).replace("l0 = relu(x)", "l = flatten(x)\nl0 = relu(l)") + "output logits = l999\n", "infer",
+    ),
+}  # fmt: skip
+
+
+def explained_within(path, seconds, mode):
+    script = (
+        f"import resource, sys\nresource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))\n"
+        "from tricnn.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, "explain", str(path), "--mode", mode], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_a_long_network_takes_time_in_proportion(what, tmp_path):
+    """A quadratic pass over the chain of relus took 10 s, one that recursed an internal error."""
+    text, mode = LONG[what]
+    (tmp_path / "net.txt").write_text(text)
+    ran = explained_within(tmp_path / "net.txt", 8, mode)
+    assert ran.returncode == 0, ran.stderr[-500:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text, mode", [(chain(5000) + "output o = l4999\n", "infer"), (residual_free(2000), "train")])
+def test_a_very_long_network_takes_time_in_proportion(text, mode, tmp_path):
+    (tmp_path / "net.txt").write_text(text)
+    ran = explained_within(tmp_path / "net.txt", 64, mode)
+    assert ran.returncode == 0, ran.stderr[-500:]

@@ -270,6 +270,24 @@ def static_figures(program: Program) -> dict[str, int]:
     }
 
 
+def check_memory(graph: Graph, batch: int, mode: str) -> None:
+    """Raise UsageError if a batch cannot fit this machine's memory: its parameters, twice for their gradients in
+    training, and the largest value of the network alone are more than is free."""
+    from tricnn.system.cores import usable_memory
+
+    from ..report.figures import size
+
+    free = usable_memory()
+    parameters = 4 * graph.num_parameters * (2 if mode == "train" else 1)
+    largest = max(graph.nodes, key=lambda node: graph.types[node.name].elements(batch))
+    needed = parameters + 4 * graph.types[largest.name].elements(batch)
+    if free is not None and needed > free:
+        raise UsageError(
+            f"{graph.name} with a batch of {batch} needs more than {size(needed)} of memory (layer {largest.name} "
+            f"alone {size(needed - parameters)}), {size(free)} are free; a smaller --batch, --width or --input may fit"
+        )
+
+
 # --- --out ----------------------------------------------------------------------------------------------------------
 
 

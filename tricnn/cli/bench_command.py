@@ -14,6 +14,7 @@ from .arguments import (
     add_fusion,
     add_model,
     add_target,
+    check_memory,
     chosen_target,
     load_graph,
     lowered,
@@ -61,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     if len(graph.inputs) != 1:
         raise UsageError(f"bench gives a network one input; {graph.name} has {len(graph.inputs)}")
     batch = options.batch or (BATCH_ON_GPU if on_gpu else fitting_batch(graph))
+    if not on_gpu:
+        check_memory(graph, batch, options.mode)
     how = (options.mode, batch, options.batch or BATCH_ON_GPU, options.dtype, target)
     peers = ("tricnn fused", "tricnn fused, CUDA graph", "tricnn unfused", "torch.compile")
     peers += ("torch.compile max-autotune",) * options.max_autotune

@@ -171,7 +171,9 @@ def fail(error: Exception) -> int:
     status, text = 2, str(error)
     if hasattr(error, "exit_status"):  # UsageError, TrainingInterrupted
         status = error.exit_status
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    elif (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    ):
         text = "not enough memory for this; a smaller --batch or --input may fit"
     elif isinstance(error, OSError):
         text = f"{error.filename or 'output'}: {error.strerror or error}"

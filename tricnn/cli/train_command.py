@@ -15,6 +15,7 @@ from .arguments import (
     UsageError,
     add_fusion,
     add_model,
+    check_memory,
     dtype,
     file_path,
     load_graph,
@@ -126,6 +127,8 @@ def run(options: argparse.Namespace) -> int:
     graph = load_graph(options, **{**small, "num_classes": dataset.num_classes})
     full = load_graph(options, num_classes=dataset.num_classes) if small else None
     dataset = fitted(dataset, graph)
+    if not runs_on_gpu(options.executor):
+        check_memory(graph, min(options.batch, len(dataset)), "train")
     model, result = train(graph, dataset, options, screen, size_of(graph, options))
     screen.json({
         "graph": graph.name,

@@ -17,6 +17,7 @@ from .arguments import (
     add_model,
     add_target,
     check_dtype,
+    check_memory,
     chosen_target,
     load_graph,
     sizes,
@@ -76,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
     which = sizes(graph, load_graph(options) if small else None)
     if said := sentence(graph.name, which):
         screen.show(said)
+    if not on_gpu:
+        check_memory(graph, batch, options.mode)
     result = which | verified(
         graph, screen, mode=options.mode, batch=batch, dtype=options.dtype, target=target, fuse=options.fuse,
         seed=options.seed, count=options.count_bytes,

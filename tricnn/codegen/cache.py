@@ -115,7 +115,8 @@ def _user_id(name: str) -> int:
 
 def _read_own(path: Path, user: int, most: int = LARGEST_ENTRY) -> bytes:
     """The first ``most`` bytes of a file that is the user's, and that nobody else can write; OSError if it is not."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
+    handle = os.open(path, flags)
     with open(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_ENTRY:

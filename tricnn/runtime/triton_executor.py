@@ -40,13 +40,20 @@ def interpreting() -> bool:
 
 
 def pick_device() -> str:
-    """``cuda`` or, under the interpreter, ``cpu``; raises TargetError where neither is there."""
+    """``cuda`` or, under the interpreter, ``cpu``; raises TargetError where neither is there, or TRITON_INTERPRET was
+    changed too late."""
     import torch
 
-    if interpreting():
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
+    device = "cpu" if interpreting() else "cuda" if torch.cuda.is_available() else None
+    if device is not None:
+        import triton.language as tl
+        from triton.runtime import JITFunction
+
+        if isinstance(tl.sum, JITFunction) == interpreting():  # its own functions are made when it is imported
+            value = os.environ.get("TRITON_INTERPRET")
+            now = "is no longer set" if value is None else f"was set to {value[:20]!r}"
+            raise TargetError(f"TRITON_INTERPRET {now} after triton was imported: set it before, or start anew")
+        return device
     raise TargetError(
         "executor triton needs a CUDA device, or Triton's interpreter (set TRITON_INTERPRET=1 before starting); "
         "executor numpy runs anywhere"

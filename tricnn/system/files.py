@@ -65,7 +65,7 @@ def _sync_folder(folder: Path) -> None:
 def read_at_most(path: Path, limit: int) -> bytes:
     """The bytes of a file, at most ``limit + 1`` of them: more than ``limit`` is too many. A pipe nobody writes to for
     ten seconds is an OSError, as is whatever else cannot be read."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for its writer
     try:
         if stat.S_ISDIR(os.fstat(handle).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
