@@ -75,7 +75,7 @@ def test_a_home_is_found_where_a_path_says_so(tricnn, tiny, tmp_path, monkeypatc
 )
 def test_a_line_of_error_is_short_whatever_it_repeats(tricnn, argv):
     ran = tricnn(*argv)
-    is_refused(ran, "characters]")
+    is_refused(ran)
     assert len(ran.err) < limits.LARGEST_MESSAGE + 100
 
 
