@@ -215,7 +215,7 @@ def test_a_batch_that_no_memory_holds_is_refused_before_it_is_made(tricnn, argv,
 # --- long networks ----------------------------------------------------------------------------------------------------
 
 
-def residual_free(count):
+def blocks(count):
     """Convolution, batch norm and relu, so many times."""
     lines, x = [HEAD], "x"
     for i in range(count):
@@ -232,7 +232,7 @@ def residual_free(count):
 
 LONG = {
     "1,000 relus": (chain(1000) + "output logits = l999\n", "infer"),
-    "250 blocks": (residual_free(250), "train"),
+    "150 blocks": (blocks(150), "train"),
     "a concatenation of 1,000": (
         chain(1) + "".join(f"m{i} = tanh(x)\n" for i in range(1000))
         + f"y = concat({', '.join(f'm{i}' for i in range(1000))})\noutput logits = y\n", "infer",
@@ -267,7 +267,7 @@ def test_a_long_network_takes_time_in_proportion(what, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text, mode", [(chain(5000) + "output o = l4999\n", "infer"), (residual_free(2000), "train")])
+@pytest.mark.parametrize("text, mode", [(chain(5000) + "output o = l4999\n", "infer"), (blocks(2000), "train")])
 def test_a_very_long_network_takes_time_in_proportion(text, mode, tmp_path):
     (tmp_path / "net.txt").write_text(text)
     ran = explained_within(tmp_path / "net.txt", 64, mode)
