@@ -68,6 +68,15 @@ def preactivation_with_a_pooled_shortcut(b, x):
 
 
 @net
+def activation_first_with_a_pooled_shortcut(b, x):
+    """The same without batch norm, at 17x17 (see ``built``): the stem's kernel activates its result as well."""
+    z = b.conv2d(x, 4, 3, padding=1, name="stem")
+    y = b.conv2d(b.relu(z), 4, 3, stride=2, name="conv1")
+    y = b.conv2d(b.relu(y), 4, 3, padding=1, name="conv2")
+    return classifier(b, b.add_(y, b.avg_pool2d(z, 2)))
+
+
+@net
 def normalised_twice(b, x):
     """Two batch norms over one convolution, each with its momentum and epsilon."""
     y = b.conv2d(x, 4, 3, name="conv")
@@ -118,7 +127,7 @@ def without(rule: str) -> str:
 
 def built(name: str) -> Graph:
     b = GraphBuilder(name)
-    return NETS[name](b, b.input("x", (3, 5, 7)))
+    return NETS[name](b, b.input("x", (3, 17, 17) if name == "activation_first_with_a_pooled_shortcut" else (3, 5, 7)))
 
 
 def differences(net: Graph, mode: str, policy: str, executor: str) -> list[str]:
