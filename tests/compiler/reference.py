@@ -72,7 +72,7 @@ def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed:
             case "add":
                 y = x + rest[0]
             case "concat":
-                y = torch.cat([x, *rest], 1)
+                y = torch.cat([x, *rest], min(x.dim() - 1, 1))
             case "slice_channels":
                 y = x[:, a["start"] : a["stop"]]
             case "pad_channels":

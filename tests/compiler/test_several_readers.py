@@ -91,6 +91,14 @@ def convolved_side_by_side(b, x):
 
 
 @net
+def a_branch_seen_as_vectors(b, x):
+    """Each branch is stored amid the other's channels, but for a dense layer that activates it as it loads it."""
+    ends = [b.relu(b.conv2d(x, k, 3, name=f"conv{k}"), name=f"branch{k}") for k in (2, 3)]
+    b.output(b.linear(b.relu(b.flatten(ends[0])), CLASSES, name="aux"), "aux", loss_weight=0.5, training_only=True)
+    return classifier(b, b.conv2d(b.concat(ends), 4, 1, name="last"))
+
+
+@net
 def normalised_and_pooled(b, x):
     y = b.conv2d(x, 4, 3, padding=1, name="conv")
     return classifier(b, b.batch_norm(y, name="bn"), b.avg_pool2d(y, 2))
@@ -118,7 +126,8 @@ def weights_in_parts(b, x):
     w = b.concat([b.parameter("w1", (4, 1, 2, 2), "he_normal"), b.parameter("w2", (4, 2, 2, 2), "he_normal")])
     y = b.global_avg_pool(b.relu(b.add("conv2d", x, w)))
     v = b.concat([b.parameter("v1", (3, 1), "he_normal"), b.parameter("v2", (3, 3), "he_normal")])
-    return b.build(b.add("linear", b.flatten(y), v, name="fc"))
+    bias = b.concat([b.parameter("b1", (1,), "constant(0)"), b.parameter("b2", (2,), "constant(0)")])
+    return b.build(b.add("linear", b.flatten(y), v, bias, name="fc"))
 
 
 def without(rule: str) -> str:

@@ -241,7 +241,12 @@ class _Network:
             self.b.output(self.choice(*self.values), f"image{i}")
         self.b.output(self.head(self.values[-1], "fc"))
         if heads and self.chance():
-            self.b.output(self.head(self.choice(*self.values), "aux.fc"), "aux", loss_weight=0.3, training_only=True)
+            self.b.output(
+                self.head(self.choice(*self.values), "aux.fc"),
+                "aux",
+                loss_weight=0.25 if self.exact else 0.3,
+                training_only=True,
+            )
         if heads and self.chance():
             logits = self.b.outputs[-1].value
             again = logits if self.exact else self.choice(logits, self.b.softmax(logits))

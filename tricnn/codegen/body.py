@@ -205,11 +205,14 @@ class Body:
         return self.known[key]
 
     def row_of(self, raw: str, at: At) -> str:
-        """A tile of a value that has rows but no batch: statistics, or the filters and taps of a weight."""
+        """A tile of a value without a batch, row by row: statistics, the filters and taps of a weight; a vector is
+        one."""
         place, (first, last) = self.plan.place(raw), at.channels
-        begin = place.offset % place.pitch
+        one = len(self.plan.type(raw).shape) == 1
+        width = self.plan.type(place.buffer).elements(1) if one else place.pitch
+        begin = place.offset % width
         offset = f"{self.row(at.pixel, place.pitch)} + {at.channel}" + (f" + {place.offset}" if place.offset else "")
-        self.loads.append(Load("tile", place.buffer, at, begin + first, begin + last, place.pitch))
+        self.loads.append(Load("tile", place.buffer, at, begin + first, begin + last, width))
         return self.let("x_tile", f"tl.load({self.argument(raw, 'x')} + {offset}, mask={at.mask}, other=0.0)")
 
     def operand(self, node: Node, index: int, at: At) -> str:

@@ -262,17 +262,14 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
         loaded = body.value(raw, source, "x", wide=False)
         if body.computed(plan.storage(raw)):
             loaded = body.rounded(loaded, element(y, state.storage))
-    elif pixels > 1:
-        loaded = body.row_of(raw, At("pixel", channel, inside, x.channel_count, max(first, 0), count))
     else:
-        loaded = body.vector(raw, "x", At("pixel", channel, inside, x.channel_count))
+        loaded = body.row_of(raw, At("pixel", channel, inside, x.channel_count, max(first, 0), count))
     place = plan.place(node.name)
     target = place.offset + start
     out = body.result(place.buffer, "y")
-    rows = y.batched or pixels > 1
-    row = f"{out} + {body.row('pixel', place.pitch)} + channel" if rows else f"{out} + channel"
+    row = f"{out} + {body.row('pixel', place.pitch)} + channel"
     body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
-    total = place.pitch if rows else plan.type(place.buffer).elements(1)
+    total = place.pitch if y.batched or pixels > 1 else plan.type(place.buffer).elements(1)
     body.stores.setdefault(place.buffer, set()).add((target, target + count, total))
     tile = state.tile(name, kernel, node.op, {"PIXELS": pixels, "C": count}, partial(tiles.elementwise, count))
     text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)

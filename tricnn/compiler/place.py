@@ -39,6 +39,7 @@ def place(
             readers[value].append(node)
     written = {value for kernel in kernels for value in kernel.writes}
     viewed = set(views.values())
+    reshaped = {v for k in kernels if _computes_a_view(graph, k, views) for v in (*k.reads, *k.writes)}
 
     def why_not(value: str) -> Why | None:
         """Why a value cannot be written into its place: it is not one kernel's result (or a parameter of this
@@ -52,6 +53,8 @@ def place(
             return why("{part} is a result of the network", part=value)
         if type_.batched and value in viewed:
             return why("{part} is also seen under another shape", part=value)
+        if type_.batched and value in reshaped:
+            return why("a kernel that uses {part} computes under another shape", part=value)
         if node.op == "parameter":
             allowed = ("concat_filters",) if type_.is_weight else VECTOR_READERS if len(type_.shape) == 1 else ()
             other = next((n for n in readers[value] if n.op not in allowed), None)
@@ -93,6 +96,22 @@ def place(
         if kernel.name not in gone
     ]
     return tuple(kept), within, copied
+
+
+def _computes_a_view(graph: Graph, kernel: Kernel, views: Mapping[str, str]) -> bool:
+    """Does it read, under another shape, what it computes itself? Then it also loads the operands of that, or stores
+    what follows, as if they lay in one piece."""
+
+    def layout(value: str) -> tuple[int, int]:
+        return graph.types[value].pixels, graph.types[value].channels
+
+    for value in {v for node in kernel.nodes for v in node.inputs if v in views and graph.types[v].batched}:
+        base = value
+        while base in views:
+            base = views[base]
+        if base in kernel.by_name and layout(base) != layout(value):
+            return True
+    return False
 
 
 def _from_memory_only(op: str, inputs: Sequence[str], value: str) -> bool:
