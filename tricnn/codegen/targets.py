@@ -10,7 +10,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from tricnn.ir.errors import TargetError, shown
+from tricnn.ir.errors import TargetError
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ def parse_target(name: str) -> Target:
         canonical = NAMED.get(word.removeprefix("rtx"), canonical)
     target = TARGETS.get(canonical)
     if target is None:
-        near = difflib.get_close_matches(wanted.lower(), [*TARGETS, *NAMED], 1)
+        near = difflib.get_close_matches(wanted[:40].lower(), [*TARGETS, *NAMED], 1)
         hint = f"did you mean {NAMED.get(near[0], near[0])}? " if near else ""
-        raise TargetError(
-            f"unknown target {shown(wanted)}; {hint}supported: {', '.join(TARGETS)}, or a GPU's name (H100)"
-        )
+        raise TargetError(f"unknown target {wanted!r}; {hint}supported: {', '.join(TARGETS)}, or a GPU's name (H100)")
     return target
