@@ -81,12 +81,13 @@ def pools() -> Graph:
 
 
 def heads() -> Graph:
-    """Flattening that moves data, concatenation, softmax as an output, a loss."""
+    """Flattening that moves data, concatenation, softmax amid the network, two losses."""
     b = GraphBuilder("heads")
     h = b.conv2d(b.input("x", (4, 5, 5)), 5, 3, name="c1")
     h = b.concat([h, b.tanh(h)])
     flat = b.flatten(h)
-    b.output(b.softmax(b.linear(flat, 4, name="q")), name="soft", loss_weight=0.3)
+    soft = b.softmax(b.linear(flat, 4, name="q"))
+    b.output(b.linear(soft, 3, name="r"), name="soft", loss_weight=0.3)
     return b.build(b.linear(b.relu(flat), 5, name="fc"))
 
 
