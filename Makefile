@@ -28,7 +28,10 @@ help:
 setup: $(READY)
 
 # Torch's build (CPU, CUDA) follows pip's configuration; its version must be settled in the same call as everything
-# else, or another package's wider range brings another one.
+# else, or another package's wider range brings another one. Only Triton comes in calls of its own, without what depends
+# on it: a CUDA build of torch asks for the older one it was tested with (constraints.txt says why that is not taken).
+# Before the rest, so that a CPU build, which asks for none, fetches no other one; and after it.
+TRITON = triton==3.9.0
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "tricnn needs Python 3.11 or newer; try: make PYTHON=python3.12 $(or $(MAKECMDGOALS),setup)" >&2; exit 1; }
@@ -38,7 +41,9 @@ $(READY): pyproject.toml constraints.txt
 	@# A dot every two seconds for as long as this shell lives; byte code is compiled on all cores, pip knows one.
 	@printf 'Installing tricnn and what it needs into $(VENV) ($(SETUP)) '; \
 	    while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done & dots=$$!; \
-	    $(PY) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'; status=$$?; \
+	    install="$(PY) -m pip install -qq --no-compile --disable-pip-version-check"; \
+	    $$install --no-deps $(TRITON) && $$install -c constraints.txt -e '.[dev]' && $$install --no-deps $(TRITON); \
+	    status=$$?; \
 	    $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1; \
 	    kill $$dots; [ $$status = 0 ] && echo ' done' || { echo; exit $$status; }
 	@touch $(READY)

@@ -36,8 +36,12 @@ def max_over_window(tile, AREA: tl.constexpr):
     maximum, 2*AREA - 1 - p where it holds a NaN, 2*AREA elsewhere.
     """
     windows = fold_windows(tile, AREA)
-    if INTERPRETED:  # calls a function like ours for one element after another; but its own maximum keeps a NaN
-        largest, _ = tl.max(windows, axis=1, return_indices=True)
+    if INTERPRETED:
+        # It would call a function like ours for one element after another; and whether its own maximum keeps a NaN
+        # depends on the version.
+        nan = windows != windows
+        largest = tl.max(tl.where(nan, float("-inf"), windows), axis=1)
+        largest = tl.where(tl.max(nan.to(tl.int32), axis=1) > 0, float("nan"), largest)
     else:
         largest = tl.reduce(windows, 1, larger)
     position = tl.arange(0, AREA)[None, :, None]

@@ -10,6 +10,7 @@ print(m.source)     # the Triton file that runs
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from . import graphs, ir
     from .ir import Graph, GraphBuilder, TricnnError, from_text
     from .runtime import Model, compile
+
+# Multiply-adds are one instruction, as every Triton until 3.9 makes them unless told otherwise. 3.10 will not by default,
+# and 3.9 says so at every compilation.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Graph", "GraphBuilder", "Model", "TricnnError", "compile", "from_text", "graphs", "ir"]
