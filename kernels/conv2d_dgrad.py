@@ -9,7 +9,7 @@ residue class share their taps, and a class is a stride-1 convolution of its own
 import triton
 import triton.language as tl
 
-from .numerics import IEEE, dot, round_to
+from .numerics import IEEE, dot, existing, round_to
 from .order import tile_of_program
 from .window import image_position
 
@@ -60,6 +60,7 @@ def conv2d_dgrad(
     SAME_PIXEL: tl.constexpr = R * S * SH * SW == 1 and P == H and Q == W
     if SAME_PIXEL:
         pixel = row
+        source = existing(row, row_mask)
     else:
         n, i, j = image_position(row, CLASS_H, CLASS_W)
         h = i * SH + class_h
@@ -74,18 +75,19 @@ def conv2d_dgrad(
             for s in range(S):
                 ahead_w = class_w + PL - s * DW
                 if ahead_w % SW == 0:
-                    if SAME_PIXEL:
-                        source = pixel
-                        inside = row_mask
-                    else:
+                    inside = row_mask
+                    if not SAME_PIXEL:
                         p = i + ahead_h // SH
                         q = j + ahead_w // SW
-                        source = (n * P + p) * Q + q
                         inside = row_mask & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
+                        source = existing((n * P + p) * Q + q, inside)
                     for k in range(0, KG, BLOCK_K):
                         channel = k + tl.arange(0, BLOCK_K)
                         known = channel < KG
-                        exists = inside if KG % BLOCK_K == 0 else inside & known[None, :]
+                        exists = inside
+                        if KG % BLOCK_K != 0:
+                            exists = inside & known[None, :]
+                            channel = channel % KG
                         if load_dy is None:
                             dy = dy_args.load([row_tile * BLOCK_M, k])
                         else:
@@ -94,7 +96,7 @@ def conv2d_dgrad(
                             b = w.load([group * KG + k, (r * S + s) * CG + first_column])
                         else:
                             filters = w + (group * KG + channel[:, None]) * (R * S * CG)
-                            weights = filters + ((r * S + s) * CG + column)
+                            weights = filters + ((r * S + s) * CG + column % CG)
                             b = tl.load(weights, mask=known[:, None] & column_mask, other=0.0)
                             b = round_to(b, dy.dtype)
                         acc = dot(dy, b, acc, PRECISION)

@@ -8,7 +8,7 @@ No patch matrix is ever stored: the rows of the left operand are gathered from x
 import triton
 import triton.language as tl
 
-from .numerics import IEEE, dot, round_to
+from .numerics import IEEE, dot, existing, round_to
 from .order import tile_of_program
 from .window import image_position
 
@@ -63,12 +63,13 @@ def conv2d_fprop(
     row_mask = row < rows
     column_mask = column < KG
     if not W_BOXES:
-        filters = w + (group * KG + column) * (R * S * CG)
+        filters = w + (group * KG + existing(column, column_mask)) * (R * S * CG)
 
     # Where every output pixel reads the same input pixel (1x1, linear layers), rows need not be taken apart.
     SAME_PIXEL: tl.constexpr = R * S * SH * SW * AREA == 1 and P == H and Q == W
     if SAME_PIXEL:
         pixel = row
+        source = existing(row, row_mask)
     elif AREA == 1:
         pixel = row
         n, p, q = image_position(row, P, Q)
@@ -84,18 +85,19 @@ def conv2d_fprop(
         # counter is miscompiled at 8 warps (pytorch #173068).
         for r in range(R):
             for s in range(S):
-                if SAME_PIXEL:
-                    source = pixel
-                    inside = row_mask
-                else:
+                inside = row_mask
+                if not SAME_PIXEL:
                     h = p * SH + (r * DH - PT)
                     v = q * SW + (s * DW - PL)
-                    source = (n * H + h) * W + v
                     inside = row_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
+                    source = existing((n * H + h) * W + v, inside)
                 for c in range(0, CG, BLOCK_K):
                     channel = c + tl.arange(0, BLOCK_K)
                     known = channel < CG
-                    exists = inside if CG % BLOCK_K == 0 else inside & known[None, :]
+                    exists = inside
+                    if CG % BLOCK_K != 0:
+                        exists = inside & known[None, :]
+                        channel = channel % CG
                     if load_x is None:
                         x = x_args.load([row_tile * BLOCK_M, c])
                     else:
@@ -113,16 +115,15 @@ def conv2d_fprop(
         # Too few channels to fill a block: the summed axis is (r, s, c) flattened, as it lies in the weights.
         for first in range(0, R * S * CG, BLOCK_K):
             term = first + tl.arange(0, BLOCK_K)
+            known = term < R * S * CG
+            term = term % (R * S * CG)
             tap = term[None, :] // CG
-            if SAME_PIXEL:
-                source = pixel
-                inside = row_mask
-            else:
+            inside = row_mask
+            if not SAME_PIXEL:
                 h = p * SH + (tap // S * DH - PT)
                 v = q * SW + (tap % S * DW - PL)
-                source = (n * H + h) * W + v
                 inside = row_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
-            known = term < R * S * CG
+                source = existing((n * H + h) * W + v, inside)
             x = load_x(source, group * CG + term[None, :] % CG, inside & known[None, :], x_args)
             if keep_x is not None:
                 keep_x(x, source, term[None, :], inside & known[None, :] & (column_tile == 0), keep_args)

@@ -9,7 +9,7 @@ sum, and `sum_partials` adds them in a fixed order: the same bits every time, an
 import triton
 import triton.language as tl
 
-from .numerics import IEEE, dot
+from .numerics import IEEE, dot, existing
 from .window import image_position
 
 
@@ -68,6 +68,7 @@ def conv2d_wgrad(
     shift_h = tap // S * DH - PT
     shift_w = tap % S * DW - PL
     channel = group * CG + column % CG
+    filter_ = group * KG + k % KG
 
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if BIAS:
@@ -75,10 +76,11 @@ def conv2d_wgrad(
     for first in range(begin, end, BLOCK_K):
         pixel = first + tl.arange(0, BLOCK_K)[:, None]
         pixel_mask = pixel < end
+        pixel = existing(pixel, pixel_mask)
         if load_dy is None:
             dy = dy_args.load([first, group * KG + first_k])
         else:
-            dy = load_dy(pixel, group * KG + k[None, :], pixel_mask & k_mask[None, :], dy_args)
+            dy = load_dy(pixel, filter_[None, :], pixel_mask & k_mask[None, :], dy_args)
         if load_x is None:
             x = x_args.load([first, column_tile * BLOCK_N])
         elif SAME_PIXEL:
@@ -88,7 +90,7 @@ def conv2d_wgrad(
             h = p * SH + shift_h
             v = q * SW + shift_w
             inside = pixel_mask & column_mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
-            x = load_x((n * H + h) * W + v, channel, inside, x_args)
+            x = load_x(existing((n * H + h) * W + v, inside), channel, inside, x_args)
         acc = dot(tl.trans(dy), x.to(dy.dtype), acc, PRECISION)
         if BIAS:  # decided when compiling, the inner one when running
             if column_tile == 0:

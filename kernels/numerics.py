@@ -12,6 +12,17 @@ IEEE = tl.constexpr("ieee")
 
 
 @triton.jit
+def existing(index, exists):
+    """index where it exists, 0 elsewhere: an index whose address may be read whatever the mask of the load says.
+
+    Loads in the loop of a product become asynchronous copies, and ptxas as it comes with Triton 3.7.1 lets a masked one
+    of them read its address all the same on sm_100 (pytorch pull request 187222). Along the axis that lies contiguously
+    in memory take `index % length` instead: Triton sees that neighbours stay neighbours.
+    """
+    return tl.where(exists, index, 0)
+
+
+@triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a @ b, accumulated in fp32.
 

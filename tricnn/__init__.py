@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .ir import Graph, GraphBuilder, TricnnError, from_text
     from .runtime import Model, compile
 
-# Multiply-adds are one instruction, as every Triton until 3.9 makes them unless told otherwise. 3.10 will not by default,
-# and 3.9 says so at every compilation.
+# Multiply-adds are one instruction, as every Triton until 3.9 makes them unless told otherwise. 3.10 will not by
+# default, and 3.9 warns of it.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 __version__ = "0.1.0"

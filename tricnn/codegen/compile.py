@@ -289,7 +289,8 @@ def _job(spec: KernelSpec, gpu: Target) -> dict[str, Any]:
         "options": {
             "num_warps": spec.num_warps,
             "num_stages": spec.num_stages,
-            "enable_fp_fusion": os.environ["TRITON_DEFAULT_FP_FUSION"] != "0",  # as launching has it: tricnn/__init__.py
+            "enable_fp_fusion": os.environ["TRITON_DEFAULT_FP_FUSION"]
+            != "0",  # as launching has it: tricnn/__init__.py
         },
         "target": {"backend": gpu.backend, "arch": gpu.arch, "warp_size": gpu.warp_size},
     }

@@ -173,10 +173,14 @@ def _axes(visits: Callable[..., Counts], c: Mapping[str, int], rows: int, column
             visits(c["W"], columns, c["S"], c.get("SW", 1), c.get("PL", 0), c.get("DW", 1)))  # fmt: skip
 
 
-def _cycles(start: int, count: int, lanes: int) -> list[tuple[int, int]]:
-    """``lanes`` channels that begin again after ``count``."""
+def _cycles(groups: int, count: int, lanes: int) -> tuple[tuple[int, int], ...]:
+    """For each group (first channel, how many): ``lanes`` of its ``count`` channels, beginning again after the last."""
     whole, rest = divmod(lanes, count)
-    return [(start, count)] * whole + [(start, rest)] * (rest > 0)
+    return tuple(
+        cycle
+        for first in range(0, groups * count, count)
+        for cycle in [(first, count)] * whole + [(first, rest)] * (rest > 0)
+    )
 
 
 def _padded(count: int, block: int) -> int:
@@ -203,12 +207,10 @@ def fprop(
     height, width = p * window[0], q * window[1]
     row_tiles, loaded = boxes or (f"cdiv(N * {height * width}, {tile.m})", (height, width))
     columns = -(-kg // tile.n)
-    if cg >= 16:
-        sweeps, lanes = every_tap, [(g * cg, _padded(cg, tile.k)) for g in range(groups)]
-    else:  # the summed axis is (r, s, c) flattened
-        sweeps = 1
-        lanes = [lane for g in range(groups) for lane in _cycles(g * cg, cg, _padded(every_tap * cg, tile.k))]
-    x = Calls(*_axes(taps, c, *loaded), f"{row_tiles} * {columns * sweeps}", tuple(lanes), columns)
+    # With few channels the summed axis is (r, s, c) flattened.
+    sweeps, summed = (every_tap, cg) if cg >= 16 else (1, every_tap * cg)
+    lanes = _cycles(groups, cg, _padded(summed, tile.k))
+    x = Calls(*_axes(taps, c, *loaded), f"{row_tiles} * {columns * sweeps}", lanes, columns)
     windows = (1,) * p, (1,) * q
     y = Calls((1,) * height, (1,) * width, row_tiles, _results(groups, kg, tile), windows=windows)
     return [x.of(load), y.of(store), loads(weight, f"{row_tiles} * {every_tap * cg * c['K']}")]
@@ -225,7 +227,7 @@ def dgrad(
         f"cdiv(N * {-(-c['H'] // sh) * -(-c['W'] // sw)}, {tile.m})", (c["H"], c["W"])
     )  # fmt: skip
     columns = -(-cg // tile.n)
-    lanes = tuple((g * kg, _padded(kg, tile.k)) for g in range(groups))
+    lanes = _cycles(groups, kg, _padded(kg, tile.k))
     visits = _axes(covers, {**c, "H": height, "W": width}, c["P"], c["Q"])
     dy = Calls(*visits, f"{row_tiles} * {columns * every_tap}", lanes, columns)
     dx = Calls((1,) * c["H"], (1,) * c["W"], f"{row_tiles} * {sh * sw}", _results(groups, cg, tile))
@@ -237,10 +239,9 @@ def wgrad(load_dy: Body, load_x: Body, c: Mapping[str, int], tile: Tile) -> list
     groups, blocks = c.get("GROUPS", 1), f"cdiv(N * {c['P'] * c['Q']}, {tile.k})"
     cg, kg = c["C"] // groups, c["K"] // groups
     filters, columns = -(-kg // tile.m), -(-c["R"] * c["S"] * cg // tile.n)
-    dy_lanes = tuple((g * kg, filters * tile.m) for g in range(groups))
-    x_lanes = [lane for g in range(groups) for lane in _cycles(g * cg, cg, columns * tile.n)]
+    dy_lanes, x_lanes = _cycles(groups, kg, filters * tile.m), _cycles(groups, cg, columns * tile.n)
     dy = Calls((1,) * c["P"], (1,) * c["Q"], f"{blocks} * {columns}", dy_lanes, columns)
-    x = Calls(*_axes(taps, c, c["P"], c["Q"]), f"{blocks} * {filters}", tuple(x_lanes), filters)
+    x = Calls(*_axes(taps, c, c["P"], c["Q"]), f"{blocks} * {filters}", x_lanes, filters)
     return [dy.of(load_dy), x.of(load_x)]
 
 
