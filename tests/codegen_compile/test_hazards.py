@@ -72,6 +72,30 @@ def test_operands_in_shared_memory_have_no_hazard() -> None:
     assert hazards.overwrites(hazards.instructions(text)) == []
 
 
+TENSOR_MEMORY = """
+//--------------------- .text.kernel              --------------------------
+.text.kernel:
+.L_x_1:
+        /*0010*/                   {wait} ;
+        /*0020*/                   STTM.x16 tmem[UR17+0x80], R4 ;
+        /*0030*/                   UTCHMMA tmem[UR46], gdesc[UR6], tmem[UR20], tmem[UR22], idesc[UR23], UPT ;
+        /*0040*/                   UTCBAR [UR29], URZ ;
+        /*0050*/                   BRA.U !UP0, `(.L_x_1) ;
+        /*0060*/                   EXIT ;
+"""
+
+
+def test_tensor_memory_is_stored_only_after_a_wait() -> None:
+    def found(wait: str, text: str = TENSOR_MEMORY) -> list[int]:
+        return [x.by.address for x in hazards.of_code(hazards.instructions(text.format(wait=wait)))]
+
+    waits = "SYNCS.PHASECHK.TRANS64.TRYWAIT P2, [UR29], R42"
+    assert found("NOP") == [0x20]
+    assert found(waits) == []
+    assert found(waits, TENSOR_MEMORY.replace("UTCBAR [UR29], URZ", "NOP")) == [0x20]  # nothing tells the barrier
+    assert found("NOP", TENSOR_MEMORY.replace("tmem[UR46], gdesc", "gdesc[UR46], gdesc")) == []
+
+
 def assembled(ptx: str, folder: Path) -> bytes:
     (folder / "kernel.ptx").write_text(ptx)
     ptxas = triton.knobs.nvidia.ptxas.path

@@ -1,4 +1,4 @@
-"""Registers that a loop refills while a matrix instruction still reads them, found in Hopper's machine code.
+"""Operands that a loop refills while a matrix instruction still reads them, found in NVIDIA's machine code.
 
 A Hopper matrix product (``HGMMA``, PTX's ``wgmma.mma_async``) runs beside the program. One whose left operand is in
 registers reads them until ``WARPGROUP.DEPBAR`` has waited for its group (PTX ISA, "Asynchronous warpgroup level matrix
@@ -12,7 +12,8 @@ interpreter. So the machine code itself is read.
     WARPGROUP.DEPBAR.LE gsb0, n     all groups but the newest n have ended
     anything else                   writes its destination: a hazard if that is in a group in flight
 
-Where paths meet, groups are united from the newest on, so that every path is accounted for.
+Where paths meet, groups are united from the newest on, so that every path is accounted for. On Blackwell the left
+operand of a matrix instruction may be in tensor memory; :func:`tensor_memory_overwrites` does the same there.
 
 Imports the standard library only, and nothing of tricnn: the compile workers load this file by its path.
 """
@@ -22,9 +23,10 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 MATRIX = ("HGMMA", "QGMMA", "IGMMA", "BGMMA")
 #: instructions without a result in a register, whatever their first operand is
@@ -79,7 +81,7 @@ def of_cubin(cubin: bytes, nvdisasm: str) -> list[Overwrite]:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
         done = subprocess.run([nvdisasm, "-c", str(file)], capture_output=True, text=True, check=True)
-    return [found for part in _functions(done.stdout) for found in overwrites(instructions(part))]
+    return [found for part in _functions(done.stdout) for found in of_code(instructions(part))]
 
 
 def _functions(text: str) -> list[str]:
@@ -136,62 +138,104 @@ def written(x: Instruction) -> range:
 _Group = frozenset[int]
 _Flight = tuple[tuple[_Group, ...], _Group]
 _MOST = 16  # groups told apart; older ones are one group
+State = TypeVar("State")
 
 
-def _met(a: _Flight, b: _Flight) -> _Flight:
-    """What may be in flight where two paths meet."""
-    length = max(len(a[0]), len(b[0]))
-    none: _Group = frozenset()
-    pad = [(none,) * (length - len(x[0])) + x[0] for x in (a, b)]
-    return tuple(x | y for x, y in zip(*pad, strict=True)), a[1] | b[1]
+def of_code(code: list[Instruction]) -> list[Overwrite]:
+    """The hazards of a function's instructions, by address: registers on Hopper, tensor memory on Blackwell."""
+    return [*overwrites(code), *tensor_memory_overwrites(code)]
 
 
-def _after(code: list[Instruction], at: int, flight: _Flight) -> _Flight:
-    """What is in flight behind an instruction."""
-    x, (closed, opened) = code[at], flight
-    if x.base in MATRIX:
-        opened = opened | {at}
-        if any("gsb0" in operand for operand in x.operands):
-            closed, opened = (*closed, opened), frozenset()
-            if len(closed) > _MOST:
-                closed = (closed[0] | closed[1], *closed[2:])
-    elif x.base == "WARPGROUP" and "DEPBAR" in x.name:
-        left = int(x.operands[-1], 0)
-        closed = closed[-left:] if left else ()
-    return closed, opened
+def _flow(
+    code: list[Instruction], start: State, after: Callable[[int, State], State], met: Callable[[State, State], State]
+) -> dict[int, State]:
+    """What may hold before each instruction that can be reached: ``start`` before the first, changed by each as
+    ``after`` says, united by ``met`` where paths meet."""
+    before, waiting = {0: start}, [0]
+    while waiting:
+        at = waiting.pop()
+        state = after(at, before[at])
+        for follower in _next(code, at):
+            known = before.get(follower)
+            united = state if known is None else met(known, state)
+            if united != known:
+                before[follower] = united
+                waiting.append(follower)
+    return before
 
 
 def _next(code: list[Instruction], at: int) -> Iterator[int]:
     """The instructions that may follow one."""
     x = code[at]
-    falls = x.guarded or x.base not in ("BRA", "JMP", "BRX", "JMX", "EXIT", "RET")
-    if x.base == "BRA" and not x.guarded and any(re.match(r"!?U?P\d", operand) for operand in x.operands):
-        falls = True  # BRA P0, `(.L_x_1) and BRA.U UP0, ... carry their condition among the operands
-    if falls and at + 1 < len(code):
+    # BRA P0, `(.L_x_1) and BRA.U UP0, ... carry their condition among the operands.
+    conditional = x.guarded or any(re.match(r"!?U?P\d", operand) for operand in x.operands)
+    if (conditional or x.base not in ("BRA", "JMP", "BRX", "JMX", "EXIT", "RET")) and at + 1 < len(code):
         yield at + 1
     if x.target is not None:
         yield x.target
 
 
 def overwrites(code: list[Instruction]) -> list[Overwrite]:
-    """Every pair of a matrix instruction and an instruction that overwrites its left operand before it was waited for,
-    by address."""
+    """Every pair of a Hopper matrix instruction and an instruction that overwrites its left operand before it was
+    waited for."""
     operands = {i: left_operand(x) for i, x in enumerate(code) if x.base in MATRIX}
     if not any(operands.values()):
         return []
-    flights: dict[int, _Flight] = {0: ((), frozenset())}
-    waiting, found = [0], set()
-    while waiting:
-        at = waiting.pop()
-        closed, opened = flights[at]
+
+    def met(a: _Flight, b: _Flight) -> _Flight:
+        length = max(len(a[0]), len(b[0]))
+        none: _Group = frozenset()
+        pad = [(none,) * (length - len(x[0])) + x[0] for x in (a, b)]
+        return tuple(x | y for x, y in zip(*pad, strict=True)), a[1] | b[1]
+
+    def after(at: int, flight: _Flight) -> _Flight:
+        x, (closed, opened) = code[at], flight
+        if x.base in MATRIX:
+            opened = opened | {at}
+            if any("gsb0" in operand for operand in x.operands):
+                closed, opened = (*closed, opened), frozenset()
+                if len(closed) > _MOST:
+                    closed = (closed[0] | closed[1], *closed[2:])
+        elif x.base == "WARPGROUP" and "DEPBAR" in x.name:
+            left = int(x.operands[-1], 0)
+            closed = closed[-left:] if left else ()
+        return closed, opened
+
+    start: _Flight = ((), frozenset())
+    found = set()
+    for at, (closed, opened) in _flow(code, start, after, met).items():
         if code[at].base not in MATRIX and (registers := frozenset(written(code[at]))):
-            for group in (*closed, opened):
-                found |= {(m, at) for m in group if operands[m] & registers}
-        after = _after(code, at, flights[at])
-        for follower in _next(code, at):
-            before = flights.get(follower)
-            united = after if before is None else _met(before, after)
-            if united != before:
-                flights[follower] = united
-                waiting.append(follower)
+            found |= {(m, at) for group in (*closed, opened) for m in group if operands[m] & registers}
     return [Overwrite(code[m], code[by]) for m, by in sorted(found)]
+
+
+def tensor_memory_overwrites(code: list[Instruction]) -> list[Overwrite]:
+    """Every pair of a Blackwell matrix instruction whose left operand is in tensor memory and a store there (``STTM``)
+    that nothing waits before.
+
+    ``UTCBAR`` has a barrier told when all matrix instructions before it have ended, and ``SYNCS.PHASECHK`` waits for a
+    barrier. Which one, and which part of tensor memory is stored, is not followed: any wait after a ``UTCBAR`` counts,
+    and any store. So what is found is wrong, but a wait for another barrier in the same place would hide it.
+    """
+    if not any(_from_tensor_memory(x) for x in code):
+        return []
+    flying = frozenset[tuple[int, bool]]  # (matrix instruction, whether a barrier will be told of its end)
+
+    def after(at: int, flight: flying) -> flying:
+        x = code[at]
+        if _from_tensor_memory(x):
+            return flight | {(at, False)}
+        if x.base == "UTCBAR":
+            return frozenset((m, True) for m, _ in flight)
+        if x.base == "SYNCS" and "PHASECHK" in x.name:
+            return frozenset((m, told) for m, told in flight if not told)
+        return flight
+
+    start: flying = frozenset()
+    reached = _flow(code, start, after, lambda a, b: a | b)
+    pairs = sorted((m, at) for at, flight in reached.items() if code[at].base == "STTM" for m, _ in flight)
+    return [Overwrite(code[m], code[by]) for m, by in pairs]
+
+
+def _from_tensor_memory(x: Instruction) -> bool:
+    return re.fullmatch(r"UTC\w*MMA", x.base) is not None and x.operands[0].startswith("tmem")

@@ -53,6 +53,8 @@ _CUDA_MATRIX = {
 }
 #: of these, the ones whose left operand is in registers, not in shared memory
 _CUDA_FROM_REGISTERS = frozenset([0xDF0, 0xDF1, 0xDF2, 0xDF3])
+#: and those whose left operand may be in tensor memory
+_CUDA_FROM_TENSOR_MEMORY = frozenset(code for code, name in _CUDA_MATRIX.items() if name == "UTCMMA")
 _CUDA_BULK = {
     **dict.fromkeys([0x3B4, 0x5B4], "UTMALDG"),
     **dict.fromkeys([0x3B5], "UTMASTG"),
@@ -99,6 +101,11 @@ def multiplies_from_registers(cubin: bytes) -> bool:
     return any(opcode in _CUDA_FROM_REGISTERS for opcode in _opcodes(cubin))
 
 
+def multiplies_beside_the_program(cubin: bytes) -> bool:
+    """Whether a cubin may refill what a matrix instruction in flight reads: its registers, or tensor memory."""
+    return any(code in _CUDA_FROM_REGISTERS or code in _CUDA_FROM_TENSOR_MEMORY for code in _opcodes(cubin))
+
+
 def _opcodes(cubin: bytes) -> Iterator[int]:
     """The operation of each instruction, as a number."""
     sections = list(code_sections(cubin))
@@ -130,7 +137,7 @@ def cuda_facts(
         "shared_bytes": dynamic_shared + static_shared,
         "tensor_core": any(name in counts for name in _CUDA_MATRIX.values()),
         "bulk_copy": any(name in counts for name in _CUDA_BULK.values()),
-        "hazards": hazards(cubin) if multiplies_from_registers(cubin) else 0,
+        "hazards": hazards(cubin) if multiplies_beside_the_program(cubin) else 0,
     }
 
 
