@@ -39,7 +39,7 @@ def sgd_of_many(
     if ROUNDED is not None:
         address = tl.load(row + 5)
         copy = address.to(tl.pointer_type(ROUNDED))
-        tl.store(copy + element, round_to(new, ROUNDED), mask=mask & (address != 0))
+        tl.store(copy + element, round_to(new, ROUNDED), mask=mask & (tl.zeros([BLOCK], tl.int64) + address != 0))
 
 
 @triton.jit

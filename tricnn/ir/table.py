@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..system.limits import MOST_ELEMENTS, MOST_OPERANDS, WIDEST, WIDEST_IMAGE
+from ..system.limits import MOST_ELEMENTS, MOST_OPERANDS, MOST_WEIGHTS, WIDEST, WIDEST_IMAGE
 from .errors import GraphError, ShapeError, shown
 from .types import TensorType
 
@@ -187,9 +187,9 @@ def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
         for name, type_ in zip(row.operand_names(len(inputs)), inputs):
             _check_operand(name, type_)
         found = row.shape(node.attrs, *inputs)
-        if (count := prod(found.per_image)) > MOST_ELEMENTS:
-            whose = "an image" if found.batched else "in all"
-            raise ShapeError(f"{found} is {count} elements {whose}; at most {MOST_ELEMENTS} are accepted")
+        most_elements, whose = (MOST_ELEMENTS, "an image") if found.batched else (MOST_WEIGHTS, "in all")
+        if (count := prod(found.per_image)) > most_elements:
+            raise ShapeError(f"{found} is {count} elements {whose}; at most {most_elements} are accepted")
         if found.batched and max(found.spatial) > WIDEST_IMAGE:
             raise ShapeError(f"{found} is an image with sides of more than {WIDEST_IMAGE} pixels")
         return found
