@@ -173,7 +173,7 @@ def checks(verified: Mapping[str, Any]) -> Table:
     made = table(
         f"{verified['graph']}: {verified['mode']}, {verified['dtype']}, {plural(verified['batch'], 'image')}, "
         f"on {verified['device']}, against float64 NumPy",
-        "kernel", "value", ">largest\nerror", ">tolerance", ">of it", ">rela-\ntive", "",
+        "kernel", "value", ">largest\nerror", ">tolerance", ">of it", ">relative", "",
     )  # fmt: skip
     for c in verified["checks"]:
         error, share = "not a number", ""
