@@ -223,14 +223,15 @@ def settle(
                 again = _smaller(program, name, forms)
                 continue
             done[name] = (one, result)
-            if result.hazards:
-                if not form.pipelined:
-                    raise CompileError(name, target, refilled(result.hazards))
+            if result.hazards and form.pipelined:
                 again = _reform(program, name, forms, replace(form, pipelined=False))
             elif result.spill_bytes and form.smaller < ATTEMPTS:
                 again = _smaller(program, name, forms)
         if not again:
             break
+    for name in functions:
+        if hazards := done[name][1].hazards:
+            raise CompileError(name, target, refilled(hazards))
     if known is None:
         memory = KernelCache(cache_folder() if cache_dir is None else cache_dir)
         facts = {name: [form.smaller, form.pipelined] for name, form in forms.items()}
