@@ -8,8 +8,8 @@ PY     = $(VENV)/bin/python
 READY  = $(VENV)/.ready
 
 # How long things take on 2 cores, said before they start.
-DEMO  = LeNet compiled for an H100, its kernels verified, trained on handwritten digits: 2 to 3 minutes on 2 cores
-TESTS = every test that needs neither a GPU nor much time: 5 to 8 minutes on 2 cores
+DEMO  = LeNet compiled for an H100, its kernels verified, trained on handwritten digits: 1 to 3 minutes on 2 cores
+TESTS = every test that needs neither a GPU nor much time: 4 to 8 minutes on 2 cores
 SETUP = a few minutes, 1 to 3 GB
 
 .DEFAULT_GOAL := help
