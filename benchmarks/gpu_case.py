@@ -57,7 +57,7 @@ def driver() -> str:
 
 
 def verify(case: Case, part: Part, rehearse: bool) -> None:
-    from tricnn.runtime.verify import verify as check_all
+    from tricnn.check.verify import verify as check_all
 
     graph = declared(case["network"], small=True)
     total, worst, wrong = 0, 0.0, []
@@ -81,7 +81,7 @@ def verify(case: Case, part: Part, rehearse: bool) -> None:
 
 def bench(case: Case, part: Part, rehearse: bool) -> None:
     """Every contender that is not known yet (an earlier process of this case may have ended after some)."""
-    from tricnn.cli.contest import BASELINE, CONTENDERS, Contest
+    from tricnn.measure.contest import BASELINE, CONTENDERS, Contest
 
     rows: list[dict[str, Any]] = part.found.get("contenders", [])
     known = {row["name"] for row in rows}
@@ -117,14 +117,14 @@ def warm(case: Case, part: Part, rehearse: bool) -> None:
 def tune(case: Case, part: Part, rehearse: bool) -> None:
     """What `tricnn tune` does, for a share of the case's time; the file it would write is among what is found."""
     import tricnn
+    from tricnn.build.compile import compile_kernels
     from tricnn.cli.arguments import lowered
     from tricnn.cli.screen import Screen
     from tricnn.cli.tune_command import tuned
-    from tricnn.codegen import tuning
-    from tricnn.codegen.compile import compile_kernels
-    from tricnn.runtime.clock import CudaClock, wall_clock
-    from tricnn.runtime.model import device_target
-    from tricnn.runtime.tune import sites
+    from tricnn.machine import tuned_files as tuning
+    from tricnn.measure.clock import CudaClock, wall_clock
+    from tricnn.measure.tune import sites
+    from tricnn.run.model import device_target
 
     graph, target = declared(case["network"], rehearse), device_target()
     how = case["mode"], case["batch"], case["dtype"]

@@ -25,13 +25,13 @@ from typing import NamedTuple
 import triton
 from rich.console import Console
 
+from tricnn.build.build import Build, build
 from tricnn.cli.arguments import lowered, whole
-from tricnn.codegen.build import Build, build
-from tricnn.codegen.candidates import CONTRACTIONS
-from tricnn.codegen.program import Function, Launch, evaluate
-from tricnn.compiler.machines import MACHINES, least_us
 from tricnn.graphs import ARCHITECTURES
 from tricnn.ir.wording import plural
+from tricnn.lower.program import Function, Launch, evaluate
+from tricnn.machine.candidates import CONTRACTIONS
+from tricnn.machine.data_sheets import MACHINES, least_us
 from tricnn.report.tables import row, table
 
 SCHEDULERS = 4

@@ -15,7 +15,7 @@ from math import exp, log
 from typing import Any
 
 from benchmarks.part import Case, Part, declared
-from tricnn.cli.contest import Ours, Work, captured, fatal, in_turns
+from tricnn.measure.contest import Ours, Work, captured, fatal, in_turns
 
 REPEATS = 10
 #: kind -> what it is called beside cuDNN
@@ -26,8 +26,8 @@ PASSES = {
 
 
 def profile(case: Case, part: Part, rehearse: bool) -> None:
-    from tricnn.codegen.candidates import CONTRACTIONS
-    from tricnn.compiler.machines import least_us
+    from tricnn.machine.candidates import CONTRACTIONS
+    from tricnn.machine.data_sheets import least_us
 
     fuse = case.get("fuse", True)
     ours = Ours(declared(case["network"], rehearse), case["mode"], case["batch"], case["dtype"], fuse)
@@ -104,8 +104,8 @@ def cudnn(ours: Ours, launch: Any, dtype: str, rehearse: bool) -> dict[str, Any]
     """Milliseconds of the contraction of a launch as the library does it, without what is fused with it; or why not."""
     import torch
 
-    from tricnn.cli.pytorch_network import REAL
     from tricnn.ir import OPS, Environment
+    from tricnn.measure.pytorch_network import REAL
 
     plan = ours.model.plan
     node = next(k.anchor for k in plan.kernels if k.name == launch.kernel)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tricnn.compiler.machines import MACHINES
+from tricnn.machine.data_sheets import MACHINES
 from tricnn.report.figures import scaled, size
 from tricnn.report.plots import bars, roofline
 

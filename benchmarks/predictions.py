@@ -93,7 +93,7 @@ def with_outcomes(lines: list[Line], found: Mapping[str, Any]) -> list[Line]:
 
 
 def predictions(networks: Iterable[str], target: str) -> Iterable[Line]:
-    from tricnn.compiler.machines import MACHINES
+    from tricnn.machine.data_sheets import MACHINES
 
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     for network in networks:

@@ -7,7 +7,7 @@ of memory is reported, the rest go on. JSON, Markdown and plots are in --out ($O
 anew after every case.
 
 Without a GPU it says so, and writes what is known without one: exact launches, bytes and operations, and the time
-that is predicted from them (tricnn/compiler/cost.py) for the device whose data sheet is in tricnn/compiler/machines.py.
+that is predicted from them (tricnn/compiler/cost.py) for the device whose data sheet tricnn/machine/data_sheets.py has.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.gpu_case import NEEDED
 from benchmarks.gpu_suite import Session, commit, refusal, results_folder, timed_case, verify_case, warm_case
 from benchmarks.part import Case
-from tricnn.cli.contest import CONTENDERS, SLOW_TO_START
+from tricnn.measure.contest import CONTENDERS, SLOW_TO_START
 
 if TYPE_CHECKING:
-    from tricnn.codegen.program import Launch, Program
+    from tricnn.lower.program import Launch, Program
 
 DTYPE = "bf16"
 #: in order of importance
@@ -72,7 +72,7 @@ def without_a_gpu(out: Path, networks: tuple[str, ...] = NETWORKS) -> int:
     """The exact figures and the predicted times, as a table, JSON, Markdown and a plot."""
     from benchmarks.pages import write_pages
     from tricnn.cli.screen import Screen
-    from tricnn.compiler.machines import MACHINES
+    from tricnn.machine.data_sheets import MACHINES
     from tricnn.report import tables
 
     screen, target = Screen(False), "sm_90"
@@ -98,8 +98,8 @@ def predicted(network: str, mode: str, dtype: str, batch: int, target: str) -> d
     time that bytes and operations alone allow, to which the log of predictions holds measured ones."""
     from benchmarks.part import declared
     from tricnn.cli.arguments import lowered, static_figures
-    from tricnn.codegen.predict import microseconds, predicted_seconds
-    from tricnn.report.predict import predicted_kernels
+    from tricnn.lower.predicted_time import microseconds, predicted_seconds
+    from tricnn.report.kernel_times import predicted_kernels
 
     row: dict[str, Any] = {"network": network, "mode": mode, "dtype": dtype, "batch": batch, "target": target}
     for name, fuse in (("fused", True), ("unfused", False)):
@@ -115,8 +115,8 @@ def predicted(network: str, mode: str, dtype: str, batch: int, target: str) -> d
 
 def least_milliseconds(program: Program, target: str) -> float:
     """The sum over all launches of max(bytes / bandwidth, operations of products / their rate): no step is faster."""
-    from tricnn.codegen.candidates import CONTRACTIONS
-    from tricnn.compiler.machines import least_us
+    from tricnn.machine.candidates import CONTRACTIONS
+    from tricnn.machine.data_sheets import least_us
 
     def least(launch: Launch) -> float:
         flops = launch.flops * program.batch if launch.kind in CONTRACTIONS else 0  # the rest waits for no arithmetic

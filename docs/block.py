@@ -14,8 +14,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from tricnn.cli.arguments import lowered
-from tricnn.codegen.program import Launch, Program
 from tricnn.graphs import resnet50
+from tricnn.lower.program import Launch, Program
 
 BLOCK, BATCH = "layer2.1", 256
 SHORT = {"conv2d": "conv", "conv2d_grad_input": "dgrad", "conv2d_grad_weight": "wgrad", "normalize": "norm",

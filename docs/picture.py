@@ -13,8 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from tricnn.cli.arguments import lowered
-from tricnn.codegen.program import Program
 from tricnn.graphs import ARCHITECTURES
+from tricnn.lower.program import Program
 
 NETWORKS = ("lenet", "resnet18", "resnet50", "vgg16_bn")
 BATCH = 256

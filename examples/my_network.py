@@ -10,8 +10,8 @@ import os
 import warnings
 
 import tricnn
-from tricnn.runtime.model import gpu_present
-from tricnn.runtime.verify import verify_model
+from tricnn.check.verify import verify_model
+from tricnn.run.model import gpu_present
 
 b = tricnn.GraphBuilder("two_views")
 x = b.input("x", (3, 8, 8))

@@ -21,7 +21,7 @@ activation follows the last addition (appendix of that paper).
 from collections.abc import Callable
 
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.ir.errors import GraphError
+from tricnn.system.errors import GraphError
 
 from .resnet import ImageShape, conv
 from .widths import scaled

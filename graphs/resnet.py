@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.ir.errors import GraphError
+from tricnn.system.errors import GraphError
 
 from .widths import scaled
 

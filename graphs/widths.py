@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tricnn.ir.errors import GraphError
+from tricnn.system.errors import GraphError
 
 
 def scaled(width: float) -> Callable[[int], int]:

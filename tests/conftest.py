@@ -11,7 +11,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import pytest
 import torch
 
-from tricnn.runtime.triton_executor import TritonExecutor
+from tricnn.run.triton_executor import TritonExecutor
 
 
 @pytest.fixture(scope="session", autouse=True)

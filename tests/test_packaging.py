@@ -87,7 +87,7 @@ def test_the_wheel_has_every_module_once_and_no_foreign_name(source, wheel):
     for folder in ("kernels", "graphs"):
         written |= {str(path.relative_to(source)) for path in source.glob(f"{folder}/**/*.py")}
     assert packaged == written
-    assert "tricnn/codegen/tuned/sm_90.toml" in names
+    assert "tricnn/machine/tuned/sm_90.toml" in names
     assert len(names) == len(set(names))
 
 

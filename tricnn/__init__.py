@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import graphs, ir
     from .ir import Graph, GraphBuilder, TricnnError, from_text
-    from .runtime import Model, compile
+    from .run import Model, compile
 
 # Multiply-adds are one instruction, as every Triton until 3.9 makes them unless told otherwise. 3.10 will not by
 # default, and 3.9 warns of it.
@@ -26,7 +26,7 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 __version__ = "0.1.0"
 __all__ = ["Graph", "GraphBuilder", "Model", "TricnnError", "compile", "from_text", "graphs", "ir"]
 
-_HOME = {"compile": "runtime", "Model": "runtime", "Graph": "ir", "GraphBuilder": "ir", "TricnnError": "ir",
+_HOME = {"compile": "run", "Model": "run", "Graph": "ir", "GraphBuilder": "ir", "TricnnError": "ir",
          "from_text": "ir"}  # fmt: skip
 
 

@@ -3,11 +3,11 @@
 import pytest
 
 from benchmarks.instructions import CLOCK, Instruction, instructions, issue, loops
-from tricnn.codegen.build import build
+from tricnn.build.build import build
 from tricnn.compiler.fuse import fuse
-from tricnn.compiler.machines import MACHINES
 from tricnn.ir import GraphBuilder
-from tricnn.runtime.model import specialised
+from tricnn.machine.data_sheets import MACHINES
+from tricnn.run.model import specialised
 
 
 def test_products_of_an_instruction():

@@ -14,10 +14,10 @@ import torch
 from benchmarks import gpu_case, gpu_suite, pages, suite
 from benchmarks.kernel_profile import against_cudnn, profile
 from benchmarks.part import Part
-from tricnn.cli import contest
 from tricnn.cli.bench_command import in_seconds
-from tricnn.cli.contest import BASELINE, CONTENDERS, SLOW_TO_START, Contest
-from tricnn.runtime.quick_interpreter import quick_interpreter
+from tricnn.measure import contest
+from tricnn.measure.contest import BASELINE, CONTENDERS, SLOW_TO_START, Contest
+from tricnn.run.quick_interpreter import quick_interpreter
 
 REPOSITORY = Path(__file__).parents[2]
 CASE = dict(name="a case", kind="bench", network="rehearsal", mode="infer", dtype="fp32", batch=1)

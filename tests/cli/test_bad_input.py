@@ -157,8 +157,8 @@ def test_an_out_that_cannot_be_written(refused, tmp_path, tiny, out):
 
 
 def test_an_out_is_not_left_behind_by_a_compilation_that_fails(refused, tmp_path, tiny, monkeypatch):
-    from tricnn.codegen import build
-    from tricnn.codegen.compile import CompileError
+    from tricnn.build import build
+    from tricnn.build.compile import CompileError
 
     def fails(*_, **__):
         raise CompileError("k00_conv", "sm_80", "out of shared memory")

@@ -187,7 +187,7 @@ def test_verify_counts_bytes(tricnn, tiny):
 
 
 def test_verify_says_so_when_a_kernel_is_wrong(tricnn, tiny, monkeypatch):
-    from tricnn.codegen import expressions
+    from tricnn.lower import expressions
 
     wrong = expressions._formula("tl.where({0} < 0.0, 0.0, {0} * 1.001)")
     monkeypatch.setitem(expressions.EXPRESSIONS, "relu", wrong)
@@ -354,10 +354,11 @@ def test_bench_on_a_gpu_checks_every_contender_and_times_it_beside_eager(tricnn,
     """The same code, with the CPU and Triton's interpreter in a GPU's place."""
     from functools import partial
 
-    from tricnn.cli import bench_command, contest
+    from tricnn.cli import bench_command
+    from tricnn.measure import contest
 
-    monkeypatch.setattr("tricnn.runtime.model.gpu_present", lambda: True)
-    monkeypatch.setattr("tricnn.runtime.model.device_target", lambda: "sm_90")
+    monkeypatch.setattr("tricnn.run.model.gpu_present", lambda: True)
+    monkeypatch.setattr("tricnn.run.model.device_target", lambda: "sm_90")
     monkeypatch.setattr(bench_command, "device_name", lambda on_gpu: "a GPU")
     monkeypatch.setattr(contest, "Contest", partial(contest.Contest, rehearse=True))
     ran = tricnn("bench", tiny, "--mode", "infer", "--batch", 2, "--max-autotune", "--json")
@@ -378,8 +379,8 @@ def test_the_baseline_of_bench_computes_what_tricnn_computes(mode):
     import numpy as np
 
     import tricnn
-    from tricnn.cli.contest import random_batch
-    from tricnn.cli.pytorch_network import step
+    from tricnn.measure.contest import random_batch
+    from tricnn.measure.pytorch_network import step
 
     graph = tricnn.graphs.cifar_resnet20(width=0.25, input_shape=(3, 16, 16))
     images, labels = random_batch(graph, 4)
@@ -392,7 +393,7 @@ def test_the_baseline_of_bench_computes_what_tricnn_computes(mode):
 
 
 def test_a_contender_that_fails_is_reported_and_the_others_go_on():
-    from tricnn.cli.timing import in_turns, wall_clock
+    from tricnn.measure.in_turns import in_turns, wall_clock
 
     def broken():
         raise RuntimeError("no such\nkernel")

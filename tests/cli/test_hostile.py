@@ -203,7 +203,7 @@ def test_at_the_limits_nothing_takes_long(layer, explained):
     "argv", [["verify"], ["bench"], ["train", "--data", "digits", "--epochs", "1"]], ids=lambda argv: argv[0]
 )
 def test_a_batch_that_no_memory_holds_is_refused_before_it_is_made(tricnn, argv, monkeypatch):
-    from tricnn.runtime import model
+    from tricnn.run import model
     from tricnn.system import cores
 
     monkeypatch.setattr(model, "gpu_present", lambda: False)

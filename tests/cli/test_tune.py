@@ -10,18 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from tricnn.build.compile import CompileError
+from tricnn.build.worker_pool import NoPlace
 from tricnn.cli import tune_command
 from tricnn.cli.arguments import read_graph
 from tricnn.cli.screen import Screen
-from tricnn.codegen import tuning
-from tricnn.codegen.candidates import candidates
-from tricnn.codegen.compile import CompileError
-from tricnn.codegen.lower import lower
-from tricnn.codegen.worker_pool import NoPlace
 from tricnn.ir import TricnnError
-from tricnn.runtime import tune
-from tricnn.runtime.model import compile
-from tricnn.runtime.quick_interpreter import quick_interpreter
+from tricnn.lower.lower import lower
+from tricnn.machine import tuned_files as tuning
+from tricnn.machine.candidates import candidates
+from tricnn.measure import tune
+from tricnn.run.model import compile
+from tricnn.run.quick_interpreter import quick_interpreter
 
 BATCH, TARGET = 5, "sm_90"
 
@@ -44,7 +44,7 @@ def test_a_dry_run_lists_problems_and_candidates_without_a_gpu(tricnn):
 
 
 def test_without_a_gpu_it_says_so(tricnn, monkeypatch):
-    monkeypatch.setattr("tricnn.runtime.model.gpu_present", lambda: False)
+    monkeypatch.setattr("tricnn.run.model.gpu_present", lambda: False)
     ran = tricnn("tune", "lenet")
     assert ran.status == 2 and ran.out == "" and "--dry-run" in ran.err and ran.err.count("\n") == 1
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import tricnn
+from tricnn.check.verify import verify_model
 from tricnn.compiler.plan import Place
 from tricnn.graphs import inception_block
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.runtime.verify import verify_model
 
 RNG = np.random.default_rng(0)
 

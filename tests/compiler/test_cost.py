@@ -2,12 +2,12 @@
 
 import pytest
 
-from tricnn.codegen.targets import TARGETS
 from tricnn.compiler.cost import CONVERSION, GAIN, LAUNCH, Cost, Work
 from tricnn.compiler.fuse import fuse
-from tricnn.compiler.machines import MACHINES
 from tricnn.ir import GraphBuilder
-from tricnn.runtime.model import specialised
+from tricnn.machine.data_sheets import MACHINES
+from tricnn.machine.targets import TARGETS
+from tricnn.run.model import specialised
 
 H100 = Cost(256, "bf16", "sm_90")
 MANY = 10_000  # programs

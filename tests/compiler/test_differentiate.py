@@ -16,7 +16,7 @@ from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.specialise import for_inference, for_training
 from tricnn.graphs import lenet
 from tricnn.ir import Graph, GraphBuilder, GraphError, N
-from tricnn.runtime.interpreter import interpret
+from tricnn.run.interpreter import interpret
 
 
 def assert_equal_to_pytorch(declared: Graph, label_smoothing: float = 0.0, tolerance: float = 1e-9) -> None:

@@ -26,8 +26,8 @@ from tricnn.compiler.views import pixel_ordered
 from tricnn.graphs import lenet, lenet_sigmoid
 from tricnn.ir import Environment, Graph, GraphBuilder, Kind
 from tricnn.ir.types import TensorType
-from tricnn.runtime.interpreter import channels_last, interpret, run_kernel, run_nodes, store
-from tricnn.runtime.model import compile
+from tricnn.run.interpreter import channels_last, interpret, run_kernel, run_nodes, store
+from tricnn.run.model import compile
 
 ENV = Environment(seed=3, step=1)
 

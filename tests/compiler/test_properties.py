@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import tricnn
 from tests.compiler import reference
 from tests.ir.random_graphs import CLASSES, drawn, networks, values_for
+from tricnn.check.verify import verify_model
 from tricnn.ir import Graph
-from tricnn.runtime.verify import verify_model
 
 BATCH = 3
 POLICIES = ("all", "auto", "epilogue", "none")

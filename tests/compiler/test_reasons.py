@@ -12,7 +12,7 @@ from tricnn.compiler.plan import Decision, Plan
 from tricnn.compiler.why import why
 from tricnn.graphs import googlenet_bn, inception_v3, resnet18
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.runtime.model import specialised
+from tricnn.run.model import specialised
 
 
 def decision(plan: Plan, producer: str, consumer: str) -> Decision:

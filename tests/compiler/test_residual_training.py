@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tricnn
+from tricnn.check.verify import verify_model
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.runtime.verify import verify_model
 
 
 def bottleneck(b: GraphBuilder, x: str, filters: int, stride: int, name: str) -> str:

@@ -16,8 +16,8 @@ from tricnn.compiler.fold import fold_batch_norm, prepared_nodes
 from tricnn.compiler.specialise import for_inference, for_training, tidy
 from tricnn.graphs import lenet
 from tricnn.ir import Graph, GraphBuilder, GraphError, from_text, to_text
-from tricnn.runtime.interpreter import interpret
-from tricnn.runtime.model import compile
+from tricnn.run.interpreter import interpret
+from tricnn.run.model import compile
 
 RANDOM = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 by_net = pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)

@@ -18,7 +18,7 @@ import torch
 
 from tests.fuzz.cases import Case, case_of, verdict
 from tricnn.ir import from_text
-from tricnn.runtime.triton_executor import TritonExecutor
+from tricnn.run.triton_executor import TritonExecutor
 
 
 def judged(case: Case) -> tuple[str, list[str]]:

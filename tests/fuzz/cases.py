@@ -21,13 +21,13 @@ import torch
 import tricnn
 from tests.compiler import reference
 from tests.ir.random_graphs import CLASSES, drawn, values_for
-from tricnn.codegen import tiles
+from tricnn.check.verify import verify_model
 from tricnn.compiler.policies import RULES
 from tricnn.ir import Graph
-from tricnn.runtime.model import Model
-from tricnn.runtime.quick_interpreter import quick_interpreter
-from tricnn.runtime.triton_executor import interpreting
-from tricnn.runtime.verify import verify_model
+from tricnn.machine import tiles
+from tricnn.run.model import Model
+from tricnn.run.quick_interpreter import quick_interpreter
+from tricnn.run.triton_executor import interpreting
 
 #: whole policies, each rule alone, all rules but one
 POLICIES = ("all", "all", "auto", "none", *RULES, *(",".join(r for r in RULES if r != rule) for rule in RULES))

@@ -11,15 +11,15 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 import tricnn
+from tricnn.check.exact import mistakes
+from tricnn.check.verify import verify
 from tricnn.cli import main
-from tricnn.codegen import tuning
-from tricnn.codegen.candidates import candidates
-from tricnn.codegen.tiles import Problem
 from tricnn.graphs import SMALL
 from tricnn.ir import TargetError
-from tricnn.runtime.exact import mistakes
-from tricnn.runtime.model import device_target
-from tricnn.runtime.verify import verify
+from tricnn.machine import tuned_files as tuning
+from tricnn.machine.candidates import candidates
+from tricnn.machine.tiles import Problem
+from tricnn.run.model import device_target
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,7 +11,7 @@ from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.specialise import for_inference, for_training, tidy
 from tricnn.graphs import ARCHITECTURES, SMALL
 from tricnn.ir import Graph
-from tricnn.runtime.interpreter import interpret
+from tricnn.run.interpreter import interpret
 
 from .reference import REFERENCE
 from .reference.lenet import LeNet5

@@ -13,8 +13,8 @@ from tricnn import graphs
 from tricnn.compiler.specialise import for_inference
 from tricnn.graphs import ARCHITECTURES, SMALL
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.ir.errors import TricnnError
 from tricnn.ir.text import from_text, to_text
+from tricnn.system.errors import TricnnError
 
 PUBLISHED = tomllib.loads((Path(__file__).parents[2] / "docs" / "published.toml").read_text())
 PARAMETERS = {name: figures["parameters"][0] for name, figures in PUBLISHED.items() if "parameters" in figures}

@@ -11,7 +11,7 @@ import torch
 from tests.ir.samples import BATCH, ENV, SAMPLES, Sample
 from tricnn.compiler.differentiate import differentiate
 from tricnn.ir import OPS, Graph, GraphBuilder, Kind, N, Output
-from tricnn.runtime.interpreter import interpret
+from tricnn.run.interpreter import interpret
 
 CLASSES = 4
 #: weights have no pixels to put a loss on; the merged convolutions of test_branches.py show their gradients

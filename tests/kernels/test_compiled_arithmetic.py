@@ -20,13 +20,13 @@ import triton
 from tests.ir.samples import ENV, Sample, batched
 from tests.kernels.ptx import Threads, instructions
 from tests.kernels.test_pool import by_pytorch, special_windows
-from tricnn.codegen.build import spec as build_spec
-from tricnn.codegen.compile import CompiledKernel, KernelSpec, compile_kernels
-from tricnn.codegen.lower import lower
-from tricnn.codegen.templates import module_text
+from tricnn.build.build import spec as build_spec
+from tricnn.build.compile import CompiledKernel, KernelSpec, compile_kernels
 from tricnn.compiler.fuse import fuse
+from tricnn.emit.templates import module_text
 from tricnn.ir import OPS, Kind
 from tricnn.kernels.numerics import INTERPRETED
+from tricnn.lower.lower import lower
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="of Triton's interpreter")
 
@@ -305,9 +305,9 @@ PLAIN = {"constexpr", "float32", "float16", "bfloat16", "int1", "int8", "uint8",
 def used() -> set[str]:
     """What of Triton, and which operators, the functions of kernels/ and the emitted files of the tests use; and what
     of Triton the code generator has in its texts."""
-    written = "\n".join(path.read_text() for path in (ROOT / "tricnn" / "codegen").glob("*.py"))
+    written = "\n".join(path.read_text() for path in (ROOT / "tricnn" / "lower").glob("*.py"))
     found = {f"tl.{name}" for name in re.findall(r"\btl\.([a-zA-Z_]\w*)", written)} - {"tl.float", "tl.int"}
-    for path in [*(ROOT / "kernels").glob("*.py"), *(ROOT / "tests" / "codegen" / "golden").iterdir()]:
+    for path in [*(ROOT / "kernels").glob("*.py"), *(ROOT / "tests" / "lower" / "golden").iterdir()]:
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef) and any("jit" in ast.unparse(d) for d in function.decorator_list):
                 for node in (node for line in function.body for node in ast.walk(line)):

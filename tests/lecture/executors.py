@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.runtime.interpreter import interpret
-from tricnn.runtime.model import compile
+from tricnn.run.interpreter import interpret
+from tricnn.run.model import compile
 
 EXECUTORS = ("numpy", "eager", "triton")
 Declare = Callable[[GraphBuilder, str], str]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.lecture.executors import layer, results
 from tricnn.ir import GraphBuilder, ShapeError
-from tricnn.runtime.interpreter import interpret
+from tricnn.run.interpreter import interpret
 
 X = [[[0, 1, 2], [3, 4, 5], [6, 7, 8]]]
 W = [[[[0, 1], [2, 3]]]]

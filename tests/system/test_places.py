@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tricnn.ir.errors import TricnnError
 from tricnn.system import cores, files
 from tricnn.system.cores import usable_cores, usable_memory, workers
+from tricnn.system.errors import TricnnError
 from tricnn.system.files import Held, held, read_at_most, write_atomically
 from tricnn.system.paths import cache_folder, home, user_path
 
@@ -193,8 +193,8 @@ def fill(x):
 def test_a_folder_that_is_gone_or_full_is_no_fault_of_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
-    from tricnn.codegen import worker_pool
-    from tricnn.codegen.compile import KernelSpec, compile_kernels
+    from tricnn.build import worker_pool
+    from tricnn.build.compile import KernelSpec, compile_kernels
 
     worker_pool.POOL.close()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
@@ -204,8 +204,8 @@ def test_a_folder_that_is_gone_or_full_is_no_fault_of_a_kernel(tmp_path: Path, m
 
 
 def test_a_working_folder_that_is_gone_is_none_of_a_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tricnn.codegen import worker_pool
-    from tricnn.codegen.compile import KernelSpec, compile_kernels
+    from tricnn.build import worker_pool
+    from tricnn.build.compile import KernelSpec, compile_kernels
 
     worker_pool.POOL.close()
     (tmp_path / "gone").mkdir()
@@ -220,7 +220,7 @@ def test_a_working_folder_that_is_gone_is_none_of_a_compilers(tmp_path: Path, mo
 
 
 def test_what_a_full_disk_says_is_told_from_what_a_kernel_does(tmp_path: Path) -> None:
-    from tricnn.codegen.workplace import place_at_fault
+    from tricnn.build.workplace import place_at_fault
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert place_at_fault(full, tmp_path) == f"{tmp_path}: No space left on device"

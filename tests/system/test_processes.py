@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tricnn.ir.errors import TargetError
+from tricnn.system.errors import TargetError
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def python(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_the_interpreter_asked_for_too_late_is_said() -> None:
     ran = python(
         "import os, triton\nos.environ['TRITON_INTERPRET'] = '1'\n"
-        "from tricnn.ir.errors import TargetError\nfrom tricnn.runtime.triton_executor import pick_device\n"
+        "from tricnn.system.errors import TargetError\nfrom tricnn.run.triton_executor import pick_device\n"
         "try:\n    pick_device()\nexcept TargetError as error:\n    print(error)\n",
         TRITON_INTERPRET="0",
     )
@@ -39,7 +39,7 @@ def test_without_what_only_unix_has_a_network_still_trains(tmp_path: Path) -> No
         "for name in ('fcntl', 'pwd'):\n    sys.modules[name] = None\n"
         "for name in ('getuid', 'sched_getaffinity', 'register_at_fork', 'O_NOFOLLOW', 'O_NONBLOCK'):\n"
         "    delattr(os, name)\n"
-        "import tricnn\nfrom tricnn.codegen import worker_pool\nfrom tricnn.codegen.cache import Entry, KernelCache\n"
+        "import tricnn\nfrom tricnn.build import worker_pool\nfrom tricnn.build.cache import Entry, KernelCache\n"
         "from tricnn.training.checkpoint import sole_writer\nfrom pathlib import Path\n"
         "m = tricnn.compile(tricnn.graphs.lenet(), mode='train', batch=2)\n"
         "print(float(m.loss_and_grads(np.zeros((2, 1, 28, 28), np.float32), np.array([0, 1]))[0]) > 0)\n"
@@ -58,7 +58,7 @@ def test_kernels_are_not_launched_from_a_folder_that_everybody_can_write(
 ) -> None:
     import triton
 
-    from tricnn.runtime.compile_ahead import check_triton_cache
+    from tricnn.run.compile_ahead import check_triton_cache
 
     folder = tmp_path / "triton"
     folder.mkdir()

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from tricnn.ir.errors import CheckpointError
+from tricnn.system.errors import CheckpointError
 from tricnn.training import checkpoint as module
 from tricnn.training.checkpoint import (
     Checkpoint,

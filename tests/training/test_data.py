@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tricnn.ir.errors import DataError
+from tricnn.system.errors import DataError
 from tricnn.training import sources
 from tricnn.training.data import (
     LOADERS,

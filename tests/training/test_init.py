@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tricnn.ir.errors import GraphError
 from tricnn.ir.init import KINDS, Init, draw, fans
+from tricnn.system.errors import GraphError
 
 CONV, LINEAR, GROUPED = (64, 32, 3, 3), (300, 200), (64, 8, 5, 1)
 

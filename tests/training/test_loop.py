@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import tricnn
 from tests.training.fake import OPTIONS, SoftmaxRegression, blobs
-from tricnn.ir.errors import CheckpointError, TricnnError
+from tricnn.system.errors import CheckpointError, TricnnError
 from tricnn.training.checkpoint import load_checkpoint, state_sha256
 from tricnn.training.console import duration
 from tricnn.training.loop import (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tricnn.ir.errors import TricnnError
-from tricnn.runtime.rounded_weights import RoundedWeights
+from tricnn.run.rounded_weights import RoundedWeights
+from tricnn.system.errors import TricnnError
 from tricnn.training.one_launch_sgd import OneLaunchSGD
 from tricnn.training.optim import SGD
 from tricnn.training.schedules import Schedule

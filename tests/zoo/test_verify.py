@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.runtime.networks import network
+from tests.run.networks import network
+from tricnn.check.races import RacesFound
+from tricnn.check.verify import compiled, verify, verify_model
 from tricnn.cli.verify_command import BATCH_INTERPRETED
-from tricnn.codegen.emit import emit
-from tricnn.codegen.program import Program
+from tricnn.emit.emit import emit
 from tricnn.graphs import ARCHITECTURES, SMALL
-from tricnn.runtime import triton_executor
-from tricnn.runtime.races import RacesFound
-from tricnn.runtime.verify import compiled, verify, verify_model
+from tricnn.lower.program import Program
+from tricnn.run import triton_executor
 
 #: between them most operations, grouped and strided convolutions, pooling of every kind, both orders of batch norm
 QUICK = ("lenet5", "alexnet_2012", "inception_block", "cifar_resnet20_preactivation")

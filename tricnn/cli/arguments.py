@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tricnn.codegen.program import Program
     from tricnn.ir import Graph
+    from tricnn.lower.program import Program
 
 LARGEST_BATCH = 2**31 - 1
 
@@ -131,7 +131,7 @@ def policy(text: str) -> str:
 
 def dtype(text: str) -> str:
     """A dtype by its own name or PyTorch's; whether the command can take it is the command's to say."""
-    from tricnn.codegen.program import dtype_named
+    from tricnn.machine.dtypes import dtype_named
 
     return dtype_named(text)
 
@@ -222,14 +222,14 @@ def sizes(graph: Graph, whole: Graph | None = None) -> dict[str, Any]:
 
 def chosen_target(name: str | None) -> str:
     """The target's canonical name; the GPU at hand, else sm_90, if none is given."""
-    from tricnn.codegen.targets import parse_target
-    from tricnn.runtime.model import device_target
+    from tricnn.machine.targets import parse_target
+    from tricnn.run.model import device_target
 
     return parse_target(name if name is not None else device_target()).name
 
 
 def check_dtype(dtype: str) -> None:
-    from tricnn.codegen.program import DTYPES
+    from tricnn.machine.dtypes import DTYPES
 
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is not one that kernels are compiled for; accepted: {', '.join(DTYPES)}")
@@ -240,12 +240,12 @@ def lowered(
 ) -> Program:
     """The program of a graph, not compiled: its launches and what they move are known exactly. ``dumped``: passes show
     their results to TRICNN_DUMP."""
-    from tricnn.codegen.lower import lower
     from tricnn.compiler.cost import Cost
     from tricnn.compiler.fuse import fuse as fuse_graph
     from tricnn.compiler.policies import policy_named
-    from tricnn.runtime.dump import Dump
-    from tricnn.runtime.model import specialised
+    from tricnn.lower.lower import lower
+    from tricnn.run.dump import Dump
+    from tricnn.run.model import specialised
 
     check_dtype(dtype)
     dump = Dump(os.environ.get("TRICNN_DUMP") if dumped else None, f"{graph.name}-{mode}")
@@ -254,7 +254,7 @@ def lowered(
     dump("plan", plan)
     program = lower(plan, dtype, batch, target)
     if dump.folder is not None:
-        from tricnn.codegen.emit import emit
+        from tricnn.emit.emit import emit
 
         dump("kernels", emit(program), "py")
     return program

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..measure.in_turns import Work, in_turns, wall_clock
 from .arguments import (
     UsageError,
     add_compilation,
@@ -21,7 +22,6 @@ from .arguments import (
     real,
     static_figures,
 )
-from .timing import Work, in_turns, wall_clock
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tricnn.runtime.model import gpu_present
+    from tricnn.run.model import gpu_present
 
     from .screen import Screen
 
@@ -86,10 +86,10 @@ def measured(
     peers: Sequence[str], screen: Screen, policy: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """The object that ``--json`` prints. What is not timed is of kernels compiled for ``compiled_batch``."""
-    from tricnn.codegen.predict import microseconds, predicted_seconds
-    from tricnn.runtime.model import gpu_present
+    from tricnn.lower.predicted_time import microseconds, predicted_seconds
+    from tricnn.run.model import gpu_present
 
-    from ..report.predict import predicted_kernels
+    from ..report.kernel_times import predicted_kernels
 
     on_gpu = gpu_present()
     programs = {
@@ -156,17 +156,17 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
 
 
 def machine_of(target: str) -> str:
-    from tricnn.compiler.machines import MACHINES
+    from tricnn.machine.data_sheets import MACHINES
 
     return MACHINES[target].name
 
 
 def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Callable[[], Work]]:
     """NumPy, PyTorch's autograd, and the eager executor, all in fp32."""
-    from tricnn.runtime.model import compile
+    from tricnn.run.model import compile
 
-    from .contest import random_batch
-    from .pytorch_network import step
+    from ..measure.contest import random_batch
+    from ..measure.pytorch_network import step
 
     images, labels = random_batch(graph, batch)
 
@@ -192,7 +192,7 @@ def on_the_gpu(
 
     Only the step is timed: its inputs are on the device already, its results stay there.
     """
-    from .contest import BASELINE, Contest
+    from ..measure.contest import BASELINE, Contest
 
     tell(f"timing {BASELINE}")
     contest = Contest(graph, mode, batch, dtype, policy=policy)

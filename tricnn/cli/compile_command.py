@@ -22,9 +22,9 @@ from .arguments import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tricnn.codegen.build import Build
-    from tricnn.codegen.program import Program
+    from tricnn.build.build import Build
     from tricnn.ir import Graph
+    from tricnn.lower.program import Program
 
     from .screen import Screen
 
@@ -83,7 +83,7 @@ def _replaced(built: Build, unfused: Program) -> dict[str, tuple[int, int]]:
 
 def compile_shown(program: Program, target: str, screen: Screen, cache_dir: Path | None = None) -> Build:
     """Compile a program's plan, with its progress on the screen."""
-    from tricnn.codegen.build import build
+    from tricnn.build.build import build
 
     from ..report.progress import Steps
 
@@ -96,7 +96,7 @@ def compile_shown(program: Program, target: str, screen: Screen, cache_dir: Path
 
 def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
     """The object that ``--json`` prints; its keys are a contract."""
-    from tricnn.codegen.predict import microseconds, predicted_seconds
+    from tricnn.lower.predicted_time import microseconds, predicted_seconds
 
     program = built.program
     return {

@@ -106,7 +106,7 @@ def compile_step(graph: Graph, target: str, folder: Path, screen: Screen) -> str
 
 def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
     """Run those kernels on random images; raises if one is outside its tolerance."""
-    from tricnn.codegen.emit import emit
+    from tricnn.emit.emit import emit
 
     from ..report import tables
     from .arguments import lowered

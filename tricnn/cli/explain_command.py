@@ -18,9 +18,9 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
-    from tricnn.codegen.program import Program
     from tricnn.compiler.cost import Cost
     from tricnn.compiler.plan import Plan
+    from tricnn.lower.program import Program
 
 EXAMPLES = """\
 examples:
@@ -112,9 +112,10 @@ def shared_operands(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
 
 def explanation(name: str, fused: Program, unfused: Program, target: str) -> dict[str, Any]:
     """The object that ``--json`` prints."""
-    from tricnn.codegen.predict import microseconds, predicted_seconds
-    from tricnn.codegen.program import BYTES, element
     from tricnn.compiler.cost import Cost
+    from tricnn.lower.predicted_time import microseconds, predicted_seconds
+    from tricnn.lower.program import element
+    from tricnn.machine.dtypes import BYTES
 
     plan = fused.plan
     sites: list[dict[str, Any]] = []

@@ -145,7 +145,7 @@ def dispatch(arguments: list[str]) -> int:
         return int(end.code or 0)
     if getattr(options, "tuned", None) is None:
         return int(module.run(options))
-    from tricnn.codegen import tuning
+    from tricnn.machine import tuned_files as tuning
 
     with tuning.using(options.tuned):
         return int(module.run(options))
@@ -177,7 +177,9 @@ def fail(error: Exception) -> int:
         text = "not enough memory for this; a smaller --batch or --input may fit"
     elif isinstance(error, OSError):
         text = f"{error.filename or 'output'}: {error.strerror or error}"
-    elif "tricnn.ir.errors" not in sys.modules or not isinstance(error, sys.modules["tricnn.ir.errors"].TricnnError):
+    elif "tricnn.system.errors" not in sys.modules or not isinstance(
+        error, sys.modules["tricnn.system.errors"].TricnnError
+    ):
         status = INTERNAL_ERROR
         text = f"internal error, please report it (TRICNN_DEBUG=1 shows where): {type(error).__name__}: {text}"
     print(f"tricnn: error: {one_line(text)}", file=sys.stderr)

@@ -65,8 +65,9 @@ def notes(graph: Graph) -> list[str]:
 
 def describe(graph: Graph, batch: int, dtype: str) -> dict[str, Any]:
     """One row for each node that computes; parameters count for the first layer that reads them."""
-    from tricnn.codegen.program import BYTES, DTYPES, element
     from tricnn.ir import Kind
+    from tricnn.lower.program import element
+    from tricnn.machine.dtypes import BYTES, DTYPES
 
     storage, counted, rows = DTYPES[dtype][0], set(), []
     for node in graph.nodes:

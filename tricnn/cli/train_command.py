@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tricnn.ir import Graph
-    from tricnn.runtime.model import Model
+    from tricnn.run.model import Model
     from tricnn.training import Dataset, TrainOptions, TrainResult
 
     from .screen import Screen
@@ -170,8 +170,8 @@ def member(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def runs_on_gpu(executor: str) -> bool:
-    from tricnn.runtime.model import gpu_present
-    from tricnn.runtime.triton_executor import interpreting
+    from tricnn.run.model import gpu_present
+    from tricnn.run.triton_executor import interpreting
 
     return executor != "numpy" and gpu_present() and not interpreting()
 
@@ -190,7 +190,7 @@ def choose_device(device: str) -> None:
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
     elif device == "cuda":
-        from tricnn.runtime.model import gpu_present
+        from tricnn.run.model import gpu_present
 
         if not gpu_present():
             raise UsageError("--device cuda: there is no CUDA device that PyTorch can use; --device cpu runs anywhere")
@@ -212,7 +212,7 @@ def train(
     graph: Graph, dataset: Dataset, options: argparse.Namespace, screen: Screen, about: str | None = None
 ) -> tuple[Model, TrainResult]:
     """Compile for training and for inference, and run the loop, which says ``about`` first."""
-    from tricnn.runtime.model import compile
+    from tricnn.run.model import compile
     from tricnn.training import train
     from tricnn.training.checkpoint import state_sha256
 
@@ -263,7 +263,7 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
 
 def picture(result: TrainResult, graph: Graph, dataset: Dataset) -> list[str]:
     """Draw the training curve beside the checkpoint; a line that says so."""
-    from tricnn.ir.errors import DataError
+    from tricnn.system.errors import DataError
     from tricnn.training.plot import save_curve
 
     assert result.checkpoint is not None

@@ -22,10 +22,10 @@ from .arguments import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tricnn.codegen.tiles import Tile
     from tricnn.ir import Graph
-    from tricnn.runtime.model import Model
-    from tricnn.runtime.tune import Outcome, Site
+    from tricnn.machine.tiles import Tile
+    from tricnn.measure.tune import Outcome, Site
+    from tricnn.run.model import Model
 
     from .screen import Screen
 
@@ -36,7 +36,7 @@ examples:
   tricnn tune lenet --dry-run                       what would be timed; needs no GPU
   tricnn compile resnet50 --batch 256 --dtype bf16 --tuned mine.toml
 
-Without --out the winners go to the file that comes with tricnn (tricnn/codegen/tuned/), for everybody.
+Without --out the winners go to the file that comes with tricnn (tricnn/machine/tuned/), for everybody.
 """
 BATCH = 64
 
@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tricnn.codegen import tuning
-    from tricnn.codegen.tiles import GPU, chosen_for
-    from tricnn.runtime.model import device_target, gpu_present
-    from tricnn.runtime.tune import sites
+    from tricnn.machine import tuned_files as tuning
+    from tricnn.machine.tiles import GPU, chosen_for
+    from tricnn.measure.tune import sites
+    from tricnn.run.model import device_target, gpu_present
 
     from .screen import Screen
 
@@ -94,9 +94,9 @@ def measured(
 
     import torch
 
-    from tricnn.codegen.compile import compile_kernels
-    from tricnn.runtime.clock import CudaClock
-    from tricnn.runtime.model import compile
+    from tricnn.build.compile import compile_kernels
+    from tricnn.measure.clock import CudaClock
+    from tricnn.run.model import compile
 
     device = torch.cuda.get_device_name()
     make = partial(compile, graph, options.mode, options.batch, options.dtype, "triton", target)
@@ -111,9 +111,9 @@ def tuned(
     """Measure, hold what won to float64, and write it. ``make`` compiles the network with the tiles in force."""
     from datetime import UTC, datetime
 
-    from tricnn.codegen import tuning
     from tricnn.ir import TargetError
-    from tricnn.runtime.tune import Tuner, faulty, one_line, winners
+    from tricnn.machine import tuned_files as tuning
+    from tricnn.measure.tune import Tuner, faulty, one_line, winners
 
     from ..report.progress import Steps
 

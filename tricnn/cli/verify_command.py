@@ -26,11 +26,11 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
-    from tricnn.codegen.program import Moved
+    from tricnn.check.counting import CountedLaunch
+    from tricnn.check.races import Race
+    from tricnn.check.verify import Check
     from tricnn.ir import Graph
-    from tricnn.runtime.counting import CountedLaunch
-    from tricnn.runtime.races import Race
-    from tricnn.runtime.verify import Check
+    from tricnn.lower.program import Moved
 
     from .screen import Screen
 
@@ -123,8 +123,8 @@ def sentence(name: str, which: dict[str, Any]) -> str:
 def runs_on_gpu() -> bool:
     """Is there a GPU to run on? If not, turn Triton's interpreter on (unless the user turned it off), which must happen
     before triton is imported."""
-    from tricnn.runtime.model import gpu_present
-    from tricnn.runtime.triton_executor import interpreting
+    from tricnn.run.model import gpu_present
+    from tricnn.run.triton_executor import interpreting
 
     if not gpu_present():
         os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -138,10 +138,10 @@ def verified(
 ) -> dict[str, Any]:  # fmt: skip
     """The object that ``--json`` prints, with bytes if they are to be counted. Tiles are those of ``compiled_batch``,
     if it is not the batch that runs. On a GPU races are not looked for: null."""
-    from tricnn.runtime.counting import BytesCounted
-    from tricnn.runtime.races import RacesFound
-    from tricnn.runtime.triton_executor import interpreting
-    from tricnn.runtime.verify import both, compiled, verify_model
+    from tricnn.check.counting import BytesCounted
+    from tricnn.check.races import RacesFound
+    from tricnn.check.verify import both, compiled, verify_model
+    from tricnn.run.triton_executor import interpreting
 
     from ..report.progress import Steps
 
@@ -224,7 +224,7 @@ def bytes_as_json(counted: CountedLaunch) -> dict[str, Any]:
 
 def device_name() -> str:
     """What ran the kernels."""
-    from tricnn.runtime.triton_executor import interpreting
+    from tricnn.run.triton_executor import interpreting
 
     if interpreting():
         return "Triton's interpreter"

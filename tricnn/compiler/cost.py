@@ -20,7 +20,7 @@ from math import ceil, prod
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
 from ..ir.types import TensorType
-from .machines import MACHINES
+from ..machine.data_sheets import MACHINES
 from .plan import Kernel
 from .roles import POOLS, WGRADS
 
@@ -114,7 +114,7 @@ class Cost:
         return type_.elements(self.batch) * FIXED.get(type_.dtype, STORED[self.dtype])
 
     def tile(self, length: int) -> int:
-        """How much of a product's side one program has (codegen/tiles.py)."""
+        """How much of a product's side one program has (machine/tiles.py)."""
         return min(128 if self.dtype in ("fp16", "bf16") else 64, max(16, 1 << max(length - 1, 0).bit_length()))
 
     # --- a kernel of a plan ----------------------------------------------------

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..ir.builder import GraphBuilder
-from ..ir.errors import GraphError
 from ..ir.graph import Graph, derived_name
 from ..ir.table import OPS
 from ..ir.types import TensorType
+from ..system.errors import GraphError
 
 
 class _Gradients(GraphBuilder):

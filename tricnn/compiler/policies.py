@@ -11,7 +11,7 @@ Each uses more rules than the one above it (``auto`` at most those of ``all``). 
 
 from __future__ import annotations
 
-from ..ir.errors import TargetError
+from ..system.errors import TargetError
 
 RULES = ("epilogue", "pooling", "prologue", "side_sums", "siblings", "hosting", "placement", "merging", "at_hand")
 POLICIES = ("auto", "all", "none")

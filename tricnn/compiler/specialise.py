@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from ..ir.builder import GraphBuilder
-from ..ir.errors import GraphError
 from ..ir.graph import Graph, Node, Output, derived_name, topological
+from ..system.errors import GraphError
 
 LABELS = "labels"
 

@@ -1,8 +1,6 @@
 """The graph language: nodes, the table of operations, shapes, text form, errors."""
 
-from . import ops
-from .builder import GraphBuilder
-from .errors import (
+from ..system.errors import (
     CheckpointError,
     DataError,
     GraphError,
@@ -11,6 +9,8 @@ from .errors import (
     TextError,
     TricnnError,
 )
+from . import ops
+from .builder import GraphBuilder
 from .graph import Graph, Node, Output, topological
 from .table import OPS, Environment, Kind, Op
 from .text import from_text, to_text

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import GraphError, ShapeError
+from ..system.errors import GraphError, ShapeError
 from .graph import Graph, Node, Output, check_size, known_type, verified
 from .table import OPS, integer, pair
 from .types import N, TensorType

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from ..system.errors import GraphError, shown
 from ..system.limits import MOST_NODES, MOST_OUTPUTS
-from .errors import GraphError, shown
 from .table import OPS, Kind, check_attrs, infer_type, no_macs
 from .types import TensorType
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import GraphError
+from ..system.errors import GraphError
 
 FANS = ("fan_in", "fan_out")
 

@@ -1,7 +1,7 @@
 """The table of operations: what a row is, and the checks that read it.
 
 A row answers every question the rest of tricnn asks about an operation. The rows themselves are in ``tricnn/ir/ops``;
-to add an operation is to add a row (and, for the GPU, its template or expression in ``tricnn/codegen``).
+to add an operation is to add a row (and, for the GPU, its template or expression in ``tricnn/lower``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..system.errors import GraphError, ShapeError, shown
 from ..system.limits import MOST_ELEMENTS, MOST_OPERANDS, MOST_WEIGHTS, WIDEST, WIDEST_IMAGE
-from .errors import GraphError, ShapeError, shown
 from .types import TensorType
 
 if TYPE_CHECKING:

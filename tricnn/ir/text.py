@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from ..system.errors import GraphError, TextError, shown
 from ..system.limits import LARGEST_LINE
-from .errors import GraphError, TextError, shown
 from .graph import NAME, Graph, Node, Output, check_size, topological
 from .table import OPS
 from .types import N

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..compiler.machines import Machine
-from ..ir.errors import DataError
 from ..ir.wording import plural
+from ..machine.data_sheets import Machine
+from ..system.errors import DataError
 
 INK, FAINT = "#333333", "#dddddd"
 COLOURS = ("#4c78a8", "#72b7b2", "#e45756", "#f58518", "#b279a2", "#54a24b")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tricnn.codegen.program import Program
+from tricnn.lower.program import Program
 
 
 def replaced(fused: Program, unfused: Program) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..ir.errors import TricnnError, shown
+from .errors import TricnnError, shown
 
 VARIABLE = "TRICNN_WORKERS"
 WORKER_BYTES = 256 << 20  # of a process that compiles a kernel; most take 100 to 200 MB

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..ir.errors import TricnnError
+from .errors import TricnnError
 
 #: what a file system answers that cannot do what it is asked, rather than fails at it
 _CANNOT = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES}

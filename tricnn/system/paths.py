@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..ir.errors import TricnnError, shown
+from .errors import TricnnError, shown
 
 CACHE = "TRICNN_CACHE"
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from ..ir.errors import CheckpointError, shown
+from ..system.errors import CheckpointError, shown
 from ..system.files import Held, held, write_atomically
 
 FORMAT = "tricnn checkpoint 1"

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ir.errors import DataError, shown
 from ..ir.wording import plural
+from ..system.errors import DataError, shown
 from .idx import read_idx
 from .sources import PARTS, find
 

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ir.errors import DataError
+from ..system.errors import DataError
 from ..system.limits import LARGEST_IDX, MOST_IMAGES
 
 UNSIGNED_BYTE = 0x08

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ..ir.errors import TricnnError
 from ..ir.wording import plural
+from ..system.errors import TricnnError
 from .checkpoint import (
     Checkpoint,
     Progress,
@@ -47,7 +47,7 @@ DIVERGED = 1000.0
 
 
 class Trainable(Protocol):
-    """What the loop asks of a model (:class:`tricnn.runtime.model.Model`, compiled for training)."""
+    """What the loop asks of a model (:class:`tricnn.run.model.Model`, compiled for training)."""
 
     graph: Any  # its name and, by ``str``, its text
     step: int

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..runtime.rounded_weights import RoundedWeights
+from ..run.rounded_weights import RoundedWeights
 from .optim import SGD
 
 BLOCK = 1024
@@ -18,7 +18,7 @@ class OneLaunchSGD(SGD):
     """:class:`SGD`, the same equations, on contiguous fp32 torch tensors, by ``kernels/sgd.py``.
 
     Velocities start as zeros, which gives v = d at the first step. The addresses are written down once, and again when
-    a tensor is another one. ``rounded`` (:meth:`tricnn.runtime.model.Model.rounded_weights`) has the copies to write.
+    a tensor is another one. ``rounded`` (:meth:`tricnn.run.model.Model.rounded_weights`) has the copies to write.
     """
 
     rounded: RoundedWeights | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..ir.errors import TricnnError
+from ..system.errors import TricnnError
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import DataError
+from ..system.errors import DataError
 
 TRAIN, TEST, INK, FAINT = "#4c78a8", "#e45756", "#333333", "#dddddd"
 

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from ..ir.errors import TricnnError
+from ..system.errors import TricnnError
 
 SCHEDULES = ("constant", "step", "cosine")
 

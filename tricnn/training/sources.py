@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..ir.errors import DataError
+from ..system.errors import DataError
 from ..system.files import held
 from ..system.limits import LARGEST_DOWNLOAD
 from ..system.paths import cache_folder, user_path

@@ -1,0 +1,132 @@
+"""Compiled for GPUs that are not there: registers, spills and tensor cores are facts a test can hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tricnn.build.build as build_module
+from tricnn.build.build import Build, build, tensors_of
+from tricnn.build.compile import CompiledKernel, CompileError
+from tricnn.cli.arguments import lowered
+from tricnn.compiler.fuse import fuse
+from tricnn.graphs import lenet, resnet50
+from tricnn.ir import GraphBuilder, TricnnError
+from tricnn.machine import tiles
+from tricnn.machine.dtypes import BYTES
+from tricnn.run.model import specialised
+
+
+def lenet_build(tmp_path: Path, target: str, dtype: str = "bf16") -> Build:
+    plan = fuse(specialised(lenet(), "train"), "train")
+    return build(plan, dtype, 256, target, cache_dir=tmp_path / "cache")
+
+
+TARGETS = ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_100", "sm_120", "gfx942"))]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_lenet_compiles_without_spills_and_on_tensor_cores(tmp_path: Path, target: str) -> None:
+    result = lenet_build(tmp_path, target)
+    assert [k["name"] for k in result.kernels if k["spill_bytes"]] == []
+    assert [k["name"] for k in result.kernels if k["hazards"]] == []
+    contractions = [k for k in result.kernels if k["kind"].startswith(("conv2d", "linear"))]
+    assert len(contractions) == 14 and all(k["tensor_core"] for k in contractions)
+    # Whole tiles come by bulk copies exactly where the program says so, and only where there are such instructions.
+    described = [f.name for f in result.program.functions if any("tensordesc" in kind for _, kind in f.parameters)]
+    assert [k["name"] for k in result.kernels if k["bulk_copy"]] == described
+    assert bool(described) == (target in ("sm_90", "sm_100", "sm_120"))
+    folder = tmp_path / "out"
+    files = result.write(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {f.name for f in files} == {f.name for f in folder.iterdir()}
+    for kernel in manifest["kernels"]:
+        assert (folder / kernel["binary"]).stat().st_size > 0
+    assert [launch["kernel"] for launch in manifest["launches"]] == [x.function for x in result.program.launches]
+    again = lenet_build(tmp_path, target)
+    assert all(k.from_cache for k in again.compiled.values()) and again.kernels == result.kernels
+    result.write(folder)  # over itself
+
+
+def test_a_manifest_says_where_every_parameter_and_gradient_is() -> None:
+    """Also those that lie within another buffer, and those of which inference reads what was computed from them."""
+    train, infer = (lowered(resnet50(), mode, 8, "bf16", "sm_90", fuse="all") for mode in ("train", "infer"))
+    found = json.loads(json.dumps(tensors_of(train)))
+    parameters = {n.name for n in resnet50().parameters}
+    assert set(found["gradients"]) == parameters
+    assert found["placed"]["layer1.0.downsample.1.weight"]["first"] == 64  # behind that of bn1
+    for name in (*parameters, *found["gradients"].values()):
+        place = found["placed"].get(name, {"buffer": name, "first": 0, "elements": 0})
+        buffer = train.buffers[place["buffer"]]
+        assert place["first"] + place["elements"] <= buffer.bytes(8) // BYTES[buffer.dtype]
+    assert all(new in train.buffers and old in train.buffers for old, new in found["updates"].items())
+    assert found["rounded"]["conv1.weight"] == "conv1.weight:bf16" and found["sums"]
+    folded = json.loads(json.dumps(tensors_of(infer)))
+    assert folded["prepared"]["bn1.folded_weight"]["inputs"] == ["conv1.weight", "bn1.weight", "bn1.running_var"]
+    assert not folded["gradients"] and not folded["sums"]
+
+
+def test_ieee_fp32_uses_no_tensor_cores(tmp_path: Path) -> None:
+    """fp32 means IEEE products; tensor cores would round them to tf32."""
+    plan = fuse(specialised(lenet(), "infer"), "infer")
+    result = build(plan, "fp32", 8, "sm_90", cache_dir=tmp_path)
+    assert not any(k["tensor_core"] for k in result.kernels)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    plan = fuse(specialised(lenet(), "infer"), "infer")
+    result = build(plan, "bf16", 8, "sm_90", cache_dir=tmp_path / "cache")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TricnnError, match="cannot write to"):
+        result.write(tmp_path / "file" / "out")
+
+
+def test_a_step_that_changes_no_tile_does_not_end_the_search_for_one_that_spills_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LeNet-5 on sm_80: its second step to smaller tiles changed nothing, and a kernel kept 4 spilt bytes."""
+    sizes = [64, 64, 32]
+    monkeypatch.setattr(
+        tiles, "contraction", lambda *_: tiles.Tile(sizes[min(_[-1], 2)], 16, 16, 4, 1)
+    )  # fmt: skip
+
+    def compiled(specs, target, **_):
+        facts = dict(target=target, digest="", binary=b"x", binary_kind="cubin", assembly={}, registers=8, hazards=0,
+                     shared_bytes=0, num_warps=4, tensor_core=True, bulk_copy=False, from_cache=True)  # fmt: skip
+        return [CompiledKernel(name=s.name, spill_bytes=0 if "BLOCK_M=32" in s.source else 4, **facts) for s in specs]
+
+    monkeypatch.setattr(build_module, "compile_kernels", compiled)
+    b = GraphBuilder("one")
+    plan = fuse(b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3)), "infer")
+    for _ in range(2):  # the second build begins where the first one ended
+        built = build_module.build(plan, "bf16", 64, "sm_80", cache_dir=tmp_path)
+        assert [k["spill_bytes"] for k in built.kernels] == [0]
+
+
+def built_with(hazards_of: dict[int, int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """A convolution built by a compiler that leaves so many hazards where a kernel has so many stages."""
+
+    def compiled(specs, target, **_):
+        facts = dict(target=target, digest="", binary=b"x", binary_kind="cubin", assembly={}, registers=8,
+                     spill_bytes=0, shared_bytes=0, num_warps=4, tensor_core=True, bulk_copy=False,
+                     from_cache=True)  # fmt: skip
+        return [CompiledKernel(name=s.name, hazards=hazards_of.get(s.num_stages, 0), **facts) for s in specs]
+
+    monkeypatch.setattr(build_module, "compile_kernels", compiled)
+    b = GraphBuilder("one")
+    plan = fuse(b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3, name="conv")), "infer")
+    return build_module.build(plan, "bf16", 64, "sm_90", cache_dir=folder)
+
+
+def test_a_kernel_with_a_hazard_is_no_longer_pipelined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):  # the second build begins where the first one ended
+        built = built_with({3: 4, 2: 4}, tmp_path, monkeypatch)
+        assert [k["hazards"] for k in built.kernels] == [0]
+        assert [f.num_stages for f in built.program.functions] == [1]
+
+
+def test_a_kernel_that_has_a_hazard_in_every_form_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CompileError, match=r"kernel k00_conv .* triton >= 3\.9 does not"):
+        built_with({3: 4, 2: 4, 1: 1}, tmp_path, monkeypatch)

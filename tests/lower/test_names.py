@@ -1,0 +1,105 @@
+"""Layers may be called as they like: no name of theirs is one of the emitter's own, of Triton's or of Python's."""
+
+import ast
+import builtins
+import keyword
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tricnn
+from tricnn.check.verify import verify
+from tricnn.compiler.fuse import fuse
+from tricnn.emit.emit import emit
+from tricnn.ir import Graph, GraphBuilder
+from tricnn.ir.graph import NAME
+from tricnn.lower.lower import lower
+from tricnn.lower.program import SCALARS, Program
+from tricnn.run.model import specialised
+
+GOLDEN = Path(__file__).parent / "golden" / "lenet_train_bf16.py.txt"
+
+
+def own_words() -> list[str]:
+    """Every word and text of an emitted file that could be a layer's name, Python's keywords and built-in names, and
+    what buffers of the emitter's own were called when they had names of that form."""
+    text = GOLDEN.read_text()
+    texts = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    words = {
+        *re.findall(r"[A-Za-z_]\w*", text),
+        *texts,
+        *keyword.kwlist,
+        *keyword.softkwlist,
+        *filter(str.islower, dir(builtins)),
+    }
+    words |= {"weight_sums.table", "k00_conv.partial", "k00_conv.groups", *(s[1:] for s in SCALARS)}
+    return sorted(w for w in words if NAME.fullmatch(w) and not re.search(r"\.(weight|bias)|grad|labels|loss", w))
+
+
+def chain(names: Sequence[str]) -> Graph:
+    b = GraphBuilder("chain")
+    x = b.input("zz", (2, 4, 4))
+    for i, name in enumerate(names):
+        x = b.dropout(x, 0.1, name=name) if i % 3 == 2 else b.conv2d(x, 2, 1, name=name)
+    return b.build(b.linear(x, 2, name="last_layer"))
+
+
+def lowered(graph: Graph) -> Program:
+    plan = fuse(specialised(graph, "train", fuse="none"), "train", "none")
+    return lower(plan, "bf16", 2)
+
+
+def shape_of(program: Program) -> tuple[list[str], list[tuple[object, ...]]]:
+    """The functions and launches of a program, kernels and buffers numbered as they come."""
+    numbers: dict[str, int] = {}
+    functions = [" ".join(f.text.replace(f.name, "@").split()) for f in program.functions]
+    names = {f.name: i for i, f in enumerate(program.functions)}
+    launches = []
+    for launch in program.launches:
+        given = [a if a in SCALARS else numbers.setdefault(a, len(numbers)) for a in launch.arguments]
+        launches.append((names[launch.function], *given, *launch.grid))
+    return functions, launches
+
+
+def test_no_word_of_an_emitted_file_is_in_a_layers_way() -> None:
+    """The step is the one of the same network under names that nobody else has, but for the names."""
+    words = own_words()
+    assert {"step", "N", "seed_lo", "t", "triton", "while", "point", "SUMS"} <= set(words)
+    own, plain = (lowered(chain(names)) for names in (words, [f"zz{i}" for i in range(len(words))]))
+    assert shape_of(own) == shape_of(plain)
+    assert len(own.buffers) == len(plain.buffers)
+    text = emit(own)
+    made = [n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
+    assert len(made) == len(set(made))
+    for name in own.buffers:
+        assert f'"{name}": ' in text
+
+
+@pytest.mark.parametrize("mode", ("infer", "train"))
+def test_layers_called_as_the_launches_numbers(mode: str) -> None:
+    b = GraphBuilder("step")
+    x = b.input("N", (2, 5, 5))
+    x = b.batch_norm(b.conv2d(x, 4, 3, padding=1, name="step"), name="seed_lo")
+    x = b.dropout(b.conv2d(b.relu(x, name="0"), 4, 3, name="seed_hi"), 0.2, name="weight_sums.table")
+    graph = b.build(b.linear(x, 3, name="class"))
+    assert all(c.ok for c in verify(graph, mode=mode, batch=2))
+
+
+def test_the_state_of_a_sequential_fits() -> None:
+    """PyTorch names the layers of nn.Sequential 0, 1, 2."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    b = GraphBuilder("sequential")
+    x = b.batch_norm(b.conv2d(b.input("x", (2, 8, 8)), 4, 3, name="0"), name="1")
+    graph = b.build(b.linear(b.flatten(b.relu(x, name="2"), name="3"), 3, name="4"))
+    images = np.random.default_rng(0).standard_normal((2, 2, 8, 8), dtype=np.float32)
+    with torch.no_grad():
+        wanted = net(torch.as_tensor(images)).numpy()
+    for executor in ("numpy", "eager", "triton"):
+        model = tricnn.compile(graph, "infer", batch=2, executor=executor)
+        model.load_state_dict(net.state_dict())
+        np.testing.assert_allclose(model(images), wanted, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,42 @@
+"""How often a window visits a pixel, by its definition, and soon for windows of any size."""
+
+import random
+
+import pytest
+
+from tricnn.lower.traffic import covers, normalised_channels, taps
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_visits_are_counted_as_they_are_defined(seed):
+    draw = random.Random(seed).randint
+    size, outputs, kernel, stride, before, dilation = (
+        draw(1, 9), draw(1, 9), draw(1, 7), draw(1, 4), draw(0, 8), draw(1, 4)
+    )  # fmt: skip
+    places = [[p * stride + r * dilation - before for r in range(kernel)] for p in range(outputs)]
+    assert taps(size, outputs, kernel, stride, before, dilation) == tuple(
+        sum(row.count(at) for row in places) for at in range(size)
+    )
+    assert covers(size, outputs, kernel, stride, before, dilation) == tuple(
+        sum(0 <= at < size for at in row) for row in places
+    )
+
+
+@pytest.mark.parametrize("channels, size", [(1, 1), (5, 2), (5, 5), (4, 9), (12, 4)])
+def test_channels_of_a_normalisation_are_counted_as_they_are_defined(channels, size):
+    """Of channel c, c - size//2 to c + (size - 1)//2; the gradient of c reads dy of every j whose window has c, and the
+    windows of those."""
+    windows = [[j for j in range(c - size // 2, c + (size - 1) // 2 + 1) if 0 <= j < channels] for c in range(channels)]
+    own = sum(len(w) + 1 for w in windows)
+    assert normalised_channels("local_response_norm", channels, size) == {"x": own}
+    readers = [[j for j in range(channels) if c in windows[j]] for c in range(channels)]
+    assert normalised_channels("local_response_norm_grad", channels, size) == {
+        "dy": sum(len(r) + 1 for r in readers),
+        "x": own + sum(len(windows[j]) + 1 for r in readers for j in r),
+    }
+
+
+def test_the_widest_windows_take_no_time():
+    assert sum(taps(1 << 16, 1 << 16, 1 << 16, 1, 1 << 15)) > 1 << 31
+    assert sum(covers(1 << 16, 1 << 16, 1 << 16, 1, 1 << 15)) > 1 << 31
+    assert normalised_channels("local_response_norm_grad", 1 << 16, 1 << 16)["x"] > 1 << 47

@@ -1,0 +1,78 @@
+"""A check that passes whatever kernels do is worth nothing: each of these wrong ones must be caught, in each type."""
+
+import pytest
+
+from tests.run.mutations import (
+    CASES,
+    PAGE,
+    RESULTS,
+    SOURCES,
+    Mistake,
+    limited,
+    results,
+    seen,
+)
+from tricnn.run.triton_executor import interpreting
+
+pytestmark = pytest.mark.skipif(not interpreting(), reason="the kernels are those of Triton's interpreter")
+
+EVERY = [(name, dtype) for name, case in CASES.items() for dtype in case.dtypes]
+QUICK = [
+    ("products", "fp32"),
+    ("deep", "tf32"),
+    ("norms", "bf16"),
+    ("pools", "fp16"),
+    ("heads, unfused", "bf16"),
+    ("boxes", "fp16"),
+]
+MISTAKES = [(mistake, dtype) for mistake in SOURCES for dtype in mistake.dtypes]
+#: one for each kind of kernel and most kinds of mistakes, alternately in fp32 and bf16
+QUICK_MISTAKES = [
+    "conv2d_fprop drops a tap", "conv2d_dgrad keeps its sum in bf16", "conv2d_wgrad shifts a pixel",
+    "conv2d_boxes drops a tap", "pointwise eps of 1e-3", "pointwise wrong mask of relu",
+    "max_pool2d the last of equals", "avg_pool2d counts the padding", "merge_stats momentum of 0.101",
+    "merge_stats running variance is biased", "cross_entropy divides by N + 1", "local_response_norm beta of 0.751",
+]  # fmt: skip
+
+
+def named(mistake: Mistake) -> str:
+    return f"{mistake.kind} {mistake.what}"
+
+
+def caught(case: str, dtype: str) -> None:
+    missed = {}
+    for (kind, name), shares in results(CASES[case], dtype).items():
+        if name == "none":
+            assert max(shares) <= 1, f"{kind} is right"
+        elif min(shares) <= 1 and not limited(kind, name, dtype):
+            missed[kind, name] = shares
+    assert missed == {}
+
+
+@pytest.mark.parametrize(("case", "dtype"), QUICK)
+def test_what_a_launch_wrote_is_caught_if_it_is_changed(case: str, dtype: str) -> None:
+    caught(case, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "dtype"), [each for each in EVERY if each not in QUICK])
+def test_it_is_in_every_type(case: str, dtype: str) -> None:
+    caught(case, dtype)
+
+
+@pytest.mark.parametrize("name", QUICK_MISTAKES)
+def test_a_mistake_in_the_source_is_caught(name: str) -> None:
+    mistake = next(m for m in SOURCES if named(m) == name)
+    dtype = mistake.dtypes[-1] if QUICK_MISTAKES.index(name) % 2 else mistake.dtypes[0]
+    assert seen(mistake, dtype) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mistake", "dtype"), MISTAKES, ids=lambda x: named(x) if isinstance(x, Mistake) else x)
+def test_every_mistake_is_caught_or_its_limit_is_stated(mistake: Mistake, dtype: str) -> None:
+    assert (seen(mistake, dtype) > 1) == (dtype not in mistake.limit)
+
+
+def test_the_page_lists_every_mutation() -> None:
+    page = PAGE.read_text()
+    assert all(f"| `{m.kind}` | {m.what} |" in page for m in SOURCES) and all(f"| {name} |" in page for name in RESULTS)

@@ -1,0 +1,56 @@
+"""What verification runs on: random images and labels, parameters at which every layer matters and none overflows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..ir.graph import Graph
+from ..ir.table import Environment
+from ..run.interpreter import evaluate
+from ..run.model import Model
+
+
+def random_batch(model: Model, batch: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Images and labels, by the name of the plan's input."""
+    plan, given = model.plan, dict[str, np.ndarray]()
+    for node in plan.graph.inputs:
+        type_ = plan.type(node.name)
+        if type_.dtype == "int64":
+            given[node.name] = rng.integers(0, model.graph.classes or 1, type_.at(batch))
+        else:
+            given[node.name] = rng.standard_normal(type_.at(batch), dtype=np.float32)
+    return given
+
+
+def random_state(model: Model, images: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The initial parameters, those that start as constants spread out, so that no layer is trivially right."""
+    state = model.state_dict()
+    for name, x in state.items():
+        if np.ptp(x) == 0:
+            state[name] = (x + rng.uniform(-0.2, 0.2, x.shape)).astype(np.float32)
+    return state if model.mode == "train" else {**state, **settled(model.graph, state, images)}
+
+
+def settled(graph: Graph, state: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Running statistics that are those of the images, as after training. Where they do not belong to the network, each
+    residual block adds to the last, and some fifty of them pass what fp16 holds.
+
+    A channel that hardly varies gets a tenth of the mean variance: dividing by its own would enlarge rounding errors,
+    and with them the tolerance, as no trained network does.
+    """
+    values, found = {**state, **images}, dict[str, np.ndarray]()
+    for node in graph.nodes:
+        known = node.name in values or node.op in ("input", "parameter", "buffer")
+        if known or not all(v in values for v in node.inputs):  # the latter: a head that inference leaves out
+            continue
+        if node.op == "batch_norm":
+            x, (mean, var) = values[node.inputs[0]], node.inputs[3:]
+            axes = (0, *range(2, x.ndim))
+            found[mean] = x.mean(axes, dtype=np.float32)
+            spread = x.var(axes, dtype=np.float32)
+            found[var] = np.maximum(spread, spread.mean() / 10)
+            values |= found
+        values[node.name] = evaluate(node, [values[v] for v in node.inputs], Environment())
+    return found

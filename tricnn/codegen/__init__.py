@@ -1,1 +1,0 @@
-"""From a plan to Triton source and machine code."""

@@ -1,0 +1,91 @@
+"""Lowering: each kernel of a plan becomes a function of the emitted file, and one launch or a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from ..compiler.plan import Kernel, Plan
+from ..ir.table import Kind
+from ..machine.dtypes import DTYPES
+from ..machine.tiles import Form
+from ..system.errors import TargetError
+from .contractions import lower_dgrad, lower_fprop, lower_wgrad
+from .lowering import Lowering
+from .others import lower_copy, lower_loss, lower_pointwise, lower_pool, lower_pool_grad, lower_rows
+from .program import Program
+from .sums import (
+    lower_batch_stats,
+    lower_channel_sum,
+    lower_many_sums,
+    lower_normalize_sums,
+    lower_running,
+)
+
+#: how the kernel of each anchor is lowered; a chain of pointwise operations is one anchor
+LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
+    "conv2d": lower_fprop,
+    "linear": lower_fprop,
+    "conv2d_grad_input": lower_dgrad,
+    "linear_grad_input": lower_dgrad,
+    "conv2d_grad_weight": lower_wgrad,
+    "linear_grad_weight": lower_wgrad,
+    "channel_sum": lower_channel_sum,
+    "batch_stats": lower_batch_stats,
+    "normalize_grad_sums": lower_normalize_sums,
+    "running_mean": lower_running,
+    "running_var": lower_running,
+    "max_pool2d": lower_pool,
+    "max_pool2d_index": lower_pool,
+    "avg_pool2d": lower_pool,
+    "global_avg_pool": lower_pool,
+    "max_pool2d_grad": lower_pool_grad,
+    "avg_pool2d_grad": lower_pool_grad,
+    "global_avg_pool_grad": lower_pool_grad,
+    "cross_entropy": lower_loss,
+    "cross_entropy_grad": lower_loss,
+    "softmax": lower_rows,
+    "softmax_grad": lower_rows,
+    "local_response_norm": lower_rows,
+    "local_response_norm_grad": lower_rows,
+    "concat": lower_copy,
+    "concat_filters": lower_copy,
+    "slice_channels": lower_copy,
+    "pad_channels": lower_copy,
+    "stack": lower_copy,
+    "flatten": lower_copy,
+    "unflatten": lower_copy,
+}
+
+
+def lower(
+    plan: Plan, dtype: str, batch: int, target: str = "sm_90", forms: Mapping[str, Form] | None = None,
+    kernels: Collection[str] | None = None,
+) -> Program:  # fmt: skip
+    """The plan for one dtype. ``batch`` and ``target`` guide the choice of tiles only: a program runs any batch size.
+
+    ``forms`` maps a function's name to the form that its compilation asked for.
+    ``kernels`` names those to lower, if not all of them.
+    """
+    if dtype not in DTYPES:
+        raise TargetError(f"dtype {dtype!r} has no Triton kernels; accepted: {', '.join(DTYPES)}")
+    state = Lowering(plan, dtype, batch, target, dict(forms or {}))
+    for kernel in plan.kernels:
+        if kernels is None or kernel.name in kernels:
+            lowering_of(kernel)(state, kernel)
+    if state.sums:
+        lower_many_sums(state)
+    used = {argument for launch in state.launches for argument in launch.arguments}
+    descriptors = {name: d for name, d in state.descriptors.items() if name in used}
+    return Program(
+        plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
+        tuple(state.sums), tuple(state.choices), state.rounded, descriptors, state.wide,
+    )  # fmt: skip
+
+
+def lowering_of(kernel: Kernel) -> Callable[[Lowering, Kernel], None]:
+    op = kernel.anchor.op
+    if op in LOWERINGS:
+        return LOWERINGS[op]
+    if kernel.anchor.kind is Kind.POINTWISE:
+        return lower_pointwise
+    raise TargetError(f"layer {kernel.anchor.name}: {op} has no Triton kernel yet")

@@ -1,0 +1,246 @@
+"""The lowered plan: functions of the emitted file, the launches that make a step, and the buffers they use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from ..compiler.memory import share
+from ..compiler.plan import Plan
+from ..ir.table import Kind
+from ..ir.types import TensorType
+from ..machine.dtypes import BYTES, DTYPES
+from ..machine.tiles import Choice
+
+#: numbers a launch may take, by argument; the seed is 64 bits, passed as two words. A kernel's parameter is called as
+#: the argument is, without the colon, which tells it from every layer's buffer: no layer's name has one.
+SCALARS = {":N": "i32", ":seed_lo": "i64", ":seed_hi": "i64", ":step": "i32"}
+#: the table of addresses that the launch for many sums reads, and how many elements each of its programs adds
+SUM_TABLE, SUM_BLOCK = "weight_sums:table", 512
+TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
+
+
+def element(type_: TensorType, storage: str) -> str:
+    """How a value's elements are stored: ``fp32 fp16 bf16 u8 i64``."""
+    return {"float": storage, "float32": "fp32", "uint8": "u8", "int64": "i64"}[type_.dtype]
+
+
+def scalars(batch: int, seed: int = 0, step: int = 0) -> dict[str, int]:
+    """The numbers of a step, by argument."""
+    return dict(zip(SCALARS, (batch, seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step), strict=True))
+
+
+@lru_cache(1 << 16)
+def evaluate(expression: str, batch: int) -> int:
+    """The value of a size or grid expression (our own text, in N and cdiv) at a batch size."""
+    return int(eval(expression, {"__builtins__": {}}, {"N": batch, "cdiv": lambda a, b: -(-a // b), "min": min}))
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Device memory: ``size`` elements (an expression in N) of ``dtype``. Persistent ones (inputs, parameters, results)
+    live outside the arena."""
+
+    name: str
+    dtype: str
+    size: str
+    persistent: bool = False
+
+    def bytes(self, batch: int) -> int:
+        return evaluate(self.size, batch) * BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Function:
+    """One kernel of the emitted file. ``text`` is its own code (helpers first), ``name`` the jitted function,
+    ``parameters`` its arguments with their Triton types."""
+
+    name: str
+    text: str
+    parameters: tuple[tuple[str, str], ...]
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: ``function[grid](arguments)``; arguments are buffers, descriptors of them, or the scalars N, seed and
+    step."""
+
+    function: str
+    arguments: tuple[str, ...]
+    grid: tuple[str, ...]
+    kernel: str
+    kind: str
+    layers: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    flops: int  # per image
+    loads: Mapping[str, str]  # buffer -> elements that its programs load, again wherever tiles overlap, in N
+    read_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is read, if not all
+    write_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is written, if not all
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bytes of one buffer that a launch moves: as often as its programs load and store them, and every address once."""
+
+    loaded: int = 0
+    read: int = 0
+    stored: int = 0
+    written: int = 0
+
+    @property
+    def once(self) -> int:
+        return self.read + self.written
+
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(self.loaded + other.loaded, self.read + other.read, self.stored + other.stored,
+                     self.written + other.written)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A tensor descriptor, by which a kernel reads whole tiles: ``buffer`` as any number of rows, or images, of this
+    ``shape``, in boxes of so many of them, and in them."""
+
+    name: str
+    buffer: str
+    shape: tuple[int, ...]
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PartialSum:
+    """``target[j] = sum over p < parts of source[start + p * stride + j]`` for ``length`` elements j: one of those that
+    a single launch computes at the end of the step."""
+
+    source: str
+    start: int
+    parts: int
+    stride: int
+    target: str
+    length: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
+    what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen.
+    ``rounded`` says which buffer holds a weight in the type in which products read it: whoever changes the weight
+    writes it. ``descriptors`` are arguments beside the buffers. ``wide`` kernels count elements in 64 bits, for tensors
+    of 2**31 and more."""
+
+    plan: Plan
+    dtype: str
+    batch: int
+    functions: tuple[Function, ...]
+    launches: tuple[Launch, ...]
+    buffers: Mapping[str, Buffer]
+    order: Mapping[str, tuple[int, int, int]]
+    sums: tuple[PartialSum, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    rounded: Mapping[str, str] = field(default_factory=dict)
+    descriptors: Mapping[str, Descriptor] = field(default_factory=dict)
+    wide: bool = False
+
+    @property
+    def storage(self) -> str:
+        return DTYPES[self.dtype][0]
+
+    @property
+    def points(self) -> bool:
+        """Do launches find tensors by a table of addresses or by descriptors?"""
+        return bool(self.sums or self.descriptors)
+
+    def moved(self, launch: Launch, batch: int) -> dict[str, Moved]:
+        """What a launch moves, by buffer."""
+
+        def of(name: str) -> Moved:
+            buffer = self.buffers[name]
+            total, loaded = buffer.bytes(batch), evaluate(launch.loads.get(name, "0"), batch) * BYTES[buffer.dtype]
+            read = round(total * launch.read_share.get(name, 1.0)) if name in launch.reads else 0
+            written = round(total * launch.write_share.get(name, 1.0)) if name in launch.writes else 0
+            return Moved(loaded, read, written, written)
+
+        return {name: of(name) for name in dict.fromkeys((*launch.reads, *launch.writes))}
+
+    def launch_bytes(self, launch: Launch, batch: int) -> int:
+        """Each operand's bytes read once, each result's written once. Of an operand whose pixels no window covers all,
+        as in a 1x1 convolution with strides, or of whose channels some are read, these only."""
+        return sum(moved.once for moved in self.moved(launch, batch).values())
+
+    def loaded_bytes(self, launch: Launch, batch: int) -> int:
+        """What its programs load, each of them for itself. What that is more than the bytes read once is the overlap of
+        their tiles: it comes from the caches."""
+        return sum(moved.loaded for moved in self.moved(launch, batch).values())
+
+    def dram_bytes(self, batch: int | None = None) -> int:
+        return sum(self.launch_bytes(launch, batch or self.batch) for launch in self.launches)
+
+    def flops(self, batch: int | None = None) -> int:
+        return sum(launch.flops for launch in self.launches) * (batch or self.batch)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Buffers that last from step to step whatever the batch: parameters, running statistics, what is computed of
+        them, their copies. For inference only those that a kernel reads: a weight that was folded is not among them."""
+        plan = self.plan
+        nodes = (*plan.graph.parameters, *plan.graph.buffers, *plan.prepared)
+        wanted = {*(plan.place(n.name).buffer for n in nodes), *self.rounded.values()}
+        return tuple(b for b in self.buffers if b in wanted)
+
+    @property
+    def updates(self) -> dict[str, str]:
+        """The new value of a running statistic -> the statistic, whose memory it is."""
+        return {value: buffer for buffer, value in self.plan.graph.updates}
+
+    @property
+    def lives(self) -> dict[str, tuple[int, int]]:
+        """The first and the last launch that needs a buffer, of those that share the arena."""
+        spans: dict[str, tuple[int, int]] = {}
+        for step, launch in enumerate(self.launches):
+            for name in (*launch.reads, *launch.writes):
+                if not self.buffers[name].persistent:
+                    spans[name] = (spans.get(name, (step, step))[0], step)
+        return spans
+
+    def arena(self, batch: int | None = None) -> tuple[dict[str, int], int]:
+        """Where the buffers that are not persistent begin, in bytes, and how many bytes they need together."""
+        return share({name: (self.buffers[name].bytes(batch or self.batch), *s) for name, s in self.lives.items()})
+
+    def peak_memory_bytes(self, batch: int | None = None) -> int:
+        """What ``allocate`` of the emitted file takes: the arena, and all that is persistent: inputs, parameters,
+        statistics, gradients, results."""
+        batch = batch or self.batch
+        updates = self.updates
+        fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent and b.name not in updates)
+        return self.arena(batch)[1] + fixed
+
+
+def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
+    """A buffer for every value that goes through memory; workspaces come with the launches. Parameters of an inference
+    that no kernel reads, for they were folded into others, have none."""
+    buffers = {}
+    read = {plan.place(v).buffer for kernel in plan.kernels for v in kernel.reads}
+    sources = [n.name for n in plan.graph.nodes if n.kind is Kind.SOURCE and n.op != "fill"]
+    constant = {plan.place(n.name).buffer for n in (*plan.prepared, *plan.graph.parameters, *plan.graph.buffers)}
+    lasting = {plan.place(v).buffer for v in (*plan.graph.results, *(n.name for n in plan.prepared), *sources)}
+    if plan.mode == "infer":
+        lasting -= constant - read - {plan.place(v).buffer for v in plan.graph.results}
+    for node in plan.graph.nodes:
+        if node.name in lasting and node.op != "fill":
+            buffers[node.name] = _buffer(node.name, plan.type(node.name), storage, True)
+    for kernel in plan.kernels:
+        for value in (plan.place(v).buffer for v in kernel.writes):
+            if value not in buffers:
+                buffers[value] = _buffer(value, plan.type(value), storage, False)
+    return buffers
+
+
+def _buffer(name: str, type_: TensorType, storage: str, persistent: bool) -> Buffer:
+    count: Any = prod(type_.per_image)
+    return Buffer(name, element(type_, storage), f"N * {count}" if type_.batched else f"{count}", persistent)

@@ -1,0 +1,1 @@
+"""What a GPU is: targets, data sheets, tiles and tuned files."""

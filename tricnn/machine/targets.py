@@ -1,0 +1,88 @@
+"""The GPUs tricnn compiles for, by name. None of them has to be present.
+
+Shared memory per block: for NVIDIA the "maximum amount of shared memory per thread block" of the CUDA programming
+guide's table of compute capabilities; for AMD the local data share of a compute unit (instruction set guides).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from tricnn.system.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """One GPU architecture: what Triton needs to compile for it, and what a launch on it may ask for."""
+
+    name: str  # "sm_90", "gfx942"
+    backend: str  # Triton's name of the vendor: "cuda" or "hip"
+    arch: int | str  # 90, "gfx942"
+    warp_size: int  # threads in a warp (a wavefront, for AMD)
+    shared_limit: int  # bytes of shared memory one block can have
+    thread_limit: int = 1024  # threads one block can have; the same on all of them
+
+    @property
+    def binary_kind(self) -> str:
+        return "cubin" if self.backend == "cuda" else "hsaco"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_SHARED_KB_NVIDIA = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}
+_SHARED_KB_AMD = {"gfx90a": 64, "gfx942": 64, "gfx950": 160, "gfx1100": 64, "gfx1200": 64, "gfx1201": 64}
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in [
+        *(Target(f"sm_{arch}", "cuda", arch, 32, kb * 1024) for arch, kb in _SHARED_KB_NVIDIA.items()),
+        *(
+            Target(arch, "hip", arch, 64 if arch.startswith("gfx9") else 32, kb * 1024)
+            for arch, kb in _SHARED_KB_AMD.items()
+        ),
+    ]
+}
+
+
+#: GPUs by what is printed on them
+GPUS = {
+    "sm_80": ("a100", "a30", "a800"),
+    "sm_86": ("a10", "a40", "a6000", "3060", "3070", "3080", "3090"),
+    "sm_89": ("l4", "l40", "l40s", "4060", "4070", "4080", "4090"),
+    "sm_90": ("h100", "h200", "h800", "h20", "gh200", "hopper"),
+    "sm_100": ("b100", "b200", "gb200"),
+    "sm_103": ("b300", "gb300"),
+    "sm_120": ("5060", "5070", "5080", "5090"),
+    "gfx90a": ("mi210", "mi250", "mi250x"),
+    "gfx942": ("mi300", "mi300a", "mi300x", "mi325x"),
+    "gfx950": ("mi350x", "mi355x"),
+    "gfx1100": ("7900",),
+    "gfx1201": ("9070",),
+}
+CAPABILITY = re.compile(r"(?:sm|compute)?_?(\d{1,2})\.?(\d)[af]?")
+NAMED = {gpu: target for target, gpus in GPUS.items() for gpu in gpus}
+
+
+def parse_target(name: str) -> Target:
+    """The target called `name`: "sm_90", "gfx942", ...; or the GPU: "H100", "RTX 4090", "MI300X".
+
+    Also takes the names the vendors' own tools print for the same chips: "sm_90a" (NVIDIA's, with all features of the
+    architecture, which Triton always uses) and "gfx942:sramecc+:xnack-" (AMD's, with its settings).
+
+    Raises TargetError, listing the names that would do, for any other.
+    """
+    wanted = name.strip() if isinstance(name, str) else repr(name)
+    canonical = wanted.partition(":")[0] if wanted.startswith("gfx") else wanted
+    if capability := CAPABILITY.fullmatch(wanted):  # sm_90a, sm90, compute_90, 9.0
+        canonical = "sm_" + "".join(capability.groups())
+    for word in re.split(r"[^a-z0-9]+", wanted.lower()):
+        canonical = NAMED.get(word.removeprefix("rtx"), canonical)
+    target = TARGETS.get(canonical)
+    if target is None:
+        near = difflib.get_close_matches(wanted[:40].lower(), [*TARGETS, *NAMED], 1)
+        hint = f"did you mean {NAMED.get(near[0], near[0])}? " if near else ""
+        raise TargetError(f"unknown target {wanted!r}; {hint}supported: {', '.join(TARGETS)}, or a GPU's name (H100)")
+    return target

@@ -1,0 +1,271 @@
+"""Which tile is fastest, measured on the device at hand: for each problem of a network, every candidate, in turns with
+the tile of the static rule.
+
+A candidate that spills registers, needs more shared memory than there is, or does not compile does not take part, and
+one that gives one wrong number on small integers does not win. The same holds for the rule's own tile: where it takes
+no part, the fastest candidate wins. The kernels are timed as the network has them, prologues and epilogues and all,
+with whatever adds up the partial results they leave. What wins is held to float64 NumPy within the whole network
+before anybody else sees it. All of this happens on a copy of the network, whose running statistics nobody reads.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..build.build import spec
+from ..build.compile import CompiledKernel, CompileError, KernelSpec
+from ..build.worker_pool import NoPlace
+from ..build.workplace import place_at_fault
+from ..check.exact import mistakes
+from ..check.verify import verify_model
+from ..check.verify_inputs import random_batch
+from ..emit.emit import launched
+from ..emit.templates import module_text
+from ..lower.lower import lower
+from ..lower.program import Launch, Program, evaluate, scalars
+from ..machine import tuned_files as tuning
+from ..machine.candidates import CONTRACTIONS, candidates
+from ..machine.data_sheets import least_us
+from ..machine.dtypes import BYTES
+from ..machine.tiles import Problem, Tile
+from ..run.model import Model
+from ..run.triton_executor import described, load_module
+from ..system.errors import TargetError
+from .clock import Clock, Work
+
+#: a winner must need at most so much of the time of the rule's tile: less than that is noise
+WORTH_IT = 0.98
+ROUNDS = 7
+VERIFIED_BATCH = 3
+
+Compiler = Callable[[Sequence[KernelSpec]], Sequence[CompiledKernel | CompileError]]
+
+
+class DeviceLost(TargetError):
+    """The GPU reports an error that no later launch in this process survives."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A problem of a network, the kernels that have it, the rule's tile, and the least time that they can take."""
+
+    problem: Problem
+    kernels: tuple[str, ...]
+    rule: Tile
+    launches: int
+    least_us: float
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The rule's tile, then the candidates."""
+        return list(dict.fromkeys([self.rule, *candidates(self.problem)]))
+
+
+@dataclass
+class Outcome:
+    """What came of a site: microseconds by tile, why others did not take part, and the winner, if it is not the rule's
+    tile."""
+
+    site: Site
+    us: dict[Tile, float] = field(default_factory=dict)
+    refused: dict[Tile, str] = field(default_factory=dict)
+    winner: Tile | None = None
+
+
+def sites(program: Program) -> list[Site]:
+    """The problems of a program, each once, those that take longest first."""
+    kernels: dict[Problem, dict[str, None]] = {}
+    rule = {choice.problem: choice.tile for choice in program.choices}
+    for choice in program.choices:
+        kernels.setdefault(choice.problem, {})[choice.kernel] = None
+    found = []
+    for problem, names in kernels.items():
+        launches = [launch for launch in program.launches if launch.kernel in names and counts(launch)]
+        least = sum(
+            least_us(problem.target, program.dtype, program.launch_bytes(launch, program.batch),
+                     launch.flops * program.batch if problem.kind in CONTRACTIONS else 0)
+            for launch in launches
+        )  # fmt: skip
+        found.append(Site(problem, tuple(names), rule[problem], len(launches), least))
+    return sorted(found, key=lambda site: -site.least_us)
+
+
+def counts(launch: Launch) -> bool:
+    """Is this launch's time that of its kernel? The last one finishes the sums of many."""
+    return launch.kind != "sum_partials_of_many"
+
+
+class Tuner:
+    """Tunes one model, compiled for the device that will be used.
+
+    clock    seconds that a piece of work takes on the device.
+    compile  machine code for kernels, or the reason why there is none (compile_kernels, with ``return_errors``).
+    """
+
+    def __init__(self, model: Model, clock: Clock, compile: Compiler, seed: int = 0):
+        import numpy as np
+
+        self.model, self.clock, self.compile = model, clock, compile
+        self.plan, self.batch = model.plan, model.batch
+        self.lost: DeviceLost | NoPlace | None = None
+        given = random_batch(model, model.batch, np.random.default_rng(seed))
+        model.executor.run(given, model.batch, seed, 0)  # so that memory holds what a step leaves there
+        self.tensors: dict[str, Any] = model.executor.bind(model.batch)
+
+    def tune(
+        self, wanted: Sequence[Site], seconds: float, on_done: Callable[[Outcome], None] = lambda outcome: None
+    ) -> list[Outcome]:  # fmt: skip
+        """The outcome of every site that is reached within so many seconds (or before Ctrl-C, or ``self.lost``)."""
+        until, outcomes = time.monotonic() + seconds, []
+        try:
+            for site in wanted:
+                if time.monotonic() >= until:
+                    break
+                outcomes.append(self.measure(site))
+                on_done(outcomes[-1])
+        except KeyboardInterrupt:
+            pass  # what has been measured is worth having
+        except (DeviceLost, NoPlace) as error:
+            self.lost = error
+        return outcomes
+
+    def measure(self, site: Site) -> Outcome:
+        """Time a site's tiles in turns, and find the fastest one that is right."""
+        outcome = Outcome(site)
+        programs = {tile: self.lowered(site, tile) for tile in site.tiles}
+        ready: dict[Tile, Work] = {}
+
+        def attempt(tile: Tile, action: Callable[[], Any]) -> Any:
+            """What an action gives; None, and the tile takes no part any more, if it fails, at once or on the GPU."""
+            try:
+                result = action()
+                self.synchronise(site, tile)
+                return result
+            except (DeviceLost, NoPlace):
+                raise
+            except Exception as error:
+                self.synchronise(site, tile)
+                if problem := place_at_fault(error, Path(tempfile.gettempdir())):
+                    raise NoPlace(problem) from error
+                refuse(tile, one_line(error))
+
+        def refuse(tile: Tile, reason: str) -> None:
+            outcome.refused[tile] = reason
+            for known in (ready, times, outcome.us):
+                known.pop(tile, None)
+
+        times: dict[Tile, list[float]] = {}
+        for tile, reason in self.compiled(programs).items():
+            if reason:
+                outcome.refused[tile] = reason
+            elif work := attempt(tile, partial(self.work, programs[tile], site)):
+                ready[tile], times[tile] = work, []
+                attempt(tile, work)
+        for _ in range(ROUNDS):
+            for tile, work in list(ready.items()):
+                seconds = attempt(tile, partial(self.clock, work))
+                if seconds is not None:
+                    times[tile].append(seconds)
+        outcome.us = {tile: statistics.median(t) * 1e6 for tile, t in times.items()}
+        # Only what would win is compiled by itself and checked.
+        while (best := fastest(outcome)) is not None:
+            wrong = attempt(best, partial(mistakes, site.problem, best)) if site.problem.kind in CONTRACTIONS else 0
+            if wrong:
+                refuse(best, f"{wrong} wrong numbers")
+            elif wrong == 0:
+                outcome.winner = best
+                break
+        return outcome
+
+    def synchronise(self, site: Site, tile: Tile) -> None:
+        """Wait for the GPU. Raises DeviceLost if it reports an error: nothing else will run in this process."""
+        executor = self.model.executor
+        try:
+            if executor.device == "cuda":
+                executor.torch.cuda.synchronize()
+        except Exception as error:
+            raise DeviceLost(f"the GPU failed while {site.problem} ran with {tile}: {one_line(error)}") from error
+
+    def lowered(self, site: Site, tile: Tile) -> Program:
+        """The site's kernels, with this tile for their problem."""
+        with tuning.only({site.problem: tile}):
+            return lower(self.plan, self.model.dtype, self.batch, self.model.target, kernels=site.kernels)
+
+    def compiled(self, programs: Mapping[Tile, Program]) -> dict[Tile, str]:
+        """For each tile "", or why it cannot take part. All are compiled at once."""
+        specs = [(tile, spec(function)) for tile, program in programs.items() for function in program.functions]
+        reasons = dict.fromkeys(programs, "")
+        for (tile, _), result in zip(specs, self.compile([s for _, s in specs]), strict=True):
+            if isinstance(result, CompileError):
+                reasons[tile] = result.reason
+            elif result.spill_bytes:
+                reasons[tile] = reasons[tile] or f"spills {result.spill_bytes} bytes"
+            elif result.hazards:
+                reasons[tile] = reasons[tile] or "refills registers that are still read"
+        return reasons
+
+    def work(self, program: Program, site: Site) -> Work:
+        """All of a site's launches, on the model's memory and workspaces of their own."""
+        executor, batch = self.model.executor, self.batch
+        values: dict[str, Any] = {**self.tensors, **scalars(batch)}
+        shared = {*self.plan.graph.types, *program.rounded.values()}
+        own = {name: b for name, b in program.buffers.items() if name not in shared}
+        for name, buffer in own.items():
+            count = buffer.bytes(batch) // BYTES[buffer.dtype]
+            values[name] = executor.torch.zeros(count, dtype=executor.dtypes[buffer.dtype], device=executor.device)
+        values |= described(program, values)
+        module = load_module(module_text("\n\n".join(map(launched, program.functions))))
+        functions = {f.name: f for f in program.functions}
+        calls = []
+        for launch in program.launches:
+            if counts(launch):
+                function = functions[launch.function]
+                grid = tuple(evaluate(g, batch) for g in launch.grid)
+                options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
+                arguments = [values[a] for a in launch.arguments]
+                calls.append((getattr(module, launch.function)[grid], arguments, options))
+
+        def run() -> None:
+            for call, arguments, options in calls:
+                call(*arguments, **options)
+
+        return run
+
+
+def fastest(outcome: Outcome) -> Tile | None:
+    """The fastest tile, if it is worth writing: faster than the rule's, or the rule's takes no part."""
+    rule = outcome.us.get(outcome.site.rule, math.inf)
+    best = min(outcome.us, key=lambda tile: outcome.us[tile], default=outcome.site.rule)
+    return best if best != outcome.site.rule and outcome.us[best] <= WORTH_IT * rule else None
+
+
+def one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def winners(outcomes: Sequence[Outcome], device: str, date: str) -> dict[Problem, tuning.Entry]:
+    """What a file of tuned tiles says about them. Where the rule's tile takes no part its time is infinite."""
+    return {
+        o.site.problem: tuning.Entry(o.winner, o.us[o.winner], o.us.get(o.site.rule, math.inf), device, date)
+        for o in outcomes
+        if o.winner is not None
+    }
+
+
+def faulty(make: Callable[[], Model], chosen: Mapping[Problem, Tile]) -> set[Problem]:
+    """The problems among ``chosen`` whose kernels, as the network has them, leave what float64 NumPy does not accept.
+
+    ``make`` compiles the model, within whose lowering the chosen tiles hold.
+    """
+    with tuning.only(chosen):
+        model = make()
+        failed = {c.kernel for c in verify_model(model, VERIFIED_BATCH) if not c.ok}
+    return {c.problem for c in model.program.choices if c.kernel in failed and c.problem in chosen}

@@ -1,0 +1,48 @@
+"""A whole step as one CUDA graph: where kernels are so short that launching them takes longer than running them.
+
+A graph replays the same launches on the same addresses with the same numbers. So only steps whose launches take no
+seed and no step number (networks without dropout in training) are captured, and inputs are copied to where they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..lower.program import SCALARS, Program
+from ..machine.candidates import CONTRACTIONS
+from ..machine.data_sheets import least_us
+
+WARM_UPS = 3
+#: microseconds that a launch from Python takes, about; a kernel that runs longer hides the next launch behind itself
+LAUNCH_US = 20.0
+
+
+def worth_capturing(program: Program, batch: int, target: str) -> bool:
+    """Is the step shorter than its launches, and the same every time?"""
+    if any((SCALARS.keys() - {":N"}) & set(launch.arguments) for launch in program.launches):
+        return False
+    least = sum(
+        least_us(target, program.dtype, program.launch_bytes(launch, batch),
+                 launch.flops * batch if launch.kind in CONTRACTIONS else 0)
+        for launch in program.launches
+    )  # fmt: skip
+    return least < LAUNCH_US * len(program.launches)
+
+
+def capture(work: Callable[[], None], changed: Iterable[Any], cuda: Any) -> Callable[[], None]:
+    """``work`` as one launch. It is run a few times first, so that nothing is compiled while it is recorded; what that
+    changes for good (``changed``: running statistics) is put back as it was. ``cuda`` is torch.cuda."""
+    before = [(tensor, tensor.clone()) for tensor in changed]
+    aside = cuda.Stream()
+    aside.wait_stream(cuda.current_stream())
+    with cuda.stream(aside):
+        for _ in range(WARM_UPS):
+            work()
+    cuda.current_stream().wait_stream(aside)
+    for tensor, copy in before:
+        tensor.copy_(copy)
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the device meanwhile
+        work()
+    return graph.replay

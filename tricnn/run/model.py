@@ -1,0 +1,412 @@
+"""``tricnn.compile``: from a graph to something that runs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..compiler.branches import join_branches
+from ..compiler.cost import Cost
+from ..compiler.differentiate import differentiate
+from ..compiler.fold import fold_batch_norm
+from ..compiler.fuse import fuse as fuse_graph
+from ..compiler.plan import Plan
+from ..compiler.policies import policy_named, rules_of
+from ..compiler.siblings import join_slices, merge_siblings
+from ..compiler.specialise import for_inference, for_training, tidy
+from ..compiler.strided import compact_strided_gradients
+from ..emit.emit import emit
+from ..graphs.published import about_images
+from ..ir.graph import Graph
+from ..ir.init import Init, draw
+from ..ir.wording import plural
+from ..lower.lower import lower
+from ..lower.program import Program
+from ..machine.dtypes import DTYPES, dtype_named
+from ..system.cores import blas_threads
+from ..system.errors import CheckpointError, GraphError, ShapeError, TargetError, shown
+from .compile_ahead import settled_for_launch
+from .dump import Dump
+from .eager_executor import EagerExecutor
+from .inputs import as_given, check_images, check_labels, is_tensor
+from .numpy_executor import NumpyExecutor
+from .rounded_weights import RoundedWeights
+from .triton_executor import TritonExecutor, interpreting, pick_device
+from .weights import PYTORCH, as_array, load_weights, save_weights, without_absent_heads
+
+ALL_DTYPES = (*DTYPES, "fp64")
+EXECUTORS = ("auto", "triton", "numpy", "eager")
+MODES = ("infer", "train")
+
+
+def gpu_present() -> bool:
+    """Is there a CUDA or ROCm device? Cheap where there is no driver: torch is imported only if there is one."""
+    if not any(Path(p).exists() for p in ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def device_target() -> str:
+    """The target of the GPU at hand, ``sm_90`` where there is none."""
+    if not gpu_present():
+        return "sm_90"
+    import torch
+
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(0).gcnArchName.split(":")[0])
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
+
+
+def specialised(
+    graph: Graph, mode: str, *, fuse: bool | str = True, label_smoothing: float = 0.0, dump: Dump | None = None
+) -> Graph:
+    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference, and rewritten
+    for the rules of the policy ``fuse``. ``dump`` is shown the graph after every pass."""
+    rules = rules_of(policy_named(fuse))
+    show = dump or Dump(None)
+    show("declared", graph)
+    if mode not in MODES:
+        raise TargetError(f"mode {mode!r} is unknown; accepted: {', '.join(MODES)}")
+    ready = for_inference(graph) if mode == "infer" else for_training(graph, label_smoothing)
+    show(f"for-{'inference' if mode == 'infer' else 'training'}", ready)
+    if rules and mode == "infer":
+        ready = fold_batch_norm(ready)
+        show("batch-norm-folded", ready)
+    if rules:
+        ready = tidy(ready)
+        show("tidied", ready)
+    if {"placement", "prologue"} <= rules and mode == "train":
+        ready = join_branches(ready)
+        show("branches-joined", ready)
+    merging = {"merging", "placement", "prologue"} <= rules
+    if merging:
+        ready = merge_siblings(ready, mode)
+        show("siblings-merged", ready)
+    if mode == "train":
+        ready = differentiate(ready)
+        show("differentiated", ready)
+    if "prologue" in rules and mode == "train":
+        ready = compact_strided_gradients(ready)
+        show("gradients-compacted", ready)
+    if merging:
+        ready = join_slices(ready)
+        show("slices-joined", ready)
+    return ready
+
+
+def compile(
+    graph: Graph,
+    mode: str = "infer",
+    batch: int = 1,
+    dtype: Any = "fp32",
+    executor: str = "auto",
+    target: str | None = None,
+    fuse: bool | str = True,
+    *,
+    seed: int = 0,
+    label_smoothing: float = 0.0,
+) -> Model:
+    """Compile a network.
+
+    mode      ``infer``: ``m(x)`` gives logits. ``train``: ``m.loss_and_grads(x, labels)``.
+    batch     the batch size tiles are chosen for; any other works without a new compilation.
+    dtype     ``fp32`` (IEEE products), ``tf32``, ``fp16``, ``bf16``; ``fp64`` for the NumPy and eager executors; or
+              what PyTorch and NumPy call them. Sums are fp32 (fp64 for fp64); training keeps weights in fp32.
+    executor  ``triton`` (CUDA, or the CPU under TRITON_INTERPRET=1), ``numpy``, ``eager`` (ATen); ``auto``: Triton
+              where there is a GPU, else NumPy.
+    target    ``sm_90``, ``gfx942``, ..., or ``H100``, whose tiles to choose; the device at hand unless said.
+    fuse      ``"auto"`` (or True): every rule of fusion where it is predicted to be faster; ``"all"``: wherever it is
+              legal; ``"epilogue"``: pointwise chains only; ``"none"`` (or False): one kernel per layer; or rules by
+              name (tricnn/compiler/policies.py).
+    seed      draws the initial parameters and, with the step, dropout's masks.
+
+    With ``TRICNN_DUMP=folder`` in the environment, what every pass made is written there, numbered, in a folder for
+    each compilation.
+
+    Raises TargetError for an unknown mode, dtype, executor, target or policy, and GraphError for a graph that cannot be
+    trained.
+    """
+    if not isinstance(graph, Graph):
+        raise GraphError(f"compile takes a tricnn.Graph, such as tricnn.graphs.lenet(), not {type(graph).__name__}")
+    dtype = dtype_named(dtype)
+    for what, value, known in (("mode", mode, MODES), ("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise TargetError(f"{what} {shown(value)} is unknown; {hint}accepted: {', '.join(known)}")
+    if isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1:
+        raise TargetError(f"batch {shown(batch)} is not accepted; a batch is an integer of at least 1")
+    batch = int(batch)
+    if target is not None:
+        from ..machine.targets import parse_target
+
+        target = parse_target(target).name
+    if executor == "auto":
+        executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
+    dump = Dump(os.environ.get("TRICNN_DUMP"), f"{graph.name}-{mode}")
+    ready = specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing, dump=dump)
+    plan = fuse_graph(ready, mode, policy_named(fuse), Cost(batch, dtype, target or device_target()))
+    dump("plan", plan)
+    model = Model(graph, plan, batch, dtype, executor, target, seed)
+    if dump.folder is not None and dtype != "fp64":
+        dump("kernels", model.source, "py")
+    return model
+
+
+class Model:
+    """A compiled network with its parameters.
+
+    ``m(x)`` (infer) and ``m.loss_and_grads(x, labels)`` (train) take NumPy arrays or torch tensors in NCHW and give
+    back the same kind, in float32 (float64 for fp64), however activations are stored. ``m.plan`` is the printable plan,
+    ``m.source`` the text of the emitted file.
+
+    Threads may share a model: their calls run one after the other (under Triton's interpreter, those of all models do).
+    ``copy.deepcopy`` and ``pickle`` give a model of its own with the same plan, parameters, running statistics and
+    step; what was compiled is compiled again.
+    """
+
+    def __init__(
+        self, graph: Graph, plan: Plan, batch: int, dtype: str, executor: str, target: str | None, seed: int
+    ):  # fmt: skip
+        self.graph, self.plan, self.batch, self.dtype = graph, plan, batch, dtype
+        self.mode, self.seed, self.step = plan.mode, seed, 0
+        self.chosen_target, self.target = target, target or device_target()
+        if executor == "triton" and dtype == "fp64":
+            raise TargetError("dtype fp64 is for the numpy and eager executors; triton has fp32, tf32, fp16 and bf16")
+        self.on_gpu = executor == "triton" and pick_device() == "cuda"
+        self.executor: Any
+        if executor == "numpy":
+            self.executor = NumpyExecutor(plan, dtype)
+        elif executor == "eager":
+            self.executor = EagerExecutor(plan, dtype)
+        else:
+            self.executor = TritonExecutor(plan, self.program, self.target)
+        self.executor.load(self._initial())
+        self._drawn = True  # are the parameters those of their initialisers?
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self.executor.lock:
+            arguments = (self.plan, self.batch, self.dtype, self.executor.name, self.chosen_target, self.seed)
+            return _remade, (type(self), self.graph, *arguments, self.step, self.state_dict())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        make, arguments = self.__reduce__()  # graph and plan cannot change, and the state is a copy already
+        copy: Model = make(*arguments)
+        return copy
+
+    @cached_property
+    def program(self) -> Program:
+        """The plan lowered to kernels, launches and buffers."""
+        if self.dtype == "fp64":
+            raise TargetError("dtype fp64 has no Triton kernels; compile for fp32, tf32, fp16 or bf16")
+        if self.on_gpu and self.target == device_target() and self.target.startswith("sm_"):
+            return settled_for_launch(self.plan, self.dtype, self.batch, self.target)
+        return lower(self.plan, self.dtype, self.batch, self.target)
+
+    @cached_property
+    def source(self) -> str:
+        """The emitted file: every kernel, headed by the layers it computes, and the step that launches them."""
+        return emit(self.program)
+
+    # --- parameters ------------------------------------------------------------
+
+    def _state_nodes(self) -> list[Any]:
+        ran = {n.name for n in self.plan.graph.nodes}
+        return [n for n in (*self.graph.parameters, *self.graph.buffers) if n.name in ran]
+
+    def _initial(self) -> dict[str, np.ndarray]:
+        return {
+            n.name: draw(Init.parse(n.attrs["init"]), self.graph.types[n.name].per_image, self.seed, n.name)
+            for n in self._state_nodes()
+        }
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Parameters and running statistics by name, NumPy arrays in PyTorch's layout (conv weight OIHW): float32, or
+        float64 for fp64."""
+        with self.executor.lock:
+            return {n.name: self.executor.state(n.name) for n in self._state_nodes()}
+
+    def load_state_dict(self, state: Mapping[str, Any] | str | Path) -> None:
+        """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout, or a file of them:
+        ``.safetensors``, ``.pth`` or ``.pt`` (see :func:`tricnn.run.weights.load_weights`).
+
+        Raises CheckpointError that lists every missing, unexpected and misshaped tensor by name, or says what is wrong
+        with the file; nothing is loaded then. PyTorch's ``num_batches_tracked`` is ignored, and so are auxiliary heads
+        that this network or this mode does not have. Warns if the weights are PyTorch's and published ones expect other
+        images than the network was declared for (``graphs/published.py``).
+        """
+        source = "" if isinstance(state, Mapping) else f"{state}: "
+        if isinstance(state, Mapping):
+            elsewhere = any(is_tensor(x) for x in state.values())
+        else:
+            elsewhere, state = Path(state).suffix in PYTORCH, load_weights(state)
+        elsewhere |= any(name.endswith("num_batches_tracked") for name in state)
+        nodes = {n.name: n for n in self._state_nodes()}
+        declared = {n.name for n in (*self.graph.parameters, *self.graph.buffers)}
+        arrays = {
+            name: as_array(x)
+            for name, x in without_absent_heads(state, declared).items()
+            if not name.endswith("num_batches_tracked") and (name in nodes or name not in declared)
+        }
+        problems = [f"missing {n}" for n in nodes if n not in arrays]
+        problems += [f"unexpected {n}" for n in arrays if n not in nodes]
+        for name, node in nodes.items():
+            want = self.graph.types[node.name].per_image
+            if name in arrays and tuple(arrays[name].shape) != want:
+                problems.append(f"{name} has shape {tuple(arrays[name].shape)}, needs {want}")
+        if problems:
+            shown = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
+            raise CheckpointError(f"{source}weights do not fit {self.graph.name}: {shown}")
+        with self.executor.lock:
+            self.executor.load(arrays)
+            self._drawn = False
+        if elsewhere and (note := about_images(self.graph)):
+            warnings.warn(note, stacklevel=2)
+
+    def save_state_dict(self, path: str | Path) -> None:
+        """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would: whoever reads
+        the file finds the old one or the new one whole. PyTorch modules with these names load it strictly.
+
+        Raises CheckpointError for another suffix, and for a place that cannot be written.
+        """
+        save_weights(path, self.state_dict())
+
+    def parameters(self) -> dict[str, Any]:
+        """The live parameters in storage layout: change them in place and the next step uses them.
+
+        Tensors that were kept from an earlier call are changed as PyTorch knows it: not through ``.data`` or
+        ``.numpy()``, which do not say that a 16-bit copy is to be written anew. Raises TargetError for inference where
+        weights were computed from these when they were loaded (batch norm is folded): load_state_dict changes them.
+        """
+        if self.plan.prepared:
+            raise TargetError(
+                f"{self.graph.name}: inference reads weights that were folded when they were loaded, which no change "
+                "in place would reach; change them with load_state_dict, or compile with mode='train' or fuse='none'"
+            )
+        if (rounded := self.rounded_weights()) is not None:
+            rounded.forget()
+        return {n.name: self.executor.live(n.name) for n in self.graph.parameters if n in self._state_nodes()}
+
+    def rounded_weights(self) -> RoundedWeights | None:
+        """The parameters' copies that products read, for an optimiser that writes them as it updates (None unless this
+        runs Triton kernels)."""
+        return self.executor.rounded if self.executor.name == "triton" else None
+
+    def to_logical(self, name: str, x: Any) -> np.ndarray:
+        """An array in the storage layout of parameter ``name`` as NumPy in PyTorch's layout."""
+        return np.asarray(self.executor.to_logical(name, x))
+
+    def to_storage(self, name: str, x: Any) -> Any:
+        """The inverse of :meth:`to_logical`."""
+        return self.executor.to_storage(name, x)
+
+    # --- running ------------------------------------------------------------
+
+    def __call__(self, x: Any) -> Any:
+        """Logits ``[N, classes]`` for images ``x: [N, C, H, W]`` (a dictionary if the network has several outputs)."""
+        if self.mode != "infer":
+            raise TargetError("this model was compiled for training; use loss_and_grads, or compile with mode='infer'")
+        given = self._inputs(x, None)
+        with self.executor.lock:
+            results = self.executor.run(given, len(x), self.seed, self.step)
+            outputs = {o.name: as_given(results[o.value], x, self.wide) for o in self.plan.graph.outputs}
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    def loss_and_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+        """The mean loss of a batch and its gradient by parameter name, in PyTorch's layout.
+
+        Also advances the running statistics, and ``m.step``, which (with the seed) chooses dropout's masks.
+        Raises ShapeError or DataError for images that do not fit or are not finite, and labels out of range.
+        """
+        with self.executor.lock:
+            loss, grads = self._step(x, labels)
+            return loss, {name: as_given(g, x, self.wide) for name, g in grads.items()}
+
+    def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+        """The same, gradients in the layout of :meth:`parameters` (what an optimiser wants), as they lie in the model's
+        memory: the next step, of any thread, overwrites them."""
+        with self.executor.lock:
+            loss, grads = self._step(x, labels)
+            if self.executor.name == "triton":
+                tensors = self.executor.bind(len(x))
+                return loss, {p: self.executor.stored(tensors, v) for p, v in self.plan.graph.gradients}
+            return loss, grads
+
+    @property
+    def threads(self) -> int | None:
+        """The threads that share a product's sums on the CPU: with another number a step has other bits. None on a GPU,
+        and where the BLAS does not say."""
+        if self.executor.device != "cpu":
+            return None
+        if self.executor.name == "eager":
+            return int(self.executor.torch.get_num_threads())
+        return blas_threads()
+
+    @property
+    def wide(self) -> str:
+        """The type of results: ``float32``, or ``float64`` for fp64."""
+        return "float64" if self.dtype == "fp64" else "float32"
+
+    def _step(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+        if self.mode != "train":
+            raise TargetError("this model was compiled for inference; compile with mode='train' to train it")
+        graph, given = self.plan.graph, self._inputs(x, labels)
+        if self._drawn:
+            self._say_what_is_zero()
+        results = self.executor.run(given, len(x), self.seed, self.step)
+        self.step += 1
+        return float(results[graph.outputs[0].value]), {p: results[v] for p, v in graph.gradients}
+
+    def _say_what_is_zero(self) -> None:
+        """Warn, once, of weights that nobody has given a value: no gradient passes a layer whose weight is zero."""
+        self._drawn = False
+        zero = [
+            n.name
+            for n in self.graph.parameters
+            if len(self.graph.types[n.name].shape) > 1 and Init.parse(n.attrs["init"]) == Init("constant", 0.0)
+        ]
+        if zero:
+            some = ", ".join(zero[:3]) + (f" and {len(zero) - 3} more" if len(zero) > 3 else "")
+            warnings.warn(
+                f"{self.graph.name}: trained from zeros: {some}; a parameter declared without init is 0, and a layer "
+                'with such a weight hands no gradient on: declare it with init="he_normal", or load weights',
+                stacklevel=4,
+            )
+
+    def _inputs(self, x: Any, labels: Any) -> dict[str, Any]:
+        """Images, and labels when training, as the executor takes them, by the names of the graph's inputs."""
+        graph, tensors = self.plan.graph, self.executor.name != "numpy"
+        given = {graph.inputs[0].name: check_images(graph, x, tensors=tensors)} if graph.inputs else {}
+        others = graph.inputs[1:]
+        for node in others:
+            if graph.types[node.name].dtype != "int64" or self.mode != "train":
+                raise ShapeError(f"input {node.name}: networks with several inputs are not supported here")
+        if others:
+            checked = check_labels(self.graph, labels, len(x), tensors=tensors)
+            given |= {node.name: checked for node in others}
+        return given
+
+    def __repr__(self) -> str:
+        where = f"{self.executor.name}{' (interpreted)' if self.executor.name == 'triton' and interpreting() else ''}"
+        kernels = plural(len(self.plan.kernels), "kernel")
+        return f"<tricnn model {self.graph.name}: {self.mode}, {self.dtype}, {where}, {kernels}>"
+
+
+def _remade(kind: type[Model], *arguments: Any) -> Model:
+    """A model from what :meth:`Model.__reduce__` keeps of one."""
+    *parts, step, state = arguments
+    model = kind(*parts)
+    model.executor.load(state)
+    model.step, model._drawn = step, False
+    return model

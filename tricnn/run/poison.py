@@ -1,0 +1,55 @@
+"""Memory that nothing has written, made to show: NaN, or the largest integer, where a launch is the first to write.
+
+What a kernel forgets is otherwise whatever stood there before: the numbers of the step before, as like as not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..lower.program import Launch, Program
+
+
+def poison(tensor: Any) -> None:
+    """Fill a torch tensor with NaN; one of integers with the largest of them."""
+    import torch
+
+    tensor.fill_(float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max)
+
+
+def first_written(launches: Sequence[Launch]) -> list[tuple[str, ...]]:
+    """Of each launch, the buffers that no launch before it writes (or reads)."""
+    seen: set[str] = set()
+    found = []
+    for launch in launches:
+        found.append(tuple(b for b in dict.fromkeys(launch.writes) if b not in seen and b not in launch.reads))
+        seen.update((*launch.reads, *launch.writes))
+    return found
+
+
+@contextmanager
+def poisoned(module: Any, program: Program, tensors: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, the ``step`` of an emitted module finds every buffer poisoned that a launch is the first to write; not
+    those that it updates in place, which are memory of what it reads."""
+    fresh = iter(zip(program.launches, first_written(program.launches), strict=True))
+
+    class Watched:
+        def __init__(self, function: Any):
+            self.function = function
+
+        def __getitem__(self, grid: Any) -> Any:
+            launch, buffers = next(fresh)
+            kept = {tensors[b].data_ptr() for b in launch.reads}
+            for name in buffers:
+                if tensors[name].data_ptr() not in kept:
+                    poison(tensors[name])
+            return self.function[grid]
+
+    functions = {f.name: getattr(module, f.name) for f in program.functions}
+    vars(module).update({name: Watched(function) for name, function in functions.items()})
+    try:
+        yield
+    finally:
+        vars(module).update(functions)

@@ -1,0 +1,291 @@
+"""The Triton executor: runs the emitted file, on a CUDA device or on the CPU under Triton's interpreter."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import cache
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..compiler.plan import Plan
+from ..emit.emit import emit
+from ..ir.table import Environment
+from ..lower.program import Program, evaluate
+from ..system.errors import TargetError
+from .captured_step import capture, worth_capturing
+from .channels_last import to_logical, to_storage
+from .compile_share import make_keys
+from .interpreter import run_nodes
+from .poison import poisoned
+from .rounded_weights import RoundedWeights
+
+
+def interpreting() -> bool:
+    """Is Triton's interpreter on? (Decided when triton is imported.)"""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
+
+
+def pick_device() -> str:
+    """``cuda`` or, under the interpreter, ``cpu``; raises TargetError where neither is there, or TRITON_INTERPRET was
+    changed too late."""
+    import torch
+
+    device = "cpu" if interpreting() else "cuda" if torch.cuda.is_available() else None
+    if device is not None:
+        import triton.language as tl
+        from triton.runtime import JITFunction
+
+        if isinstance(tl.sum, JITFunction) == interpreting():  # its own functions are made when it is imported
+            value = os.environ.get("TRITON_INTERPRET")
+            now = "is no longer set" if value is None else f"was set to {value[:20]!r}"
+            raise TargetError(f"TRITON_INTERPRET {now} after triton was imported: set it before, or start anew")
+        return device
+    raise TargetError(
+        "executor triton needs a CUDA device, or Triton's interpreter (set TRITON_INTERPRET=1 before starting); "
+        "executor numpy runs anywhere"
+    )
+
+
+@cache
+def emitted_folder(process: int) -> Path:
+    """Where a process keeps emitted files until it ends; nobody else can write there."""
+    folder = Path(tempfile.mkdtemp(prefix="tricnn-"))
+
+    def remove() -> None:
+        if os.getpid() == process:  # not in a copy of the process
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def emitted_file(source: str) -> Path:
+    """Emitted source as a file: Triton reads a kernel's text from there."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    path = emitted_folder(os.getpid()) / f"emitted_{digest}_{os.getpid()}.py"
+    path.write_text(source, encoding="utf-8")
+    return path
+
+
+def load_module(source: str) -> ModuleType:
+    """Import emitted source."""
+    path = emitted_file(source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The descriptors that a program's kernels take, of these tensors."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return {
+        d.name: TensorDescriptor.from_tensor(tensors[d.buffer].view(-1, *d.shape), list(d.box))
+        for d in program.descriptors.values()
+    }
+
+
+#: Triton's interpreter keeps where it is in variables of the whole process, so that one launch at a time may run
+INTERPRETER = threading.RLock()
+
+
+class TritonExecutor:
+    """Parameters in storage layout on the device; ``allocate`` and ``step`` of the emitted file."""
+
+    name = "triton"
+    #: every launch finds what it is the first to write poisoned: for tests, which shall see what a kernel forgets
+    poisons = False
+
+    def __init__(self, plan: Plan, program: Program, target: str):
+        import torch
+
+        self.target = target
+
+        self.device = pick_device()
+        self.plan, self.program = plan, program
+        self.source = emit(program)
+        self.module = load_module(self.source)
+        if self.device == "cuda":
+            make_keys(self.module)
+        self.lock = threading.RLock() if self.device == "cuda" else INTERPRETER
+        self.torch = torch
+        self.dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "u8": torch.uint8,
+                       "i64": torch.int64}  # fmt: skip
+        self.persistent: dict[str, Any] = self.module.parameters(self.device)
+        self.host: dict[str, Any] = {}  # parameters that no kernel reads: they were folded into others
+        self._bound: dict[int, dict[str, Any]] = {}
+        self._captured: dict[int, Callable[[], None] | None] = {}
+        self._stream: Any = None  # where the last step ran
+        self.cuda = torch.cuda if self.device == "cuda" and torch.version.cuda else None
+        for node in (*plan.graph.parameters, *plan.graph.buffers):
+            place, count = plan.place(node.name), prod(plan.type(node.name).per_image)
+            if place.buffer in self.persistent:
+                self.persistent[node.name] = self.persistent[place.buffer][place.offset : place.offset + count]
+            else:
+                self.host[node.name] = torch.empty(count, dtype=torch.float32)
+        self.rounded = self._rounded_weights()
+
+    def _rounded_weights(self) -> RoundedWeights:
+        """For training, weights and their copies, both on the device; for inference the device holds only the weights
+        as products read them, and the host those that were loaded."""
+        weights, copies = {}, {}
+        for node in (*self.plan.graph.parameters, *self.plan.prepared):
+            if node.name not in self.persistent:
+                continue
+            place, stored = self.plan.place(node.name), self.persistent[node.name]
+            if place.buffer in self.program.rounded:
+                whole = self.persistent[self.program.rounded[place.buffer]]
+                weights[node.name], copies[node.name] = stored, whole[place.offset : place.offset + len(stored)]
+            elif node.op == "parameter" and stored.dtype != self.torch.float32:
+                weights[node.name] = self.torch.empty(len(stored), dtype=self.torch.float32)
+                copies[node.name] = stored
+        return RoundedWeights(weights, copies)
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        for name, x in state.items():
+            self.live(name).copy_(self._flat(name, x))
+        wide = {name: np.asarray(x, dtype=np.float32).astype(np.float64) for name, x in state.items()}
+        values = run_nodes(self.plan.prepared, wide, Environment())
+        for node in self.plan.prepared:
+            if node.name in self.persistent:
+                self.persistent[node.name].copy_(self._flat(node.name, values[node.name]))
+        self._round()
+
+    def _round(self) -> None:
+        """Bring the weights that products read up to date with those that were loaded or trained."""
+        if not self.rounded.current:
+            self.rounded.write()
+
+    def state(self, name: str) -> np.ndarray:
+        return self.to_logical(name, self.live(name)).copy()
+
+    def live(self, name: str) -> Any:
+        """Where a parameter or running statistic is, flat, as it was loaded or trained."""
+        if name in self.host:
+            return self.host[name]
+        return self.rounded.weights.get(name, self.persistent[name])
+
+    def to_logical(self, name: str, x: Any) -> np.ndarray:
+        """Storage -> a NumPy array in PyTorch's layout."""
+        shape = tuple(self.plan.type(name).per_image)
+        host = x.detach().float().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+        return np.ascontiguousarray(to_logical(host, shape, self.program.order.get(name)))
+
+    def to_storage(self, name: str, x: Any) -> Any:
+        """A NumPy array in PyTorch's layout -> flat storage on the device."""
+        return self._flat(name, x).to(self.device)
+
+    def _flat(self, name: str, x: Any) -> Any:
+        """The same on the host."""
+        stored = to_storage(np.asarray(x, dtype=np.float32), self.program.order.get(name))
+        return self.torch.as_tensor(np.ascontiguousarray(stored).reshape(-1).copy())
+
+    def bind(self, batch: int) -> dict[str, Any]:
+        """Every tensor of the step by name, for a batch size; made once per size."""
+        if batch in self._bound:
+            return self._bound[batch]
+        tensors: dict[str, Any] = self.module.allocate(batch, self.device, self.persistent)
+        if len(self._bound) >= 4:
+            oldest = next(iter(self._bound))
+            del self._bound[oldest]
+            self._captured.pop(oldest, None)
+        self._bound[batch] = tensors
+        return tensors
+
+    def put(self, tensors: Mapping[str, Any], name: str, x: Any) -> None:
+        """An input, logical and NumPy or torch, into its device buffer."""
+        source = x if hasattr(x, "detach") else self.torch.as_tensor(np.asarray(x))
+        target = tensors[name]
+        stored = to_storage(source)
+        target.view(stored.shape).copy_(stored)
+
+    def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
+        """One step. Returns outputs and gradients by the name of their value, as device tensors in logical shape."""
+        self._check_size(batch)
+        self._after_other_streams()
+        tensors = self.bind(batch)
+        for node in self.plan.graph.inputs:
+            self.put(tensors, node.name, inputs[node.name])
+        self._round()
+        self.launch(tensors, batch, seed, step)
+        if self.program.rounded:
+            self.rounded.forget()  # whatever becomes of the parameters now, in kernels that PyTorch does not see
+        return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
+
+    def _after_other_streams(self) -> None:
+        """Memory is used again at every step: on another stream (another thread's), wait for the last one's work."""
+        if self.device == "cuda":
+            stream = self.torch.cuda.current_stream()
+            if self._stream is not None and stream != self._stream:
+                stream.wait_stream(self._stream)
+            self._stream = stream
+
+    def stored(self, tensors: Mapping[str, Any], value: str) -> Any:
+        """A value that lies in one piece, flat, in storage order."""
+        place, type_ = self.plan.place(value), self.plan.type(value)
+        if type_.batched:
+            return tensors[place.buffer]
+        return tensors[place.buffer][place.offset : place.offset + prod(type_.per_image)]
+
+    def launch(self, tensors: dict[str, Any], batch: int, seed: int, step: int) -> None:
+        """The step's kernels, one by one, or, where they are short, as one CUDA graph (TRICNN_CAPTURE=0: never)."""
+        if batch not in self._captured:
+            self._captured[batch] = self._capture(tensors, batch) if self.captures(batch) else None
+        replay = self._captured[batch]
+        if replay is not None:
+            replay()
+        else:
+            with poisoned(self.module, self.program, tensors) if self.poisons else nullcontext():
+                self.module.step(tensors, batch, seed, step)
+
+    def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None] | None:
+        buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}
+        changed = [self.persistent[name] for name in sorted(buffers)]
+        try:
+            return capture(lambda: self.module.step(tensors, batch, 0, 0), changed, self.cuda)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"the step is launched kernel by kernel, for it could not be captured: {reason}", stacklevel=2
+            )
+            return None
+
+    def captures(self, batch: int) -> bool:
+        wanted = self.cuda is not None and os.environ.get("TRICNN_CAPTURE", "1") != "0"
+        return wanted and worth_capturing(self.program, batch, self.target)
+
+    def _check_size(self, batch: int) -> None:
+        """Pixels are counted in 32 bits, elements too unless the step was compiled for more of them."""
+        largest = max(evaluate(b.size, batch) for b in self.program.buffers.values())
+        pixels = batch * max(
+            (t.pixels for t in self.plan.graph.types.values() if t.batched and len(t.shape) == 4), default=1
+        )
+        if largest >= 2**31 and not self.program.wide:
+            raise TargetError(f"batch {batch} makes a tensor of {largest} elements (2**31 or more): compile for it")
+        if pixels >= 2**31:
+            raise TargetError(f"batch {batch} makes an image of {pixels} pixels; kernels count at most 2**31 - 1")
+
+    def fetch(self, tensors: Mapping[str, Any], value: str, batch: int) -> Any:
+        """A value in its logical shape (a view of its memory where that is possible)."""
+        type_, place = self.plan.type(value), self.plan.place(value)
+        if value in self.plan.within and not type_.is_weight:
+            whole = to_logical(tensors[place.buffer], self.plan.type(place.buffer).at(batch))
+            return self.plan.part(value, whole)
+        return to_logical(self.stored(tensors, value), type_.at(batch), self.program.order.get(value))
