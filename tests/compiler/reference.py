@@ -1,6 +1,6 @@
 """What a declared network computes, said by PyTorch's own functions and its autograd: nothing of ours but the names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from tricnn.ir import Graph
 from tricnn.ir.numpy_ops import keep_mask
 
 Values = Mapping[str, np.ndarray]
+Rounding = Callable[[torch.Tensor], torch.Tensor]
 
 
 def padded(x: torch.Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> torch.Tensor:
@@ -42,8 +43,12 @@ def pooled(
     return total / F.avg_pool2d(padded(counted, beyond), kernel_size, stride)
 
 
-def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed: int = 0, step: int = 0) -> None:
-    """Add the value of every layer of a declared graph to ``tensors``; training updates the running statistics."""
+def run(
+    graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed: int = 0, step: int = 0,
+    rounding: Rounding = lambda y: y,
+) -> None:  # fmt: skip
+    """Add the value of every layer of a declared graph to ``tensors``; training updates the running statistics.
+    ``rounding`` is what becomes of each layer's result before the next one reads it."""
     for node in graph.nodes:
         if node.name in tensors:
             continue
@@ -90,28 +95,40 @@ def run(graph: Graph, tensors: dict[str, torch.Tensor], *, training: bool, seed:
                 y = x.flatten(1)
             case _:
                 raise NotImplementedError(node.op)
-        tensors[node.name] = y
+        tensors[node.name] = rounding(y)
 
 
 def as_tensors(graph: Graph, values: Values) -> dict[str, torch.Tensor]:
     return {n.name: torch.from_numpy(np.array(values[n.name])) for n in graph.nodes if n.name in values}
 
 
-def outputs(graph: Graph, values: Values) -> dict[str, np.ndarray]:
+def rounded_at_random(bits: int, seed: int) -> Rounding:
+    """A rounding of each number, and of the gradient that comes back, by a random part of the last of so many bits
+    (Parker, Monte Carlo arithmetic, 1997): how far results move by it is how far rounding may move them."""
+    random = torch.Generator().manual_seed(seed)
+
+    def rounding(y: torch.Tensor) -> torch.Tensor:
+        return y * (1 + (2 * torch.rand(y.shape, generator=random, dtype=y.dtype) - 1) * 2.0**-bits)
+
+    return rounding
+
+
+def outputs(graph: Graph, values: Values, rounding: Rounding = lambda y: y) -> dict[str, np.ndarray]:
     """Inference: outputs by name."""
     tensors = as_tensors(graph, values)
-    run(graph, tensors, training=False)
+    run(graph, tensors, training=False, rounding=rounding)
     return {o.name: tensors[o.value].numpy() for o in graph.outputs if not o.training_only}
 
 
 def training_step(
-    graph: Graph, values: Values, labels: np.ndarray, *, label_smoothing: float = 0.0, seed: int = 0, step: int = 0
-) -> dict[str, np.ndarray]:
+    graph: Graph, values: Values, labels: np.ndarray, *, label_smoothing: float = 0.0, seed: int = 0, step: int = 0,
+    rounding: Rounding = lambda y: y,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """``loss``, ``grad:<parameter>`` by autograd, and the running statistics after the step."""
     tensors = as_tensors(graph, values)
     for node in graph.parameters:
         tensors[node.name].requires_grad_(True)
-    run(graph, tensors, training=True, seed=seed, step=step)
+    run(graph, tensors, training=True, seed=seed, step=step, rounding=rounding)
 
     def scores(value: str) -> torch.Tensor:
         """Logits; of probabilities their logarithms, which are logits of the same."""
