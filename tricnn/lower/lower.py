@@ -9,9 +9,13 @@ from ..ir.table import Kind
 from ..machine.dtypes import DTYPES
 from ..machine.tiles import Form
 from ..system.errors import TargetError
+from .across_channels import lower_across_channels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
+from .copies import lower_copy
+from .loss import lower_loss
 from .lowering import Lowering
-from .others import lower_copy, lower_loss, lower_pointwise, lower_pool, lower_pool_grad, lower_rows
+from .pointwise import lower_pointwise
+from .pooling import lower_pool, lower_pool_grad
 from .program import Program
 from .sums import (
     lower_batch_stats,
@@ -43,10 +47,10 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "global_avg_pool_grad": lower_pool_grad,
     "cross_entropy": lower_loss,
     "cross_entropy_grad": lower_loss,
-    "softmax": lower_rows,
-    "softmax_grad": lower_rows,
-    "local_response_norm": lower_rows,
-    "local_response_norm_grad": lower_rows,
+    "softmax": lower_across_channels,
+    "softmax_grad": lower_across_channels,
+    "local_response_norm": lower_across_channels,
+    "local_response_norm_grad": lower_across_channels,
     "concat": lower_copy,
     "concat_filters": lower_copy,
     "slice_channels": lower_copy,
