@@ -37,7 +37,6 @@ from typing import Any
 import numpy as np
 
 from ..compiler.plan import Kernel, Plan
-from ..compiler.roles import WGRADS
 from ..ir.graph import Node
 from ..ir.table import OPS, Environment, Kind
 from ..run.interpreter import evaluate
@@ -115,9 +114,9 @@ def _rounded_to(plan: Plan, kernel: Kernel, node: Node, index: int, dtype: str) 
         return "fp32"
     if node is not anchor and (node.kind is not Kind.REDUCTION or len(node.inputs) > 1):
         return "fp32"
-    while value in kernel.by_name and kernel.by_name[value].op == "slice_channels":
+    while value in kernel.by_name and kernel.by_name[value].row.cuts:
         value = plan.storage(kernel.by_name[value].inputs[0])
-    if dtype == "tf32" and (anchor.op not in WGRADS or value in kernel.by_name):
+    if dtype == "tf32" and (not anchor.row.weight_gradient or value in kernel.by_name):
         return "fp32"
     return dtype
 
@@ -167,7 +166,7 @@ def _product_error(
         error = error + terms / 8 * U32 * np.abs(y)
     if dtype == "tf32":
         squares = row(env, node.attrs, np.square(a.value), np.square(b.value))
-        images = [slice(i, i + 1) for i in range(len(a.value))] if node.op in WGRADS else []
+        images = [slice(i, i + 1) for i in range(len(a.value))] if node.row.weight_gradient else []
         biased = sum(np.abs(row(env, node.attrs, a.value[i], b.value[i])) for i in images) if images else np.abs(y)
         error = error + TF32 * (biased + SAFETY * np.sqrt(squares))
     return np.asarray(error)

@@ -133,7 +133,7 @@ def explanation(name: str, fused: Program, unfused: Program, target: str) -> dic
     edges = []
     for d in fused.plan.decisions:
         reader = fused.plan.graph.by_name[d.consumer]
-        if reader.op == "running_var" and d.producer == reader.inputs[2]:
+        if d.producer in [reader.inputs[i] for i in reader.row.unread]:
             continue  # it asks only how many pixels there are: nothing is read
         type_ = fused.plan.type(d.producer)
         volume = type_.elements(fused.batch) * BYTES[element(type_, fused.storage)]

@@ -14,9 +14,6 @@ from dataclasses import replace
 
 from ..ir.graph import Graph, Node, derived_name, topological
 
-#: operations that treat each channel by itself, whose operands are all images or one number (or row) per channel
-PER_CHANNEL = ("relu", "sigmoid", "tanh", "normalize")
-
 
 def join_branches(graph: Graph) -> Graph:
     """Move what all operands of a concatenation end with behind it, as far back as they agree."""
@@ -30,9 +27,9 @@ def join_branches(graph: Graph) -> Graph:
         ends = [nodes[v] for v in concat.inputs]
         first = ends[0]
         alike = all(n.op == first.op and n.attrs == first.attrs and readers[n.name] == 1 for n in ends)
-        return first if alike and first.op in PER_CHANNEL and len(ends) > 1 else None
+        return first if alike and first.row.per_channel and len(ends) > 1 else None
 
-    waiting = [n for n in graph.nodes if n.op == "concat"]
+    waiting = [n for n in graph.nodes if n.row.joins == "channels"]
     while waiting:
         concat = waiting.pop()
         shared = common(concat)

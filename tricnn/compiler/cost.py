@@ -22,7 +22,6 @@ from ..ir.table import Kind
 from ..ir.types import TensorType
 from ..machine.data_sheets import MACHINES
 from .plan import Kernel
-from .roles import POOLS, WGRADS
 
 #: seconds of an empty kernel, from the start of it to the start of the next
 LAUNCH = 2e-6
@@ -42,12 +41,6 @@ GAIN, GAIN_IN_CACHE = 0.4, 0.1
 
 STORED = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "fp64": 8}  # bytes of an activation
 FIXED = {"float32": 4, "uint8": 1, "int64": 8}  # bytes of everything else
-#: operations of the vector units for one element (in flop: an instruction is two); those not named: DEFAULT
-ARITHMETIC = {
-    "relu": 2, "add": 2, "scale": 2, "relu_grad": 4, "slice_channels": 0, "normalize": 8, "batch_norm": 8,
-    "normalize_grad_input": 14, "sigmoid": 16, "tanh": 16, "dropout": 160, "running_mean": 0, "running_var": 0,
-}  # fmt: skip
-DEFAULT = 8
 #: for an operand that is computed, not just loaded: to fp32 and back, and 0 outside the image
 CONVERSION = 6
 
@@ -132,11 +125,11 @@ class Cost:
         return self.seconds(Work(parameters, values, products, arithmetic, self.programs(kernel.anchor, graph)))
 
     def _touched(self, kernel: Kernel, value: str, graph: Graph, base: Callable[[str], str]) -> float:
-        """Bytes of a value that a kernel moves: of a slice's operand only the slice; running_var only counts pixels."""
+        """Bytes of a value that a kernel moves: of a slice's operand only the slice; none if only its shape matters."""
         readers = [n for n in kernel.nodes if value in map(base, n.inputs)]
-        if readers and all(n.op == "running_var" for n in readers):
+        if readers and all(_unread(n, value, base) for n in readers):
             return 0.0
-        if readers and all(n.op == "slice_channels" for n in readers):
+        if readers and all(n.row.cuts for n in readers):
             return float(sum(self.bytes(graph.types[n.name]) for n in readers))
         return float(self.bytes(graph.types[value]))
 
@@ -148,13 +141,13 @@ class Cost:
             formed = upstream(kernel, base(operand), base)
             before |= formed
             if formed:
-                each = CONVERSION + sum(ARITHMETIC.get(kernel.by_name[v].op, DEFAULT) for v in formed)
+                each = CONVERSION + sum(kernel.by_name[v].row.operations for v in formed)
                 total += each * self.loaded(anchor, i, graph)
         for node in kernel.nodes:
             if node is not anchor and node.name not in before:
-                total += ARITHMETIC.get(node.op, DEFAULT) * largest(node, graph).elements(self.batch)
+                total += node.row.operations * largest(node, graph).elements(self.batch)
         if anchor.kind is not Kind.CONTRACTION:
-            total += ARITHMETIC.get(anchor.op, DEFAULT) * largest(anchor, graph).elements(self.batch)
+            total += anchor.row.operations * largest(anchor, graph).elements(self.batch)
         return total
 
     def loaded(self, node: Node, index: int, graph: Graph) -> float:
@@ -163,11 +156,11 @@ class Cost:
         operand, result = types[node.inputs[index]], types[node.name]
         if node.kind is Kind.WINDOW:
             area = prod(node.attrs.get("kernel_size", (1, 1)))
-            return float(result.elements(self.batch) * (area if node.op in POOLS else 1))
+            return float(result.elements(self.batch) * (area if node.row.pools else 1))
         if node.kind is not Kind.CONTRACTION:
             return float(operand.elements(self.batch))
         groups = node.attrs.get("groups", 1)
-        if node.op in WGRADS:
+        if node.row.weight_gradient:
             filters, columns = result.per_image[0], prod(result.per_image[1:])
             dy = types[node.inputs[0]].elements(self.batch)
             if index == 0:
@@ -188,13 +181,18 @@ class Cost:
         if node.kind is not Kind.CONTRACTION:
             return ceil(result.elements(self.batch) / ELEMENTS)
         groups = node.attrs.get("groups", 1)
-        if node.op in WGRADS:
+        if node.row.weight_gradient:
             rows, columns = result.per_image[0] // groups, prod(result.per_image[1:])
             return max(ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns)) * groups, SPLIT)
         rows, columns = result.pixels * self.batch, result.channels // groups
         most = ceil(rows / 32) * ceil(columns / self.tile(columns))  # rows are dealt out between more programs,
         full = ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns))  # until these are SPLIT / 2
         return max(full, min(most, SPLIT / 2)) * groups
+
+
+def _unread(node: Node, value: str, base: Callable[[str], str]) -> bool:
+    """Does a node ask for the shape of a value only?"""
+    return all(base(v) != value or i in node.row.unread for i, v in enumerate(node.inputs))
 
 
 def upstream(kernel: Kernel, value: str, base: Callable[[str], str]) -> set[str]:

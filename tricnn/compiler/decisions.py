@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ir.graph import Node
+from ..ir.table import OPS
 from .legality import why_ended
 from .place import Within
 from .plan import Decision, Kernel
-from .roles import SIDE_SUMS, WGRADS
 from .why import Why, why
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _decide(fuser: Fuser, value: str, node: Node, homes: dict[str, list[Kernel]]
     size = fuser.bytes(value)
     together = all(any(n.name == value for n in k.nodes) for k in homes.get(node.name, ())) and value in homes
     if together:
-        if value in fuser.inlined and node.op != "channel_sum":
+        if value in fuser.inlined and node.row.side_sum != "loaded":
             rule = f"prologue: {node.op}({fuser.graph.by_name[value].op}(z)) = {node.op}[prologue](z)"
             return Decision(value, node.name, True, rule, size)
         if value in fuser.hosted and node is fuser.group[value].anchor:
@@ -50,12 +50,12 @@ def _decide(fuser: Fuser, value: str, node: Node, homes: dict[str, list[Kernel]]
             rule = f"recomputed: {fuser.graph.by_name[value].op}(z, ...) from what the kernel loads for other reasons"
             return Decision(value, node.name, True, rule, size)
         anchor = fuser.group.get(value, fuser.group.get(node.name, fuser.groups[0])).anchor
-        if node.op in SIDE_SUMS and fuser.group[node.name].anchor.op != node.op:
+        if node.row.side_sum == "stored" and fuser.group[node.name].anchor.op != node.op:
             rule = f"side sum: ({anchor.op}(x), {node.op}({anchor.op}(x))) = {anchor.op}[side sum](x)"
-        elif node.op == "channel_sum" and fuser.group[node.name].anchor.op in WGRADS:
+        elif node.row.side_sum == "loaded" and fuser.group[node.name].anchor.row.weight_gradient:
             wgrad = fuser.group[node.name].anchor.op
             rule = f"side sum: ({wgrad}(dy, x), channel_sum(dy)) = {wgrad}[side sum](dy, x)"
-        elif node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):
+        elif node.row.pools or (node.row.sibling_of and OPS[node.row.sibling_of].pools):
             rule = f"pooling: {node.op}(conv2d(x)) = conv2d[windows](x)"
         else:
             rule = f"epilogue: {node.op}({anchor.op}(x)) = {anchor.op}[epilogue {node.op}](x)"
@@ -74,7 +74,7 @@ def _refusals(fuser: Fuser, value: str, node: Node) -> dict[str, Why]:
     if home is not None and home.anchor is not node and value in map(fuser.base, home.anchor.inputs):
         return {"siblings": why("loaded once for {op} and {anchor}, in one kernel", op=node.op, anchor=home.anchor.op)}
     found = dict(fuser.refused.get((value, node.name), {}))
-    if node.op in ("concat", "concat_filters") and "placement" not in found:
+    if node.row.joins and "placement" not in found:
         found["placement"] = fuser.without("placement") or why("{op} copies", op=node.op)
     producer = fuser.group.get(value)
     if not found and producer is not None:

@@ -43,18 +43,11 @@ from .legality import (
 from .place import Within, place
 from .plan import Kernel, Plan
 from .policies import rules_of
-from .roles import (
-    ELEMENTWISE,
-    GATHERS,
-    HOST_FILTERS,
-    POOLS,
-    SIBLINGS,
-    SIDE_SUMS,
-    WGRADS,
-    chainable,
-)
 from .views import free_views
 from .why import Why, why
+
+#: a 1x1 convolution of more filters than this computes what it loads too many times over
+HOST_FILTERS = 512
 
 
 def fuse(graph: Graph, mode: str, policy: str = "all", cost: Cost | None = None) -> Plan:
@@ -85,9 +78,8 @@ class Fuser:
         #: what may join a group because it wants the same loop (take_siblings)
         self.companions: dict[str, list[Node]] = {}  # by the value that it wants the loop over
         for node in self.nodes:
-            if node.op in (*SIBLINGS, "channel_sum", "running_mean", "running_var"):
-                over = {"channel_sum": 0, "running_mean": 1, "running_var": 1}.get(node.op, -1)
-                self.companions.setdefault(self.base(node.inputs[over]), []).append(node)
+            if (over := self.wanted_loop(node)) is not None:
+                self.companions.setdefault(over, []).append(node)
         self.readers: dict[str, list[Node]] = {n.name: [] for n in graph.nodes}
         for node in self.nodes:
             for value in dict.fromkeys(self.base(v) for v in node.inputs):
@@ -120,8 +112,8 @@ class Fuser:
 
     def plan(self) -> Plan:
         for node in self.nodes:
-            gathered = node.op in GATHERS and not several_windows(node)
-            if not chainable(node) and not gathered and node.name not in self.group:
+            gathered = node.row.gathers and not several_windows(node)
+            if not node.row.chains and not gathered and node.name not in self.group:
                 self.start(node)
         self.inline()
         for node in self.nodes:
@@ -163,16 +155,20 @@ class Fuser:
                 continue
             if self.wants_the_loop_of(node, other):
                 takes = self.ready(other, group)
-            elif other.op == "channel_sum" and "side_sums" in self.rules:
-                takes = node.op in WGRADS and self.base(other.inputs[0]) == self.base(node.inputs[0])
+            elif other.row.side_sum == "loaded" and "side_sums" in self.rules:
+                takes = node.row.weight_gradient and self.base(other.inputs[0]) == self.base(node.inputs[0])
                 takes = takes and self.graph.types[other.name].channels == self.graph.types[node.inputs[0]].channels
-                takes = takes and all(n.op != "channel_sum" for n in group.members)  # a kernel leaves one
-            elif other.op in ("running_mean", "running_var") and "siblings" in self.rules:
-                takes = node.op == "batch_stats" and self.base(other.inputs[1]) == node.name
+                takes = takes and all(n.row.side_sum != "loaded" for n in group.members)  # a kernel leaves one
+            elif other.row.updates and "siblings" in self.rules:
+                takes = self.wanted_loop(other) == node.name
             else:
                 takes = False
             if takes:
                 self.join(group, other)
+
+    def wanted_loop(self, node: Node) -> str | None:
+        """The value over which a node would share a loop with another kernel; None if there is none."""
+        return None if node.row.loop_over is None else self.base(node.inputs[node.row.loop_over])
 
     def near(self, node: Node) -> list[Node]:
         """What may want the loop of a node, in the graph's order: it wants one over an operand, or over the result."""
@@ -181,7 +177,7 @@ class Fuser:
 
     def wants_the_loop_of(self, node: Node, other: Node) -> bool:
         """Is ``other`` a second result of the loop of ``node``: over the same operands, by the same attributes?"""
-        if SIBLINGS.get(other.op) != node.op or "siblings" not in self.rules:
+        if other.row.sibling_of != node.op or "siblings" not in self.rules:
             return False
         same = other.inputs[-len(node.inputs) :] == node.inputs
         return same and all(other.attrs[key] == value for key, value in node.attrs.items())
@@ -206,7 +202,7 @@ class Fuser:
             if node is None:
                 open_.pop()
                 continue
-            if self.sums_by_itself(node) and chainable(group.anchor) and self.can_take_along(group, tail, node):
+            if self.sums_by_itself(node) and group.anchor.row.chains and self.can_take_along(group, tail, node):
                 for member in self.group[node.name].members:
                     del self.group[member.name]
                 self.groups = [g for g in self.groups if g.anchor is not node]
@@ -227,9 +223,9 @@ class Fuser:
 
     def joins(self, group: Group, tail: Node, node: Node) -> tuple[str, Why | None]:
         """The rule that would put a reader of ``tail``, a value of the group, into its kernel; and why it does not."""
-        if node.op in SIDE_SUMS:
+        if node.row.side_sum == "stored":
             rule, reason = "side_sums", why_not_along(self, group, tail, node)
-        elif node.op in POOLS:
+        elif node.row.pools:
             rule, reason = "pooling", why_not_pooled(self, group, tail, node)
         else:
             rule, reason = "epilogue", why_not_pointwise(self, group, tail, node)
@@ -237,7 +233,7 @@ class Fuser:
 
     def sums_by_itself(self, node: Node) -> bool:
         """Is it a sum over pixels that has a pass of its own, so far?"""
-        return node.op in SIDE_SUMS and node.name in self.group and self.group[node.name].anchor is node
+        return node.row.side_sum == "stored" and node.name in self.group and self.group[node.name].anchor is node
 
     def alike(self, node: Node, place: str) -> bool:
         """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``? The channels must
@@ -247,9 +243,9 @@ class Fuser:
             node, place = waiting.pop()
             a, b = self.graph.types[node.name], self.graph.types[place]
             same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
-            if not same and (node.op == "slice_channels" or node.op not in ELEMENTWISE):
+            if not same and not node.row.elementwise:
                 return False
-            where = node.inputs[0] if node.op == "slice_channels" else place  # a slice's operand: at its own channels
+            where = node.inputs[0] if node.row.cuts else place  # a slice's operand: at its own channels
             for value in map(self.base, node.inputs):
                 if value in self.inlined and (value, where) not in seen:
                     seen.add((value, where))
@@ -257,7 +253,11 @@ class Fuser:
         return True
 
     def can_take_along(self, group: Group, tail: Node, node: Node) -> bool:
-        return "side_sums" in self.rules and node.op in SIDE_SUMS and why_not_along(self, group, tail, node) is None
+        return (
+            "side_sums" in self.rules
+            and node.row.side_sum == "stored"
+            and why_not_along(self, group, tail, node) is None
+        )
 
     # --- prologues ------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class Fuser:
         recomputed: its operands by each reader
         """
         for node in self.nodes:
-            if not chainable(node) and node.op not in GATHERS:
+            if not node.row.chains and not node.row.gathers:
                 continue
             reason = self.without("prologue") or self.why_stored(node)
             if reason is None:
@@ -348,7 +348,7 @@ class Fuser:
             kernels = set()
             for reader in self.readers[value]:
                 group = self.group.get(reader.name)
-                if reader.op == "slice_channels":
+                if reader.row.cuts:
                     parts.append((reader.name, share * self.bytes(reader.name) / max(self.bytes(value), 1)))
                 elif group is None or group.anchor.name not in kernels:
                     times += share
@@ -358,7 +358,7 @@ class Fuser:
     def host(self, node: Node) -> Group | None:
         """The 1x1 convolution that may compute a value as it loads it, and store it for its other readers: one that
         loads each element once (or a few times, for many filters), before anybody else needs it."""
-        if not chainable(node):
+        if not node.row.chains:
             return None
         for reader in self.readers[node.name]:
             group = self.group.get(reader.name)
@@ -397,7 +397,7 @@ class Fuser:
 
     def loads_once(self, conv: Node, group: Group) -> bool:
         """Does the kernel of a convolution load every element of its image once?"""
-        if conv.op != "conv2d" or not all(whole_windows(self, n) for n in group.members if n.op in POOLS):
+        if conv.op != "conv2d" or not all(whole_windows(self, n) for n in group.members if n.row.pools):
             return False
         filters, _, r, s = self.graph.types[conv.inputs[1]].per_image
         plain = conv.attrs["stride"] == (1, 1) and not any(conv.attrs["padding"]) and conv.attrs["groups"] == 1
@@ -421,7 +421,7 @@ class Fuser:
                 continue
             seen.add(value)
             computed = self.graph.by_name[value]
-            if computed.op == "slice_channels" or (computed is not node and value not in self.inlined):
+            if computed.row.cuts or (computed is not node and value not in self.inlined):
                 found[value] = None
             else:
                 waiting += reversed([self.base(v) for v in computed.inputs])
@@ -493,7 +493,7 @@ class Fuser:
             node = self.graph.by_name[value]
             here = [n for n in self.readers[value] if self.group.get(n.name) is group]
             elsewhere = [n for n in self.readers[value] if self.group.get(n.name) is not group]
-            if not chainable(node) or not elsewhere or not here or not all(n in behind and chainable(n) for n in here):
+            if not node.row.chains or not elsewhere or not here or not all(n in behind and n.row.chains for n in here):
                 continue
             images = [v for v in self.leaves(node) if self.bytes(v)]
             if images and set(images) <= loaded - {value} and self.alike(node, anchor.name):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ..ir.graph import Node
 from ..ir.table import Kind
-from .roles import ALONE, COLLAPSING, GATHERS, LOADED, POOLS, SIDE_SUMS, TAKE_ALONG, WGRADS, chainable, exclusive
 from .why import Why, why
 
 if TYPE_CHECKING:
@@ -19,11 +18,11 @@ LONGEST_PROLOGUE = 64  # operations; a kernel that recomputed any number of them
 
 def why_ended(tail: Node) -> Why | None:
     """Why nothing can follow a value in its kernel; None if something can."""
-    if tail.op in WGRADS:
+    if tail.row.weight_gradient:
         return why("{value} is a sum of parts that several programs leave", value=tail.name)
-    if tail.op in COLLAPSING:
+    if tail.row.collapses:
         return why("{value} is a reduction's result ({op}), which has no epilogue", value=tail.name, op=tail.op)
-    if tail.kind is Kind.VIEW or tail.op in ALONE:
+    if tail.kind is Kind.VIEW or tail.row.copies:
         return why("{value} is a copy with a shape of its own ({op})", value=tail.name, op=tail.op)
     return None
 
@@ -35,7 +34,7 @@ def why_late(fuser: Fuser, group: Group, node: Node) -> Why | None:
     for value in map(fuser.base, node.inputs):
         source = fuser.graph.by_name[value]
         if fuser.group.get(value) is group:
-            if source.op in COLLAPSING:
+            if source.row.collapses:
                 return why("the reader also needs {value}, which is complete when the kernel ends", value=value)
         elif fuser.place[value] >= fuser.place[anchor.name] and source.kind is not Kind.SOURCE:
             return why(
@@ -47,9 +46,9 @@ def why_late(fuser: Fuser, group: Group, node: Node) -> Why | None:
 def why_not_pointwise(fuser: Fuser, group: Group, tail: Node, node: Node) -> Why | None:
     """Why ``node`` cannot be computed at each (pixel, channel) that the kernel of ``group`` stores; None if it can."""
     types, op = fuser.graph.types, node.op
-    if not chainable(node):
+    if not node.row.chains:
         shape = types[node.inputs[0]]
-        if node.kind is Kind.CONTRACTION and op in WGRADS:
+        if node.row.weight_gradient:
             return why("{op} sums over all pixels of the batch", op=op)
         if node.kind is Kind.CONTRACTION:
             filters, channels, *window = types[node.inputs[1]].per_image
@@ -78,11 +77,11 @@ def why_not_along(fuser: Fuser, group: Group, tail: Node, node: Node) -> Why | N
     """Why a sum over pixels (batch statistics, batch norm's two gradient sums) cannot be taken of what a kernel stores;
     None if it can: then each tile leaves a partial result."""
     anchor, types = group.anchor, fuser.graph.types
-    if anchor.op not in TAKE_ALONG and not chainable(anchor):
+    if not anchor.row.takes_sums and not anchor.row.chains:
         return why("a kernel of {op} leaves no sums", op=anchor.op)
     if node.inputs[0] != tail.name:
         return why("{op} is taken along with {first}, its first operand", op=node.op, first=node.inputs[0])
-    if types[tail.name].shape != types[anchor.name].shape or any(n.op in POOLS for n in group.members):
+    if types[tail.name].shape != types[anchor.name].shape or any(n.row.pools for n in group.members):
         return why("{value} is not what the tiles of {anchor} are made of", value=tail.name, anchor=anchor.name)
     return None
 
@@ -91,7 +90,7 @@ def why_not_pooled(fuser: Fuser, group: Group, tail: Node, pool: Node) -> Why | 
     """Why ``pool`` cannot happen on the tile of the convolution whose epilogue ends in ``tail``; None if it can."""
     if group.anchor.op != "conv2d":
         return why("only a convolution's tiles can be made of whole windows, not those of {op}", op=group.anchor.op)
-    if any(n.op in POOLS for n in group.members):
+    if any(n.row.pools for n in group.members):
         return why("the kernel of {anchor} already pools", anchor=group.anchor.name)
     (r, s), area = pool.attrs["kernel_size"], pool.attrs["kernel_size"][0] * pool.attrs["kernel_size"][1]
     if pool.attrs["stride"] != (r, s):
@@ -114,7 +113,7 @@ def why_not_pooled(fuser: Fuser, group: Group, tail: Node, pool: Node) -> Why | 
     for member in group.members:
         others = [n for n in fuser.readers[member.name] if n.name not in (pool.name, *beside)]
         elsewhere = member.name in fuser.results or any(fuser.group.get(n.name) is not group for n in others)
-        if elsewhere or member.op in SIDE_SUMS:
+        if elsewhere or member.row.side_sum == "stored":
             return why("pixels that no window covers are needed elsewhere, of {value}", value=member.name)
     return None
 
@@ -127,7 +126,7 @@ def whole_windows(fuser: Fuser, pool: Node) -> bool:
 
 def why_not_inlined(fuser: Fuser, node: Node) -> Why | None:
     """Why a value cannot be recomputed wherever it is read; None if it can."""
-    if not chainable(node) and node.op not in GATHERS:
+    if not node.row.chains and not node.row.gathers:
         return why("{op} cannot be computed at one pixel as it is loaded", op=node.op)
     if several_windows(node):
         return why("the windows of {op} overlap: a pixel's gradient is a sum over several", op=node.op)
@@ -140,17 +139,17 @@ def why_not_inlined(fuser: Fuser, node: Node) -> Why | None:
         return why("{reader} sees {value} under another shape", reader=reader.name, value=node.name)
 
     for reader in fuser.readers[node.name]:
-        if reader.name in fuser.group and chainable(reader):
+        if reader.name in fuser.group and reader.row.chains:
             if not fuser.alike(node, fuser.group[reader.name].anchor.name):
                 return shape(reader)
             continue
-        if reader.op == "slice_channels":
+        if reader.row.cuts:
             if not fuser.alike(node, _read_as(fuser, reader, node)):
                 return shape(reader)
             continue
-        allowed = LOADED.get(reader.op, ())
-        if chainable(reader) or reader.op in GATHERS:
-            if reader.op in GATHERS:
+        allowed = reader.row.on_load
+        if reader.row.chains or reader.row.gathers:
+            if reader.row.gathers:
                 return why("{reader} ({op}) reads it at other pixels than its own", reader=reader.name, op=reader.op)
             if not fuser.alike(node, reader.name):
                 return shape(reader)
@@ -176,3 +175,9 @@ def _cut_off(fuser: Fuser, node: Node) -> bool:
 
 def _read_as(fuser: Fuser, reader: Node, node: Node) -> str:
     return next(v for v in reader.inputs if fuser.base(v) == node.name)
+
+
+def exclusive(node: Node) -> bool:
+    """Does every pixel lie in at most one window, and no window reach into padding?"""
+    (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
+    return sh >= r and sw >= s and not any(node.attrs["padding"])

@@ -13,16 +13,13 @@ from dataclasses import replace
 
 from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind
+from ..ir.types import TensorType
 from .plan import Kernel
-from .roles import LOADED
 from .why import Why, why
 
 Within = dict[str, tuple[str, int]]
 #: (part, whole) -> why the whole is a copy
 Copied = dict[tuple[str, str], Why]
-
-#: operations that find a vector of parameters wherever it lies
-VECTOR_READERS = ("concat", "normalize", "normalize_grad_input")
 
 
 def place(
@@ -56,8 +53,7 @@ def place(
         if type_.batched and value in reshaped:
             return why("a kernel that uses {part} computes under another shape", part=value)
         if node.op == "parameter":
-            allowed = ("concat_filters",) if type_.is_weight else VECTOR_READERS if len(type_.shape) == 1 else ()
-            other = next((n for n in readers[value] if n.op not in allowed), None)
+            other = next((n for n in readers[value] if not _finds(n, type_)), None)
             return why("{reader} reads the parameter {part} too", reader=other.name, part=value) if other else None
         if value not in written:
             return why("no kernel stores {part} ({op})", part=value, op=node.op)
@@ -67,10 +63,10 @@ def place(
     for kernel in reversed(kernels):
         whole = kernel.anchor
         parts = whole.inputs
-        if whole.op not in ("concat", "concat_filters"):
+        if not whole.row.joins:
             continue
         reason: Why | None = None
-        if whole.op != ("concat_filters" if graph.types[whole.name].is_weight else "concat"):
+        if whole.row.joins != ("filters" if graph.types[whole.name].is_weight else "channels"):
             reason = why("the weights of {whole} are not put together by filters", whole=whole.name)
         elif len(set(parts)) < len(parts):
             reason = why("{whole} has a part twice", whole=whole.name)
@@ -114,8 +110,15 @@ def _computes_a_view(graph: Graph, kernel: Kernel, views: Mapping[str, str]) -> 
     return False
 
 
+def _finds(reader: Node, parameter: TensorType) -> bool:
+    """Does a layer find a parameter wherever it lies within a longer one?"""
+    if parameter.is_weight:
+        return reader.row.joins == "filters"
+    return len(parameter.shape) == 1 and reader.row.finds_vectors
+
+
 def _from_memory_only(op: str, inputs: Sequence[str], value: str) -> bool:
     """Does the operation read the value by addresses of its own: as a weight?"""
     return OPS[op].kind is Kind.CONTRACTION and any(
-        v == value and i not in LOADED[op] for i, v in enumerate(inputs)
+        v == value and i not in OPS[op].on_load for i, v in enumerate(inputs)
     )  # fmt: skip

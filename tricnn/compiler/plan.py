@@ -13,7 +13,6 @@ from ..ir.table import OPS, Kind
 from ..ir.text import attr_text
 from ..ir.types import TensorType
 from ..ir.wording import plural
-from .roles import POOLS
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Kernel:
     @cached_property
     def window(self) -> tuple[int, int]:
         """Rows and columns of the pooling that happens on a convolution's tiles; (1, 1) where there is none."""
-        pools = [n for n in self.nodes if n.op in POOLS and n is not self.anchor]
+        pools = [n for n in self.nodes if n.row.pools and n is not self.anchor]
         return pools[0].attrs["kernel_size"] if pools else (1, 1)
 
 
@@ -108,7 +107,7 @@ class Plan:
             place, node = self.place(self.views[value]), self.graph.by_name[value]
             if node.op == "row":
                 return replace(place, offset=place.offset + node.attrs["index"] * place.pitch)
-            start = node.attrs["start"] if node.op in ("slice_channels", "slice_filters") else 0
+            start = node.attrs["start"] if node.row.cuts else 0
             return replace(place, offset=place.offset + start * self.step(value))
         if value in self.within:
             whole, start = self.within[value]

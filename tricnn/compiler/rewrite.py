@@ -42,10 +42,10 @@ class Rewriter:
         self.nodes[node.name] = node
         for value in node.inputs:
             self._readers.setdefault(value, {})[node.name] = None
-        if node.op == "concat":
+        if node.row.joins == "channels":
             start = 0
             for value in node.inputs:
-                if self.nodes[value].op != "slice_channels":
+                if self.nodes[value].row.cuts != "channels":
                     self._within.setdefault(value, (node.name, start))
                 start += self.channels(value)
 
@@ -90,7 +90,7 @@ class Rewriter:
     def cut(self, value: str) -> tuple[str, int]:
         """What ``value`` is a slice of, and its first channel there."""
         start = 0
-        while self.nodes[value].op == "slice_channels":
+        while self.nodes[value].row.cuts == "channels":
             start += self.nodes[value].attrs["start"]
             value = self.nodes[value].inputs[0]
         return value, start
@@ -112,7 +112,7 @@ class Rewriter:
             return value
         attrs = {"start": start, "stop": stop}
         for reader in self.readers(value):
-            if reader.op == "slice_channels" and reader.attrs == attrs:
+            if reader.row.cuts == "channels" and reader.attrs == attrs:
                 return reader.name
         return self.add(value, "slice_channels", value, attrs=attrs, suffix=f"channels_{start}_{stop}")
 
@@ -134,7 +134,7 @@ class Rewriter:
 
     def absorb(self, concat: Node) -> None:
         """concat(slice(m), y) = slice(concat(m, y)) if the slice ends m; likewise where one begins m and comes last."""
-        if not any(self.nodes[v].op == "slice_channels" for v in concat.inputs):
+        if not any(self.nodes[v].row.cuts == "channels" for v in concat.inputs):
             return
         pieces = self.pieces(concat.inputs)
         self.drop(concat.name)  # so that its operands are free

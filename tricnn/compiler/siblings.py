@@ -21,9 +21,6 @@ from itertools import takewhile
 from ..ir.graph import Graph, Node
 from .rewrite import Rewriter
 
-#: activations that an inference kernel applies before it stores
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
-
 
 def merge_siblings(graph: Graph, mode: str) -> Graph:
     """Merge convolutions of one input, kernel size, stride, padding and dilation, before differentiation."""
@@ -73,8 +70,9 @@ def _merge(work: Rewriter, siblings: list[Node], mode: str) -> None:
     for chain, stats in zip(kept, statistics, strict=True):
         end, stop = chain[-1].name, start + work.channels(chain[-1].name)
         for reader in work.readers(end):
-            if reader.op == "running_var":  # which only asks how many pixels there are
-                work.put(replace(reader, inputs=(*reader.inputs[:2], merged)))
+            if reader.row.unread:  # which only asks how many pixels there are
+                inputs = [merged if v == end and i in reader.row.unread else v for i, v in enumerate(reader.inputs)]
+                work.put(replace(reader, inputs=tuple(inputs)))
         for link in chain[:-1]:
             work.drop(link.name)
         work.put(Node(end, "slice_channels", (merged,), {"start": start, "stop": stop}), beside=merged)
@@ -96,7 +94,7 @@ def _common_reader(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
         return []
     found = [r[0] for r in readers]
     alike = all(n.op == found[0].op and n.attrs == found[0].attrs for n in found)
-    return found if alike and found[0].op in ACTIVATIONS else []
+    return found if alike and found[0].row.activation else []
 
 
 def _side_by_side(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
@@ -108,16 +106,18 @@ def _side_by_side(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
     others: list[Node] = []
     seen: set[str] = set()
     for end in ends:
-        concats = [r for r in work.readers(end.name) if r.op == "concat"]
+        concats = [r for r in work.readers(end.name) if r.row.joins == "channels"]
         if not concats:
             others.append(end)
             continue
         concat = concats[0]
-        nested = any(r.op == "concat" for r in work.readers(concat.name))
+        nested = any(r.row.joins == "channels" for r in work.readers(concat.name))
         if concat.name in seen or nested or concat.name in work.results or len(set(concat.inputs)) < len(concat.inputs):
             continue
         seen.add(concat.name)
-        mine = [v in by_name and len([r for r in work.readers(v) if r.op == "concat"]) == 1 for v in concat.inputs]
+        mine = [
+            v in by_name and len([r for r in work.readers(v) if r.row.joins == "channels"]) == 1 for v in concat.inputs
+        ]
         if not last:
             last = [by_name[v] for v, _ in takewhile(lambda pair: pair[1], zip(concat.inputs, mine, strict=True))]
             if last:

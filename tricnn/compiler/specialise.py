@@ -141,7 +141,7 @@ def tidy(graph: Graph) -> Graph:
         if len(readers[before.name]) != 1 or results.get(before.name):
             continue
         pool_after_relu = node.op == "max_pool2d" and before.op == "relu"
-        view_first = before.op == "flatten" and node.op in ("relu", "sigmoid", "tanh", "dropout", "scale")
+        view_first = before.op == "flatten" and node.row.elementwise
         if pool_after_relu or view_first:
             swap(before, node)
             waiting += [*sorted(readers[before.name]), node.name]  # what stands behind others now

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from ..ir.graph import Graph, Node
 
-#: operations that find rows of numbers (statistics, sums) wherever they lie
-ROW_READERS = (
-    "normalize", "normalize_grad_input", "normalize_grad_sums", "running_mean", "running_var", "row", "slice_channels",
-    "concat",
-)  # fmt: skip
-
 
 def free_views(graph: Graph) -> dict[str, str]:
     """Views that cost nothing in channels-last memory: view -> what it is a view of.
@@ -22,8 +16,8 @@ def free_views(graph: Graph) -> dict[str, str]:
     """
     views: dict[str, str] = {}
     for node in graph.nodes:
-        cut = node.op == "slice_channels" and not graph.types[node.name].batched and _read_in_place(graph, node)
-        if cut or node.op in ("row", "slice_filters"):
+        cut = node.row.cuts == "channels" and not graph.types[node.name].batched and _read_in_place(graph, node)
+        if cut or node.op == "row" or node.row.cuts == "filters":
             views[node.name] = node.inputs[0]
         elif node.op == "flatten":
             x = graph.types[node.inputs[0]]
@@ -39,7 +33,7 @@ def free_views(graph: Graph) -> dict[str, str]:
 def _read_in_place(graph: Graph, cut: Node) -> bool:
     rank = len(graph.types[cut.name].shape)
     rows = rank == 2 and cut.name not in graph.results
-    return rank == 1 or (rows and all(r.op in ROW_READERS for r in graph.consumers[cut.name]))
+    return rank == 1 or (rows and all(r.row.finds_rows for r in graph.consumers[cut.name]))
 
 
 def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:

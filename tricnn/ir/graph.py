@@ -14,7 +14,7 @@ from zlib import crc32
 
 from ..system.errors import GraphError, shown
 from ..system.limits import MOST_NODES, MOST_OUTPUTS
-from .table import OPS, Kind, check_attrs, infer_type, no_macs
+from .table import OPS, Kind, Op, check_attrs, infer_type, no_macs
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ class Node:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     #: what :func:`verified` found: the types of the inputs and of the result
     known: tuple[tuple[TensorType, ...], TensorType] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def row(self) -> Op:
+        """The operation's row of the table, which says all there is to know about it."""
+        return OPS[self.op]
 
     @property
     def kind(self) -> Kind:

@@ -13,7 +13,7 @@ from functools import cached_property
 from math import inf, isfinite, prod
 from numbers import Integral
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -85,6 +85,34 @@ class Op:
               with one of its elements and falls with another
     terms     ``(attrs, result, *arrays) -> int``: how many numbers a result sums; None: as many as there are for each
     unit      what a smaller operand is computed as exactly as: 1 for functions of exp, else 0
+
+    What fusion, planning and lowering ask; no room outside ``ir`` goes by an operation's name:
+
+    on_load          the operands (by number) that a kernel of this operation may compute as it loads them; any others
+                     it takes from memory
+    gathers          each result looks at one place of its operand, another one than its own: it may be computed as it
+                     is loaded, too
+    copies           a copy with a shape of its own, or an update of a small vector: never part of a pointwise chain
+    elementwise      a result depends on the element alone: neither on its channel nor on where it is, so it is the same
+                     under any shape
+    per_channel      treats each channel by itself, and its operands are images, or have a number (a column) for each
+                     channel: ``f(concat(a, b)) = concat(f(a), f(b))``
+    keeps_zero       gives 0 where its first operand is 0, so that what is loaded as 0 outside an image stays 0
+    pools            each result is made of a window of pixels of its one operand: a convolution's tile may be pooled
+    weight_gradient  a product that sums over all pixels of the batch, which several programs share out
+    collapses        a reduction whose result has no pixels left to have an epilogue at
+    side_sum         a sum over the pixels of its first operand, which another kernel may take along: of what it has
+                     ``"stored"``, or of what it (a weight gradient) has ``"loaded"``
+    takes_sums       a kernel of it may take sums along of what it stores (a pointwise chain may too)
+    sibling_of       the operation whose loop gives this result as well, over the same operands
+    loop_over        the operand (by number) over which it would share a loop with another kernel
+    updates          new running statistics: the kernel that ends the sum ``loop_over`` computes them
+    unread           the operands (by number) of which it needs the shape only
+    cuts             ``"channels"`` or ``"filters"``: a result is those of them from ``start`` to ``stop``
+    joins            ``"channels"`` or ``"filters"``: a result is all operands', one after the other
+    finds_rows       reads statistics, rows of numbers ``[R, C]``, wherever they lie amid longer rows
+    finds_vectors    reads a vector of parameters wherever it lies within a longer one
+    operations       of the vector units, for one element (in flop: an instruction is two)
     """
 
     name: str
@@ -100,6 +128,36 @@ class Op:
     moved: Callable[..., Any] | None = None
     terms: Callable[..., int] | None = None
     unit: float = 0.0
+    on_load: tuple[int, ...] = ()
+    gathers: bool = False
+    copies: bool = False
+    elementwise: bool = False
+    per_channel: bool = False
+    keeps_zero: bool = False
+    pools: bool = False
+    weight_gradient: bool = False
+    collapses: bool = False
+    side_sum: Literal["", "stored", "loaded"] = ""
+    takes_sums: bool = False
+    sibling_of: str | None = None
+    loop_over: int | None = None
+    updates: bool = False
+    unread: tuple[int, ...] = ()
+    cuts: Literal["", "channels", "filters"] = ""
+    joins: Literal["", "channels", "filters"] = ""
+    finds_rows: bool = False
+    finds_vectors: bool = False
+    operations: int = 8
+
+    @property
+    def chains(self) -> bool:
+        """May it be one of a chain of pointwise operations, which a kernel computes where it loads or stores?"""
+        return self.kind is Kind.POINTWISE and not self.copies
+
+    @property
+    def activation(self) -> bool:
+        """Does it look at nothing but the element of its one operand?"""
+        return self.elementwise and self.operands == (1, 1)
 
     @cached_property
     def operands(self) -> tuple[int, float]:
@@ -136,25 +194,11 @@ def register(
     macs: Macs = no_macs,
     attrs: Mapping[str, Attr] | None = None,
     doc: str = "",
-    moved: Callable[..., Any] | None = None,
-    terms: Callable[..., int] | None = None,
-    unit: float = 0.0,
+    **facts: Any,
 ) -> None:
-    """Add a row. ``inputs`` is the operands' names with spaces between."""
+    """Add a row. ``inputs`` is the operands' names with spaces between; ``facts`` are further fields of :class:`Op`."""
     OPS[name] = Op(
-        name,
-        kind,
-        tuple(inputs.split()),
-        dict(attrs or {}),
-        shape,
-        numpy,
-        gradient,
-        macs,
-        aten,
-        doc,
-        moved,
-        terms,
-        unit,
+        name, kind, tuple(inputs.split()), dict(attrs or {}), shape, numpy, gradient, macs, aten, doc, **facts
     )
 
 

@@ -12,14 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..compiler.plan import Kernel, Place, Plan
-from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Node
 from ..ir.table import OPS
 from .program import SCALARS, TRITON, element
 
-#: operations that give 0 where their first operand is 0, so what was loaded as 0 outside the image stays 0
-KEEPS_ZERO = {"relu", "relu_grad", "sigmoid_grad", "tanh", "tanh_grad", "scale", "dropout", "max_pool2d_grad",
-              "avg_pool2d_grad", "global_avg_pool_grad", "slice_channels"}  # fmt: skip
 SHORT = {"conv2d": "conv", "max_pool2d": "pooled", "avg_pool2d": "pooled", "max_pool2d_index": "position"}
 
 
@@ -139,7 +135,7 @@ class Body:
             self.loads.append(Load("number", self.plan.place(value).buffer, at))
         elif len(type_.shape) == 1 and not type_.batched:
             found = self.vector(raw, stem, at)
-        elif node is not None and node.op == "slice_channels":
+        elif node is not None and node.row.cuts:
             found = yield self._value(node.inputs[0], self.shifted(node, at), stem, wide)
         elif node is not None:
             found = yield self._compute(node, at)
@@ -266,13 +262,13 @@ class Body:
     def computed(self, value: str) -> bool:
         """Is it computed here, rather than loaded (a slice of what is loaded is)?"""
         node = self.kernel.by_name.get(value)
-        while node is not None and node.op == "slice_channels":
+        while node is not None and node.row.cuts:
             node = self.kernel.by_name.get(self.plan.storage(node.inputs[0]))
         return node is not None
 
     def keeps_zero(self, value: str) -> bool:
         node = self.kernel.by_name.get(value)
-        while node is not None and node.op in KEEPS_ZERO:
+        while node is not None and node.row.keeps_zero:
             node = self.kernel.by_name.get(self.plan.storage(node.inputs[0]))
         return node is None
 
@@ -289,7 +285,7 @@ class Body:
         self.stores.setdefault(buffer, set()).add(self.part(at, value))
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
         rounded = variable if as_it_is else rounded
-        if rounded != variable and any(n.op in SIDE_SUMS and n.inputs[0] == value for n in self.kernel.nodes):
+        if rounded != variable and any(n.row.side_sum == "stored" and n.inputs[0] == value for n in self.kernel.nodes):
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[value + "#stored", at] = rounded
         if descriptor and at.corner:

@@ -11,7 +11,6 @@ from math import prod
 from typing import Any
 
 from ..compiler.plan import Kernel, Plan
-from ..compiler.roles import SIDE_SUMS
 from ..compiler.views import pixel_ordered
 from ..ir.graph import Node
 from ..ir.table import Kind
@@ -249,7 +248,7 @@ def epilogue(body: Body, kernel: Kernel, at: At, start: str, first: str | None =
     for node in downstream(body.plan, kernel, {start}):
         source = next((v for v in map(body.plan.storage, node.inputs) if v in places), start)
         here = places[source]
-        if node.op in SIDE_SUMS and node is not kernel.anchor:
+        if node.row.side_sum == "stored" and node is not kernel.anchor:
             body.side_sum(node, here)
             continue
         if node.op in ("running_mean", "running_var"):

@@ -6,7 +6,6 @@ from functools import partial
 from math import prod
 
 from ..compiler.plan import Kernel
-from ..compiler.roles import SIDE_SUMS
 from ..machine import tiles
 from . import traffic
 from .body import At
@@ -21,7 +20,7 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     channels = type_.per_image[-1] if not type_.batched and type_.per_image else (type_.channels if type_.shape else 1)
     pixels = type_.pixels if type_.batched else type_.elements(1) // channels
     rows = f"N * {pixels}" if type_.batched else f"{pixels}"
-    sums = any(n.op in SIDE_SUMS for n in kernel.nodes)
+    sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
     shape = {"PIXELS": pixels, "C": channels}
     rule = partial(tiles.with_sums if sums else tiles.elementwise, channels)
     tile = state.tile(name, kernel, "pointwise_with_sums" if sums else "pointwise", shape, rule)

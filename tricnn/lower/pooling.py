@@ -6,7 +6,6 @@ from functools import partial
 from math import prod
 
 from ..compiler.plan import Kernel
-from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Node
 from ..machine import tiles
 from . import traffic
@@ -75,7 +74,7 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
         return
     constants = _window(state, node, node.name, node.inputs[0])
     c, rows = constants["C"], constants["H"] * constants["W"]
-    sums = any(n.op in SIDE_SUMS for n in kernel.nodes)
+    sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
     kind, rule = (f"{node.op}_with_sums", tiles.with_sums) if sums else (node.op, tiles.elementwise)
     tile = state.tile(name, kernel, kind, constants, partial(rule, c))
     load, store = state.body(kernel), state.body(kernel)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..compiler.plan import Kernel, Plan
-from ..compiler.roles import SIDE_SUMS
 from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Environment
 from ..system.errors import TricnnError
@@ -80,7 +79,7 @@ def kernel_values(
     values = {v: memory[v] for v in kernel.reads}
     for node in kernel.nodes:
         operands = [fetch(plan, values, v, env, f"kernel {kernel.name}", evaluate) for v in node.inputs]
-        if stored is not None and node.op in SIDE_SUMS:
+        if stored is not None and node.row.side_sum == "stored":
             operands = [stored.get(v, x) for v, x in zip(node.inputs, operands, strict=True)]
         values[node.name] = evaluate(node, operands, env)
     return values
@@ -116,7 +115,7 @@ def run_kernel(plan: Plan, kernel: Kernel, memory: Values, env: Environment) -> 
     image, (rows, columns) = plan.type(kernel.anchor.name).spatial, plan.covered(kernel)
     for value in written if image != (rows, columns) else ():
         x = written[value] = written[value].copy()
-        if kernel.by_name[value].op in SIDE_SUMS:
+        if kernel.by_name[value].row.side_sum == "stored":
             x[...] = unwritten(x.dtype)
         elif plan.type(value).spatial == image:
             x[:, :, rows:] = x[:, :, :, columns:] = unwritten(x.dtype)

@@ -167,6 +167,7 @@ register(
     gradient=_conv_gradient,
     macs=lambda a, y, x, w, b=None: _macs(y, w),
     aten=_aten_conv,
+    on_load=(0,), takes_sums=True,
     doc="y = cross-correlation of x with weight, plus bias",
 )  # fmt: skip
 register(
@@ -177,6 +178,7 @@ register(
     gradient="second derivatives are not supported",
     macs=lambda a, dx, dy, w: _macs(dy, w),
     aten=_aten_grad_input,
+    on_load=(0,), takes_sums=True,
     doc="dgrad: dx[n,c,h,w] = sum over k and the taps that reach (h,w) of dy[n,k,p,q] * w[k,c,r,s]",
 )  # fmt: skip
 register(
@@ -187,6 +189,7 @@ register(
     gradient="second derivatives are not supported",
     macs=lambda a, dw, dy, x: _macs(dy, dw),
     aten=_aten_grad_weight,
+    on_load=(0, 1), weight_gradient=True,
     doc="wgrad: dw[k,c,r,s] = sum_{n,p,q} dy[n,k,p,q] * x[n, c, p*sh + r*dh - top, q*sw + s*dw - left]",
 )  # fmt: skip
 register(
@@ -195,6 +198,8 @@ register(
     numpy=lambda env, a, dy: sum_rows(pixel_rows(dy)),
     gradient="second derivatives are not supported",
     aten=lambda env, a, dy: dy.sum(dim=(0, *range(2, dy.dim())), dtype=_fp32(dy)),
+    on_load=(0,), collapses=True,
+    side_sum="loaded", loop_over=0,
     doc="gradient of a bias: db[c] = sum of dy[n,c,h,w] over n, h, w",
 )  # fmt: skip
 

@@ -58,6 +58,7 @@ register(
     gradient=_gradient,
     macs=lambda a, y, x, w, b=None: w.per_image[0] * w.per_image[1],
     aten=_aten,
+    on_load=(0,),
     doc="y = x weight^T + bias",
 )  # fmt: skip
 register(
@@ -67,6 +68,7 @@ register(
     gradient="second derivatives are not supported",
     macs=lambda a, dx, dy, w: w.per_image[0] * w.per_image[1],
     aten=lambda env, a, dy, w: dy @ w.to(dy.dtype),
+    on_load=(0,),
     doc="dx[n,f] = sum_o dy[n,o] * w[o,f]",
 )  # fmt: skip
 register(
@@ -76,5 +78,6 @@ register(
     gradient="second derivatives are not supported",
     macs=lambda a, dw, dy, x: dw.per_image[0] * dw.per_image[1],
     aten=lambda env, a, dy, x: dy.t() @ x,
+    on_load=(0, 1), weight_gradient=True,
     doc="dw[o,f] = sum_n dy[n,o] * x[n,f]",
 )  # fmt: skip

@@ -121,6 +121,7 @@ register(
     gradient=_gradient,
     aten=_aten_loss,
     moved=_loss_moved, terms=_classes, unit=1.0,
+    collapses=True,
     doc="the mean over the batch of -sum_k t[k] * log softmax(x)[k], times weight",
 )  # fmt: skip
 register(
@@ -132,5 +133,7 @@ register(
     gradient="second derivatives are not supported",
     aten=_aten_grad,
     moved=_loss_grad_moved, terms=_classes, unit=1.0,
+    collapses=True, sibling_of="cross_entropy",
+    loop_over=-1,
     doc="dx = dloss * weight * (softmax(x) - t) / N",
 )  # fmt: skip

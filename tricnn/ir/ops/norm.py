@@ -214,6 +214,7 @@ register(
     gradient="its share is in normalize's gradient",
     aten=_t_stats,
     moved=_stats_moved,
+    on_load=(0,), collapses=True, side_sum="stored",
     doc="[mean, biased variance] of each channel over N, H, W; deviations from the mean, never E[x^2] - E[x]^2",
 )  # fmt: skip
 register(
@@ -223,6 +224,7 @@ register(
     numpy=lambda env, a, x, stats, w, b: _affine(x, stats[0], stats[1], w, b, a["eps"]),
     gradient=_normalize_gradient,
     aten=lambda env, a, x, stats, w, b: _t_affine(x, stats[0], stats[1], w, b, a["eps"]),
+    per_channel=True, finds_rows=True, finds_vectors=True,
     doc="y = (x - mean) * rsqrt(var + eps) * weight + bias with the batch's own statistics",
 )  # fmt: skip
 register(
@@ -233,6 +235,7 @@ register(
     gradient=_TWICE,
     aten=_t_sums,
     moved=_sums_moved,
+    on_load=(0, 1), collapses=True, side_sum="stored", finds_rows=True,
     doc="[sum dy, sum dy * xhat] of each channel: the gradients of bias and weight",
 )  # fmt: skip
 register(
@@ -242,6 +245,7 @@ register(
     numpy=_grad_input,
     gradient=_TWICE,
     aten=_t_grad_input,
+    finds_rows=True, finds_vectors=True, operations=14,
     doc="dx = weight * rstd * (dy - sum(dy)/m - xhat * sum(dy*xhat)/m), m = N*H*W",
 )  # fmt: skip
 register(
@@ -251,6 +255,8 @@ register(
     numpy=lambda env, a, running, stats: _running(running, stats[0], a["momentum"]),
     gradient="running statistics take no gradient",
     aten=lambda env, a, running, stats: _running(running, stats[0], a["momentum"]),
+    copies=True, finds_rows=True, operations=0,
+    loop_over=1, updates=True,
     doc="(1 - momentum) * running + momentum * mean",
 )  # fmt: skip
 register(
@@ -262,6 +268,8 @@ register(
     ),
     gradient="running statistics take no gradient",
     aten=lambda env, a, running, stats, x: _running(running, stats[1] * _unbiased(x), a["momentum"]),
+    copies=True, finds_rows=True, operations=0,
+    loop_over=1, updates=True, unread=(2,),
     doc="(1 - momentum) * running + momentum * variance * m/(m-1), m = N*H*W of x (whose values it does not read: it "
     "may have further channels)",
 )  # fmt: skip
@@ -272,6 +280,7 @@ register(
     numpy=lambda env, a, x: x[a["index"]],
     gradient=_TWICE,
     aten=lambda env, a, x: x[a["index"]],
+    finds_rows=True,
     doc="rows[index]",
 )  # fmt: skip
 register(
@@ -280,5 +289,6 @@ register(
     numpy=lambda env, a, x, y: np.stack([x, y]),
     gradient=_TWICE,
     aten=lambda env, a, x, y: _t().stack([x, y]),
+    copies=True,
     doc="two [C] vectors as the rows of [2, C]",
 )  # fmt: skip

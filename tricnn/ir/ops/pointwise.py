@@ -44,6 +44,7 @@ register(
     numpy=lambda env, a, x: np.maximum(x, 0),
     gradient=lambda g, node, dy: [g.add("relu_grad", dy, node.name)],
     aten=lambda env, a, x: _torch().relu(x),
+    elementwise=True, per_channel=True, keeps_zero=True, operations=2,
     doc="y = max(x, 0)",
 )  # fmt: skip
 register(
@@ -52,6 +53,7 @@ register(
     numpy=lambda env, a, dy, y: zero_where(y <= 0, dy),
     gradient=_TWICE,
     aten=lambda env, a, dy, y: _torch().ops.aten.threshold_backward(dy, y, 0),
+    elementwise=True, keeps_zero=True, operations=4,
     doc="dx = 0 where y <= 0 (so at the kink too), else dy: a y that is NaN hides no gradient",
 )  # fmt: skip
 register(
@@ -61,6 +63,7 @@ register(
     gradient=lambda g, node, dy: [g.add("sigmoid_grad", dy, node.name)],
     aten=lambda env, a, x: _torch().sigmoid(x),
     unit=1.0,
+    elementwise=True, per_channel=True, operations=16,
     doc="y = 1 / (1 + exp(-x))",
 )  # fmt: skip
 register(
@@ -69,6 +72,7 @@ register(
     numpy=lambda env, a, dy, y: dy * y * (1 - y),
     gradient=_TWICE,
     aten=lambda env, a, dy, y: dy * y * (1 - y),
+    elementwise=True, keeps_zero=True,
     doc="dx = dy * y * (1 - y)",
 )  # fmt: skip
 register(
@@ -78,6 +82,7 @@ register(
     gradient=lambda g, node, dy: [g.add("tanh_grad", dy, node.name)],
     aten=lambda env, a, x: _torch().tanh(x),
     unit=1.0,
+    elementwise=True, per_channel=True, keeps_zero=True, operations=16,
     doc="y = tanh(x)",
 )  # fmt: skip
 register(
@@ -86,6 +91,7 @@ register(
     numpy=lambda env, a, dy, y: dy * (1 - y * y),
     gradient=_TWICE,
     aten=lambda env, a, dy, y: dy * (1 - y * y),
+    elementwise=True, keeps_zero=True,
     doc="dx = dy * (1 - y^2)",
 )  # fmt: skip
 register(
@@ -94,6 +100,7 @@ register(
     numpy=lambda env, a, x, y: x + y,
     gradient=lambda g, node, dy: [dy, dy],
     aten=lambda env, a, x, y: x + y,
+    elementwise=True, operations=2,
     doc="y = a + b",
 )  # fmt: skip
 register(
@@ -103,5 +110,6 @@ register(
     numpy=lambda env, a, x: x * x.dtype.type(a["factor"]),
     gradient=lambda g, node, dy: [g.add("scale", dy, factor=node.attrs["factor"])],
     aten=lambda env, a, x: x * a["factor"],
+    elementwise=True, keeps_zero=True, operations=2,
     doc="y = factor * x",
 )  # fmt: skip

@@ -153,6 +153,7 @@ register(
     numpy=lambda env, a, x: np_pool.max_pool2d(x, **window(a)),
     gradient=_max_gradient,
     aten=_aten_max,
+    on_load=(0,), pools=True,
     doc="y[n,c,p,q] = max of x over the window at (p*sh - top, q*sw - left)",
 )  # fmt: skip
 register(
@@ -162,6 +163,8 @@ register(
     numpy=lambda env, a, x: np_pool.max_pool2d_index(x, **window(a)).astype("uint8", copy=False),
     gradient="an index has no derivative",
     aten=_aten_index,
+    on_load=(0,), sibling_of="max_pool2d",
+    loop_over=-1,
     doc="where in its window (row-major) the maximum is; the first of equals",
 )  # fmt: skip
 register(
@@ -172,6 +175,7 @@ register(
     gradient=_TWICE,
     aten=_aten_max_grad,
     terms=_window_area,
+    gathers=True, keeps_zero=True, takes_sums=True,
     doc="dx = sum of dy over the windows whose maximum is here",
 )  # fmt: skip
 register(
@@ -182,6 +186,7 @@ register(
     gradient=_avg_gradient,
     aten=_aten_avg,
     terms=_window_area,
+    on_load=(0,), pools=True,
     doc="y = mean of x over the window",
 )  # fmt: skip
 register(
@@ -192,6 +197,7 @@ register(
     gradient=_TWICE,
     aten=_aten_avg_grad,
     terms=_window_area,
+    gathers=True, keeps_zero=True, takes_sums=True,
     doc="dx = sum of dy / count over the windows that cover this pixel",
 )  # fmt: skip
 
@@ -225,6 +231,7 @@ register(
     numpy=lambda env, a, x: x.mean(axis=(2, 3), keepdims=True),
     gradient=_global_gradient,
     aten=lambda env, a, x: x.mean(dim=(2, 3), keepdim=True),
+    on_load=(0,),
     doc="y[n,c,0,0] = mean of x[n,c,:,:]",
 )  # fmt: skip
 register(
@@ -234,5 +241,6 @@ register(
     numpy=lambda env, a, dy: _spread(dy, a),
     gradient=_TWICE,
     aten=lambda env, a, dy: (dy / (a["input_size"][0] * a["input_size"][1])).expand(-1, -1, *a["input_size"]),
+    gathers=True, keeps_zero=True,
     doc="dx = dy / (H*W) at every pixel",
 )  # fmt: skip

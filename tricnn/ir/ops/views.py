@@ -161,6 +161,8 @@ register(
     numpy=_concat,
     gradient=_concat_gradient,
     aten=_aten_concat,
+    copies=True, finds_rows=True, finds_vectors=True,
+    joins="channels",
     doc="the inputs one after the other along the channels ([N, C, H, W], [N, C], [C] or rows [R, C])",
 )  # fmt: skip
 register(
@@ -170,6 +172,8 @@ register(
     numpy=_slice,
     gradient=_slice_gradient,
     aten=_slice,
+    gathers=True, copies=True, keeps_zero=True, finds_rows=True, operations=0,
+    cuts="channels",
     doc="channels start to stop",
 )  # fmt: skip
 register(
@@ -179,6 +183,7 @@ register(
     numpy=_pad,
     gradient=_pad_gradient,
     aten=_aten_pad,
+    copies=True,
     doc="zero channels before and after those of x",
 )  # fmt: skip
 register(
@@ -187,6 +192,8 @@ register(
     numpy=lambda env, a, *ws: np.concatenate(ws, axis=0),
     gradient=_filters_gradient,
     aten=_aten_filters,
+    copies=True,
+    joins="filters",
     doc="the weights [K, C, R, S] of several convolutions, one after the other along their filters",
 )  # fmt: skip
 register(
@@ -196,5 +203,6 @@ register(
     numpy=lambda env, a, w: w[a["start"] : a["stop"]],
     gradient="weights are cut only after differentiation",
     aten=lambda env, a, w: w[a["start"] : a["stop"]],
+    cuts="filters",
     doc="filters start to stop of a weight [K, C, R, S]",
 )  # fmt: skip
