@@ -58,6 +58,11 @@ def run(
             case "conv2d":
                 y = F.conv2d(padded(x, a["padding"]), *rest, stride=a["stride"], dilation=a["dilation"],
                              groups=a["groups"])  # fmt: skip
+            case "conv_transpose2d":
+                top, bottom, left, right = a["padding"]
+                y = F.conv_transpose2d(x, *rest, stride=a["stride"], dilation=a["dilation"], groups=a["groups"],
+                                       output_padding=a["output_padding"])  # fmt: skip
+                y = padded(y, (-top, -bottom, -left, -right))
             case "linear":
                 y = F.linear(x, *rest)
             case "batch_norm":

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tricnn.ir import Graph, GraphBuilder, Kind
 
 CLASSES = 3
+#: pixels of an image that no layer makes larger
+LARGE = 90
 
 
 @st.composite
@@ -78,6 +80,26 @@ class _Network:
         if self.chance():
             return self.b.conv2d(x, filters, (r, s), bias=self.chance(), **options)
         return self.b.add("conv2d", x, self.weight(filters, channels // groups, r, s), **options)
+
+    def conv_transpose(self, x: str) -> str:
+        """Any stride, cropping, output padding and dilation, of an image that may still grow; else a convolution."""
+        (h, w), channels = self.b.type(x).spatial, self.b.type(x).channels
+        if h * w > LARGE:
+            return self.conv(x)
+        stride, kernel = (self.choice(1, 2, 2, 3), self.choice(1, 2)), (self.integer(1, 3), self.integer(1, 3))
+        dilation = (self.choice(1, 1, 2), self.choice(1, 1, 2))
+        output_padding = tuple(self.integer(0, s - 1) for s in stride)
+        grown = [
+            (n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip((h, w), stride, dilation, kernel, strict=True)
+        ]  # fmt: skip
+        padding = self.choice(0, (1, 0, 0, 1), 1)
+        options = {"padding": padding if min(grown) > 2 else 0, "stride": stride, "dilation": dilation}
+        groups = self.choice(1, 1, *(g for g in range(1, channels + 1) if channels % g == 0))
+        filters = self.width * groups * self.integer(1, 4 if groups == 1 else 2)
+        return self.b.conv_transpose2d(
+            x, filters, kernel, bias=self.chance(), groups=groups, output_padding=output_padding, **options
+        )
 
     def weight(self, *shape: int) -> str:
         """A weight of its own, one that another layer has as well, or one computed of others."""
@@ -269,11 +291,14 @@ _EITHER = (_N.norm, _N.activation, _N.activation, _N.add, _N.scale, _N.dropout, 
 IMAGE_LAYERS = (
     *_EITHER, *_EITHER, *[_N.conv] * 3, *[_N.unit] * 4, *[_N.residual] * 2, *[_N.branches] * 2, _N.partial,
     *[_N.pool] * 5, *[_N.halve] * 2, *[_N.lrn] * 2, _N.mean, _N.flatten, _N.dense_image, *[_N.several] * 2, _N.norms,
-    *[_N.stem] * 2,
+    *[_N.stem] * 2, *[_N.conv_transpose] * 2,
 )  # fmt: skip
 VECTOR_LAYERS = (*_EITHER, _N.dense, _N.dense, _N.dense_image, _N.dense_image, _N.softmax, _N.norms)
 #: what may read a convolution's result beside another one
-READERS = (_N.norm, _N.norm, _N.activation, _N.halve, _N.halve, _N.pool, _N.conv, _N.part, _N.flatten, _N.add)
+READERS = (
+    _N.norm, _N.norm, _N.activation, _N.halve, _N.halve, _N.pool, _N.conv, _N.conv_transpose, _N.part, _N.flatten,
+    _N.add,
+)  # fmt: skip
 #: layers that an ``exact`` network does without
 ROUNDING = (_N.norm, _N.norms, _N.unit, _N.lrn, _N.mean, _N.softmax)
 

@@ -133,6 +133,14 @@ CONVOLUTIONS = (
     (batched(2, 3, 5), fixed(3, 2, 3, 1), {"stride": (3, 2)}, (1, 3)),  # one row of results per image
 )
 
+#: transposed convolutions: (x, weight, attributes)
+TRANSPOSED = (
+    (batched(3, 4, 5), fixed(3, 2, 2, 2), {"stride": (2, 2)}),
+    (batched(3, 4, 3), fixed(3, 2, 3, 3), {"stride": (2, 3), "padding": (1, 1, 1, 1), "output_padding": (1, 2)}),
+    (batched(4, 3, 4), fixed(4, 1, 3, 2), {"groups": 2, "dilation": (2, 1), "padding": (2, 0, 1, 0)}),
+    (batched(3, 3, 4), fixed(3, 2, 1, 1), {"stride": (2, 2)}),  # a bias alone, between the pixels
+)
+
 POOLS = (
     {"kernel_size": (2, 2), "stride": (2, 2)},
     {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)},
@@ -155,7 +163,11 @@ def _samples() -> list[Sample]:
         sample("conv2d", x, w, **attrs)
         sample("conv2d", x, w, fixed(filters), **attrs)
         sample("conv2d_grad_input", dy, w, input_size=x.shape[2:], **attrs)
+        sample("conv2d_grad_input", dy, w, fixed(x.shape[1]), input_size=x.shape[2:], **attrs)
         sample("conv2d_grad_weight", dy, x, kernel_size=w.shape[2:], **attrs)
+    for x, w, attrs in TRANSPOSED:
+        sample("conv_transpose2d", x, w, **attrs)
+        sample("conv_transpose2d", x, w, fixed(w.shape[1] * attrs.get("groups", 1)), **attrs)
     sample("channel_sum", IMAGE)
     sample("channel_sum", batched(5))
     sample("linear", batched(5), fixed(4, 5))

@@ -14,9 +14,7 @@ from tricnn.ir import OPS, Graph, GraphBuilder, Kind, N, Output
 from tricnn.run.interpreter import interpret
 
 CLASSES = 4
-#: weights have no pixels to put a loss on; the merged convolutions of test_branches.py show their gradients
-OF_WEIGHTS = {"concat_filters"}
-DIFFERENTIABLE = [s for s in SAMPLES if callable(OPS[s.op].gradient) and s.op not in OF_WEIGHTS]
+DIFFERENTIABLE = [s for s in SAMPLES if callable(OPS[s.op].gradient)]
 
 
 def with_loss(sample: Sample) -> tuple[Graph, list[str]]:
@@ -32,6 +30,10 @@ def with_loss(sample: Sample) -> tuple[Graph, list[str]]:
             else:
                 b.add(node.op, name=node.name, **node.attrs)
         b.add("normalize", "x0", "x1", "x2", "x3", name="y", **sample.attrs)
+    if b.type(y).is_weight or (b.type(y).dtype == "float32" and len(b.type(y).shape) == 2):
+        # a weight has no pixels to put a loss on: those of what it makes of an image
+        probe = b.add("input", name="probe", shape=(N, *b.type(y).per_image[1:]))
+        y = b.add("conv2d" if b.type(y).is_weight else "linear", probe, y, name="probed")
     if b.type(y).shape:
         if len(b.type(y).shape) == 4:
             y = b.add("flatten", y, name="flat")
@@ -44,6 +46,8 @@ def with_loss(sample: Sample) -> tuple[Graph, list[str]]:
 def drawn(graph: Graph, sample: Sample) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
     values = {f"x{i}": operand.draw(rng) for i, operand in enumerate(sample.operands)}
+    if "probe" in graph.types:
+        values["probe"] = rng.normal(size=graph.types["probe"].at(BATCH))
     if "head" in graph.types:
         values["head.weight"] = rng.normal(size=graph.types["head.weight"].shape)
         values["labels"] = rng.integers(0, CLASSES, BATCH)
@@ -55,7 +59,7 @@ def loss_of(graph: Graph, values: dict[str, np.ndarray]) -> float:
 
 
 def test_every_row_has_a_gradient_or_a_sample_that_shows_it():
-    assert {s.op for s in DIFFERENTIABLE} == {name for name, row in OPS.items() if callable(row.gradient)} - OF_WEIGHTS
+    assert {s.op for s in DIFFERENTIABLE} == {name for name, row in OPS.items() if callable(row.gradient)}
 
 
 @pytest.mark.parametrize("sample", DIFFERENTIABLE, ids=str)

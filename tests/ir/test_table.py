@@ -14,7 +14,9 @@ import torch.nn.functional as F
 
 import tricnn.compiler
 from tests.ir.samples import BATCH, ENV, GIVEN, SAMPLES, Sample, apart
+from tricnn.compiler.expand import expand
 from tricnn.ir import OPS, Environment, Kind, TensorType
+from tricnn.run.interpreter import interpret
 
 for module in pkgutil.iter_modules(tricnn.compiler.__path__):  # passes add rows of their own
     importlib.import_module(f"tricnn.compiler.{module.name}")
@@ -120,6 +122,15 @@ def test_numpy_in_float32_is_float64_rounded(sample):
         np.testing.assert_allclose(result, exact, rtol=0, atol=tolerance)
 
 
+@by_str([s for s in SAMPLES if OPS[s.op].means])
+def test_a_row_that_means_others_computes_what_they_do(sample):
+    operands = sample.draw()
+    graph = expand(sample.graph())
+    assert all(OPS[node.op].means is None for node in graph.nodes)
+    found = interpret(graph, {f"x{i}": x for i, x in enumerate(operands)})["result"]
+    np.testing.assert_allclose(found, computed(sample, operands), rtol=1e-12, atol=1e-12)
+
+
 @by_str([s for s in SAMPLES if s.op in ("avg_pool2d", "max_pool2d")])
 def test_pooling_over_uneven_padding_equals_the_padded_plane(sample):
     """PyTorch pads both sides alike. Pad by hand and pool what is left of the plane, one window at a time."""
@@ -164,6 +175,8 @@ def test_macs_of_a_row_are_the_sizes_of_its_loops():
             k, p, q = sample.operands[0].shape[1:]
             weight = sample.operands[1].shape if sample.op == "conv2d_grad_input" else graph.types["y"].shape
             assert macs == k * weight[1] * weight[2] * weight[3] * p * q
+        elif sample.op == "conv_transpose2d":
+            assert macs == np.prod(sample.operands[1].shape) * np.prod(sample.operands[0].shape[2:])
         elif sample.op.startswith("linear"):
             assert macs == 4 * 5
         else:

@@ -108,6 +108,26 @@ class GraphBuilder:
         b = [self.parameter(f"{name}.bias", (filters,), bias_init)] if bias else []
         return self.add("conv2d", x, w, *b, name=name, **attrs)
 
+    def conv_transpose2d(
+        self, x: str, filters: int, kernel_size: Any, *, name: str | None = None, bias: bool = True,
+        weight_init: str = "he_normal(fan_out)", bias_init: str = "constant(0)", **attrs: Any,
+    ) -> str:  # fmt: skip
+        """A transposed convolution to ``filters`` channels, with the weight [C, filters/groups, R, S] of PyTorch's
+        ConvTranspose2d; attributes: stride, padding, output_padding, dilation, groups."""
+        name = name or self.fresh("convtranspose")[len(self._prefix) :]
+        layer = f"{self._prefix}{name}"
+        r, s = pair().checked(layer, "kernel_size", kernel_size)
+        filters = integer(least=1).checked(layer, "filters", filters)
+        groups = integer(least=1).checked(layer, "groups", attrs.get("groups", 1))
+        channels = self._channels(name, x, "[N, C, H, W]")
+        if channels % groups or filters % groups:
+            raise GraphError(
+                f"layer {layer}: groups={groups} must divide the {channels} input channels and the {filters} filters"
+            )
+        w = self.parameter(f"{name}.weight", (channels, filters // groups, r, s), weight_init)
+        b = [self.parameter(f"{name}.bias", (filters,), bias_init)] if bias else []
+        return self.add("conv_transpose2d", x, w, *b, name=name, **attrs)
+
     def linear(
         self, x: str, features: int, *, name: str | None = None, bias: bool = True,
         weight_init: str = "he_normal(fan_in)", bias_init: str = "constant(0)",

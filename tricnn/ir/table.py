@@ -85,6 +85,8 @@ class Op:
               with one of its elements and falls with another
     terms     ``(attrs, result, *arrays) -> int``: how many numbers a result sums; None: as many as there are for each
     unit      what a smaller operand is computed as exactly as: 1 for functions of exp, else 0
+    means     ``(attrs, *input types) -> [(op, attrs), ...]``: the rows, one after the other, that compute the same; the
+              compiler puts them in its place before anything else (compiler/expand.py). None: it knows the row itself
 
     What fusion, planning and lowering ask; no room outside ``ir`` goes by an operation's name:
 
@@ -128,6 +130,7 @@ class Op:
     moved: Callable[..., Any] | None = None
     terms: Callable[..., int] | None = None
     unit: float = 0.0
+    means: Callable[..., Sequence[tuple[str, Mapping[str, Any]]]] | None = None
     on_load: tuple[int, ...] = ()
     gathers: bool = False
     copies: bool = False

@@ -161,7 +161,11 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     )
     weight = state.multiplied(node.inputs[1])
     boxes = in_boxes(state, kernel, weight, c, g, tile)
-    epilogue(store, kernel, result_at(state, store, c["C"], boxes), node.name, "acc")
+    at = result_at(state, store, c["C"], boxes)
+    result = "acc"
+    if len(node.inputs) > 2:
+        result = store.let("conv", f"acc + {store.value(node.inputs[2], at, 'bias')}")
+    epilogue(store, kernel, at, node.name, result)
     head = boxes.head if boxes else "acc, pixel, channel, mask, part, args"
     store_text = store.function(f"{name}_store_dx", head, store.lines)
     dy_boxes, w_boxes = (boxes.image, boxes.weight) if boxes else (None, None)

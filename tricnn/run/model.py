@@ -16,6 +16,7 @@ import numpy as np
 from ..compiler.branches import join_branches
 from ..compiler.cost import Cost
 from ..compiler.differentiate import differentiate
+from ..compiler.expand import expand
 from ..compiler.fold import fold_batch_norm
 from ..compiler.fuse import fuse as fuse_graph
 from ..compiler.plan import Plan
@@ -78,6 +79,8 @@ def specialised(
     show("declared", graph)
     if mode not in MODES:
         raise TargetError(f"mode {mode!r} is unknown; accepted: {', '.join(MODES)}")
+    graph = expand(graph)
+    show("expanded", graph)
     ready = for_inference(graph) if mode == "infer" else for_training(graph, label_smoothing)
     show(f"for-{'inference' if mode == 'infer' else 'training'}", ready)
     if rules and mode == "infer":

@@ -1,4 +1,4 @@
-"""Convolution (cross-correlation) and its two gradients.
+"""Convolution (cross-correlation), its two gradients, and transposed convolution, which is one of them.
 
 ``y[n,k,p,q] = b[k] + sum_{c,r,s} x[n, c, p*sh + r*dh - top, q*sw + s*dw - left] * w[k,c,r,s]``
 
@@ -74,11 +74,13 @@ def _fits(a: Any, dy: TensorType, x: TensorType, kernel: tuple[int, int]) -> Non
     require(dy.spatial == (p, q), f"dy must be [N, {dy.channels}, {p}, {q}] for input {x}, it is {dy}")
 
 
-def _grad_input_shape(a: Any, dy: TensorType, w: TensorType) -> TensorType:
+def _grad_input_shape(a: Any, dy: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
     filters, per_group, r, s = w.per_image
     x = TensorType((N, per_group * a["groups"], *a["input_size"]))
     require(dy.channels == filters and filters % a["groups"] == 0, f"weight {w} does not fit dy {dy}")
     _fits(a, dy, x, (r, s))
+    if b is not None:
+        require(b.shape == (x.channels,), lambda: f"bias must be [{x.channels}], it is {b}")
     return x
 
 
@@ -104,6 +106,89 @@ def _conv_gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
     r, s = g.type(w).per_image[2:]
     dw = g.add("conv2d_grad_weight", dy, x, kernel_size=(r, s), **geometry(node.attrs)) if g.wanted(w) else None
     return [dx, dw, *(g.add("channel_sum", dy) if g.wanted(b) else None for b in bias)]
+
+
+def _grad_input_gradient(g: Any, node: Any, dx: str) -> Sequence[str | None]:
+    """dx = dgrad(dy, w) + b is linear in dy and in w: it is the transpose of a convolution, whose transpose is the
+    convolution; and what w is multiplied by is what wgrad sums."""
+    dy, w, *bias = node.inputs
+    r, s = g.type(w).per_image[2:]
+    return [
+        g.add("conv2d", dx, w, **geometry(node.attrs)) if g.wanted(dy) else None,
+        g.add("conv2d_grad_weight", dy, dx, kernel_size=(r, s), **geometry(node.attrs)) if g.wanted(w) else None,
+        *(g.add("channel_sum", dx) if g.wanted(b) else None for b in bias),
+    ]
+
+
+def _grad_weight_gradient(g: Any, node: Any, dw: str) -> Sequence[str | None]:
+    """dw = wgrad(dy, x) is linear in dy and in x: what is multiplied by one of them is a convolution by dw, or its
+    dgrad."""
+    dy, x = node.inputs
+    size = g.type(x).spatial
+    return [
+        g.add("conv2d", x, dw, **geometry(node.attrs)) if g.wanted(dy) else None,
+        g.add("conv2d_grad_input", dy, dw, input_size=size, **geometry(node.attrs)) if g.wanted(x) else None,
+    ]
+
+
+def _transposed_shape(a: Any, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
+    require(len(x.shape) == 4 and x.batched, lambda: f"input must be [N, C, H, W], it is {x}")
+    require(len(w.shape) == 4, lambda: f"weight must be [C, K/groups, R, S], it is {w}")
+    channels, per_group, *kernel = w.per_image
+    require(
+        x.channels == channels and channels % a["groups"] == 0,
+        lambda: (
+            f"weight {w} with groups={a['groups']} fits {channels} input channels, which groups must divide; the input "
+            f"has {x.channels}"
+        ),
+    )
+    filters = per_group * a["groups"]
+    if b is not None:
+        require(b.shape == (filters,), lambda: f"bias must be [{filters}], it is {b}")
+    for extra, stride in zip(a["output_padding"], a["stride"], strict=True):
+        require(
+            extra < stride,
+            lambda: f"output_padding={a['output_padding']} must be smaller than stride={a['stride']} on each axis",
+        )
+    size = tuple(
+        (n - 1) * stride - before - after + dilation * (k - 1) + extra + 1
+        for n, k, stride, dilation, extra, before, after in zip(
+            x.spatial, kernel, a["stride"], a["dilation"], a["output_padding"], a["padding"][::2], a["padding"][1::2],
+            strict=True,
+        )
+    )  # fmt: skip
+    require(
+        min(size) > 0,
+        lambda: f"padding {a['padding']} leaves {size[0]}x{size[1]} pixels; use less padding or a larger kernel",
+    )
+    return TensorType((N, filters, *size))
+
+
+def _as_grad_input(a: Any, *operands: TensorType) -> list[tuple[str, dict[str, Any]]]:
+    """conv_transpose2d(x, w, b) = conv2d_grad_input(x, w, b): x is as large as what a convolution of y by w gives."""
+    return [("conv2d_grad_input", {**geometry(a), "input_size": _transposed_shape(a, *operands).spatial})]
+
+
+def _numpy_grad_input(a: Any, size: tuple[int, int], dy: Any, w: Any, b: Any = None) -> Any:
+    dx = np_conv.conv2d_grad_input(dy, w, input_size=size, **geometry(a))
+    return dx if b is None else dx + b.reshape(1, -1, 1, 1)
+
+
+def _numpy_transposed(env: Any, a: Any, x: Any, w: Any, b: Any = None) -> Any:
+    size = _transposed_shape(a, TensorType((N, *x.shape[1:])), TensorType(w.shape)).spatial
+    return _numpy_grad_input(a, size, x, w, b)
+
+
+def _aten_transposed(env: Any, a: Any, x: Any, w: Any, b: Any = None) -> Any:
+    """PyTorch crops both sides alike; what is more on one side is cut off afterwards."""
+    import torch.nn.functional as F
+
+    w, b = w.to(x.dtype), None if b is None else b.to(x.dtype)
+    top, bottom, left, right = a["padding"]
+    both = (min(top, bottom), min(left, right))
+    y = F.conv_transpose2d(x, w, b, a["stride"], both, a["output_padding"], a["groups"], a["dilation"])
+    (y0, y1), (x0, x1) = (top - both[0], bottom - both[0]), (left - both[1], right - both[1])
+    return y[:, :, y0 : y.shape[2] - y1, x0 : y.shape[3] - x1]
 
 
 def _padded(x: Any, a: Any) -> tuple[Any, tuple[int, int]]:
@@ -133,7 +218,7 @@ def _aten_backward(a: Any, dy: Any, x: Any, w: Any, mask: list[bool]) -> Any:
     )
 
 
-def _aten_grad_input(env: Any, a: Any, dy: Any, w: Any) -> Any:
+def _aten_grad_input(env: Any, a: Any, dy: Any, w: Any, b: Any = None) -> Any:
     import torch
 
     h, wd = a["input_size"]
@@ -143,7 +228,8 @@ def _aten_grad_input(env: Any, a: Any, dy: Any, w: Any) -> Any:
     dx = _aten_backward(a, dy, x, w.to(dy.dtype), [True, False, False])[0]
     top, bottom, left, right = a["padding"]
     y0, x0 = top - min(top, bottom), left - min(left, right)
-    return dx[:, :, y0 : y0 + h, x0 : x0 + wd]
+    dx = dx[:, :, y0 : y0 + h, x0 : x0 + wd]
+    return dx if b is None else dx + b.to(dx.dtype).view(1, -1, 1, 1)
 
 
 def _aten_grad_weight(env: Any, a: Any, dy: Any, x: Any) -> Any:
@@ -171,26 +257,37 @@ register(
     doc="y = cross-correlation of x with weight, plus bias",
 )  # fmt: skip
 register(
-    "conv2d_grad_input", Kind.CONTRACTION, "dy weight",
+    "conv2d_grad_input", Kind.CONTRACTION, "dy weight bias?",
     attrs={**GEOMETRY, "input_size": pair()},
     shape=_grad_input_shape,
-    numpy=lambda env, a, dy, w: np_conv.conv2d_grad_input(dy, w, input_size=a["input_size"], **geometry(a)),
-    gradient="second derivatives are not supported",
-    macs=lambda a, dx, dy, w: _macs(dy, w),
+    numpy=lambda env, a, dy, w, b=None: _numpy_grad_input(a, a["input_size"], dy, w, b),
+    gradient=_grad_input_gradient,
+    macs=lambda a, dx, dy, w, b=None: _macs(dy, w),
     aten=_aten_grad_input,
     on_load=(0,), takes_sums=True,
-    doc="dgrad: dx[n,c,h,w] = sum over k and the taps that reach (h,w) of dy[n,k,p,q] * w[k,c,r,s]",
+    doc="dgrad: dx[n,c,h,w] = sum over k and the taps that reach (h,w) of dy[n,k,p,q] * w[k,c,r,s], plus bias",
 )  # fmt: skip
 register(
     "conv2d_grad_weight", Kind.CONTRACTION, "dy x",
     attrs={**GEOMETRY, "kernel_size": pair()},
     shape=_grad_weight_shape,
     numpy=lambda env, a, dy, x: np_conv.conv2d_grad_weight(dy, x, kernel_size=a["kernel_size"], **geometry(a)),
-    gradient="second derivatives are not supported",
+    gradient=_grad_weight_gradient,
     macs=lambda a, dw, dy, x: _macs(dy, dw),
     aten=_aten_grad_weight,
     on_load=(0, 1), weight_gradient=True,
     doc="wgrad: dw[k,c,r,s] = sum_{n,p,q} dy[n,k,p,q] * x[n, c, p*sh + r*dh - top, q*sw + s*dw - left]",
+)  # fmt: skip
+register(
+    "conv_transpose2d", Kind.CONTRACTION, "x weight bias?",
+    attrs={**GEOMETRY, "output_padding": pair((0, 0), least=0)},
+    shape=_transposed_shape,
+    numpy=_numpy_transposed,
+    gradient=_grad_input_gradient,
+    macs=lambda a, y, x, w, b=None: _macs(x, w),
+    aten=_aten_transposed,
+    means=_as_grad_input,
+    doc="y[n,k,h,w] = sum over c and the taps that reach (h,w) of x[n,c,p,q] * weight[c,k,r,s], plus bias",
 )  # fmt: skip
 register(
     "channel_sum", Kind.REDUCTION, "dy",

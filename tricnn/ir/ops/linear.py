@@ -40,6 +40,24 @@ def _gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
     ]
 
 
+def _grad_input_gradient(g: Any, node: Any, dx: str) -> Sequence[str | None]:
+    """dx = dy weight is linear in both."""
+    dy, w = node.inputs
+    return [
+        g.add("linear", dx, w) if g.wanted(dy) else None,
+        g.add("linear_grad_weight", dy, dx) if g.wanted(w) else None,
+    ]
+
+
+def _grad_weight_gradient(g: Any, node: Any, dw: str) -> Sequence[str | None]:
+    """dw = dy^T x is linear in both."""
+    dy, x = node.inputs
+    return [
+        g.add("linear", x, dw) if g.wanted(dy) else None,
+        g.add("linear_grad_input", dy, dw) if g.wanted(x) else None,
+    ]
+
+
 def _numpy(env: Any, a: Any, x: Any, w: Any, b: Any = None) -> Any:
     y = x @ w.T
     return y if b is None else y + b
@@ -65,7 +83,7 @@ register(
     "linear_grad_input", Kind.CONTRACTION, "dy weight",
     shape=_grad_input_shape,
     numpy=lambda env, a, dy, w: dy @ w,
-    gradient="second derivatives are not supported",
+    gradient=_grad_input_gradient,
     macs=lambda a, dx, dy, w: w.per_image[0] * w.per_image[1],
     aten=lambda env, a, dy, w: dy @ w.to(dy.dtype),
     on_load=(0,),
@@ -75,7 +93,7 @@ register(
     "linear_grad_weight", Kind.CONTRACTION, "dy x",
     shape=_grad_weight_shape,
     numpy=lambda env, a, dy, x: dy.T @ x,
-    gradient="second derivatives are not supported",
+    gradient=_grad_weight_gradient,
     macs=lambda a, dw, dy, x: dw.per_image[0] * dw.per_image[1],
     aten=lambda env, a, dy, x: dy.t() @ x,
     on_load=(0, 1), weight_gradient=True,

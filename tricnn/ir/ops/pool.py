@@ -62,6 +62,11 @@ def _avg_gradient(g: Any, node: Any, dy: str) -> list[str]:
     return [g.add("avg_pool2d_grad", dy, input_size=size, **window(node.attrs, average=True))]
 
 
+def _avg_grad_gradient(g: Any, node: Any, dx: str) -> list[str]:
+    """Spreading what each window's mean passes back is linear; its transpose is the mean."""
+    return [g.add("avg_pool2d", dx, **window(node.attrs, average=True))]
+
+
 def _aten_max_and_index(a: Any, x: Any) -> tuple[Any, Any, int]:
     """The maxima, their flat indices into the plane, and its width. PyTorch pads both sides alike, so where ours are
     padded otherwise it is shown more of the image (all -inf, and no window begins there) and more windows than asked
@@ -139,7 +144,7 @@ def _aten_avg_grad(env: Any, a: Any, dy: Any) -> Any:
 
     with torch.enable_grad():
         x = torch.zeros(*dy.shape[:2], *a["input_size"], dtype=dy.dtype, device=dy.device, requires_grad=True)
-        return torch.autograd.grad(_aten_avg(env, a, x), x, dy)[0]
+        return torch.autograd.grad(_aten_avg(env, a, x), x, dy, create_graph=dy.requires_grad)[0]
 
 
 def _window_area(a: Any, *arrays: Any) -> int:
@@ -194,7 +199,7 @@ register(
     attrs={**AVERAGE, "input_size": pair()},
     shape=_unpooled,
     numpy=lambda env, a, dy: np_pool.avg_pool2d_grad(dy, input_size=a["input_size"], **window(a, average=True)),
-    gradient=_TWICE,
+    gradient=_avg_grad_gradient,
     aten=_aten_avg_grad,
     terms=_window_area,
     gathers=True, keeps_zero=True, takes_sums=True,
@@ -239,7 +244,7 @@ register(
     attrs={"input_size": pair()},
     shape=_spread_shape,
     numpy=lambda env, a, dy: _spread(dy, a),
-    gradient=_TWICE,
+    gradient=lambda g, node, dx: [g.add("global_avg_pool", dx)],
     aten=lambda env, a, dy: (dy / (a["input_size"][0] * a["input_size"][1])).expand(-1, -1, *a["input_size"]),
     gathers=True, keeps_zero=True,
     doc="dx = dy / (H*W) at every pixel",
