@@ -29,7 +29,7 @@ from tricnn.build.build import Build, build
 from tricnn.cli.arguments import lowered, whole
 from tricnn.graphs import ARCHITECTURES
 from tricnn.ir.wording import plural
-from tricnn.lower.program import Function, Launch, evaluate
+from tricnn.lower.program import Function, Launch
 from tricnn.machine.candidates import CONTRACTIONS
 from tricnn.machine.data_sheets import MACHINES, least_us
 from tricnn.report.tables import row, table
@@ -94,7 +94,7 @@ def issue(built: Build, function: Function, launch: Launch, code: list[Instructi
     turns = launch.flops * program.batch / 2 / each
     programs = 1
     for axis in launch.grid:
-        programs *= evaluate(axis, program.batch)
+        programs *= axis.at(program.batch)
     once = len(code) - len(inner)
     every = warps * (turns * len(inner) + programs * once)
     limit = least_us(target, program.dtype, program.launch_bytes(launch, program.batch), launch.flops * program.batch)

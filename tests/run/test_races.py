@@ -16,6 +16,7 @@ from tricnn.check.verify import compiled, verify_model
 from tricnn.emit.emit import emit
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.lower.program import Launch, Program
+from tricnn.lower.size import Size
 from tricnn.run import triton_executor
 from tricnn.run.triton_executor import interpreting
 
@@ -46,7 +47,7 @@ def together(x, y):
 
 @contextmanager
 def looked_at(tensors: dict[str, Any]) -> Iterator[list[Race]]:
-    launch = Launch("k", "k", ("1",), (), reads=("x",), writes=("y",), layers=(), kind="copy", flops=0, loads={})
+    launch = Launch("k", "k", (Size.of(1),), (), reads=("x",), writes=("y",), layers=(), kind="copy", flops=0, loads={})
     with racing(launch, tensors) as races:
         yield races
 

@@ -110,9 +110,10 @@ class Build:
             "distinct_kernels": len(program.functions),
             "kernels": [{**row, **files[row["name"]], "signature": dict(self._function(row["name"]).parameters)}
                         for row in self.kernels],
-            "launches": [{"kernel": launch.function, "grid": list(launch.grid), "arguments": list(launch.arguments),
-                          "layers": list(launch.layers)} for launch in program.launches],
-            "buffers": {b.name: {"dtype": b.dtype, "elements": b.size, "persistent": b.persistent}
+            "launches": [{"kernel": launch.function, "grid": list(map(str, launch.grid)),
+                          "arguments": list(launch.arguments), "layers": list(launch.layers)}
+                         for launch in program.launches],
+            "buffers": {b.name: {"dtype": b.dtype, "elements": str(b.size), "persistent": b.persistent}
                         for b in program.buffers.values()},
             "descriptors": {d.name: {"buffer": d.buffer, "shape": list(d.shape), "box": list(d.box)}
                             for d in program.descriptors.values()},

@@ -21,7 +21,7 @@ import numpy as np
 from ..compiler.plan import Kernel
 from ..ir.graph import Graph
 from ..ir.table import Environment
-from ..lower.program import Launch, element, evaluate, scalars
+from ..lower.program import Launch, element, scalars
 from ..machine import tiles
 from ..machine.dtypes import DTYPES
 from ..run.interpreter import kernel_values
@@ -159,7 +159,7 @@ def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch:
     with quick_interpreter() if interpreting() else nullcontext():
         for launch in launches:
             function = functions[launch.function]
-            grid = tuple(evaluate(g, batch) for g in launch.grid)
+            grid = tuple(g.at(batch) for g in launch.grid)
             options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
             jitted = getattr(model.executor.module, launch.function)
             with watch(launch):

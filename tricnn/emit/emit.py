@@ -17,7 +17,6 @@ from .templates import closure, library, module_text
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
 WIDTH = 118
 UNBROKEN = "\N{NO-BREAK SPACE}"
-FACTOR_OF_ONE = re.compile(r" \* 1(?![\d.])")
 SIGNATURE = re.compile(r"def (\w+)\((.*)\):")
 
 
@@ -125,7 +124,7 @@ def _allocate(program: Program) -> str:
     lives, first = program.lives, program.parameters
     known = {*lives, *first, *program.updates}
     others = [name for name in program.buffers if name not in known]
-    sizes = {b.name: _expression(b.size) for b in program.buffers.values()}
+    sizes = {b.name: str(b.size) for b in program.buffers.values()}
     types = {b.name: f"torch.{TORCH[b.dtype]}" for b in program.buffers.values()}
     cdiv = ["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes.values())
 
@@ -219,24 +218,19 @@ def _step(program: Program) -> str:
             '    """Launch the kernels on the tensors t, in order, with the weights of the last round_weights(t). seed',
             '    and step choose the dropout masks."""',
         ]
-    if any(g.startswith("min(") for launch in program.launches for g in launch.grid):
+    if any(g.limited for launch in program.launches for g in launch.grid):
         lines.append(f"    # min(tiles, {programs()}): so many programs fill a GPU; each computes tile after tile.")
     if any(":seed_lo" in launch.arguments for launch in program.launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
     for launch in program.launches:
         function = stages[launch.function]
-        grid = ", ".join(_expression(g).replace("cdiv", "triton.cdiv") for g in launch.grid)
+        grid = ", ".join(g.text("triton.cdiv") for g in launch.grid)
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
         arguments = [a[1:] if a in SCALARS else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
         lines += [f"    {launch.function}[{grid}](", *_wrapped([*arguments, *options]), "    )"]
     return "\n".join(lines)
-
-
-def _expression(text: str) -> str:
-    """A size or a grid, without its factors of 1."""
-    return FACTOR_OF_ONE.sub("", text)
 
 
 def _wrapped(items: Iterable[str], indent: int = 8) -> list[str]:

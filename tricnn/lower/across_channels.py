@@ -11,6 +11,7 @@ from ..machine import tiles
 from . import traffic
 from .body import At
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, tile_grid
+from .size import N, Size, cdiv
 
 
 def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
@@ -22,7 +23,7 @@ def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
     if node.op.startswith("softmax"):
         width = tiles.power_of_two(c)
         tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
-        grid: tuple[str, ...] = (f"cdiv(N, {tile.m})",)
+        grid: tuple[int | Size, ...] = (cdiv(N, tile.m),)
     else:
         shape = {"PIXELS": type_.pixels, "C": c, "SIZE": a["size"]}
         tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, c))
@@ -39,7 +40,7 @@ def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
         texts.append(load.load_function(f"{name}_load_{role}", node.inputs[i], c, role))
         loads.append((role, load))
 
-    each = traffic.once(type_.spatial, grid[0], c, tile)
+    each = traffic.once(type_.spatial, Size.of(grid[0]), c, tile)
     again = traffic.normalised_channels(node.op, c, a["size"]) if "size" in a else {}
 
     def call(p: Parameter) -> str:

@@ -15,6 +15,7 @@ from ..machine import tiles
 from . import traffic
 from .body import Body
 from .lowering import Lowering, Parameter, as_tuple, call_text, everything_of
+from .size import N, Size, at_most, cdiv
 
 #: boxes begin at a multiple of 16 bytes: so many 16-bit numbers
 ALIGNED = 8
@@ -85,24 +86,24 @@ class Boxes:
     gradient: bool
 
     @property
-    def parts(self) -> str:
+    def parts(self) -> Size:
         """How many tiles of rows."""
         if not self.box:
-            return f"cdiv(N * {prod(self.result)}, {self.tile.m})"
+            return cdiv(N * prod(self.result), self.tile.m)
         images, height, width = self.box
-        return f"cdiv(N, {images}) * {-(-self.result[0] // height) * -(-self.result[1] // width)}"
+        return cdiv(N, images) * (cdiv(self.result[0], height) * cdiv(self.result[1], width))
 
     @property
     def cover(self) -> traffic.Boxes:
         """The same, and the rows and columns of the image that they cover, those beyond it too."""
         height, width = self.box[1:] or (1, 1)
-        return self.parts, (-(-self.result[0] // height) * height, -(-self.result[1] // width) * width)
+        return self.parts, (cdiv(self.result[0], height) * height, cdiv(self.result[1], width) * width)
 
     @property
-    def grid(self) -> str:
+    def grid(self) -> Size:
         """Where programs compute tile after tile, no more of them than fill the machine."""
-        every = f"{self.parts} * {-(-self.columns // self.tile.n)}"
-        return every if self.box else f"min({every}, {tiles.programs()})"
+        every = self.parts * cdiv(self.columns, self.tile.n)
+        return every if self.box else at_most(every, tiles.programs())
 
     @property
     def corner(self) -> tuple[str, str] | None:
@@ -119,7 +120,7 @@ class Boxes:
         sign, renamed = (-1, {"C": "K", "K": "C", "P": "H", "Q": "W"}) if self.gradient else (1, {})
         axes = ("C", "K", "R", "S", "P", "Q") if self.box else ("C", "K")
         constants = {axis: c[renamed.get(axis, axis)] for axis in axes}
-        rows = "N" if self.box or prod(self.result) == 1 else f"N * {prod(self.result)}"
+        rows = N if self.box else N * prod(self.result)
         if self.box:
             constants |= {"FIRST_H": -sign * g.get("PT", 0), "FIRST_W": -sign * g.get("PL", 0),
                           "STEP_H": sign * g.get("DH", 1), "STEP_W": sign * g.get("DW", 1),
@@ -128,7 +129,7 @@ class Boxes:
             constants["BLOCK_M"] = self.tile.m
         constants |= {"BLOCK_N": self.tile.n, "BLOCK_K": self.tile.k}
         constants |= {key: value for key, value in (("X_FIRST", self.first), ("GRADIENT", self.gradient)) if value}
-        arguments = [p(self.image), p(self.weight), name, as_tuple([p(b) for b in everything_of(store)]), rows]
+        arguments = [p(self.image), p(self.weight), name, as_tuple([p(b) for b in everything_of(store)]), str(rows)]
         return call_text("conv2d_boxes" if self.box else "matmul_boxes", arguments, constants)
 
 

@@ -13,6 +13,7 @@ from . import traffic
 from .body import At, Body
 from .boxes import ALIGNED, Boxes, as_it_lies, in_boxes, pixel_by_pixel, weight_boxes
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, plain_function
+from .size import N, Size, cdiv
 from .sums import finish_sides, lower_split_sum, side_buffers
 
 
@@ -87,10 +88,10 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     g = geometry(node)
     groups = g.get("GROUPS", 1)
     window, pooled = kernel.window, prod(kernel.window) > 1
-    rows = f"N * {prod(plan.covered(kernel)) if pooled else c['P'] * c['Q']}"
+    pixels = prod(plan.covered(kernel)) if pooled else c["P"] * c["Q"]
     windows = {"WINDOW_H": window[0], "WINDOW_W": window[1]} if pooled else {}
     tile = state.tile(name, kernel, node.op, {**c, **g, **windows}, lambda attempt: tiles.contraction(
-        int(rows[4:]) * state.batch, c["K"] // groups, c["R"] * c["S"] * c["C"] // groups, state.dtype, state.target,
+        pixels * state.batch, c["K"] // groups, c["R"] * c["S"] * c["C"] // groups, state.dtype, state.target,
         attempt,
     ))  # fmt: skip
     load, store = state.body(kernel), state.body(kernel)
@@ -132,8 +133,8 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
             [f"keep_x={name}_keep_x", f"keep_args={as_tuple([p(b) for b in keep.written])}"] if keep.written else [],
         )  # fmt: skip
 
-    parts = boxes.parts if boxes else f"cdiv({rows}, {tile.m})"
-    grid = (boxes.grid,) if boxes else (f"{parts} * {-(-c['K'] // groups // tile.n)}", f"{groups}")
+    parts = boxes.parts if boxes else cdiv(N * pixels, tile.m)
+    grid = (boxes.grid,) if boxes else (parts * cdiv(c["K"] // groups, tile.n), groups)
     side_buffers(state, store, parts, c["K"])
     state.add(
         name, kernel, helpers, call, [x_args, w_args, everything_of(store), keep.written], grid, tile,
@@ -149,7 +150,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     node, plan, name = kernel.anchor, state.plan, kernel.name
     c, g = conv_sizes(plan, node), geometry(node)
     groups, sh, sw = g.get("GROUPS", 1), g.get("SH", 1), g.get("SW", 1)
-    rows = -(-c["H"] // sh) * -(-c["W"] // sw)
+    rows = cdiv(c["H"], sh) * cdiv(c["W"], sw)
     tile = state.tile(name, kernel, node.op, {**c, **g}, lambda attempt: tiles.contraction(
         rows * state.batch, c["C"] // groups, c["R"] * c["S"] * c["K"] // groups, state.dtype, state.target, attempt,
     ))  # fmt: skip
@@ -185,9 +186,9 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
             {**c, **g, **_blocks(tile), "PRECISION": state.precision, **by_boxes(w_boxes)},
         )  # fmt: skip
 
-    parts = boxes.parts if boxes else f"cdiv(N * {rows}, {tile.m})"
-    grid = (boxes.grid,) if boxes else (f"{parts} * {-(-c['C'] // groups // tile.n)}", f"{groups}", f"{sh * sw}")
-    parts += f" * {sh * sw}" if sh * sw > 1 else ""
+    parts = boxes.parts if boxes else cdiv(N * rows, tile.m)
+    grid = (boxes.grid,) if boxes else (parts * cdiv(c["C"] // groups, tile.n), groups, sh * sw)
+    parts = parts * (sh * sw)
     side_buffers(state, store, parts, c["C"])
     state.add(
         name, kernel, helpers, call, [dy_args, w_args, everything_of(store)], grid, tile,
@@ -209,8 +210,8 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         c["K"] // groups, columns, pixels, state.dtype, state.target, attempt, dealt_out=True,
         tap=c["C"] // groups if c["R"] * c["S"] > 1 else 0,
     ))  # fmt: skip
-    count = -(-c["K"] // groups // tile.m) * -(-columns // tile.n) * groups
-    split = tiles.split_of(count, pixels, tile.k, tile.warps)
+    count = cdiv(c["K"] // groups, tile.m) * cdiv(columns, tile.n)
+    split = tiles.split_of(count * groups, pixels, tile.k, tile.warps)
     bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)
     load_dy, load_x = state.body(kernel), state.body(kernel)
     # Tensor cores take tf32 with the summed axis innermost only, and here it is outermost. A tile that went straight to
@@ -224,7 +225,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     total = c["K"] * columns
     everything = total + (c["K"] if bias else 0)
     if split > 1:
-        partial = state.workspace(f"{name}:partial", f"{split * everything}")
+        partial = state.workspace(f"{name}:partial", split * everything)
         dw_args = bias_args = {partial: "partial"}
         dw_store = f"tl.store(partial + split * {everything} + row * {columns} + column, acc, mask=mask)"
         bias_store = f"tl.store(partial + split * {everything} + {total} + channel, acc, mask=mask)"
@@ -255,7 +256,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
             {**c, **g, "SPLIT": split, "BIAS": bias is not None, **_blocks(tile), "PRECISION": state.precision},
         )  # fmt: skip
 
-    grid = (f"{-(-c['K'] // groups // tile.m) * -(-columns // tile.n)}", f"{groups}", f"{split}")
+    grid = (count, groups, split)
     written = tuple(dict.fromkeys([*dw_args, *(bias_args if bias else {})]))
     state.add(
         name, kernel, helpers, call, [dy_args, x_args, dw_args, bias_args if bias else {}], grid, tile,
@@ -263,4 +264,5 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         traffic=traffic.wgrad(load_dy, load_x, {**c, **g}, tile),
     )  # fmt: skip
     if split > 1:
-        lower_split_sum(state, kernel, partial, f"{split}", total, everything, node.name, bias.name if bias else None)
+        db = bias.name if bias else None
+        lower_split_sum(state, kernel, partial, Size.of(split), total, everything, node.name, db)

@@ -12,6 +12,7 @@ from . import traffic
 from .body import At
 from .lowering import Lowering, Parameter, as_tuple, call_text, everything_of, plain_function, tile_grid
 from .program import element
+from .size import N, Size, cdiv
 
 
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
@@ -57,7 +58,7 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name, kernel, [text], call, [everything_of(body)], tile_grid(y.pixels, y.channels, tile), tile,
         writes=tuple(body.written), kind=node.op,
-        traffic=[traffic.once(y.spatial, f"cdiv(N * {y.pixels}, {tile.m})", y.channels, tile).of(body)],
+        traffic=[traffic.once(y.spatial, cdiv(N * y.pixels, tile.m), y.channels, tile).of(body)],
     )  # fmt: skip
 
 
@@ -101,12 +102,13 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
             {"PIXELS": pixels, "C": count, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
         )  # fmt: skip
 
-    parts = f"cdiv({'N * ' if y.batched else ''}{pixels}, {tile.m})"
+    images = N if y.batched else Size.of(1)
+    parts = cdiv(images * pixels, tile.m)
     state.add(
-        name, kernel, [text], call, [everything_of(body)], (parts, f"{-(-count // tile.n)}"), tile,
+        name, kernel, [text], call, [everything_of(body)], (parts, cdiv(count, tile.n)), tile,
         writes=tuple(body.written), kind=node.op,
         traffic=[traffic.once(y.spatial if y.batched else (pixels, 1), parts, count, tile,
-                              "N" if y.batched else "1").of(body)],
+                              images).of(body)],
     )  # fmt: skip
 
 
@@ -134,7 +136,7 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, everything_of(store)], tile_grid(pixels, c, tile),
         tile, writes=tuple(store.written), kind=node.op,
-        traffic=[traffic.once(x.spatial, f"cdiv(N * {pixels}, {tile.m})", c, tile).of(load), traffic.stored(store)],
+        traffic=[traffic.once(x.spatial, cdiv(N * pixels, tile.m), c, tile).of(load), traffic.stored(store)],
     )  # fmt: skip
 
 
@@ -154,9 +156,9 @@ def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: i
         )  # fmt: skip
 
     state.add(
-        name, kernel, [text], call, [args], ("1", f"{-(-count // tile.n)}"), tile, writes=(kernel.anchor.name,),
+        name, kernel, [text], call, [args], (1, cdiv(count, tile.n)), tile, writes=(kernel.anchor.name,),
         kind=kernel.anchor.op,
-        traffic=[traffic.loads(place.buffer, f"{count}"), traffic.channels_stored(kernel.anchor.name, count, whole)],
+        traffic=[traffic.loads(place.buffer, count), traffic.channels_stored(kernel.anchor.name, count, whole)],
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from ..compiler.plan import Kernel
 from ..machine import tiles
 from . import traffic
 from .lowering import Lowering, Parameter, as_tuple, call_text
+from .size import N, cdiv
 
 
 def lower_loss(state: Lowering, kernel: Kernel) -> None:
@@ -21,7 +22,7 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     rows = max(1, min(16, 2048 // width))
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", logits, c, "logits")
-    losses = state.workspace(f"{name}:losses", "N") if loss else None
+    losses = state.workspace(f"{name}:losses", N) if loss else None
     upstream = plan.graph.by_name[grad.inputs[0]].attrs["value"] if grad else 1.0
     scale = node.attrs["weight"] * upstream
     outputs = ([losses] if losses else []) + ([grad.name] if grad else [])
@@ -37,10 +38,10 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
         )  # fmt: skip
 
     state.add(
-        name, kernel, [load_text], call, [load.args, {labels: "labels"}, out], (f"cdiv(N, {rows})",),
+        name, kernel, [load_text], call, [load.args, {labels: "labels"}, out], (cdiv(N, rows),),
         tiles.Tile(rows, width, 1, 4, 1), writes=tuple(outputs), kind="cross_entropy", flops=5 * c,
-        traffic=[traffic.once((1, 1), f"cdiv(N, {rows})", c, tiles.Tile(rows, width, 1, 4, 1)).of(load),
-                 traffic.loads(labels, "N")],
+        traffic=[traffic.once((1, 1), cdiv(N, rows), c, tiles.Tile(rows, width, 1, 4, 1)).of(load),
+                 traffic.loads(labels, N)],
     )  # fmt: skip
     if loss is None or losses is None:
         return
@@ -51,6 +52,6 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
         )  # fmt: skip
 
     state.add(
-        f"{name}_mean", kernel, [], mean, [{losses: "losses", loss.name: "loss"}], ("1",),
-        tiles.Tile(1, 1024, 1, 4, 1), writes=(loss.name,), kind="mean_rows", traffic=[traffic.loads(losses, "N")],
+        f"{name}_mean", kernel, [], mean, [{losses: "losses", loss.name: "loss"}], (1,),
+        tiles.Tile(1, 1024, 1, 4, 1), writes=(loss.name,), kind="mean_rows", traffic=[traffic.loads(losses, N)],
     )  # fmt: skip

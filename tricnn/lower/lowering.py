@@ -18,7 +18,8 @@ from ..machine import tiles
 from ..machine import tuned_files as tuning
 from ..machine.dtypes import DTYPES
 from .body import At, Body
-from .program import SCALARS, Buffer, Descriptor, Function, Launch, PartialSum, evaluate, plan_buffers
+from .program import SCALARS, Buffer, Descriptor, Function, Launch, PartialSum, plan_buffers
+from .size import N, Size, cdiv
 from .traffic import Traffic
 
 #: from a buffer to the name of the kernel's parameter that points at it
@@ -46,7 +47,7 @@ class Lowering:
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
         self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
-        self.wide = max(evaluate(b.size, self.batch) for b in self.buffers.values()) >= 2**31
+        self.wide = max(b.size.at(self.batch) for b in self.buffers.values()) >= 2**31
         self.order = pixel_ordered(self.plan.graph)
         self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
         others = [kernel for kernel in self.plan.kernels if kernel.anchor.kind is not Kind.CONTRACTION]
@@ -118,14 +119,14 @@ class Lowering:
             return f"tensordesc<{self.buffers[described.buffer].dtype}{list(described.box)}>"
         return SCALARS.get(argument) or POINTER[self.buffers[argument].dtype]
 
-    def workspace(self, name: str, size: str) -> str:
+    def workspace(self, name: str, size: int | Size) -> str:
         assert name not in self.buffers, f"two buffers are called {name}"
-        self.buffers[name] = Buffer(name, "fp32", size)
+        self.buffers[name] = Buffer(name, "fp32", Size.of(size))
         return name
 
     def add(
         self, name: str, kernel: Kernel, helpers: list[str], call: Callable[[Parameter], str],
-        bodies: list[Mapping[str, str]], grid: tuple[str, ...], tile: tiles.Tile, *,
+        bodies: list[Mapping[str, str]], grid: tuple[int | Size, ...], tile: tiles.Tile, *,
         extra: tuple[tuple[str, str], ...] = (), writes: tuple[str, ...], kind: str, traffic: Iterable[Traffic],
         flops: int = 0,
     ) -> None:  # fmt: skip
@@ -173,14 +174,14 @@ class Lowering:
             Launch(
                 self._same[key],
                 tuple(names),
-                grid,
+                tuple(map(Size.of, grid)),
                 kernel.name,
                 kind,
                 kernel.layers,
                 tuple(b for b in buffers if b in moved.loads),
                 writes,
                 flops,
-                {b: " + ".join(terms) for b, terms in moved.loads.items()},
+                dict(moved.loads),
                 {b: share for b in moved.loads if (share := moved.read_share(b)) < 1},
                 {b: share for b in writes if (share := moved.written_share(b)) < 1},
             )
@@ -286,5 +287,5 @@ def identifier(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def tile_grid(rows: int, channels: int, tile: tiles.Tile) -> tuple[str, str]:
-    return f"cdiv(N * {rows}, {tile.m})", f"{-(-channels // tile.n)}"
+def tile_grid(rows: int, channels: int, tile: tiles.Tile) -> tuple[Size, int]:
+    return cdiv(N * rows, tile.m), cdiv(channels, tile.n)

@@ -10,6 +10,7 @@ from ..machine import tiles
 from . import traffic
 from .body import At
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of
+from .size import N, Size, cdiv
 from .sums import finish_sides, side_buffers
 
 
@@ -19,7 +20,7 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     type_ = plan.type(kernel.anchor.name)
     channels = type_.per_image[-1] if not type_.batched and type_.per_image else (type_.channels if type_.shape else 1)
     pixels = type_.pixels if type_.batched else type_.elements(1) // channels
-    rows = f"N * {pixels}" if type_.batched else f"{pixels}"
+    images = N if type_.batched else Size.of(1)
     sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
     shape = {"PIXELS": pixels, "C": channels}
     rule = partial(tiles.with_sums if sums else tiles.elementwise, channels)
@@ -31,19 +32,18 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
 
     def call(p: Parameter) -> str:
-        count = "N" if type_.batched else "1"
         return call_text(
-            "pointwise", [f"{name}_body", as_tuple([p(b) for b in everything_of(body)]), count],
+            "pointwise", [f"{name}_body", as_tuple([p(b) for b in everything_of(body)]), str(images)],
             {"PIXELS": pixels, "C": channels, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
         )  # fmt: skip
 
-    parts = f"cdiv({rows}, {tile.m})"
+    parts = cdiv(images * pixels, tile.m)
     side_buffers(state, body, parts, channels)
-    grid = (parts, f"{-(-channels // tile.n)}")
+    grid = (parts, cdiv(channels, tile.n))
     state.add(
         name, kernel, [text], call, [everything_of(body)], grid, tile, writes=tuple(body.written), kind="pointwise",
         flops=prod(type_.per_image) * len(kernel.nodes),
-        traffic=[traffic.once(type_.spatial if type_.batched else (pixels, 1), grid[0], channels, tile,
-                              "N" if type_.batched else "1").of(body)],
+        traffic=[traffic.once(type_.spatial if type_.batched else (pixels, 1), parts, channels, tile,
+                              images).of(body)],
     )  # fmt: skip
     finish_sides(state, kernel, body, parts, channels)

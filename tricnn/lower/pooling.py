@@ -12,6 +12,7 @@ from . import traffic
 from .body import At
 from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, tile_grid
 from .pointwise import lower_pointwise
+from .size import N, cdiv
 from .sums import finish_sides, side_buffers
 
 
@@ -91,7 +92,7 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
             {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n, **({"WIDE": True} if index and state.wide else {})},
         )  # fmt: skip
 
-    parts = f"cdiv(N * {rows}, {tile.m})"
+    parts = cdiv(N * rows, tile.m)
     side_buffers(state, store, parts, c)
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, index, everything_of(store)],

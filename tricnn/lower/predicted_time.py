@@ -10,7 +10,7 @@ from math import prod
 from ..compiler.cost import Cost, Work
 from ..compiler.plan import Kernel
 from ..ir.table import Kind
-from .program import Launch, Program, evaluate
+from .program import Launch, Program
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _work(program: Program, launch: Launch, kernels: Mapping[str, Kernel], cost:
     batch, total = program.batch, program.launch_bytes(launch, program.batch)
     moved = program.moved(launch, batch)
     parameters = sum(moved[b].read for b in dict.fromkeys(launch.reads) if program.buffers[b].persistent)
-    programs = prod(evaluate(extent, batch) for extent in launch.grid)
+    programs = prod(extent.at(batch) for extent in launch.grid)
     kernel = kernels[launch.kernel]
     contraction = main and kernel.anchor.kind is Kind.CONTRACTION
     products = launch.flops * batch if contraction else 0

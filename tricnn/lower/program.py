@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
-from typing import Any
 
 from ..compiler.memory import share
 from ..compiler.plan import Plan
@@ -14,6 +12,7 @@ from ..ir.table import Kind
 from ..ir.types import TensorType
 from ..machine.dtypes import BYTES, DTYPES
 from ..machine.tiles import Choice
+from .size import N, Size
 
 #: numbers a launch may take, by argument; the seed is 64 bits, passed as two words. A kernel's parameter is called as
 #: the argument is, without the colon, which tells it from every layer's buffer: no layer's name has one.
@@ -33,24 +32,18 @@ def scalars(batch: int, seed: int = 0, step: int = 0) -> dict[str, int]:
     return dict(zip(SCALARS, (batch, seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step), strict=True))
 
 
-@lru_cache(1 << 16)
-def evaluate(expression: str, batch: int) -> int:
-    """The value of a size or grid expression (our own text, in N and cdiv) at a batch size."""
-    return int(eval(expression, {"__builtins__": {}}, {"N": batch, "cdiv": lambda a, b: -(-a // b), "min": min}))
-
-
 @dataclass(frozen=True)
 class Buffer:
-    """Device memory: ``size`` elements (an expression in N) of ``dtype``. Persistent ones (inputs, parameters, results)
+    """Device memory: ``size`` elements of ``dtype``. Persistent ones (inputs, parameters, results)
     live outside the arena."""
 
     name: str
     dtype: str
-    size: str
+    size: Size
     persistent: bool = False
 
     def bytes(self, batch: int) -> int:
-        return evaluate(self.size, batch) * BYTES[self.dtype]
+        return self.size.at(batch) * BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -72,14 +65,14 @@ class Launch:
 
     function: str
     arguments: tuple[str, ...]
-    grid: tuple[str, ...]
+    grid: tuple[Size, ...]
     kernel: str
     kind: str
     layers: tuple[str, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     flops: int  # per image
-    loads: Mapping[str, str]  # buffer -> elements that its programs load, again wherever tiles overlap, in N
+    loads: Mapping[str, Size]  # buffer -> elements that its programs load, again wherever tiles overlap
     read_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is read, if not all
     write_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is written, if not all
 
@@ -161,7 +154,7 @@ class Program:
 
         def of(name: str) -> Moved:
             buffer = self.buffers[name]
-            total, loaded = buffer.bytes(batch), evaluate(launch.loads.get(name, "0"), batch) * BYTES[buffer.dtype]
+            total, loaded = buffer.bytes(batch), launch.loads.get(name, Size()).at(batch) * BYTES[buffer.dtype]
             read = round(total * launch.read_share.get(name, 1.0)) if name in launch.reads else 0
             written = round(total * launch.write_share.get(name, 1.0)) if name in launch.writes else 0
             return Moved(loaded, read, written, written)
@@ -242,5 +235,5 @@ def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
 
 
 def _buffer(name: str, type_: TensorType, storage: str, persistent: bool) -> Buffer:
-    count: Any = prod(type_.per_image)
-    return Buffer(name, element(type_, storage), f"N * {count}" if type_.batched else f"{count}", persistent)
+    images = N if type_.batched else Size.of(1)
+    return Buffer(name, element(type_, storage), images * prod(type_.per_image), persistent)

@@ -17,7 +17,8 @@ from . import traffic
 from .body import At, Body
 from .expressions import statistics
 from .lowering import Lowering, Parameter, as_tuple, call_text, identifier, plain_function, tile_grid
-from .program import SUM_BLOCK, SUM_TABLE, Buffer, PartialSum, evaluate
+from .program import SUM_BLOCK, SUM_TABLE, Buffer, PartialSum
+from .size import N, Size, cdiv
 
 #: how many parts the one launch for many tensors adds at once
 SUM_PARTS = 8
@@ -33,49 +34,49 @@ def _block(parts: int, width: int) -> tuple[int, int]:
 
 
 def lower_split_sum(
-    state: Lowering, kernel: Kernel, partial: str, parts: str, total: int, everything: int, dw: str, db: str | None,
+    state: Lowering, kernel: Kernel, partial: str, parts: Size, total: int, everything: int, dw: str, db: str | None,
     suffix: str = "",
 ) -> None:  # fmt: skip
-    """dw (and db behind it) = the sum of the partial sums, in order. ``parts`` is an expression in N.
+    """dw (and db behind it) = the sum of the partial sums, in order.
 
     Gradients of parameters, which no kernel of the step reads, wait for one launch that finishes them all.
     """
     place = state.plan.place(dw)
     amid = place.buffer != dw  # rows of numbers amid longer ones
-    if state.plan.fused and parts.isdigit() and not {place.buffer, db} & state.read:
+    if state.plan.fused and parts.fixed and not {place.buffer, db} & state.read:
         length = everything - total if db else 0
-        state.sums.append(PartialSum(partial, 0, int(parts), everything, dw, total))
+        state.sums.append(PartialSum(partial, 0, parts.fixed, everything, dw, total))
         if db:
-            state.sums.append(PartialSum(partial, total, int(parts), everything, db, length))
+            state.sums.append(PartialSum(partial, total, parts.fixed, everything, db, length))
         return
     name = identifier(f"{kernel.name}_sum{suffix and '_'}{suffix}")
-    count = evaluate(parts, state.batch)
+    count = parts.at(state.batch)
 
-    def launch(name: str, helper: str, outputs: dict[str, str], source: str, parts: str, split: int) -> None:
+    def launch(name: str, helper: str, outputs: dict[str, str], source: str, parts: Size, split: int) -> None:
         share = [traffic.channels_stored(place.buffer, state.plan.type(dw).channel_count, place.pitch)]
-        rows, block = _block(-(-evaluate(parts, state.batch) // split), 128)
+        rows, block = _block(cdiv(parts.at(state.batch), split), 128)
 
         def call(p: Parameter) -> str:
             return call_text(
                 "sum_partials",
-                [p(source), f"{name}_store", as_tuple([p(b) for b in outputs]), parts.replace("cdiv", "tl.cdiv")],
+                [p(source), f"{name}_store", as_tuple([p(b) for b in outputs]), parts.text("tl.cdiv")],
                 {"LENGTH": everything, "SPLIT": split, "BLOCK_P": rows, "BLOCK": block},
             )  # fmt: skip
 
         state.add(
-            name, kernel, [helper], call, [{source: "partial"}, outputs], (f"{-(-everything // block)}", f"{split}"),
+            name, kernel, [helper], call, [{source: "partial"}, outputs], (cdiv(everything, block), split),
             tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="split_sum", flops=0,
-            traffic=[traffic.loads(source, f"{parts} * {everything}"),
+            traffic=[traffic.loads(source, parts * everything),
                      *(share if amid and place.buffer in outputs else ())],
         )  # fmt: skip
 
     parameters = "total, element, mask, split, args"
     if count > MANY:
-        groups = state.workspace(f"{name}:groups", f"{GROUPS * everything}")
+        groups = state.workspace(f"{name}:groups", GROUPS * everything)
         lines = [f"tl.store(groups + split * {everything} + element, total, mask=mask)"]
         helper = plain_function(f"{name}_groups_store", parameters, ["groups"], lines)
         launch(f"{name}_groups", helper, {groups: "groups"}, partial, parts, GROUPS)
-        partial, parts = groups, f"{GROUPS}"
+        partial, parts = groups, Size.of(GROUPS)
     outputs = {place.buffer: "dw"} | ({db: "db"} if db else {})
     if amid:
         c = state.plan.type(dw).channel_count
@@ -94,8 +95,8 @@ def lower_split_sum(
 def lower_many_sums(state: Lowering) -> None:
     """The last launch: the partial sums that have waited."""
     last = next(k for k in reversed(state.plan.kernels) if any(s.target in k.writes for s in state.sums))
-    blocks = sum(-(-s.length // SUM_BLOCK) for s in state.sums)
-    state.buffers[SUM_TABLE] = Buffer(SUM_TABLE, "i64", f"{5 * blocks}", persistent=True)
+    blocks = sum(cdiv(s.length, SUM_BLOCK) for s in state.sums)
+    state.buffers[SUM_TABLE] = Buffer(SUM_TABLE, "i64", Size.of(5 * blocks), persistent=True)
     name = "sum_weight_gradients"
 
     def call(p: Parameter) -> str:
@@ -103,8 +104,8 @@ def lower_many_sums(state: Lowering) -> None:
 
     tile = tiles.Tile(SUM_PARTS, SUM_BLOCK, 1, 4, 1)
     state.add(
-        name, last, [], call, [{SUM_TABLE: "table"}], (f"{blocks}",), tile, writes=(), kind="sum_partials_of_many",
-        traffic=[traffic.loads(SUM_TABLE, f"{5 * blocks}")],
+        name, last, [], call, [{SUM_TABLE: "table"}], (blocks,), tile, writes=(), kind="sum_partials_of_many",
+        traffic=[traffic.loads(SUM_TABLE, 5 * blocks)],
     )  # fmt: skip
     launch = state.launches.pop()
     layers = tuple(dict.fromkeys(s.target for s in state.sums))
@@ -113,13 +114,13 @@ def lower_many_sums(state: Lowering) -> None:
     state.launches.append(replace(launch, layers=layers, reads=(*launch.reads, *sources), writes=layers, loads=loads))
 
 
-def side_buffers(state: Lowering, body: Body, parts: str, channels: int) -> None:
+def side_buffers(state: Lowering, body: Body, parts: Size, channels: int) -> None:
     """Room for what each tile leaves of its side sums."""
     for node, partial in body.sides:
-        state.workspace(partial, f"{parts} * {(3 if node.op == 'batch_stats' else 2) * channels}")
+        state.workspace(partial, parts * ((3 if node.op == "batch_stats" else 2) * channels))
 
 
-def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: str, channels: int) -> None:
+def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: Size, channels: int) -> None:
     """Launch what adds the tiles' partial results."""
     for node, partial in body.sides:
         if node.op == "batch_stats":
@@ -128,14 +129,14 @@ def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: str, channe
             lower_split_sum(state, kernel, partial, parts, 2 * channels, 2 * channels, node.name, None, node.name)
 
 
-def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: str) -> None:
-    """stats = [mean, M2/count], and with it the new running statistics. ``parts`` is an expression in N."""
+def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: Size) -> None:
+    """stats = [mean, M2/count], and with it the new running statistics."""
     alone = sum(n.op == "batch_stats" for n in kernel.nodes) == 1
     name = f"{kernel.name}_merge" if alone else identifier(f"{kernel.name}_{node.name}_merge")
-    count = evaluate(parts, state.batch)
+    count = parts.at(state.batch)
     if count > MANY:
         block = 32
-        groups = state.workspace(f"{name}:groups", f"{GROUPS * 3 * c}")
+        groups = state.workspace(f"{name}:groups", GROUPS * 3 * c)
         row = f"groups + split * {3 * c} + channel"
         helper = plain_function(
             f"{name}_groups_store", "count, mean, m2, channel, mask, split, args", ["groups"],
@@ -146,16 +147,16 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
 
         def first(p: Parameter) -> str:
             return call_text(
-                "merge_stats", [p(source), f"{name}_groups_store", f"({p(groups)},)", many.replace("cdiv", "tl.cdiv")],
+                "merge_stats", [p(source), f"{name}_groups_store", f"({p(groups)},)", many.text("tl.cdiv")],
                 {"C": c, "SPLIT": GROUPS, "BLOCK_P": 16, "BLOCK": block},
             )  # fmt: skip
 
         state.add(
             f"{name}_groups", kernel, [helper], first, [{partial: "partial"}, {groups: "groups"}],
-            (f"{-(-c // block)}", f"{GROUPS}"), tiles.Tile(16, block, 1, 4, 1), writes=(groups,), kind="merge_stats",
-            traffic=[traffic.loads(partial, f"{parts} * {5 * c}")],
+            (cdiv(c, block), GROUPS), tiles.Tile(16, block, 1, 4, 1), writes=(groups,), kind="merge_stats",
+            traffic=[traffic.loads(partial, parts * (5 * c))],
         )  # fmt: skip
-        partial, parts, count = groups, f"{GROUPS}", GROUPS
+        partial, parts, count = groups, Size.of(GROUPS), GROUPS
     rows, block = max(_block(count, 32)[0], 16), _block(count, 32)[1]
     place = state.plan.place(node.name)
     outputs, inputs = {place.buffer: "stats"}, {}
@@ -185,21 +186,21 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
     def call(p: Parameter) -> str:
         return call_text(
             "merge_stats",
-            [p(partial), f"{name}_store", as_tuple([p(b) for b in args]), parts.replace("cdiv", "tl.cdiv")],
+            [p(partial), f"{name}_store", as_tuple([p(b) for b in args]), parts.text("tl.cdiv")],
             {"C": c, "SPLIT": 1, "BLOCK_P": rows, "BLOCK": block},
         )  # fmt: skip
 
     state.add(
-        name, kernel, [store], call, [{partial: "partial"}, args], (f"{-(-c // block)}",),
+        name, kernel, [store], call, [{partial: "partial"}, args], (cdiv(c, block),),
         tiles.Tile(rows, block, 1, 4, 1), writes=tuple(outputs), kind="merge_stats",
-        traffic=[traffic.loads(partial, f"{parts} * {5 * c}"),
-                 *(traffic.loads(b, f"{state.plan.type(b).per_image[0]}") for b in inputs),
+        traffic=[traffic.loads(partial, parts * (5 * c)),
+                 *(traffic.loads(b, state.plan.type(b).per_image[0]) for b in inputs),
                  traffic.channels_stored(place.buffer, c, place.pitch)],
     )  # fmt: skip
 
 
 def _splits(state: Lowering, rows: int, channels: int, tile: tiles.Tile) -> int:
-    return tiles.split_of(-(-channels // tile.n), rows * state.batch, tile.m)
+    return tiles.split_of(cdiv(channels, tile.n), rows * state.batch, tile.m)
 
 
 def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
@@ -212,7 +213,7 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
     split = _splits(state, dy.pixels, dy.channels, tile)
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_dy", node.inputs[0], dy.channels, "dy")
-    target = state.workspace(f"{name}:partial", f"{split * dy.channels}") if split > 1 else node.name
+    target = state.workspace(f"{name}:partial", split * dy.channels) if split > 1 else node.name
     line = f"tl.store(db + split * {dy.channels} + channel, total, mask=mask)"
     store_text = plain_function(f"{name}_store_db", "total, channel, mask, split, args", ["db"], [line])
 
@@ -225,11 +226,11 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
 
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {target: "db"}],
-        (f"{-(-dy.channels // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=prod(dy.per_image),
-        traffic=[traffic.once(dy.spatial, f"cdiv(N * {dy.pixels}, {tile.m})", dy.channels, tile).of(load)],
+        (cdiv(dy.channels, tile.n), split), tile, writes=(target,), kind=node.op, flops=prod(dy.per_image),
+        traffic=[traffic.once(dy.spatial, cdiv(N * dy.pixels, tile.m), dy.channels, tile).of(load)],
     )  # fmt: skip
     if split > 1:
-        lower_split_sum(state, kernel, target, f"{split}", dy.channels, dy.channels, node.name, None)
+        lower_split_sum(state, kernel, target, Size.of(split), dy.channels, dy.channels, node.name, None)
 
 
 def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
@@ -247,7 +248,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
     load_text = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
     place = plan.place(node.name)
-    target = state.workspace(f"{name}:partial", f"{split * 2 * c}") if split > 1 else place.buffer
+    target = state.workspace(f"{name}:partial", split * 2 * c) if split > 1 else place.buffer
     start = f"split * {2 * c} + " if split > 1 else f"{place.offset} + " if place.offset else ""
     lines = [
         f"tl.store(sums + {start}channel, first, mask=mask)",
@@ -264,12 +265,12 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
 
     state.add(
         name, kernel, [load_text, store_text], call, [load.args, {target: "sums"}],
-        (f"{-(-c // tile.n)}", f"{split}"), tile, writes=(target,), kind=node.op, flops=4 * prod(x.per_image),
-        traffic=[traffic.once(x.spatial, f"cdiv(N * {x.pixels}, {tile.m})", c, tile).of(load),
+        (cdiv(c, tile.n), split), tile, writes=(target,), kind=node.op, flops=4 * prod(x.per_image),
+        traffic=[traffic.once(x.spatial, cdiv(N * x.pixels, tile.m), c, tile).of(load),
                  *([traffic.channels_stored(target, c, place.pitch)] if split == 1 else [])],
     )  # fmt: skip
     if split > 1:
-        lower_split_sum(state, kernel, target, f"{split}", 2 * c, 2 * c, node.name, None)
+        lower_split_sum(state, kernel, target, Size.of(split), 2 * c, 2 * c, node.name, None)
 
 
 def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
@@ -279,8 +280,8 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
     tile = state.tile(name, kernel, node.op, {"PIXELS": x.pixels, "C": x.channels}, fixed(tiles.with_sums, x.channels))
     load = state.body(kernel)
     load_text = load.load_function(f"{name}_load_x", node.inputs[0], x.channels, "x")
-    parts = f"cdiv(N * {x.pixels}, {tile.m})"
-    partial = state.workspace(f"{name}:partial", f"{parts} * {3 * x.channels}")
+    parts = cdiv(N * x.pixels, tile.m)
+    partial = state.workspace(f"{name}:partial", parts * (3 * x.channels))
 
     def call(p: Parameter) -> str:
         return call_text(
@@ -293,7 +294,7 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
         writes=(partial,), kind=node.op, flops=4 * prod(x.per_image),
         traffic=[traffic.once(x.spatial, parts, x.channels, tile).of(load)],
     )  # fmt: skip
-    lower_merge(state, kernel, node, partial, x.channels, f"cdiv(N * {x.pixels}, {tile.m})")
+    lower_merge(state, kernel, node, partial, x.channels, cdiv(N * x.pixels, tile.m))
 
 
 def lower_running(state: Lowering, kernel: Kernel) -> None:
@@ -318,7 +319,7 @@ def lower_running(state: Lowering, kernel: Kernel) -> None:
         return call_text("pointwise", [f"{name}_body", as_tuple([*[p(b) for b in args], "N"]), "1"],
                          {"PIXELS": 1, "C": c, "BLOCK_M": 1, "BLOCK_N": block})  # fmt: skip
 
-    state.add(name, kernel, [helper], call, [args], ("1", f"{-(-c // block)}"), tiles.Tile(1, block, 1, 4, 1),
+    state.add(name, kernel, [helper], call, [args], (1, cdiv(c, block)), tiles.Tile(1, block, 1, 4, 1),
               writes=(node.name,), kind="pointwise",
-              traffic=[traffic.loads(running, f"{c}"),
-                       traffic.loads(stats, f"{c}", c / plan.type(stats).elements(1))])  # fmt: skip
+              traffic=[traffic.loads(running, c),
+                       traffic.loads(stats, c, c / plan.type(stats).elements(1))])  # fmt: skip

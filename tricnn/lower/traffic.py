@@ -20,32 +20,33 @@ import numpy as np
 
 from ..machine.tiles import Tile
 from .body import Body
+from .size import N, Size, cdiv
 
 #: channels first to last, of those that lie between two pixels (or of all numbers of a vector)
 Part = tuple[int, int, int]
 Counts = tuple[int, ...]
 #: how many boxes there are, and the rows and columns that they cover, which may be more than the result has
-Boxes = tuple[str, tuple[int, int]]
+Boxes = tuple[Size, tuple[int, int]]
 
 
 @dataclass
 class Traffic:
-    """Of each buffer: the elements that are loaded (terms of a sum, in N), the fraction of each part that is read, and
-    the parts that are written."""
+    """Of each buffer: the elements that are loaded, the fraction of each part that is read, and the parts that are
+    written."""
 
-    loads: dict[str, list[str]] = field(default_factory=dict)
+    loads: dict[str, Size] = field(default_factory=dict)
     read: dict[str, dict[Part, float]] = field(default_factory=dict)
     written: dict[str, set[Part]] = field(default_factory=dict)
 
-    def load(self, buffer: str, elements: str, share: float = 1.0, part: Part = (0, 1, 1)) -> Traffic:
-        self.loads.setdefault(buffer, []).append(elements)
+    def load(self, buffer: str, elements: int | Size, share: float = 1.0, part: Part = (0, 1, 1)) -> Traffic:
+        self.loads[buffer] = self.loads.get(buffer, Size()) + elements
         shares = self.read.setdefault(buffer, {})
         shares[part] = max(share, shares.get(part, 0.0))
         return self
 
     def add(self, other: Traffic) -> Traffic:
-        for buffer, terms in other.loads.items():
-            self.loads.setdefault(buffer, []).extend(terms)
+        for buffer, elements in other.loads.items():
+            self.loads[buffer] = self.loads.get(buffer, Size()) + elements
         for buffer, parts in other.read.items():
             own = self.read.setdefault(buffer, {})
             own.update({part: max(share, own.get(part, 0.0)) for part, share in parts.items()})
@@ -64,7 +65,7 @@ class Traffic:
         return min(1.0, sum((last - first) / width for first, last, width in parts))
 
 
-def loads(buffer: str, elements: str, share: float = 1.0) -> Traffic:
+def loads(buffer: str, elements: int | Size, share: float = 1.0) -> Traffic:
     """What a template loads by itself: a weight, partial sums."""
     return Traffic().load(buffer, elements, share)
 
@@ -82,14 +83,14 @@ def channels_stored(buffer: str, count: int, pitch: int) -> Traffic:
 @dataclass(frozen=True)
 class Calls:
     """How often a template calls a function: visits of each row and column of an image, how often all of it is
-    repeated, the number of calls (an expression in N), and the channels (first, count) that each goes through."""
+    repeated, the number of calls, and the channels (first, count) that each goes through."""
 
     rows: Counts
     columns: Counts
-    calls: str
+    calls: Size
     lanes: tuple[tuple[int, int], ...]
     repeats: int = 1
-    images: str = "N"
+    images: Size = N
     channels: int | None = None  # visits of all channels of a pixel together, if not each once
     windows: tuple[Counts, Counts] = ((), ())  # what `window` of a pooled tile visits
 
@@ -104,13 +105,13 @@ class Calls:
                 lanes = [min(first + count, load.last - begin) - first for first, count in self.lanes]
                 end = min(load.last, begin + max(first + count for first, count in self.lanes))
                 loaded = sum(n for n in lanes if n > 0)
-                traffic.load(load.buffer, f"{self.calls} * {loaded}", part=(begin, end, load.width))
+                traffic.load(load.buffer, self.calls * loaded, part=(begin, end, load.width))
             else:
                 part = (load.first, load.last, load.width)
                 rows, columns = self._visits(body, load.at.pixel)
                 channels = self.channels or load.last - load.first
                 count = sum(rows) * sum(columns) * channels * self.repeats
-                traffic.load(load.buffer, f"{self.images} * {count}", _visited(rows) * _visited(columns), part)
+                traffic.load(load.buffer, self.images * count, _visited(rows) * _visited(columns), part)
         return traffic
 
     def _visits(self, body: Body, pixel: str) -> tuple[Counts, Counts]:
@@ -138,7 +139,7 @@ def _visited(visits: Counts) -> float:
 # --- how each template calls its functions ----------------------------------------------------
 
 
-def once(spatial: tuple[int, int], calls: str, channels: int, tile: Tile, images: str = "N") -> Calls:
+def once(spatial: tuple[int, int], calls: Size, channels: int, tile: Tile, images: Size = N) -> Calls:
     """Every pixel and channel once. ``calls``: by how many tiles of rows."""
     return Calls((1,) * spatial[0], (1,) * spatial[1], calls, ((0, _padded(channels, tile.n)),), images=images)
 
@@ -205,15 +206,15 @@ def fprop(
     cg, kg, every_tap = c["C"] // groups, c["K"] // groups, c["R"] * c["S"]
     p, q = c["P"] // window[0], c["Q"] // window[1]
     height, width = p * window[0], q * window[1]
-    row_tiles, loaded = boxes or (f"cdiv(N * {height * width}, {tile.m})", (height, width))
+    row_tiles, loaded = boxes or (cdiv(N * (height * width), tile.m), (height, width))
     columns = -(-kg // tile.n)
     # With few channels the summed axis is (r, s, c) flattened.
     sweeps, summed = (every_tap, cg) if cg >= 16 else (1, every_tap * cg)
     lanes = _cycles(groups, cg, _padded(summed, tile.k))
-    x = Calls(*_axes(taps, c, *loaded), f"{row_tiles} * {columns * sweeps}", lanes, columns)
+    x = Calls(*_axes(taps, c, *loaded), row_tiles * (columns * sweeps), lanes, columns)
     windows = (1,) * p, (1,) * q
     y = Calls((1,) * height, (1,) * width, row_tiles, _results(groups, kg, tile), windows=windows)
-    return [x.of(load), y.of(store), loads(weight, f"{row_tiles} * {every_tap * cg * c['K']}")]
+    return [x.of(load), y.of(store), loads(weight, row_tiles * (every_tap * cg * c["K"]))]
 
 
 def dgrad(
@@ -224,43 +225,43 @@ def dgrad(
     groups, sh, sw = c.get("GROUPS", 1), c.get("SH", 1), c.get("SW", 1)
     cg, kg, every_tap = c["C"] // groups, c["K"] // groups, c["R"] * c["S"]
     row_tiles, (height, width) = boxes or (
-        f"cdiv(N * {-(-c['H'] // sh) * -(-c['W'] // sw)}, {tile.m})", (c["H"], c["W"])
+        cdiv(N * (cdiv(c["H"], sh) * cdiv(c["W"], sw)), tile.m), (c["H"], c["W"])
     )  # fmt: skip
     columns = -(-cg // tile.n)
     lanes = _cycles(groups, kg, _padded(kg, tile.k))
     visits = _axes(covers, {**c, "H": height, "W": width}, c["P"], c["Q"])
-    dy = Calls(*visits, f"{row_tiles} * {columns * every_tap}", lanes, columns)
-    dx = Calls((1,) * c["H"], (1,) * c["W"], f"{row_tiles} * {sh * sw}", _results(groups, cg, tile))
-    return [dy.of(load), dx.of(store), loads(weight, f"{row_tiles} * {every_tap * c['K'] * cg}")]
+    dy = Calls(*visits, row_tiles * (columns * every_tap), lanes, columns)
+    dx = Calls((1,) * c["H"], (1,) * c["W"], row_tiles * (sh * sw), _results(groups, cg, tile))
+    return [dy.of(load), dx.of(store), loads(weight, row_tiles * (every_tap * c["K"] * cg))]
 
 
 def wgrad(load_dy: Body, load_x: Body, c: Mapping[str, int], tile: Tile) -> list[Traffic]:
     """conv2d_wgrad: every tile of (r, s, c) loads dy, every tile of filters x."""
-    groups, blocks = c.get("GROUPS", 1), f"cdiv(N * {c['P'] * c['Q']}, {tile.k})"
+    groups, blocks = c.get("GROUPS", 1), cdiv(N * (c["P"] * c["Q"]), tile.k)
     cg, kg = c["C"] // groups, c["K"] // groups
     filters, columns = -(-kg // tile.m), -(-c["R"] * c["S"] * cg // tile.n)
     dy_lanes, x_lanes = _cycles(groups, kg, filters * tile.m), _cycles(groups, cg, columns * tile.n)
-    dy = Calls((1,) * c["P"], (1,) * c["Q"], f"{blocks} * {columns}", dy_lanes, columns)
-    x = Calls(*_axes(taps, c, c["P"], c["Q"]), f"{blocks} * {filters}", x_lanes, filters)
+    dy = Calls((1,) * c["P"], (1,) * c["Q"], blocks * columns, dy_lanes, columns)
+    x = Calls(*_axes(taps, c, c["P"], c["Q"]), blocks * filters, x_lanes, filters)
     return [dy.of(load_dy), x.of(load_x)]
 
 
 def pool(load: Body, store: Body, c: Mapping[str, int], tile: Tile) -> list[Traffic]:
     """max_pool2d and avg_pool2d: each window loads what it covers."""
-    row_tiles, lanes = f"cdiv(N * {c['P'] * c['Q']}, {tile.m})", ((0, _padded(c["C"], tile.n)),)
-    x = Calls(*_axes(taps, c, c["P"], c["Q"]), f"{row_tiles} * {c['R'] * c['S']}", lanes)
+    row_tiles, lanes = cdiv(N * (c["P"] * c["Q"]), tile.m), ((0, _padded(c["C"], tile.n)),)
+    x = Calls(*_axes(taps, c, c["P"], c["Q"]), row_tiles * (c["R"] * c["S"]), lanes)
     return [x.of(load), Calls((1,) * c["P"], (1,) * c["Q"], row_tiles, lanes).of(store)]
 
 
 def pool_grad(load: Body, store: Body, index: Iterable[str], c: Mapping[str, int], tile: Tile) -> list[Traffic]:
     """max_pool2d_grad and avg_pool2d_grad: each pixel loads from the windows that cover it."""
-    row_tiles, lanes = f"cdiv(N * {c['H'] * c['W']}, {tile.m})", ((0, _padded(c["C"], tile.n)),)
+    row_tiles, lanes = cdiv(N * (c["H"] * c["W"]), tile.m), ((0, _padded(c["C"], tile.n)),)
     rows, columns = _axes(covers, c, c["P"], c["Q"])
     most = -(-c["R"] // c["SH"]) * -(-c["S"] // c["SW"])
-    dy = Calls(rows, columns, f"{row_tiles} * {most}", lanes)
+    dy = Calls(rows, columns, row_tiles * most, lanes)
     dx = Calls((1,) * c["H"], (1,) * c["W"], row_tiles, lanes)
     share = _visited(rows) * _visited(columns)
-    chosen = [loads(b, f"N * {sum(rows) * sum(columns) * c['C']}", share) for b in index]
+    chosen = [loads(b, N * (sum(rows) * sum(columns) * c["C"]), share) for b in index]
     return [dy.of(load), dx.of(store), *chosen]
 
 

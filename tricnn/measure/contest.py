@@ -108,13 +108,13 @@ class Ours:
 
     def launch(self, launch: Launch) -> None:
         """One of the step's launches by itself."""
-        from tricnn.lower.program import evaluate, scalars
+        from tricnn.lower.program import scalars
 
         function = next(f for f in self.program.functions if f.name == launch.function)
         options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
         given = {**self.tensors, **scalars(self.batch)}
         arguments = [given[a] for a in launch.arguments]
-        grid = tuple(evaluate(g, self.batch) for g in launch.grid)
+        grid = tuple(g.at(self.batch) for g in launch.grid)
         getattr(self.executor.module, launch.function)[grid](*arguments, **options)
 
 

@@ -30,11 +30,10 @@ from ..check.verify_inputs import random_batch
 from ..emit.emit import launched
 from ..emit.templates import module_text
 from ..lower.lower import lower
-from ..lower.program import Launch, Program, evaluate, scalars
+from ..lower.program import Launch, Program, scalars
 from ..machine import tuned_files as tuning
 from ..machine.candidates import CONTRACTIONS, candidates
 from ..machine.data_sheets import least_us
-from ..machine.dtypes import BYTES
 from ..machine.tiles import Problem, Tile
 from ..run.model import Model
 from ..run.triton_executor import described, load_module
@@ -219,8 +218,9 @@ class Tuner:
         shared = {*self.plan.graph.types, *program.rounded.values()}
         own = {name: b for name, b in program.buffers.items() if name not in shared}
         for name, buffer in own.items():
-            count = buffer.bytes(batch) // BYTES[buffer.dtype]
-            values[name] = executor.torch.zeros(count, dtype=executor.dtypes[buffer.dtype], device=executor.device)
+            values[name] = executor.torch.zeros(
+                buffer.size.at(batch), dtype=executor.dtypes[buffer.dtype], device=executor.device
+            )
         values |= described(program, values)
         module = load_module(module_text("\n\n".join(map(launched, program.functions))))
         functions = {f.name: f for f in program.functions}
@@ -228,7 +228,7 @@ class Tuner:
         for launch in program.launches:
             if counts(launch):
                 function = functions[launch.function]
-                grid = tuple(evaluate(g, batch) for g in launch.grid)
+                grid = tuple(g.at(batch) for g in launch.grid)
                 options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
                 arguments = [values[a] for a in launch.arguments]
                 calls.append((getattr(module, launch.function)[grid], arguments, options))

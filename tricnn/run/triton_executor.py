@@ -24,7 +24,7 @@ import numpy as np
 from ..compiler.plan import Plan
 from ..emit.emit import emit
 from ..ir.table import Environment
-from ..lower.program import Program, evaluate
+from ..lower.program import Program
 from ..system.errors import TargetError
 from .captured_step import capture, worth_capturing
 from .channels_last import to_logical, to_storage
@@ -273,7 +273,7 @@ class TritonExecutor:
 
     def _check_size(self, batch: int) -> None:
         """Pixels are counted in 32 bits, elements too unless the step was compiled for more of them."""
-        largest = max(evaluate(b.size, batch) for b in self.program.buffers.values())
+        largest = max(b.size.at(batch) for b in self.program.buffers.values())
         pixels = batch * max(
             (t.pixels for t in self.plan.graph.types.values() if t.batched and len(t.shape) == 4), default=1
         )
