@@ -118,9 +118,9 @@ def tune(case: Case, part: Part, rehearse: bool) -> None:
     """What `tricnn tune` does, for a share of the case's time; the file it would write is among what is found."""
     import tricnn
     from tricnn.build.compile import compile_kernels
-    from tricnn.cli.arguments import lowered
     from tricnn.cli.screen import Screen
     from tricnn.cli.tune_command import tuned
+    from tricnn.lower.from_graph import lowered
     from tricnn.machine import tuned_files as tuning
     from tricnn.measure.clock import CudaClock, wall_clock
     from tricnn.measure.tune import sites

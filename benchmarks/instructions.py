@@ -26,9 +26,10 @@ import triton
 from rich.console import Console
 
 from tricnn.build.build import Build, build
-from tricnn.cli.arguments import lowered, whole
+from tricnn.cli.arguments import whole
 from tricnn.graphs import ARCHITECTURES
 from tricnn.ir.wording import plural
+from tricnn.lower.from_graph import lowered
 from tricnn.lower.program import Function, Launch
 from tricnn.machine.candidates import CONTRACTIONS
 from tricnn.machine.data_sheets import MACHINES, least_us

@@ -97,7 +97,7 @@ def predicted(network: str, mode: str, dtype: str, batch: int, target: str) -> d
     """One network's static figures, fused and unfused, with the predicted time of each of its kernels; and the least
     time that bytes and operations alone allow, to which the log of predictions holds measured ones."""
     from benchmarks.part import declared
-    from tricnn.cli.arguments import lowered, static_figures
+    from tricnn.lower.from_graph import lowered, static_figures
     from tricnn.lower.predicted_time import microseconds, predicted_seconds
     from tricnn.report.kernel_times import predicted_kernels
 

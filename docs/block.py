@@ -13,8 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tricnn.cli.arguments import lowered
 from tricnn.graphs import resnet50
+from tricnn.lower.from_graph import lowered
 from tricnn.lower.program import Launch, Program
 
 BLOCK, BATCH = "layer2.1", 256

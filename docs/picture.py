@@ -12,8 +12,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tricnn.cli.arguments import lowered
 from tricnn.graphs import ARCHITECTURES
+from tricnn.lower.from_graph import lowered
 from tricnn.lower.program import Program
 
 NETWORKS = ("lenet", "resnet18", "resnet50", "vgg16_bn")

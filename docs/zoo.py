@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from math import floor, log10
 from pathlib import Path
 
-from tricnn.cli.arguments import lowered
 from tricnn.compiler.specialise import for_inference
 from tricnn.graphs import ARCHITECTURES
+from tricnn.lower.from_graph import lowered
 
 FOLDER = Path(__file__).parent
 TARGET, DTYPE, BATCH = "sm_90", "bf16", 256

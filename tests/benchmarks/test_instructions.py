@@ -4,10 +4,9 @@ import pytest
 
 from benchmarks.instructions import CLOCK, Instruction, instructions, issue, loops
 from tricnn.build.build import build
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.ir import GraphBuilder
 from tricnn.machine.data_sheets import MACHINES
-from tricnn.run.model import specialised
 
 
 def test_products_of_an_instruction():
@@ -22,7 +21,7 @@ def test_a_loop_does_the_products_of_a_tile(target):
     """A dense layer of 256 rows, 2048 -> 64: each turn of its loop multiplies a tile of BLOCK_K."""
     b = GraphBuilder("dense")
     graph = b.build(b.relu(b.linear(b.input("x", (2048,)), 64, name="fc")))
-    built = build(fuse(specialised(graph, "infer"), "infer"), "bf16", 256, target)
+    built = build(planned(graph, "infer", "all"), "bf16", 256, target)
     (launch,), (function,) = built.program.launches, built.program.functions
     tile = built.program.choices[0].tile
     code = instructions(built.compiled[function.name].binary)

@@ -10,8 +10,8 @@ from tricnn.build import hazards
 from tricnn.build.build import build
 from tricnn.build.compile import KernelSpec, compile_kernels
 from tricnn.build.inspect_binary import multiplies_from_registers
-from tricnn.cli.arguments import lowered
 from tricnn.ir import Graph, GraphBuilder
+from tricnn.lower.from_graph import lowered
 
 REFILLED = Path(__file__).with_name("refilled.ptx")
 

@@ -6,8 +6,8 @@ from itertools import product
 import pytest
 from rich.console import Console
 
-from tricnn.cli.arguments import lowered
 from tricnn.graphs import cifar_resnet20, lenet
+from tricnn.lower.from_graph import lowered
 from tricnn.report.figures import milliseconds, plural, scaled, size, times
 from tricnn.report.fit import fit
 from tricnn.report.replaced import replaced

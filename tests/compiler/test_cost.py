@@ -3,11 +3,10 @@
 import pytest
 
 from tricnn.compiler.cost import CONVERSION, GAIN, LAUNCH, Cost, Work
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.ir import GraphBuilder
 from tricnn.machine.data_sheets import MACHINES
 from tricnn.machine.targets import TARGETS
-from tricnn.run.model import specialised
 
 H100 = Cost(256, "bf16", "sm_90")
 MANY = 10_000  # programs
@@ -49,7 +48,7 @@ def net(filters, size):
 @pytest.mark.parametrize("filters, size, times", [(128, 1, 1), (128, 3, 9), (256, 3, 18), (96, 3, 9)])
 def test_an_operand_is_formed_again_for_every_tap_and_every_tile_of_filters(filters, size, times):
     graph = net(filters, size)
-    plan = fuse(specialised(graph, "infer"), "infer", "prologue")
+    plan = planned(graph, "infer", "prologue")
     kernel = next(k for k in plan.kernels if k.anchor.name == "conv")
     assert kernel.layers == ("twice", "act", "conv")
     pixels = 256 * 14 * 14 * 64
@@ -64,7 +63,7 @@ def test_what_would_be_formed_again_and_again_is_stored(channels, size, stored):
     x = b.conv2d(x, channels, size, padding=size // 2, bias=False, name="conv")
     graph = b.build(b.linear(b.global_avg_pool(b.relu(b.batch_norm(x, name="bn"))), 5))
     for policy in ("auto", "all"):
-        plan = fuse(specialised(graph, "train", fuse=policy), "train", policy, Cost(256, "bf16", "sm_90"))
+        plan = planned(graph, "train", policy, Cost(256, "bf16", "sm_90"))
         together, apart = plan.prices["bn.grad_input"]
         assert (apart < (1 - GAIN) * together) == stored
         chosen = stored and policy == "auto"

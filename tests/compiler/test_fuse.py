@@ -13,15 +13,11 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.compiler.nets import NETS
 from tests.ir.random_graphs import networks, values_for
-from tricnn.compiler.branches import join_branches
 from tricnn.compiler.cost import Cost
-from tricnn.compiler.differentiate import differentiate
-from tricnn.compiler.fold import fold_batch_norm
 from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned, specialised
 from tricnn.compiler.plan import Plan
 from tricnn.compiler.policies import RULES
-from tricnn.compiler.specialise import for_inference, for_training, tidy
-from tricnn.compiler.strided import compact_strided_gradients
 from tricnn.compiler.views import pixel_ordered
 from tricnn.graphs import lenet, lenet_sigmoid
 from tricnn.ir import Environment, Graph, GraphBuilder, Kind
@@ -35,16 +31,6 @@ ENV = Environment(seed=3, step=1)
 def without(rule: str) -> str:
     """The policy of every rule but one."""
     return ",".join(r for r in RULES if r != rule)
-
-
-def specialised(net: Graph, mode: str, *, rewritten: bool = True) -> Graph:
-    """The graph that a mode runs; not ``rewritten``: with nothing folded or moved, the definition."""
-    if mode == "infer":
-        graph = for_inference(net)
-        return tidy(fold_batch_norm(graph)) if rewritten else graph
-    if not rewritten:
-        return differentiate(for_training(net))
-    return compact_strided_gradients(differentiate(join_branches(tidy(for_training(net)))))
 
 
 def run_plan(plan: Plan, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -134,17 +120,17 @@ def check_decisions(plan: Plan) -> None:
 def check_plan(
     net: Graph, mode: str, policy: str, batch: int = 2, ties: bool = False, cost: Cost | None = None
 ) -> Plan:  # fmt: skip
-    graph = specialised(net, mode, rewritten=policy != "none")
+    graph = specialised(net, mode, policy)
     plan = fuse(graph, mode, policy, cost)
     check_structure(plan)
     check_decisions(plan)
-    values = values_for(specialised(net, mode, rewritten=False), batch=batch, ties=ties)
+    values = values_for(specialised(net, mode, "none"), batch=batch, ties=ties)
     results = run_plan(plan, values)
     exact = interpret(graph, values, seed=ENV.seed, step=ENV.step)
     assert set(results) == set(exact)
     for name in exact:
         np.testing.assert_array_equal(results[name], exact[name], err_msg=name)
-    defined = interpret(specialised(net, mode, rewritten=False), values, seed=ENV.seed, step=ENV.step)
+    defined = interpret(specialised(net, mode, "none"), values, seed=ENV.seed, step=ENV.step)
     for name, expected in defined.items():
         tolerance = 1e-11 * max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(results[name], expected, rtol=0, atol=tolerance, err_msg=name)
@@ -184,14 +170,14 @@ class Sometimes(Cost):
 @pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
 def test_any_choice_computes_what_the_graph_does(net, mode, model):
     plan = check_plan(net, mode, "auto", cost=model(8, "bf16", "sm_90"))
-    assert len(plan.kernels) >= len(fuse(specialised(net, mode), mode).kernels)
+    assert len(plan.kernels) >= len(planned(net, mode, "all").kernels)
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
 def test_a_fused_plan_has_fewer_launches_and_moves_fewer_bytes(net):
     for mode in ("infer", "train"):
-        fused = fuse(specialised(net, mode), mode)
-        unfused = fuse(specialised(net, mode, rewritten=False), mode, "none")
+        fused = planned(net, mode, "all")
+        unfused = planned(net, mode, "none")
         assert len(fused.kernels) < len(unfused.kernels)
         assert bytes_moved(fused) < bytes_moved(unfused)
 
@@ -211,8 +197,8 @@ def test_plans_of_random_networks_compute_what_their_graphs_do(net):
 @pytest.mark.parametrize("net", [lenet(), lenet_sigmoid()], ids=lambda g: g.name)
 def test_lenet_is_five_kernels_to_infer_and_fifteen_to_train(net):
     """One per layer with weights; and to train 5 forward, the loss, and per layer dgrad (but the first) and wgrad."""
-    assert len(fuse(specialised(net, "infer"), "infer").kernels) == 5
-    assert len(fuse(specialised(net, "train"), "train").kernels) == 5 + 1 + 4 + 5
+    assert len(planned(net, "infer", "all").kernels) == 5
+    assert len(planned(net, "train", "all").kernels) == 5 + 1 + 4 + 5
 
 
 def one_layer(declare) -> Graph:
@@ -248,7 +234,7 @@ def test_inference_kernels(declare, kernels):
 def test_residual_blocks_infer_in_a_kernel_per_convolution():
     """The shortcut's addition and the ReLU after it belong to the convolution computed last."""
     net = next(n for n in NETS if n.name == "residual")
-    plan = fuse(specialised(net, "infer"), "infer")
+    plan = planned(net, "infer", "all")
     assert len(plan.kernels) == len(net.of("conv2d")) + 2  # the global mean and the dense layer
     joins = [k for k in plan.kernels if any(n.op == "add" for n in k.nodes)]
     assert len(joins) == 2 and all(k.anchor.op == "conv2d" for k in joins)
@@ -274,14 +260,14 @@ def test_what_cannot_be_fused_says_why():
     overlap = b.max_pool2d(b.relu(b.conv2d(x, 4, 3, name="c1")), 3, 2, name="overlap")
     b.output(b.conv2d(overlap, 2, 1, name="c2"), "y")
     b.output(b.softmax(b.flatten(b.global_avg_pool(overlap, name="mean")), name="p"), "p")
-    decisions = {(d.producer, d.consumer): d for d in fuse(specialised(b.build(), "infer"), "infer").decisions}
+    decisions = {(d.producer, d.consumer): d for d in planned(b.build(), "infer", "all").decisions}
     assert "overlap" in decisions["c1", "overlap"].rule and not decisions["c1", "overlap"].fused
     assert "conv2d sums over 4 channels" in decisions["relu1", "c2"].rule
     assert "all pixels of an image" in decisions["relu1", "mean"].rule
 
 
 def test_a_plan_prints_as_a_program():
-    text = str(fuse(specialised(lenet(), "train"), "train"))
+    text = str(planned(lenet(), "train", "all"))
     lines = text.splitlines()
     assert lines[0] == "# plan of lenet: train, fused, 15 kernels"
     assert any(line.startswith("k00_conv1(x, conv1.weight, conv1.bias) -> ") for line in lines)
@@ -291,10 +277,10 @@ def test_a_plan_prints_as_a_program():
 
 
 def test_what_the_backward_pass_reads_of_the_forward_pass_is_kept():
-    plan = fuse(specialised(lenet(), "train"), "train")
+    plan = planned(lenet(), "train", "all")
     assert {"act1", "act2", "act3", "act4"} <= set(plan.kept)
     assert not {"conv1", "conv2", "pool1", "fc1"} & set(plan.kept), "an activation is stored once"
-    assert fuse(specialised(lenet(), "infer"), "infer").kept == ()
+    assert planned(lenet(), "infer", "all").kept == ()
 
 
 # --- the order of pixels in dense weights ----------------------------------------------------------------------------

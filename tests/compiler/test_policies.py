@@ -5,13 +5,13 @@ import pytest
 
 import tricnn
 from tests.compiler.nets import NETS
-from tricnn.cli.arguments import lowered
 from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import specialised
 from tricnn.compiler.policies import POLICIES, RULES, policy_named, rules_of
 from tricnn.graphs import ARCHITECTURES, resnet18
 from tricnn.ir import GraphBuilder, TargetError
+from tricnn.lower.from_graph import lowered
 from tricnn.lower.predicted_time import predicted_seconds
-from tricnn.run.model import specialised
 
 #: none, one rule, some, all
 LADDER = ("none", "epilogue", "epilogue,side_sums,siblings", "all")

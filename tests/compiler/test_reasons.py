@@ -8,11 +8,11 @@ from tests.compiler.nets import NETS
 from tricnn.compiler import fuse as fuser
 from tricnn.compiler.cost import Cost
 from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned, specialised
 from tricnn.compiler.plan import Decision, Plan
 from tricnn.compiler.why import why
 from tricnn.graphs import googlenet_bn, inception_v3, resnet18
 from tricnn.ir import Graph, GraphBuilder
-from tricnn.run.model import specialised
 
 
 def decision(plan: Plan, producer: str, consumer: str) -> Decision:
@@ -20,7 +20,7 @@ def decision(plan: Plan, producer: str, consumer: str) -> Decision:
 
 
 def reason(graph: Graph, producer: str, consumer: str, policy: str = "all", mode: str = "infer") -> str:
-    found = decision(fuse(specialised(graph, mode, fuse=policy), mode, policy), producer, consumer)
+    found = decision(planned(graph, mode, policy), producer, consumer)
     assert not found.fused
     return found.rule
 
@@ -71,7 +71,7 @@ def test_a_join_says_for_which_branch_it_waits() -> None:
     graph = b.build(b.relu(b.add("add", "first", long, name="join")))
     said = reason(graph, "first", "join")
     assert said == "epilogue: the reader also needs b, which is computed after first"
-    assert decision(fuse(specialised(graph, "infer"), "infer"), "b", "join").fused
+    assert decision(planned(graph, "infer", "all"), "b", "join").fused
 
 
 def test_bytes_that_decided_are_those_of_the_rule() -> None:
@@ -90,7 +90,7 @@ def test_bytes_that_decided_are_those_of_the_rule() -> None:
 
 
 def test_a_price_that_decided_is_that_of_the_plan() -> None:
-    plan = fuse(specialised(resnet18(), "train"), "train", "auto", Cost(8, "bf16", "sm_90"))
+    plan = planned(resnet18(), "train", "auto", Cost(8, "bf16", "sm_90"))
     told = [d for d in plan.decisions if "predicted to be faster" in d.rule]
     assert len(told) > 10
     for d in told:
@@ -104,7 +104,7 @@ def test_statistics_and_what_needs_them() -> None:
     b = chain()
     x = b.batch_norm("first", name="bn")
     graph = b.build(b.linear(b.global_avg_pool(b.relu(x)), 5, name="fc"))
-    plan = fuse(specialised(graph, "train"), "train")
+    plan = planned(graph, "train", "all")
     said = decision(plan, "first", "bn").rule
     assert said == "epilogue: the reader also needs bn.stats, which is complete when the kernel ends"
     assert "bn.stats is a reduction's result (batch_stats)" in decision(plan, "bn.stats", "bn").rule
@@ -131,9 +131,9 @@ def test_the_reason_is_what_the_check_answered(check: str, monkeypatch: pytest.M
     b = chain()
     pooled = b.max_pool2d("first", 2, name="pool")
     graph = b.build(b.relu(b.conv2d(pooled, 4, 3, name="second"), name="act"))
-    assert decision(fuse(specialised(graph, "infer"), "infer"), producer, consumer).fused
+    assert decision(planned(graph, "infer", "all"), producer, consumer).fused
     monkeypatch.setattr(fuser, check, lambda *arguments: why("the test {verb} so", verb="says"))
-    found = decision(fuse(specialised(graph, "infer"), "infer"), producer, consumer)
+    found = decision(planned(graph, "infer", "all"), producer, consumer)
     assert not found.fused and f"{rule}: the test says so" in found.rule
     assert f"{rule}: the test <verb> so" in found.general
 
@@ -155,7 +155,7 @@ def test_so_in_training(name: str, check: str, monkeypatch: pytest.MonkeyPatch) 
 def test_every_reason_names_a_rule_that_was_tried(graph: Graph, mode: str) -> None:
     rules = "|".join(("siblings", *fuser.Fuser(graph, mode, "all", None).rules))
     for policy in ("all", "epilogue", "prologue,placement"):
-        for d in fuse(specialised(graph, mode, fuse=policy), mode, policy).decisions:
+        for d in planned(graph, mode, policy).decisions:
             if not d.fused:
                 assert all(re.match(rf"({rules}): \S", part) for part in d.rule.split("; ")), d
                 assert "<" not in d.rule and "{" not in d.rule

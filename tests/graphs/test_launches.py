@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tricnn.cli.arguments import lowered
 from tricnn.graphs import ARCHITECTURES
+from tricnn.lower.from_graph import lowered
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LAUNCHES = {

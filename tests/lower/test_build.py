@@ -8,17 +8,17 @@ import pytest
 import tricnn.build.build as build_module
 from tricnn.build.build import Build, build, tensors_of
 from tricnn.build.compile import CompiledKernel, CompileError
-from tricnn.cli.arguments import lowered
 from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.graphs import lenet, resnet50
 from tricnn.ir import GraphBuilder, TricnnError
+from tricnn.lower.from_graph import lowered
 from tricnn.machine import tiles
 from tricnn.machine.dtypes import BYTES
-from tricnn.run.model import specialised
 
 
 def lenet_build(tmp_path: Path, target: str, dtype: str = "bf16") -> Build:
-    plan = fuse(specialised(lenet(), "train"), "train")
+    plan = planned(lenet(), "train", "all")
     return build(plan, dtype, 256, target, cache_dir=tmp_path / "cache")
 
 
@@ -68,13 +68,13 @@ def test_a_manifest_says_where_every_parameter_and_gradient_is() -> None:
 
 def test_ieee_fp32_uses_no_tensor_cores(tmp_path: Path) -> None:
     """fp32 means IEEE products; tensor cores would round them to tf32."""
-    plan = fuse(specialised(lenet(), "infer"), "infer")
+    plan = planned(lenet(), "infer", "all")
     result = build(plan, "fp32", 8, "sm_90", cache_dir=tmp_path)
     assert not any(k["tensor_core"] for k in result.kernels)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    plan = fuse(specialised(lenet(), "infer"), "infer")
+    plan = planned(lenet(), "infer", "all")
     result = build(plan, "bf16", 8, "sm_90", cache_dir=tmp_path / "cache")
     (tmp_path / "file").write_text("")
     with pytest.raises(TricnnError, match="cannot write to"):

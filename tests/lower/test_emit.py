@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 
 from tricnn.check.verify import verify
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.emit.emit import emit
 from tricnn.graphs import lenet, resnet50
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.lower.lower import lower
-from tricnn.run.model import specialised
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def emitted(graph: Graph, mode: str = "train", dtype: str = "bf16", batch: int = 256) -> str:
-    return emit(lower(fuse(specialised(graph, mode), mode), dtype, batch))
+    return emit(lower(planned(graph, mode, "all"), dtype, batch))
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
@@ -104,7 +103,7 @@ def residual(classes: int = 5) -> Graph:
 @pytest.mark.parametrize("mode, dtype", [("infer", "fp32"), ("train", "bf16")])
 def test_the_file_alone_needs_the_memory_that_is_stated(mode: str, dtype: str, tmp_path: Path) -> None:
     """peak_memory_bytes is what a user of the file gets, also at another batch than it was compiled for."""
-    program = lower(fuse(specialised(residual(), mode), mode), dtype, 4)
+    program = lower(planned(residual(), mode, "all"), dtype, 4)
     assert memory_of(emit(program), 2, tmp_path) == program.peak_memory_bytes(2)
 
 

@@ -14,13 +14,12 @@ from torch import nn
 
 import tricnn
 from tricnn.check.verify import verify
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.emit.emit import emit
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.ir.graph import NAME
 from tricnn.lower.lower import lower
 from tricnn.lower.program import SCALARS, Program
-from tricnn.run.model import specialised
 
 GOLDEN = Path(__file__).parent / "golden" / "lenet_train_bf16.py.txt"
 
@@ -50,7 +49,7 @@ def chain(names: Sequence[str]) -> Graph:
 
 
 def lowered(graph: Graph) -> Program:
-    plan = fuse(specialised(graph, "train", fuse="none"), "train", "none")
+    plan = planned(graph, "train", "none")
     return lower(plan, "bf16", 2)
 
 

@@ -2,16 +2,15 @@
 
 import pytest
 
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.graphs import lenet
 from tricnn.ir import OPS, Graph, GraphBuilder, Kind
 from tricnn.lower.lower import lower
 from tricnn.lower.program import Program
-from tricnn.run.model import specialised
 
 
 def program(graph: Graph, mode: str = "infer", dtype: str = "bf16", batch: int = 8, fused: bool = True) -> Program:
-    return lower(fuse(specialised(graph, mode, fuse=fused), mode, "all" if fused else "none"), dtype, batch)
+    return lower(planned(graph, mode, "all" if fused else "none"), dtype, batch)
 
 
 def test_bytes_of_a_convolution_by_hand() -> None:
@@ -117,7 +116,7 @@ def test_batch_norm_training_costs_no_pass_of_its_own() -> None:
     x = b.input("x", (16, 8, 8))
     x = b.relu(b.batch_norm(b.conv2d(x, 16, 3, padding=1, bias=False, name="c1"), name="b1"), name="r1")
     x = b.conv2d(x, 16, 3, padding=1, bias=False, name="c2")
-    plan = fuse(specialised(b.build(b.linear(b.global_avg_pool(x), 3, name="fc")), "train"), "train")
+    plan = planned(b.build(b.linear(b.global_avg_pool(x), 3, name="fc")), "train", "all")
     homes = {k.anchor.name: set(k.layers) for k in plan.kernels}
     assert {"c1", "b1.stats", "b1.new_mean", "b1.new_var"} <= homes["c1"]
     assert {"b1", "r1", "c2"} <= homes["c2"]

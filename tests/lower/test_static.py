@@ -11,10 +11,10 @@ import pytest
 
 from tricnn.build.build import Build, build
 from tricnn.build.compile import CompiledKernel
-from tricnn.cli.arguments import lowered
 from tricnn.compiler.plan import Kernel
 from tricnn.graphs import ARCHITECTURES
 from tricnn.ir.table import Kind
+from tricnn.lower.from_graph import lowered
 
 NETWORKS = ("lenet", "alexnet", "resnet18", "resnet50", "googlenet_bn", "vgg16_bn", "inception_v3")
 BATCH = 64

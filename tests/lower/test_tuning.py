@@ -13,7 +13,7 @@ from tests.lower.tuned_cases import boxed_edges, edges, inferred_in_boxes, train
 from tricnn.build.build import plan_digest
 from tricnn.check.exact import mistakes, mistakes_of, with_tile
 from tricnn.check.verify import verify_model
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.compiler.policies import policy_named
 from tricnn.emit.emit import emit
 from tricnn.graphs import lenet, resnet50
@@ -26,7 +26,7 @@ from tricnn.machine import tuned_files as tuning
 from tricnn.machine.candidates import CONTRACTIONS, IEEE, KINDS, NARROW, TF32, WITH_SUMS
 from tricnn.machine.targets import TARGETS
 from tricnn.machine.tiles import Problem, Tile
-from tricnn.run.model import compile, specialised
+from tricnn.run.model import compile
 from tricnn.run.quick_interpreter import quick_interpreter
 
 ENTRY = tuning.Entry(Tile(64, 32, 32, 4, 2), 12.5, 20.0, "a device", "2026-01-02")
@@ -35,7 +35,7 @@ ENTRY = tuning.Entry(Tile(64, 32, 32, 4, 2), 12.5, 20.0, "a device", "2026-01-02
 def one_convolution(mode="infer"):
     b = GraphBuilder("one")
     graph = b.build(b.conv2d(b.input("x", (20, 9, 9)), 40, 3, name="conv"))
-    return fuse(specialised(graph, mode), mode)
+    return planned(graph, mode, "all")
 
 
 def conv_problem(batch=8):
@@ -187,7 +187,7 @@ def passes(channels):
 def passes_are_right(channels, pick):
     """Every value of the network that has such tiles in its passes, within the tolerances of `tricnn verify`."""
     for fused in (True, False):
-        plan = fuse(specialised(passes(channels), "train", fuse=fused), "train", policy_named(fused))
+        plan = planned(passes(channels), "train", policy_named(fused))
         choices = lower(plan, "fp32", 4).choices
         table = {c.problem: pick(c.problem) for c in choices if c.problem.kind not in CONTRACTIONS}
         assert {p.kind for p in table} >= {"max_pool2d", "pointwise", "local_response_norm"}
@@ -218,7 +218,7 @@ def test_every_tile_of_a_pass_is_right(width):
 
 @pytest.fixture(scope="module")
 def resnet():
-    return fuse(specialised(resnet50(), "train"), "train")
+    return planned(resnet50(), "train", "all")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_the_files_that_come_with_tricnn_hold_candidates_only():
 
 
 def test_a_file_reads_back_and_one_more_entry_is_one_more_line(tmp_path):
-    plan = fuse(specialised(lenet(), "train"), "train")
+    plan = planned(lenet(), "train", "all")
     problems = list(dict.fromkeys(c.problem for c in lower(plan, "bf16", 256).choices))
     rng = np.random.default_rng(0)
     entries = {p: tuning.Entry(candidates.candidates(p)[0], 1.5, 2.25, 'GPU "X" \\ 1', "2026-01-02") for p in problems}

@@ -8,10 +8,9 @@ from benchmarks.instructions import instructions
 from tests.lower.test_static import loads as sizes
 from tricnn.build.build import spec
 from tricnn.build.compile import compile_kernels
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.lower.lower import lower
-from tricnn.run.model import specialised
 
 KINDS = ("conv2d", "conv2d_grad_input", "conv2d_grad_weight")
 
@@ -27,7 +26,7 @@ def network(channels: int) -> Graph:
 
 def loads(channels: int, target: str, kinds: tuple[str, ...]) -> dict[str, set[str]]:
     """What loads from global memory or multiplies, by kind of kernel: those of the layer in the middle."""
-    program = lower(fuse(specialised(network(channels), "train"), "train"), "bf16", 256, target)
+    program = lower(planned(network(channels), "train", "all"), "bf16", 256, target)
     chosen = {x.kind: x.function for x in program.launches if x.kind in kinds and x.layers and "c2" in x.kernel}
     functions = [next(f for f in program.functions if f.name == chosen[kind]) for kind in kinds]
     found = {}
@@ -62,7 +61,7 @@ def test_gradients_of_dense_weights_in_tf32_too() -> None:
     would bring 4 bytes at a time."""
     b = GraphBuilder("dense")
     g = b.build(b.linear(b.input("x", (64,)), 64, name="fc"))
-    program = lower(fuse(specialised(g, "train"), "train"), "tf32", 256, "sm_90")
+    program = lower(planned(g, "train", "all"), "tf32", 256, "sm_90")
     name = next(x.function for x in program.launches if x.kind == "linear_grad_weight")
     kernel = compile_kernels([spec(next(f for f in program.functions if f.name == name))], "sm_90")[0]
     assert "wgmma" in str(kernel.assembly["ptx"])

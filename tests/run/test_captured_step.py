@@ -11,11 +11,10 @@ import pytest
 import torch
 
 import tricnn
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.ir import GraphBuilder
 from tricnn.lower.lower import lower
 from tricnn.run.captured_step import WARM_UPS, worth_capturing
-from tricnn.run.model import specialised
 from tricnn.run.quick_interpreter import quick_interpreter
 
 
@@ -133,7 +132,7 @@ def test_what_takes_random_numbers_or_long_kernels_is_not_captured():
     """LeNet at batch 256 moves 10 MB in 17 launches, some 3 us at 3.35 TB/s; ResNet-50 some 60 GB in 277."""
 
     def program(graph, batch):
-        return lower(fuse(specialised(graph, "train"), "train"), "bf16", batch)
+        return lower(planned(graph, "train", "all"), "bf16", batch)
 
     assert worth_capturing(program(tricnn.graphs.lenet(), 256), 256, "sm_90")
     long = program(tricnn.graphs.resnet50(), 256)

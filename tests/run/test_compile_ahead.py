@@ -10,7 +10,7 @@ import pytest
 
 from tricnn.build.build import settle
 from tricnn.build.compile import CompileError
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler import pipeline
 from tricnn.compiler.plan import Plan
 from tricnn.emit.emit import emit
 from tricnn.graphs import lenet
@@ -19,7 +19,6 @@ from tricnn.lower.lower import lower
 from tricnn.lower.program import Program
 from tricnn.run import compile_ahead, model
 from tricnn.run.compile_ahead import Ready, compiled_ahead, settled_for_launch
-from tricnn.run.model import specialised
 
 BATCH, TARGET = 48, "sm_90"
 
@@ -51,7 +50,7 @@ def planned(mode: str) -> Plan:
     b = GraphBuilder("small")
     x = b.relu(b.batch_norm(b.conv2d(b.input("x", (8, 12, 12)), 16, 3, padding=1, name="first")))
     x = b.max_pool2d(b.conv2d(x, 32, 1, name="second"), 2)
-    return fuse(specialised(b.build(b.linear(b.flatten(x), 10, name="fc")), mode), mode)
+    return pipeline.planned(b.build(b.linear(b.flatten(x), 10, name="fc")), mode, "all")
 
 
 @pytest.fixture(scope="module")

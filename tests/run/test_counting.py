@@ -9,13 +9,12 @@ from tests.compiler.nets import NETS
 from tests.run.networks import KINDS, network
 from tricnn.check.counting import BytesCounted, CountedLaunch
 from tricnn.check.verify import compiled, verify_model
-from tricnn.compiler.fuse import fuse as make_plan
+from tricnn.compiler.pipeline import planned
 from tricnn.compiler.plan import Plan
 from tricnn.graphs import ARCHITECTURES, SMALL
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.lower.body import Body
 from tricnn.lower.lower import LOWERINGS, lower
-from tricnn.run.model import specialised
 from tricnn.run.triton_executor import interpreting
 
 pytestmark = pytest.mark.skipif(not interpreting(), reason="bytes are counted under Triton's interpreter")
@@ -113,7 +112,7 @@ def count(
 
 
 def plan(graph: Graph, mode: str, fuse: bool) -> Plan:
-    return make_plan(specialised(graph, mode, fuse=fuse), mode, "all" if fuse else "none")
+    return planned(graph, mode, "all" if fuse else "none")
 
 
 def differences(launches: Iterable[CountedLaunch]) -> list[str]:

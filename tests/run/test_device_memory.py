@@ -5,10 +5,9 @@ import pytest
 
 import tricnn
 from tests.lower.test_emit import residual
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.pipeline import planned
 from tricnn.graphs import resnet18
 from tricnn.lower.lower import lower
-from tricnn.run.model import specialised
 
 
 @pytest.mark.parametrize("mode, dtype", [("infer", "fp32"), ("infer", "bf16"), ("train", "fp32"), ("train", "bf16")])
@@ -32,7 +31,7 @@ def test_another_batch_has_the_same_parameters() -> None:
 def test_folded_inference_of_resnet18_holds_its_folded_weights_only() -> None:
     """Of 20 convolutions a weight and a bias each, and the dense layer: batch norm's four vectors are gone."""
     graph = resnet18()
-    program = lower(fuse(specialised(graph, "infer"), "infer"), "fp32", 1)
+    program = lower(planned(graph, "infer", "all"), "fp32", 1)
     shapes = {n.name: graph.types[n.name].per_image for n in graph.parameters}
     weights = [shape for shape in shapes.values() if len(shape) == 4]
     folded = sum(int(np.prod(shape)) + shape[0] for shape in weights) + 512 * 1000 + 1000

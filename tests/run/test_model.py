@@ -152,10 +152,10 @@ def test_every_pass_can_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tricnn.compile(network("residual"), "train", batch=2)
     (folder,) = tmp_path.iterdir()
     names = sorted(p.name for p in folder.iterdir())
-    stages = ["declared", "for-training", "tidied", "branches-joined", "siblings-merged", "differentiated",
+    stages = ["declared", "expanded", "for-training", "tidied", "branches-joined", "siblings-merged", "differentiated",
               "gradients-compacted", "slices-joined", "plan"]  # fmt: skip
-    assert names == [*(f"{i:02}-{stage}.txt" for i, stage in enumerate(stages)), "09-kernels.py"]
-    for name in names[:8]:  # each graph is text that reads back
+    assert names == [*(f"{i:02}-{stage}.txt" for i, stage in enumerate(stages)), "10-kernels.py"]
+    for name in names[:9]:  # each graph is text that reads back
         assert str(tricnn.from_text((folder / name).read_text())) == (folder / name).read_text()
 
 
@@ -167,8 +167,8 @@ def test_dumps_of_several_compilations_do_not_mix(tmp_path: Path, monkeypatch: p
     assert sorted(made) == ["00-small-train", "01-heads-infer", "02-small-train"]
     texts = [{p.name: p.read_text() for p in folder.iterdir()} for _, folder in sorted(made.items())]
     assert texts[0] == texts[2] != texts[1]
-    assert {"00-declared.txt", "01-for-inference.txt"} <= set(texts[1])
-    assert all(text.splitlines()[0] == "graph heads" for name, text in texts[1].items() if name < "04")
+    assert {"00-declared.txt", "02-for-inference.txt"} <= set(texts[1])
+    assert all(text.splitlines()[0] == "graph heads" for name, text in texts[1].items() if name < "05")
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
-    from tricnn.lower.program import Program
 
 LARGEST_BATCH = 2**31 - 1
 
@@ -226,48 +225,6 @@ def chosen_target(name: str | None) -> str:
     from tricnn.run.model import device_target
 
     return parse_target(name if name is not None else device_target()).name
-
-
-def check_dtype(dtype: str) -> None:
-    from tricnn.machine.dtypes import DTYPES
-
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is not one that kernels are compiled for; accepted: {', '.join(DTYPES)}")
-
-
-def lowered(
-    graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool | str, dumped: bool = False
-) -> Program:
-    """The program of a graph, not compiled: its launches and what they move are known exactly. ``dumped``: passes show
-    their results to TRICNN_DUMP."""
-    from tricnn.compiler.cost import Cost
-    from tricnn.compiler.fuse import fuse as fuse_graph
-    from tricnn.compiler.policies import policy_named
-    from tricnn.lower.lower import lower
-    from tricnn.run.dump import Dump
-    from tricnn.run.model import specialised
-
-    check_dtype(dtype)
-    dump = Dump(os.environ.get("TRICNN_DUMP") if dumped else None, f"{graph.name}-{mode}")
-    ready = specialised(graph, mode, fuse=fuse, dump=dump)
-    plan = fuse_graph(ready, mode, policy_named(fuse), Cost(batch, dtype, target))
-    dump("plan", plan)
-    program = lower(plan, dtype, batch, target)
-    if dump.folder is not None:
-        from tricnn.emit.emit import emit
-
-        dump("kernels", emit(program), "py")
-    return program
-
-
-def static_figures(program: Program) -> dict[str, int]:
-    """What is known of a program without running it."""
-    return {
-        "launches": len(program.launches),
-        "dram_bytes": program.dram_bytes(),
-        "flops": program.flops(),
-        "peak_memory_bytes": program.peak_memory_bytes(),
-    }
 
 
 def check_memory(graph: Graph, batch: int, mode: str) -> None:

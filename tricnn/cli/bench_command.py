@@ -18,9 +18,7 @@ from .arguments import (
     check_memory,
     chosen_target,
     load_graph,
-    lowered,
     real,
-    static_figures,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +84,7 @@ def measured(
     peers: Sequence[str], screen: Screen, policy: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """The object that ``--json`` prints. What is not timed is of kernels compiled for ``compiled_batch``."""
+    from tricnn.lower.from_graph import lowered, static_figures
     from tricnn.lower.predicted_time import microseconds, predicted_seconds
     from tricnn.run.model import gpu_present
 

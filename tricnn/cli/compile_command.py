@@ -14,9 +14,7 @@ from .arguments import (
     chosen_target,
     file_path,
     load_graph,
-    lowered,
     output_folder,
-    static_figures,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from tricnn.lower.from_graph import lowered
+    from tricnn.run.dump import Dump
+
     from ..report import tables
     from ..report.figures import plural, size
     from .screen import Screen
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
     target = chosen_target(options.target)
     graph = load_graph(options)
     how = (options.mode, options.batch, options.dtype, target)
-    program = lowered(graph, *how, fuse=options.fuse, dumped=True)
+    dump = Dump.asked_for(graph, options.mode)
+    program = lowered(graph, *how, fuse=options.fuse, show=dump)
+    dump.kernels(lambda: program)
     unfused = program if options.fuse == "none" else lowered(graph, *how, fuse="none")
     with output_folder(options.out) as folder:
         built = compile_shown(program, target, screen)
@@ -96,6 +99,7 @@ def compile_shown(program: Program, target: str, screen: Screen, cache_dir: Path
 
 def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
     """The object that ``--json`` prints; its keys are a contract."""
+    from tricnn.lower.from_graph import static_figures
     from tricnn.lower.predicted_time import microseconds, predicted_seconds
 
     program = built.program

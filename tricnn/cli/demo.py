@@ -83,9 +83,10 @@ def title(screen: Screen, text: str) -> None:
 
 def compile_step(graph: Graph, target: str, folder: Path, screen: Screen) -> str:
     """Compile for training, show the kernels, write them; the emitted source."""
+    from tricnn.lower.from_graph import lowered
+
     from ..report import tables
     from ..report.replaced import replaced
-    from .arguments import lowered
     from .compile_command import compile_shown, sentences, summary
 
     what = "an H100" if target == "sm_90" else "the GPU at hand"
@@ -107,9 +108,9 @@ def compile_step(graph: Graph, target: str, folder: Path, screen: Screen) -> str
 def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
     """Run those kernels on random images; raises if one is outside its tolerance."""
     from tricnn.emit.emit import emit
+    from tricnn.lower.from_graph import lowered
 
     from ..report import tables
-    from .arguments import lowered
     from .verify_command import device_name, verified
 
     # Building may have chosen smaller tiles than the first choice, which is what runs here.

@@ -13,8 +13,6 @@ from .arguments import (
     add_target,
     chosen_target,
     load_graph,
-    lowered,
-    static_figures,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from tricnn.lower.from_graph import lowered
+    from tricnn.run.dump import Dump
+
     from ..report import tables
     from ..report.figures import brief, plural, size, times
     from .screen import Screen
@@ -57,7 +58,9 @@ def run(options: argparse.Namespace) -> int:
     target = chosen_target(options.target)
     graph = load_graph(options)
     how = (options.mode, options.batch, options.dtype, target)
-    fused, unfused = lowered(graph, *how, fuse=options.fuse, dumped=True), lowered(graph, *how, fuse="none")
+    dump = Dump.asked_for(graph, options.mode)
+    fused, unfused = lowered(graph, *how, fuse=options.fuse, show=dump), lowered(graph, *how, fuse="none")
+    dump.kernels(lambda: fused)
     if options.plan and not options.json:
         print(fused.plan, end="")
         return 0
@@ -113,6 +116,7 @@ def shared_operands(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
 def explanation(name: str, fused: Program, unfused: Program, target: str) -> dict[str, Any]:
     """The object that ``--json`` prints."""
     from tricnn.compiler.cost import Cost
+    from tricnn.lower.from_graph import static_figures
     from tricnn.lower.predicted_time import microseconds, predicted_seconds
     from tricnn.lower.program import element
     from tricnn.machine.dtypes import BYTES

@@ -6,7 +6,7 @@ import argparse
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_model, check_dtype, dtype, load_graph, whole
+from .arguments import add_model, dtype, load_graph, whole
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from tricnn.machine.dtypes import check_dtype
+
     from ..report import tables
     from ..report.figures import size
     from .screen import Screen

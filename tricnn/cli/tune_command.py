@@ -15,7 +15,6 @@ from .arguments import (
     chosen_target,
     file_path,
     load_graph,
-    lowered,
     real,
 )
 
@@ -53,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from tricnn.lower.from_graph import lowered
     from tricnn.machine import tuned_files as tuning
     from tricnn.machine.tiles import GPU, chosen_for
     from tricnn.measure.tune import sites

@@ -16,7 +16,6 @@ from .arguments import (
     add_fusion,
     add_model,
     add_target,
-    check_dtype,
     check_memory,
     chosen_target,
     load_graph,
@@ -141,6 +140,7 @@ def verified(
     from tricnn.check.counting import BytesCounted
     from tricnn.check.races import RacesFound
     from tricnn.check.verify import both, compiled, verify_model
+    from tricnn.machine.dtypes import check_dtype
     from tricnn.run.triton_executor import interpreting
 
     from ..report.progress import Steps

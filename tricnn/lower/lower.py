@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.table import Kind
-from ..machine.dtypes import DTYPES
+from ..machine.dtypes import check_dtype
 from ..machine.tiles import Form
 from ..system.errors import TargetError
 from .across_channels import lower_across_channels
@@ -70,8 +70,7 @@ def lower(
     ``forms`` maps a function's name to the form that its compilation asked for.
     ``kernels`` names those to lower, if not all of them.
     """
-    if dtype not in DTYPES:
-        raise TargetError(f"dtype {dtype!r} has no Triton kernels; accepted: {', '.join(DTYPES)}")
+    check_dtype(dtype)
     state = Lowering(plan, dtype, batch, target, dict(forms or {}))
     for kernel in plan.kernels:
         if kernels is None or kernel.name in kernels:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..system.errors import TargetError
+
 #: dtype -> how activations are stored, and the precision of products
 DTYPES = {"fp32": ("fp32", "ieee"), "tf32": ("fp32", "tf32"), "fp16": ("fp16", "ieee"), "bf16": ("bf16", "ieee")}
 #: the same under other names: PyTorch's, NumPy's
@@ -26,3 +28,9 @@ def dtype_named(value: Any) -> str:
             return repr(value)
     name = str(value).removeprefix("torch.")
     return DTYPE_NAMES.get(name, name)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise TargetError unless there are Triton kernels for a dtype."""
+    if dtype not in DTYPES:
+        raise TargetError(f"dtype {dtype!r} has no Triton kernels; accepted: {', '.join(DTYPES)}")

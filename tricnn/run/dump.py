@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from ..emit.emit import emit
+from ..ir.graph import Graph
+from ..lower.program import Program
 from ..system.errors import TricnnError
 from ..system.paths import user_path
 
@@ -17,6 +22,16 @@ class Dump:
     def __init__(self, folder: str | None, of: str = "graph"):
         self.folder = user_path(folder) if folder else None
         self.of, self.count = re.sub(r"[^\w.-]", "_", of), 0
+
+    @classmethod
+    def asked_for(cls, graph: Graph, mode: str) -> Dump:
+        """The dump of one compilation, where TRICNN_DUMP says (nowhere, if it is not set)."""
+        return cls(os.environ.get("TRICNN_DUMP"), f"{graph.name}-{mode}")
+
+    def kernels(self, program: Callable[[], Program]) -> None:
+        """Write the emitted file of a program, which is made only if it is wanted."""
+        if self.folder is not None:
+            self("kernels", emit(program()), "py")
 
     def __call__(self, stage: str, value: object, suffix: str = "txt") -> None:
         if self.folder is None:

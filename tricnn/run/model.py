@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,17 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.branches import join_branches
 from ..compiler.cost import Cost
-from ..compiler.differentiate import differentiate
-from ..compiler.expand import expand
-from ..compiler.fold import fold_batch_norm
-from ..compiler.fuse import fuse as fuse_graph
+from ..compiler.pipeline import MODES, planned
 from ..compiler.plan import Plan
-from ..compiler.policies import policy_named, rules_of
-from ..compiler.siblings import join_slices, merge_siblings
-from ..compiler.specialise import for_inference, for_training, tidy
-from ..compiler.strided import compact_strided_gradients
 from ..emit.emit import emit
 from ..graphs.published import about_images
 from ..ir.graph import Graph
@@ -45,7 +36,6 @@ from .weights import PYTORCH, as_array, load_weights, save_weights, without_abse
 
 ALL_DTYPES = (*DTYPES, "fp64")
 EXECUTORS = ("auto", "triton", "numpy", "eager")
-MODES = ("infer", "train")
 
 
 def gpu_present() -> bool:
@@ -67,45 +57,6 @@ def device_target() -> str:
         return str(torch.cuda.get_device_properties(0).gcnArchName.split(":")[0])
     major, minor = torch.cuda.get_device_capability()
     return f"sm_{major}{minor}"
-
-
-def specialised(
-    graph: Graph, mode: str, *, fuse: bool | str = True, label_smoothing: float = 0.0, dump: Dump | None = None
-) -> Graph:
-    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference, and rewritten
-    for the rules of the policy ``fuse``. ``dump`` is shown the graph after every pass."""
-    rules = rules_of(policy_named(fuse))
-    show = dump or Dump(None)
-    show("declared", graph)
-    if mode not in MODES:
-        raise TargetError(f"mode {mode!r} is unknown; accepted: {', '.join(MODES)}")
-    graph = expand(graph)
-    show("expanded", graph)
-    ready = for_inference(graph) if mode == "infer" else for_training(graph, label_smoothing)
-    show(f"for-{'inference' if mode == 'infer' else 'training'}", ready)
-    if rules and mode == "infer":
-        ready = fold_batch_norm(ready)
-        show("batch-norm-folded", ready)
-    if rules:
-        ready = tidy(ready)
-        show("tidied", ready)
-    if {"placement", "prologue"} <= rules and mode == "train":
-        ready = join_branches(ready)
-        show("branches-joined", ready)
-    merging = {"merging", "placement", "prologue"} <= rules
-    if merging:
-        ready = merge_siblings(ready, mode)
-        show("siblings-merged", ready)
-    if mode == "train":
-        ready = differentiate(ready)
-        show("differentiated", ready)
-    if "prologue" in rules and mode == "train":
-        ready = compact_strided_gradients(ready)
-        show("gradients-compacted", ready)
-    if merging:
-        ready = join_slices(ready)
-        show("slices-joined", ready)
-    return ready
 
 
 def compile(
@@ -157,13 +108,12 @@ def compile(
         target = parse_target(target).name
     if executor == "auto":
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
-    dump = Dump(os.environ.get("TRICNN_DUMP"), f"{graph.name}-{mode}")
-    ready = specialised(graph, mode, fuse=fuse, label_smoothing=label_smoothing, dump=dump)
-    plan = fuse_graph(ready, mode, policy_named(fuse), Cost(batch, dtype, target or device_target()))
-    dump("plan", plan)
+    dump = Dump.asked_for(graph, mode)
+    cost = Cost(batch, dtype, target or device_target())
+    plan = planned(graph, mode, fuse, cost, label_smoothing=label_smoothing, show=dump)
     model = Model(graph, plan, batch, dtype, executor, target, seed)
-    if dump.folder is not None and dtype != "fp64":
-        dump("kernels", model.source, "py")
+    if dtype != "fp64":
+        dump.kernels(lambda: model.program)
     return model
 
 

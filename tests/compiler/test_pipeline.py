@@ -1,0 +1,74 @@
+"""One list of passes from a declared graph to its plan: whoever compiles runs it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tricnn
+from tests.compiler.nets import NETS
+from tricnn.compiler import pipeline
+from tricnn.compiler.cost import Cost
+from tricnn.compiler.pipeline import PASSES, Aim, planned
+from tricnn.graphs import inception_block
+from tricnn.ir import TargetError, to_text
+from tricnn.lower.from_graph import lowered
+
+ROOT = Path(tricnn.__file__).parents[1]
+
+
+def ran(mode: str, policy: str) -> list[str]:
+    return [step.name for step in PASSES if step.runs(Aim(mode, policy))]
+
+
+def test_what_runs_when() -> None:
+    """The unfused plan is of the network as declared; a pass that prepares for a rule runs only with that rule."""
+    assert ran("infer", "none") == ["expanded", "for-inference"]
+    assert ran("train", "none") == ["expanded", "for-training", "differentiated"]
+    assert ran("infer", "epilogue") == ["expanded", "for-inference", "batch-norm-folded", "tidied"]
+    assert (
+        ran("infer", "all") == ran("infer", "auto") == [*ran("infer", "epilogue"), "siblings-merged", "slices-joined"]
+    )
+    assert ran("train", "prologue") == ["expanded", "for-training", "tidied", "differentiated", "gradients-compacted"]
+    assert ran("train", "all") == [step.name for step in PASSES if step.mode != "infer"]
+    assert {step.name for step in PASSES} == {*ran("infer", "all"), *ran("train", "all")}
+
+
+@pytest.mark.parametrize("policy", ["auto", "epilogue", "none"])
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_python_and_the_command_line_run_the_same_plan(mode: str, policy: str) -> None:
+    graph = inception_block()
+    program = lowered(graph, mode, 8, "bf16", "sm_90", fuse=policy)
+    model = tricnn.compile(graph, mode, 8, "bf16", "numpy", "sm_90", policy)
+    assert str(model.plan) == str(program.plan) == str(planned(graph, mode, policy, Cost(8, "bf16", "sm_90")))
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("net", NETS, ids=lambda g: g.name)
+def test_a_pass_leaves_what_it_was_given_as_it_was(net: tricnn.Graph, mode: str) -> None:
+    shown: list[tuple[str, str, object]] = []
+    planned(net, mode, show=lambda name, value: shown.append((name, str(value), value)))
+    assert [name for name, _, _ in shown] == ["declared", *ran(mode, "auto"), "plan"]
+    assert all(str(value) == text for _, text, value in shown)
+    assert shown[0][1] == to_text(net)
+
+
+def test_nobody_else_composes_passes() -> None:
+    """A second list would leave a pass out one day."""
+    modules = {Path(pipeline.__file__).with_name(f"{name}.py") for name in
+               ("branches", "differentiate", "expand", "fold", "siblings", "specialise", "strided")}  # fmt: skip
+    passes = {node.name for path in modules for node in ast.parse(path.read_text()).body
+              if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")} - {"prepared_nodes"}  # fmt: skip
+    assert {"differentiate", "merge_siblings", "fold_batch_norm"} <= passes
+    composing = set()
+    for path in (p for folder in ("tricnn", "benchmarks") for p in (ROOT / folder).rglob("*.py")):
+        imported = {alias.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+                    for alias in node.names}  # fmt: skip
+        if len(imported & passes) > 1:
+            composing.add(path.name)
+    assert composing == {"pipeline.py"}
+
+
+def test_a_mode_that_is_none() -> None:
+    with pytest.raises(TargetError, match="mode 'test' is unknown; accepted: infer, train"):
+        planned(NETS[0], "test")

@@ -1,0 +1,141 @@
+"""The passes that take a declared graph to a plan: one list, which everybody runs.
+
+    declared -> expanded -> for inference or training -> rewritten (fold, tidy, join, merge) -> differentiated -> rewritten -> plan
+
+A pass runs if its mode is the one compiled for and the policy has the rules of fusion that it prepares for
+(policies.py): the unfused plan is of the network as it was declared. Each is a function of the value before it, which
+it leaves as it is. ``show``, if given, is called with the name and the result of every pass that ran: TRICNN_DUMP
+writes them as files, and ``tricnn explain`` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..ir.graph import Graph
+from ..system.errors import TargetError
+from .branches import join_branches
+from .cost import Cost
+from .differentiate import differentiate
+from .expand import expand
+from .fold import fold_batch_norm
+from .fuse import fuse
+from .plan import Plan
+from .policies import policy_named, rules_of
+from .siblings import join_slices, merge_siblings
+from .specialise import for_inference, for_training, tidy
+from .strided import compact_strided_gradients
+
+MODES = ("infer", "train")
+
+Show = Callable[[str, object], None]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a graph is compiled for. ``cost`` is the time model that ``auto`` goes by; without one ``auto`` is ``all``.
+
+    Raises TargetError for an unknown mode.
+    """
+
+    mode: str
+    policy: str
+    cost: Cost | None = None
+    label_smoothing: float = 0.0
+    rules: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise TargetError(f"mode {self.mode!r} is unknown; accepted: {', '.join(MODES)}")
+        object.__setattr__(self, "rules", rules_of(self.policy))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step from a graph to a graph. ``name`` says what its result is; ``does`` is its equation, or what it does, in
+    one line. It runs in ``mode`` (in every one, if that is empty) where the policy has all ``rules``; with no rule
+    named, under every policy that fuses at all; and always if ``rules`` is None."""
+
+    name: str
+    does: str
+    run: Callable[[Graph, Aim], Graph]
+    mode: str = ""
+    rules: tuple[str, ...] | None = None
+
+    def runs(self, aim: Aim) -> bool:
+        """Is it part of this compilation?"""
+        if self.mode not in ("", aim.mode):
+            return False
+        return self.rules is None or (bool(aim.rules) and aim.rules.issuperset(self.rules))
+
+
+MERGING = ("merging", "placement", "prologue")
+
+#: in the order in which they run; a plan is made of what the last one leaves
+PASSES = (
+    Pass("expanded", "conv_transpose2d(x, w, b) = conv2d_grad_input(x, w, b): rows that mean other rows",
+         lambda graph, aim: expand(graph)),
+    Pass("for-inference", "dropout(x) = x; heads that only training wants are left out",
+         lambda graph, aim: for_inference(graph), "infer"),
+    Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)); cross entropy on every output",
+         lambda graph, aim: for_training(graph, aim.label_smoothing), "train"),
+    Pass("batch-norm-folded", "batch_norm(conv2d(x, w, b)) = conv2d(x, w * s, (b - mean) * s + beta)",
+         lambda graph, aim: fold_batch_norm(graph), "infer", ()),
+    Pass("tidied", "max_pool2d(relu(x)) = relu(max_pool2d(x)); f(flatten(x)) = flatten(f(x))",
+         lambda graph, aim: tidy(graph), "", ()),
+    Pass("branches-joined", "concat(f(a), f(b)) = f(concat(a, b))",
+         lambda graph, aim: join_branches(graph), "train", ("placement", "prologue")),
+    Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",
+         lambda graph, aim: merge_siblings(graph, aim.mode), "", MERGING),
+    Pass("differentiated", "the gradient of the loss in every parameter, graph to graph",
+         lambda graph, aim: differentiate(graph), "train"),
+    Pass("gradients-compacted", "conv2d_grad_input(dy, w; 1x1, stride s) = spread(conv2d_grad_input(dy, w; stride 1))",
+         lambda graph, aim: compact_strided_gradients(graph), "train", ("prologue",)),
+    Pass("slices-joined", "concat(slice(m), y) = slice(concat(m, y))",
+         lambda graph, aim: join_slices(graph), "", MERGING),
+)  # fmt: skip
+
+
+def specialised(
+    graph: Graph, mode: str, fuse: bool | str = True, *, label_smoothing: float = 0.0, show: Show | None = None
+) -> Graph:
+    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference, and rewritten
+    for the rules of the policy ``fuse``.
+
+    Raises TargetError for an unknown mode or policy, GraphError for a graph that cannot be trained.
+    """
+    return _passed(graph, Aim(mode, policy_named(fuse), None, label_smoothing), show)
+
+
+def planned(
+    graph: Graph,
+    mode: str,
+    fuse: bool | str = True,
+    cost: Cost | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    show: Show | None = None,
+) -> Plan:
+    """The plan of a declared graph, by every pass and then fusion. ``cost`` is the time model that ``auto`` goes by;
+    without one every rule is used wherever it is legal. Raises as :func:`specialised` does."""
+    return _planned(graph, Aim(mode, policy_named(fuse), cost, label_smoothing), show)
+
+
+def _planned(graph: Graph, aim: Aim, show: Show | None) -> Plan:
+    plan = fuse(_passed(graph, aim, show), aim.mode, aim.policy, aim.cost)
+    if show is not None:
+        show("plan", plan)
+    return plan
+
+
+def _passed(graph: Graph, aim: Aim, show: Show | None) -> Graph:
+    """The graph after every pass that runs."""
+    if show is not None:
+        show("declared", graph)
+    for step in PASSES:
+        if step.runs(aim):
+            graph = step.run(graph, aim)
+            if show is not None:
+                show(step.name, graph)
+    return graph
