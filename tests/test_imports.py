@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 #: from the highest to the lowest
-FLOORS = """
-    cli report measure check training frontends run build emit lower compiler machine graphs ir system kernels
-""".split()
+FLOORS = (
+    "cli", "report", "measure", "check", "training", "frontends", "run", "build", "emit", "lower", "compiler",
+    "machine", "graphs", "ir", "system", "kernels",
+)  # fmt: skip
 HEIGHT = {room: -number for number, room in enumerate(FLOORS)}
 ROOMS = sorted(path.name for path in (ROOT / "tricnn").iterdir() if path.is_dir() and path.name != "__pycache__")
 

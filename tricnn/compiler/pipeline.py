@@ -1,6 +1,6 @@
 """The passes that take a declared graph to a plan: one list, which everybody runs.
 
-    declared -> expanded -> for inference or training -> rewritten (fold, tidy, join, merge) -> differentiated -> rewritten -> plan
+    declared -> expanded -> for inference or training -> folded, tidied, joined, merged -> differentiated -> ... -> plan
 
 A pass runs if its mode is the one compiled for and the policy has the rules of fusion that it prepares for
 (policies.py): the unfused plan is of the network as it was declared. Each is a function of the value before it, which
