@@ -10,15 +10,17 @@ READY  = $(VENV)/.ready
 # How long things take on 2 cores, said before they start.
 DEMO  = LeNet compiled for an H100, its kernels verified, trained on handwritten digits: 1 to 3 minutes on 2 cores
 TESTS = every test that needs neither a GPU nor much time: 4 to 8 minutes on 2 cores
+PAGES = the lecture's notebooks, run and built as pages in out/notebooks: 2 to 6 minutes on 2 cores
 SETUP = a few minutes, 1 to 3 GB
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo about-demo test about-test check format bench gpu clean FORCE
+.PHONY: help setup demo about-demo test about-test notebooks about-notebooks check format bench gpu clean FORCE
 
 help:
 	@echo "make setup    the environment, in $(VENV): $(SETUP)"
 	@echo "make demo     $(DEMO)"
 	@echo "make test     $(TESTS)"
+	@echo "make notebooks  $(PAGES)"
 	@echo "make check    ruff and mypy"
 	@echo "make format   let ruff format the sources"
 	@echo "make bench    with a GPU, times beside PyTorch's (9 minutes); without one, exact figures and predictions"
@@ -69,6 +71,12 @@ about-test:
 # Not -q: how many tests there are is said before the first one, and the total at the end.
 test: about-test setup
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow and not gpu"
+
+about-notebooks:
+	@echo "$(PAGES)"
+
+notebooks: about-notebooks setup
+	@$(PY) notebooks/build.py
 
 check: setup
 	@$(PY) -m ruff check .

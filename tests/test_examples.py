@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
+import torch
+
 from tricnn.cli.main import run as main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -34,3 +38,20 @@ def test_the_network_in_python_verifies_itself_and_prints_its_kernels():
     assert done.returncode == 0, done.stderr
     assert "# plan of two_views: infer, fused" in done.stdout and "# plan of two_views: train, fused" in done.stdout
     assert done.stdout.count("values within tolerance") == 2 and "@triton.jit" in done.stdout
+
+
+def test_a_picture_is_filtered_as_pytorch_filters_it(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    matplotlib.image.imsave(tmp_path / "photo.png", image)
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    words = [sys.executable, EXAMPLES / "filter_photograph.py", tmp_path / "made" / "out.png", tmp_path / "photo.png"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    drawn = matplotlib.image.imread(tmp_path / "made" / "out.png")[..., :3]
+    assert drawn.shape == (24, 32, 3)
+    edges = [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]]
+    blur = [[1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16]]
+    for kernel, quarter in ((edges, drawn[:12, 16:]), (blur, drawn[12:, 16:])):
+        colours = torch.from_numpy(image / 255).permute(2, 0, 1)[:, None]
+        expected = torch.nn.functional.conv2d(colours, torch.tensor([[kernel]], dtype=torch.float64), padding=1)
+        np.testing.assert_allclose(quarter, expected[:, 0].permute(1, 2, 0).clip(0, 1), atol=1 / 255)
