@@ -58,12 +58,13 @@ def run(options: argparse.Namespace) -> int:
 
     screen = Screen(options.json)
     target = chosen_target(options.target)
-    graph = load_graph(options)
-    how = (options.mode, options.batch, options.dtype, target)
-    dump = Dump.asked_for(graph, options.mode)
-    program = lowered(graph, *how, fuse=options.fuse, show=dump)
-    dump.kernels(lambda: program)
-    unfused = program if options.fuse == "none" else lowered(graph, *how, fuse="none")
+    with screen.waiting(f"fusing {options.model}"):
+        graph = load_graph(options)
+        how = (options.mode, options.batch, options.dtype, target)
+        dump = Dump.asked_for(graph, options.mode)
+        program = lowered(graph, *how, fuse=options.fuse, show=dump)
+        dump.kernels(lambda: program)
+        unfused = program if options.fuse == "none" else lowered(graph, *how, fuse="none")
     with output_folder(options.out) as folder:
         built = compile_shown(program, target, screen)
         files = built.write(folder) if folder else []

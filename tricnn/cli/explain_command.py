@@ -56,11 +56,12 @@ def run(options: argparse.Namespace) -> int:
 
     screen = Screen(options.json)
     target = chosen_target(options.target)
-    graph = load_graph(options)
-    how = (options.mode, options.batch, options.dtype, target)
-    dump = Dump.asked_for(graph, options.mode)
-    fused, unfused = lowered(graph, *how, fuse=options.fuse, show=dump), lowered(graph, *how, fuse="none")
-    dump.kernels(lambda: fused)
+    with screen.waiting(f"fusing {options.model}"):
+        graph = load_graph(options)
+        how = (options.mode, options.batch, options.dtype, target)
+        dump = Dump.asked_for(graph, options.mode)
+        fused, unfused = lowered(graph, *how, fuse=options.fuse, show=dump), lowered(graph, *how, fuse="none")
+        dump.kernels(lambda: fused)
     if options.plan and not options.json:
         print(fused.plan, end="")
         return 0

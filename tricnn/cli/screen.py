@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..report.fit import fit
+from ..system.waiting import Waiting
 
 WIDTH_OF_PIPES = 140  # columns, where there is no terminal to ask (and COLUMNS is not set)
 
@@ -37,6 +38,11 @@ class Screen:
         self.progress: Console | None = console(to_stderr=True) if as_json else self.out
         if as_json and not sys.stderr.isatty():
             self.progress = None
+
+    def waiting(self, what: str) -> Waiting:
+        """Something that may take long: said on standard error, so that what is printed stays what was asked for."""
+        watched = not self.as_json or sys.stderr.isatty()
+        return Waiting(console(to_stderr=True) if watched else None, what)
 
     def show(self, *things: Any) -> None:
         """Tables and lines, for people."""

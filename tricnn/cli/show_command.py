@@ -37,8 +37,9 @@ def run(options: argparse.Namespace) -> int:
 
     screen = Screen(options.json)
     check_dtype(options.dtype)
-    graph = load_graph(options)
-    shown = describe(graph, options.batch, options.dtype)
+    with screen.waiting(f"reading {options.model}"):
+        graph = load_graph(options)
+        shown = describe(graph, options.batch, options.dtype)
     if options.json:
         screen.json(shown)
     elif options.text:

@@ -218,10 +218,11 @@ def train(
 
     settings = training_options(options, graph)
     executor = options.executor
-    model = compile(
-        graph, "train", options.batch, options.dtype, executor, None, options.fuse, seed=options.seed,
-        label_smoothing=options.label_smoothing,
-    )  # fmt: skip
+    with screen.waiting(f"compiling {graph.name}"):
+        model = compile(
+            graph, "train", options.batch, options.dtype, executor, None, options.fuse, seed=options.seed,
+            label_smoothing=options.label_smoothing,
+        )  # fmt: skip
     executor = model.executor.name
     if options.weights:
         model.load_state_dict(options.weights)

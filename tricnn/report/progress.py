@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-SECONDS_BETWEEN_LINES = 3.0
+from ..system.waiting import Waiting
 
 
 class Steps:
@@ -23,10 +21,9 @@ class Steps:
         self.console = console if console is not None and not console.quiet else None
         self.what, self.total, self.noun, self.count, self.last = what, total, noun, 0, ""
         self.bar: Progress | None = None
-        self.ended = threading.Event()
+        self.waiting = Waiting(console, self._said)
 
     def __enter__(self) -> Steps:
-        self.began = time.monotonic()
         if self.console and self.console.is_terminal:
             self.bar = Progress(
                 SpinnerColumn(),
@@ -41,9 +38,8 @@ class Steps:
             )
             self.task = self.bar.add_task(self.what, total=self.total, last="")
             self.bar.start()
-        elif self.console:
-            self.thread = threading.Thread(target=self._lines, daemon=True)
-            self.thread.start()
+        else:
+            self.waiting.__enter__()
         return self
 
     def done(self, name: str = "") -> None:
@@ -53,19 +49,13 @@ class Steps:
         if self.bar:
             self.bar.update(self.task, completed=self.count, total=self.total, last=name)
 
-    def _lines(self) -> None:
-        while not self.ended.wait(SECONDS_BETWEEN_LINES):
-            assert self.console is not None
-            seconds = time.monotonic() - self.began
-            last = f", last {self.last}" if self.last else ""
-            text = f"{self.what}: {self.count} of {self.total} {self.noun}, {seconds:.0f} s{last}"
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def _said(self) -> str:
+        last = f", last {self.last}" if self.last else ""
+        return f"{self.what}: {self.count} of {self.total} {self.noun}{last}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.ended.set()
         if self.bar:
             self.bar.stop()
-        elif self.console:
-            self.thread.join()
+        self.waiting.end()

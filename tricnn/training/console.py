@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from ..system.waiting import Waiting
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -30,6 +32,7 @@ class Reporter:
         self.images = 0
         self.last_line = time.monotonic()
         self.bar: Progress | None = None
+        self.waiting = Waiting(console, "first step")  # of a wide network it may take a minute
         if console.is_terminal and not console.quiet:
             self.bar = Progress(
                 TextColumn("{task.description}"),
@@ -44,6 +47,8 @@ class Reporter:
     def __enter__(self) -> Reporter:
         if self.bar:
             self.bar.start()
+        else:
+            self.waiting.__enter__()
         return self
 
     def __exit__(
@@ -51,12 +56,14 @@ class Reporter:
     ) -> None:
         if self.bar:
             self.bar.stop()
+        self.waiting.end()
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stepped(self, step: int, loss: float, images: int, seconds: float) -> None:
         """One update is done."""
+        self.waiting.end()
         self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
         self.images += images
         self.training_seconds += seconds
