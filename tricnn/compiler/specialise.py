@@ -28,7 +28,7 @@ def for_inference(graph: Graph) -> Graph:
 
 
 def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
-    """Replace batch_norm by its training form and put the loss on the outputs.
+    """Replace batch_norm, where it is not frozen, by its training form and put the loss on the outputs.
 
     ``batch_norm(x, w, b, mean, var) = normalize(x, batch_stats(x), w, b)``, and mean and var get their updates. The
     loss is the sum over the outputs of loss_weight * cross_entropy(output, labels). Cross entropy takes logits: of an
@@ -40,7 +40,7 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
     updates = []
     owner: dict[str, str] = {}  # of running statistics
     for node in graph.nodes:
-        if node.op == "batch_norm":
+        if node.op == "batch_norm" and not node.attrs["frozen"]:
             x, weight, bias, mean, var = node.inputs
             for buffer in (mean, var):
                 if graph.by_name[buffer].op != "buffer":

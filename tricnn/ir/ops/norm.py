@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..numpy_ops.sums import pixel_rows, sum_rows
-from ..table import Kind, integer, number, register, require
+from ..table import Kind, boolean, integer, number, register, require
 from ..types import TensorType
 from .pointwise import same_shape
 
@@ -191,12 +191,13 @@ def _t_grad_input(env: Any, a: Any, dy: Any, x: Any, stats: Any, weight: Any, su
 
 register(
     "batch_norm", Kind.POINTWISE, "x weight bias running_mean running_var",
-    attrs={**EPS, **MOMENTUM},
+    attrs={**EPS, **MOMENTUM, "frozen": boolean(False)},
     shape=_bn_shape,
     numpy=lambda env, a, x, w, b, mean, var: _affine(x, mean, var, w, b, a["eps"]),
     gradient=_bn_gradient,
     aten=lambda env, a, x, w, b, mean, var: _t_affine(x, mean, var, w, b, a["eps"]),
-    doc="y = (x - running_mean) * rsqrt(running_var + eps) * weight + bias; training uses the batch's statistics",
+    doc="y = (x - running_mean) * rsqrt(running_var + eps) * weight + bias; training uses the batch's statistics "
+    "unless it is frozen",
 )  # fmt: skip
 register(
     "batch_norm_grad_input", Kind.POINTWISE, "dy weight running_var",

@@ -1,0 +1,163 @@
+"""Modules as people write them, small."""
+
+from collections import namedtuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Heads = namedtuple("Heads", "logits aux_logits")
+
+
+class Residual(nn.Module):
+    """Blocks in torchvision's style: one ReLU module used twice and in place, ``+=``, an optional projection."""
+
+    class Block(nn.Module):
+        def __init__(self, c, k, stride=1):
+            super().__init__()
+            self.conv1 = nn.Conv2d(c, k, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(k)
+            self.relu = nn.ReLU(inplace=True)
+            self.conv2 = nn.Conv2d(k, k, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(k, eps=1e-3, momentum=0.3)
+            self.downsample = None
+            if stride > 1:
+                self.downsample = nn.Sequential(nn.Conv2d(c, k, 1, stride, bias=False), nn.BatchNorm2d(k))
+
+        def forward(self, x):
+            identity = x if self.downsample is None else self.downsample(x)
+            y = self.relu(self.bn1(self.conv1(x)))
+            y = self.bn2(self.conv2(y))
+            y += identity
+            return self.relu(y)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.layer1 = nn.Sequential(self.Block(4, 4), self.Block(4, 6, 2))
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.avgpool(self.layer1(self.stem(x)))
+        return self.fc(torch.flatten(x, 1))
+
+
+class Shapes(nn.Module):
+    """Reshapes, permutations, slices and paddings, each of which comes to nothing or to an operation of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, stride=2)
+        self.b = nn.Conv2d(8, 8, 2, groups=2, dilation=2)
+        self.up = nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.fc = nn.Linear(8, 4)
+        self.up_fc = nn.Linear(6, 4)
+        self.wide = nn.Linear(8 * 4, 4)
+
+    def forward(self, x):
+        n, c, h, w = x.size()
+        x = x.view(n, c * h, w).reshape(-1, c, h, w).contiguous()
+        x = F.pad(x, (0, 1, 0, 1))  # TensorFlow's "same", which a convolution of stride 2 takes over
+        x = F.relu_(self.a(x))
+        left, right = x.chunk(2, 1)
+        x = torch.cat((right, left, x[:, 2:4], x[:, :2]), dim=1)
+        x = torch.cat([x[:, i : i + 2] for i in (10, 0, 4, 2)], -3)
+        y = x.permute(0, 2, 3, 1).sigmoid()  # NHWC and back
+        x = y.permute(0, 3, 1, 2) + torch.tanh(x)
+        x = self.b(F.pad(x, [1, 1, 1, 1]))
+        x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) * 2.0 / 4
+        x = F.max_pool2d(x, 3, stride=1, padding=1) - x
+        pooled = x.flatten(2).mean(-1) + x.mean((2, 3)).squeeze() + F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0]
+        pooled = self.fc(pooled) + self.up_fc(self.up(x).relu().mean((2, 3)))
+        return pooled + self.wide(x[:, :, ::2, ::2].reshape(x.shape[0], -1))
+
+
+class Shared(nn.Module):
+    """A convolution used twice, two names of one weight, a layer that nobody uses, a constant, dropout of 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.twin = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.twin.weight = self.conv.weight
+        self.stem = nn.Conv2d(2, 4, 1)
+        self.unused = nn.Linear(3, 3)
+        self.relu = nn.ReLU()
+        self.drop = nn.Dropout(0.0)
+        self.gain = torch.tensor(0.5)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.relu(self.conv(self.relu(self.conv(self.stem(x)))))
+        x = self.drop(self.relu(self.twin(x) * self.gain))
+        return self.fc(x.mean(dim=[2, 3]))
+
+
+class Frozen(nn.Module):
+    """Fine-tuning: the stem's weights take no gradient, its batch norm keeps its statistics in train() too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4))
+        self.stem.requires_grad_(False)
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))
+        self.fc = nn.Linear(4, 3)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.stem.eval()
+        self.body[1].eval()  # its weight and bias learn
+        return self
+
+    def forward(self, x):
+        return self.fc(self.body(F.relu(self.stem(x))).mean((-1, -2)))
+
+
+class Auxiliary(nn.Module):
+    """A head that only train() has, as in GoogLeNet."""
+
+    def __init__(self, named):
+        super().__init__()
+        self.named = named
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.aux = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 3))
+        self.drop = nn.Dropout(0.25)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        logits = self.fc(self.drop(F.adaptive_avg_pool2d(x, 1).flatten(1)))
+        if not self.training:
+            return logits
+        return Heads(logits, self.aux(x)) if self.named else (logits, self.aux(x))
+
+
+class Many(nn.Module):
+    """A dictionary with a tuple in it, and None."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.conv(x).mean((2, 3))
+        return {"out": self.a(x), "sides": (self.b(x), self.a(torch.relu(x))), "nothing": None}
+
+
+class Unknown(nn.Module):
+    """Three operations that nobody has words for, one of them twice; after them everything is known again."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.tail = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU())
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.cumsum(self.conv(x), 1)
+        x = torch.erfinv(x)
+        x = self.tail(torch.cumsum(x, 1))
+        x = torch.roll(x, 1, 1)
+        return self.fc(x.mean((2, 3)))

@@ -1,0 +1,5 @@
+"""Networks from elsewhere: PyTorch modules."""
+
+from .torch_export import from_torch
+
+__all__ = ["from_torch"]

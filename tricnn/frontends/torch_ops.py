@@ -1,0 +1,579 @@
+"""One table: what each ATen operation is in our words.
+
+``ATEN["aten.relu.default"](a, x)`` reads one call: ``a`` is the :class:`~tricnn.frontends.assembler.Assembler`, the
+others are the call's arguments as its schema has them, each a :class:`Tensor`, a :class:`Stored` parameter, a number, a
+list of those, or None. ``a.shape`` is the shape of what PyTorch computes there. A reader raises
+:class:`~tricnn.frontends.assembler.Unsupported` where tricnn has no words.
+
+To teach the importer an operation, add a line to ``UNARY``, or a function under ``@reads(...)``.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from math import prod
+from numbers import Number
+from typing import Any
+
+from ..ir.table import OPS
+from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
+from .views import View
+
+Reader = Callable[..., Any]
+ATEN: dict[str, Reader] = {}
+
+
+def reads(*targets: str) -> Callable[[Reader], Reader]:
+    """Enter a function into the table under some targets, of ``aten`` unless they say another namespace."""
+
+    def enter(reader: Reader) -> Reader:
+        for target in targets:
+            ATEN[target if target.count(".") > 1 else f"aten.{target}"] = reader
+        return reader
+
+    return enter
+
+
+# --- products -------------------------------------------------------------------------------------------------------
+
+
+def two(value: Any) -> tuple[int, int]:
+    """An integer or a list of one or two as a pair."""
+    values = [value, value] if isinstance(value, int) else list(value) * (2 if len(value) == 1 else 1)
+    return int(values[0]), int(values[1])
+
+
+def windowed(a: Assembler, x: Any, padding: Sequence[int], value: float = 0.0) -> tuple[str, tuple[int, ...]]:
+    """An image and the padding of the windows over it, what was added before by F.pad included."""
+    if isinstance(x, Tensor) and x.padded and x.padded_with == value:
+        image = Tensor(x.value, x.view, site=x.site)
+        return a.image(image), tuple(p + q for p, q in zip(x.padding, padding))
+    return a.image(x), tuple(padding)
+
+
+def four(padding: Any) -> tuple[int, int, int, int]:
+    """PyTorch's padding, alike on both sides, as (top, bottom, left, right)."""
+    h, w = two(padding)
+    return h, h, w, w
+
+
+@reads("conv2d.default")
+def conv2d(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+           groups: int = 1) -> Tensor:  # fmt: skip
+    image, pads = windowed(a, x, four(padding))
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("conv2d", image, *operands, owner=weight.name, stride=two(stride), padding=pads,
+                        dilation=two(dilation), groups=groups))  # fmt: skip
+
+
+@reads("conv2d.padding")
+def conv2d_same(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: str = "valid",
+                dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
+    """``padding="same"``: an odd one out is at the end, as PyTorch has it."""
+    if padding == "valid":
+        return conv2d(a, x, weight, bias, stride, 0, dilation, groups)
+    pads: list[int] = []
+    for size, step in zip(weight.shape[2:], two(dilation)):
+        total = (size - 1) * step
+        pads += [total // 2, total - total // 2]
+    image, around = windowed(a, x, pads)
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("conv2d", image, *operands, owner=weight.name, stride=two(stride), padding=around,
+                        dilation=two(dilation), groups=groups))  # fmt: skip
+
+
+@reads("conv_transpose2d.input")
+def conv_transpose2d(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("conv_transpose2d", a.image(x), *operands, owner=weight.name, stride=two(stride),
+                        padding=four(padding), output_padding=two(output_padding), dilation=two(dilation),
+                        groups=groups))  # fmt: skip
+
+
+@reads("linear.default")
+def linear(a: Assembler, x: Any, weight: Any, bias: Any = None) -> Tensor:
+    x = a.tensor(x)
+    if len(x.shape) != 2:
+        raise Unsupported(f"a dense layer on {described(x.shape)}", "dense layers take [N, F]: flatten before")
+    features = a.plain(x)
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("linear", features, *operands, owner=weight.name))
+
+
+# --- normalisation --------------------------------------------------------------------------------------------------
+
+
+@reads("_native_batch_norm_legit_functional.default")
+def batch_norm_training(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
+                        momentum: float, eps: float) -> list[Any]:  # fmt: skip
+    return [_batch_norm(a, x, weight, bias, mean, var, momentum, eps, frozen=not training), None, None, mean, var]
+
+
+@reads("_native_batch_norm_legit_no_training.default")
+def batch_norm_frozen(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float,
+                      eps: float) -> list[Any]:  # fmt: skip
+    return [_batch_norm(a, x, weight, bias, mean, var, momentum, eps, frozen=True), None, None]
+
+
+@reads("batch_norm.default")
+def batch_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float,
+               eps: float, cudnn: bool = True) -> Tensor:  # fmt: skip
+    return _batch_norm(a, x, weight, bias, mean, var, momentum, eps, frozen=not training)
+
+
+def _batch_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float, *,
+                frozen: bool) -> Tensor:  # fmt: skip
+    if mean is None or var is None:
+        raise Unsupported("batch norm without running statistics", "give it track_running_stats=True")
+    if weight is None or bias is None:
+        raise Unsupported("batch norm without weight and bias", "give it affine=True")
+    value = a.plain(x)
+    vectors = [a.parameter(v, what) for v, what in ((weight, "weight"), (bias, "bias"), (mean, "mean"), (var, "var"))]
+    return a.made(a.add("batch_norm", value, *vectors, owner=weight.name, eps=eps, momentum=momentum, frozen=frozen))
+
+
+@reads("tricnn.local_response_norm.default")
+def local_response_norm(a: Assembler, x: Any, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    return a.made(a.add("local_response_norm", a.image(x), size=size, alpha=alpha, beta=beta, k=k))
+
+
+# --- pooling --------------------------------------------------------------------------------------------------------
+
+
+@reads("max_pool2d.default")
+def max_pool2d(a: Assembler, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+               ceil_mode: bool = False) -> Tensor:  # fmt: skip
+    if two(dilation) != (1, 1):
+        raise Unsupported("pooling with dilation", "poolings are supported with dilation=1")
+    image, pads = windowed(a, x, four(padding), -float("inf"))
+    size = two(kernel_size)
+    step = two(stride) if stride else size
+    return a.made(a.add("max_pool2d", image, kernel_size=size, stride=step, padding=pads, ceil_mode=ceil_mode))
+
+
+@reads("max_pool2d_with_indices.default")
+def max_pool2d_with_indices(a: Assembler, *args: Any, **attrs: Any) -> list[Any]:
+    return [max_pool2d(a, *args, **attrs), None]
+
+
+@reads("avg_pool2d.default")
+def avg_pool2d(a: Assembler, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
+               count_include_pad: bool = True, divisor_override: Any = None) -> Tensor:  # fmt: skip
+    if divisor_override is not None:
+        raise Unsupported(f"divisor_override={divisor_override}", "average pooling divides by its own count")
+    size = two(kernel_size)
+    step = two(stride) if stride else size
+    if isinstance(x, Tensor) and x.padded and (any(four(padding)) or ceil_mode):
+        x = a.with_padding(x)  # two paddings, of which one counts
+    elif isinstance(x, Tensor) and x.padded:
+        count_include_pad = True
+    image, pads = windowed(a, x, four(padding))
+    return a.made(a.add("avg_pool2d", image, kernel_size=size, stride=step, padding=pads, ceil_mode=ceil_mode,
+                        count_include_pad=count_include_pad))  # fmt: skip
+
+
+@reads("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
+def adaptive_avg_pool2d(a: Assembler, x: Any, size: Sequence[int]) -> Tensor:
+    """A pooling of equal windows where they are equal: floor(i*H/P) to ceil((i+1)*H/P) for P that divides H."""
+    image = a.image(x)
+    (h, w), (p, q) = a.type(image).spatial, two(size)
+    if (p, q) == (1, 1):
+        return a.made(a.add("global_avg_pool", image))
+    if (p, q) == (h, w):
+        return x
+    if h % p == 0 and w % q == 0:
+        window = (h // p, w // q)
+        return a.made(a.add("avg_pool2d", image, kernel_size=window, stride=window))
+    raise Unsupported(f"adaptive pooling of {h}x{w} to {p}x{q}", "the sizes must divide, or be 1x1")
+
+
+@reads("adaptive_max_pool2d.default")
+def adaptive_max_pool2d(a: Assembler, x: Any, size: Sequence[int]) -> list[Any]:
+    image = a.image(x)
+    (h, w), (p, q) = a.type(image).spatial, two(size)
+    if (p, q) == (h, w):
+        return [x, None]
+    if h % p == 0 and w % q == 0:
+        window = (h // p, w // q)
+        return [a.made(a.add("max_pool2d", image, kernel_size=window, stride=window)), None]
+    raise Unsupported(f"adaptive pooling of {h}x{w} to {p}x{q}", "the sizes must divide, or be 1x1")
+
+
+@reads("mean.dim")
+def mean(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    return _over_pixels(a, "global_avg_pool", x, dims, keepdim)
+
+
+def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Tensor:
+    """What a reduction over all pixels is: ``op``, wherever the pixels' axes have been moved to."""
+    x = a.tensor(x)
+    rank = len(x.shape)
+    gone = sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))
+    if len(x.view.base) == 4 and x.view.axes(gone) == _pixel_axes(x.view.base):
+        left = x.view.without(gone, keep=keepdim)
+        return a.made(a.add(op, x.value), View((*x.view.base[:2], 1, 1), left.dims))
+    raise Unsupported(
+        f"a reduction of {described(x.shape)} over dimensions {gone}", "supported is that over height and width"
+    )
+
+
+def _pixel_axes(shape: Sequence[int]) -> frozenset[int]:
+    return frozenset(axis for axis in (2, 3) if shape[axis] > 1)
+
+
+# --- pointwise ------------------------------------------------------------------------------------------------------
+
+#: operations of one operand whose name we share, or have another for
+UNARY = {
+    "relu.default": "relu",
+    "sigmoid.default": "sigmoid",
+    "tanh.default": "tanh",
+}
+
+
+def unary(a: Assembler, op: str, x: Any, **attrs: Any) -> Tensor:
+    """A pointwise operation: it takes place on the value as it lies, and its result is seen as its operand was."""
+    x = a.tensor(x)
+    return a.made(a.add(op, x.value, **attrs), x.view)
+
+
+def _enter(target: str, op: str) -> None:
+    @reads(target)
+    def read(a: Assembler, x: Any, **options: Any) -> Tensor:
+        return unary(a, op, x)
+
+
+for _target, _op in UNARY.items():
+    _enter(_target, _op)
+
+
+@reads("native_dropout.default")
+def native_dropout(a: Assembler, x: Any, p: float, train: Any = True) -> list[Any]:
+    return [dropout(a, x, p, train is not False), None]
+
+
+@reads("dropout.default")
+def dropout(a: Assembler, x: Any, p: float, train: bool) -> Tensor:
+    if not train or p == 0:
+        return a.tensor(x)
+    return unary(a, "dropout", x, p=p)
+
+
+@reads("softmax.int", "_softmax.default")
+def softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
+    value = a.plain(x)
+    if dim not in (1, -1) or len(a.type(value).shape) != 2:
+        raise Unsupported(
+            f"softmax of {a.type(value)} over dimension {dim}", "supported is that of [N, classes] over 1"
+        )
+    return a.made(a.add("softmax", value))
+
+
+def order_of(view: View) -> tuple[int, ...] | None:
+    """The order that a view puts whole axes in; None where it does more than that."""
+    whole = View.of(view.base).dims
+    if len(view.dims) != len(whole):
+        return None
+    order: list[int] = []
+    for dim in view.dims:
+        here = next((i for i, other in enumerate(whole) if other == dim and i not in order), None)
+        if here is None:
+            return None
+        order.append(here)
+    return tuple(order)
+
+
+def together(a: Assembler, xs: Sequence[Any]) -> tuple[list[str], View | None]:
+    """Values that an operation looks at place by place, and the view that its result is under."""
+    tensors = [a.tensor(x) for x in xs]
+    first = tensors[0].view
+    if all(t.view == first for t in tensors):
+        return [t.value for t in tensors], first
+    order = order_of(first)
+    if order is not None and order != tuple(range(len(order))):
+        back = tuple(order.index(i) for i in range(len(order)))
+        undone = [Tensor(t.value, t.view.permuted(back), site=t.site) for t in tensors]
+        values = [a.plain(t) for t in undone]
+        return values, View.of(first.base).permuted(order)
+    return [a.plain(t) for t in tensors], None
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, Number) and not isinstance(x, bool | complex)
+
+
+@reads("add.Tensor", "add.Scalar")
+def add(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
+    if alpha != 1:
+        y = multiply(a, y, alpha)
+    if _number(y):
+        return _by_number(a, x, 1, y)
+    if _number(x):
+        return _by_number(a, y, 1, x)
+    _same_shape(x, y)
+    values, view = together(a, [x, y])
+    return a.made(a.add("add", *values), view)
+
+
+@reads("sub.Tensor", "sub.Scalar")
+def subtract(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
+    if _number(y):
+        return _by_number(a, x, 1, -y * alpha)
+    if _number(x):
+        return _by_number(a, y, -alpha, x)
+    return add(a, x, _by_number(a, y, -alpha, 0))
+
+
+@reads("rsub.Scalar", "rsub.Tensor")
+def subtract_from(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
+    return subtract(a, y, x, alpha)
+
+
+@reads("neg.default")
+def negative(a: Assembler, x: Any) -> Tensor:
+    return _by_number(a, x, -1, 0)
+
+
+@reads("mul.Tensor", "mul.Scalar")
+def multiply(a: Assembler, x: Any, y: Any) -> Tensor:
+    if _number(y):
+        return _by_number(a, x, y, 0)
+    if _number(x):
+        return _by_number(a, y, x, 0)
+    _same_shape(x, y)
+    raise Unsupported("a product of two values", "supported are products with numbers")
+
+
+@reads("div.Tensor", "div.Scalar")
+def divide(a: Assembler, x: Any, y: Any) -> Tensor:
+    if _number(y) and y != 0:
+        return _by_number(a, x, 1 / y, 0)
+    raise Unsupported("a quotient of two values", "supported are quotients by numbers")
+
+
+def _by_number(a: Assembler, x: Any, factor: Any, term: Any) -> Tensor:
+    """``factor * x + term``."""
+    x = a.tensor(x)
+    if term != 0:
+        raise Unsupported("a number is added", "supported are sums of layers")
+    return x if factor == 1 else unary(a, "scale", x, factor=factor)
+
+
+def _same_shape(x: Any, y: Any) -> None:
+    for operand in (x, y):
+        if isinstance(operand, Stored):
+            raise Unsupported(f"arithmetic with the parameter {operand.name}", "supported is that between layers")
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape != y.shape:
+        raise Unsupported(
+            f"arithmetic between {described(x.shape)} and {described(y.shape)}", "both must have one shape"
+        )
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+
+
+@reads("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unflatten.int",
+       "squeeze.default", "squeeze.dim", "squeeze.dims", "unsqueeze.default")  # fmt: skip
+def reshaped(a: Assembler, x: Any, *_: Any) -> Any:
+    shape = a.shape
+    if isinstance(x, Stored):
+        return Stored(x.name, shape)
+    x = a.tensor(x)
+    if prod(shape) != prod(x.shape):
+        raise Unsupported("it fixes the batch size", "write it as x.shape[0] or -1")
+    view = x.view.reshaped(shape)
+    if view is None:
+        raise Unsupported(f"{described(x.shape)} seen as {described(shape)}", "an axis is cut where it cannot be")
+    return Tensor(x.value, view, site=a.site)
+
+
+@reads("permute.default")
+def permuted(a: Assembler, x: Any, order: Sequence[int]) -> Any:
+    if isinstance(x, Stored):
+        raise Unsupported(f"the parameter {x.name} is permuted", "store it as it is used")
+    x = a.tensor(x)
+    return Tensor(x.value, x.view.permuted([d % len(x.shape) for d in order]), site=a.site)
+
+
+@reads("transpose.int")
+def transposed(a: Assembler, x: Any, first: int, second: int) -> Any:
+    order = list(range(len(x.shape) if isinstance(x, Tensor | Stored) else 0))
+    order[first], order[second] = order[second], order[first]
+    return permuted(a, x, order)
+
+
+@reads("contiguous.default", "clone.default", "alias.default", "detach.default", "lift_fresh_copy.default",
+       "dropout_.default", "expand.default")  # fmt: skip
+def as_it_is(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
+    """Memory is nobody's business but the compiler's; what is expanded is as wide as what it meets."""
+    return x
+
+
+@reads("_to_copy.default", "to.dtype", "to.device", "to.dtype_layout", "type_as.default")
+def converted(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
+    """Types are chosen when a network is compiled."""
+    if a.floating:
+        return x
+    raise Unsupported("a conversion to integers", "values of a network are real numbers")
+
+
+@reads("slice.Tensor")
+def sliced(a: Assembler, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    x = a.tensor(x)
+    dim, extent = dim % len(x.shape), x.shape[dim % len(x.shape)]
+    start, end = 0 if start is None else start, extent if end is None else end
+    start, end = (min(v if v >= 0 else v + extent, extent) for v in (start, end))
+    if (start, end, step) == (0, extent, 1):
+        return x
+    return _cut(a, x, dim, [(start, end, step)])[0]
+
+
+def _cut(a: Assembler, x: Tensor, dim: int, ranges: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+    """Some of the channels; each piece is seen as the whole was."""
+    if any(step != 1 for *_, step in ranges):
+        return [_every(a, x, dim, *r) for r in ranges]
+    whole = len(x.view.base) > 1 and x.view.dims[dim] == View.of(x.view.base).dims[1]
+    if dim == 0 or not whole:
+        x = a.made(a.plain(x))
+        if dim != 1:
+            raise Unsupported(
+                f"a slice of {described(x.shape)} along dimension {dim}", "supported are slices of channels"
+            )
+    pieces = []
+    for start, stop, _ in ranges:
+        value = a.add("slice_channels", x.value, start=start, stop=stop)
+        base = (x.view.base[0], stop - start, *x.view.base[2:])
+        like = View.of(base).dims[1]
+        pieces.append(a.made(value, View(base, tuple(like if i == dim else d for i, d in enumerate(x.view.dims)))))
+    return pieces
+
+
+def _every(a: Assembler, x: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:
+    """Every ``step``-th row or column, from the first to the last: windows of one pixel, ``step`` apart."""
+    if dim not in (2, 3) or (start, stop) != (0, x.shape[dim]):
+        raise Unsupported(
+            f"a slice of {described(x.shape)} along dimension {dim} with step {step}",
+            "supported are those of all rows or all columns",
+        )
+    return subsampled(a, x, (step, 1) if dim == 2 else (1, step))
+
+
+@reads("tricnn.subsampled.default")
+def subsampled(a: Assembler, x: Any, steps: tuple[int, int]) -> Tensor:
+    """``x[:, :, ::sh, ::sw]``."""
+    return a.made(a.add("avg_pool2d", a.image(x), kernel_size=1, stride=steps))
+
+
+@reads("split.Tensor")
+def split(a: Assembler, x: Any, size: int, dim: int = 0) -> list[Any]:
+    x = a.tensor(x)
+    extent = x.shape[dim]
+    return split_with_sizes(a, x, [min(size, extent - start) for start in range(0, extent, size)], dim)
+
+
+@reads("split_with_sizes.default", "split.sizes")
+def split_with_sizes(a: Assembler, x: Any, sizes: Sequence[int], dim: int = 0) -> list[Any]:
+    x = a.tensor(x)
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    if len(sizes) == 1:
+        return [x]
+    return _cut(a, x, dim % len(x.shape), [(end - size, end, 1) for end, size in zip(ends, sizes)])
+
+
+@reads("chunk.default")
+def chunk(a: Assembler, x: Any, count: int, dim: int = 0) -> list[Any]:
+    x = a.tensor(x)
+    return split(a, x, -(-x.shape[dim] // count), dim)
+
+
+@reads("select.int")
+def select(a: Assembler, x: Any, dim: int, index: int) -> Any:
+    x = a.tensor(x)
+    dim, extent = dim % len(x.shape), x.shape[dim % len(x.shape)]
+    index %= extent
+    piece = x if extent == 1 else _cut(a, x, dim, [(index, index + 1, 1)])[0]
+    return Tensor(piece.value, piece.view.without([dim], keep=False), site=a.site)
+
+
+@reads("cat.default", "concat.default")
+def concat(a: Assembler, xs: Sequence[Any], dim: int = 0) -> Tensor:
+    xs = [a.tensor(x) for x in xs]
+    if len(xs) == 1:
+        return xs[0]
+    dim %= len(xs[0].shape)
+    order = order_of(xs[0].view)
+    channels = dim if order is None else order[dim]
+    if channels != 1:
+        raise Unsupported(f"a concatenation along dimension {dim}", "supported is that along the channels")
+    if order is None or order == tuple(range(len(order))):
+        return a.made(a.add("concat", *[a.plain(x) for x in xs]))
+    back = tuple(order.index(i) for i in range(len(order)))
+    value = a.add("concat", *[a.plain(Tensor(x.value, x.view.permuted(back), site=x.site)) for x in xs])
+    return a.made(value, View.of(a.type(value).at(BATCH)).permuted(order))
+
+
+@reads("pad.default", "constant_pad_nd.default")
+def pad(a: Assembler, x: Any, amounts: Sequence[int], mode: Any = "constant", value: Any = None) -> Any:
+    if not isinstance(mode, str):
+        mode, value = "constant", mode
+    if not any(amounts):
+        return x
+    if mode != "constant":
+        raise Unsupported(f"{mode} padding", "supported is padding by a number, most of all by 0")
+    amounts = [*amounts, *[0] * (8 - len(amounts))]
+    (left, right, top, bottom), others = amounts[:4], amounts[4:]
+    fill = 0.0 if value is None else float(value)
+    if any(others) and not any(amounts[:4]) and len(a.shape) == 4 and not any(others[2:]) and fill == 0:
+        if min(others) < 0:
+            raise Unsupported("channels are padded by a negative number", "slice them")
+        return a.made(a.add("pad_channels", a.image(x), before=others[0], after=others[1]))
+    if any(others) or len(a.shape) != 4 or min(amounts) < 0:
+        raise Unsupported(f"padding by {amounts}", "supported is padding of height and width, or of channels")
+    sides = (top, bottom, left, right)
+    if isinstance(x, Tensor) and x.padded and x.padded_with == fill:
+        before = x.padding
+        sides = (top + before[0], bottom + before[1], left + before[2], right + before[3])
+        return Tensor(x.value, x.view, sides, fill, a.site)
+    image = a.made(a.image(x))
+    return Tensor(image.value, image.view, sides, fill, a.site)
+
+
+@reads("getitem")
+def getitem(a: Assembler, xs: Any, index: int) -> Any:
+    return xs[index]
+
+
+def target_name(target: Any) -> str:
+    """The table's name of what an exported node calls."""
+    return "aten.getitem" if target is operator.getitem else str(target)
+
+
+#: what to do about operations that have no row, by the beginning of their name
+ADVICE = {
+    "higher_order.wrap_with_autocast": "take autocast out of forward: the type is chosen by tricnn.compile(dtype=)",
+    "higher_order.wrap_with_set_grad": "take torch.no_grad out of forward; freeze parameters by requires_grad_(False)",
+    "higher_order": "control flow and checkpointing cannot be in forward",
+    "aten.conv1d": "networks are of 2-d convolutions",
+    "aten.conv3d": "networks are of 2-d convolutions",
+    "aten.scaled_dot_product_attention": "attention is not supported",
+    "aten.lstm": "recurrent layers are not supported",
+    "aten.embedding": "embeddings are not supported",
+    "aten.bernoulli": "random numbers are drawn by nn.Dropout only",
+    "aten.rand": "random numbers are drawn by nn.Dropout only",
+}
+#: the end of an error
+OTHERWISE = "docs/pytorch.md has the supported operations: write forward with those, or import a part of the module"
+
+
+def advice(target: str) -> str:
+    return next((text for start, text in ADVICE.items() if target.startswith(start)), "")
+
+
+def supported() -> list[str]:
+    """The operations of ATen that are understood, by name."""
+    return sorted(name for name in ATEN if name.startswith("aten.") and name.count(".") > 1)
+
+
+assert all(op in OPS for op in UNARY.values())
