@@ -151,6 +151,48 @@ POOLS = (
 )
 
 
+def wide(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Both sides of every kink of a clipped activation."""
+    return 8 * apart(rng, shape)
+
+
+#: activations with one operand: their attributes, and what their gradient reads
+ACTIVATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "relu6": ({}, "y"), "leaky_relu": ({"negative_slope": 0.2}, "y"), "elu": ({"alpha": 0.7}, "y"), "silu": ({}, "x"),
+    "hardsigmoid": ({}, "x"), "hardswish": ({}, "x"), "gelu": ({}, "x"), "gelu_tanh": ({}, "x"), "mish": ({}, "x"),
+    "softplus": ({"beta": 1.5}, "y"), "abs": ({}, "x"), "square": ({}, "x"), "clamp": ({"min": -2.0, "max": 3.0}, "x"),
+}  # fmt: skip
+
+
+def _pointwise(sample: Callable[..., None]) -> None:
+    image = batched(4, 7, 6, values=wide)
+    for op, (attrs, _) in ACTIVATIONS.items():
+        sample(op, image, **attrs)
+        sample(f"{op}_grad", image, image, **attrs)
+    sample("neg", image)
+    sample("shift", image, amount=0.3)
+    sample("exp", IMAGE)
+    for op in ("log", "sqrt"):
+        sample(op, batched(5, values=positive))
+        sample(f"{op}_grad", batched(5), batched(5, values=positive))
+    some = batched(4, 7, 6, values=positive)
+    smaller = (some, fixed(4, values=positive), batched(4, 1, 1, values=positive), batched(1, 7, 6, values=positive))
+    for b in smaller:
+        for op in ("add", "sub", "mul", "div", "maximum", "minimum"):
+            sample(op, IMAGE, b)
+        sample("mul", b, IMAGE)
+    sample("div_grad_a", IMAGE, some)
+    sample("div_grad_b", IMAGE, IMAGE, some)
+    for op in ("maximum_grad_a", "maximum_grad_b", "minimum_grad_a", "minimum_grad_b"):
+        sample(op, IMAGE, IMAGE, some)
+    for x in (image, batched(4)):
+        sample("prelu", x, fixed(4))
+        sample("prelu_grad_x", x, fixed(4), x)
+        sample("prelu_grad_weight", x, x)
+    sample("add", batched(5), batched(5))
+    sample("sum_channels", IMAGE)
+
+
 def _samples() -> list[Sample]:
     found = []
 
@@ -196,9 +238,9 @@ def _samples() -> list[Sample]:
         for op in ("relu", "sigmoid", "tanh"):
             sample(op, x)
             sample(f"{op}_grad", x, x)
-        sample("add", x, x)
         sample("scale", x, factor=-1.7)
         sample("dropout", x, p=0.4, layer=3)
+    _pointwise(sample)
     sample("sigmoid", batched(5, values=lambda rng, shape: apart(rng, shape) * 800))  # exp(800) is infinite
     for attrs in POOLS:
         sample("max_pool2d", IMAGE, **attrs)

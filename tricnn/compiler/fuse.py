@@ -243,7 +243,7 @@ class Fuser:
             node, place = waiting.pop()
             a, b = self.graph.types[node.name], self.graph.types[place]
             same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
-            if not same and not node.row.elementwise:
+            if not same and not node.elementwise:
                 return False
             where = node.inputs[0] if node.row.cuts else place  # a slice's operand: at its own channels
             for value in map(self.base, node.inputs):

@@ -140,8 +140,8 @@ def tidy(graph: Graph) -> Graph:
         before = nodes[node.inputs[0]]
         if len(readers[before.name]) != 1 or results.get(before.name):
             continue
-        pool_after_relu = node.op == "max_pool2d" and before.op == "relu"
-        view_first = before.op == "flatten" and node.row.elementwise
+        pool_after_relu = node.row.picks and before.row.activation and before.row.rises
+        view_first = before.op == "flatten" and node.row.activation
         if pool_after_relu or view_first:
             swap(before, node)
             waiting += [*sorted(readers[before.name]), node.name]  # what stands behind others now

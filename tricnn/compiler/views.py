@@ -63,6 +63,6 @@ def pixel_ordered(graph: Graph) -> dict[str, tuple[int, int, int]]:
     for node in graph.nodes:
         if node.op == "linear_grad_input" and node.inputs[1] in found:
             found[node.name] = found[node.inputs[1]]
-        elif node.op == "add" and node.inputs[0] in found and found[node.inputs[0]] == found.get(node.inputs[1]):
+        elif node.elementwise and node.inputs[0] in found and len({found.get(v) for v in node.inputs}) == 1:
             found[node.name] = found[node.inputs[0]]  # several dense layers read the image, or share a weight
     return found

@@ -73,6 +73,13 @@ class Node:
         return OPS[self.op]
 
     @property
+    def elementwise(self) -> bool:
+        """Does a result depend on nothing but that element of each operand, under whatever shape it is seen?"""
+        assert self.known is not None
+        operands, result = self.known
+        return self.row.elementwise and all(t.shape == result.shape for t in operands)
+
+    @property
     def kind(self) -> Kind:
         return OPS[self.op].kind
 

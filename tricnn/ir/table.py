@@ -7,7 +7,7 @@ to add an operation is to add a row (and, for the GPU, its template or expressio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import inf, isfinite, prod
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..system.errors import GraphError, ShapeError, shown
 from ..system.limits import MOST_ELEMENTS, MOST_OPERANDS, MOST_WEIGHTS, WIDEST, WIDEST_IMAGE
+from .scalar import Expression
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class Op:
               with one of its elements and falls with another
     terms     ``(attrs, result, *arrays) -> int``: how many numbers a result sums; None: as many as there are for each
     unit      what a smaller operand is computed as exactly as: 1 for functions of exp, else 0
+    rounding  ``(attrs, *arrays) -> array``: how far the result may be for exact operands, being computed in fp32 (None:
+              as far as one rounding, or a sum, takes it)
+    batched   operand -> True if it must have a batch dimension, False if it must have none, None if either will do;
+              those not named: ``BATCHED`` says
     means     ``(attrs, *input types) -> [(op, attrs), ...]``: the rows, one after the other, that compute the same; the
               compiler puts them in its place before anything else (compiler/expand.py). None: it knows the row itself
 
@@ -99,7 +104,13 @@ class Op:
                      under any shape
     per_channel      treats each channel by itself, and its operands are images, or have a number (a column) for each
                      channel: ``f(concat(a, b)) = concat(f(a), f(b))``
+    scalar           what it computes of one element of each operand (scalar.py), from which much is derived
+    gradient_of      the operation whose gradient it is, if that is derived, too
+    instead          of a gradient that reads the result ``y``: the same by the operand ``x``, by which a kernel that
+                     has no ``y`` yet computes less
+    rises            a larger operand never gives a smaller result: it may change places with a maximum
     keeps_zero       gives 0 where its first operand is 0, so that what is loaded as 0 outside an image stays 0
+    picks            each result is one of its operand's, the largest: it may change places with what rises
     pools            each result is made of a window of pixels of its one operand: a convolution's tile may be pooled
     weight_gradient  a product that sums over all pixels of the batch, which several programs share out
     collapses        a reduction whose result has no pixels left to have an epilogue at
@@ -131,12 +142,19 @@ class Op:
     terms: Callable[..., int] | None = None
     unit: float = 0.0
     means: Callable[..., Sequence[tuple[str, Mapping[str, Any]]]] | None = None
+    rounding: Callable[..., Any] | None = None
+    batched: Mapping[str, bool | None] = field(default_factory=dict)
+    scalar: Expression | None = None
+    gradient_of: str = ""
+    instead: Expression | None = None
+    rises: bool = False
     on_load: tuple[int, ...] = ()
     gathers: bool = False
     copies: bool = False
     elementwise: bool = False
     per_channel: bool = False
     keeps_zero: bool = False
+    picks: bool = False
     pools: bool = False
     weight_gradient: bool = False
     collapses: bool = False
@@ -200,6 +218,7 @@ def register(
     **facts: Any,
 ) -> None:
     """Add a row. ``inputs`` is the operands' names with spaces between; ``facts`` are further fields of :class:`Op`."""
+    facts = {key: value for key, value in facts.items() if value is not None}
     OPS[name] = Op(
         name, kind, tuple(inputs.split()), dict(attrs or {}), shape, numpy, gradient, macs, aten, doc, **facts
     )
@@ -232,7 +251,7 @@ def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
         raise GraphError(f"layer {node.name}: {len(inputs)} inputs; a layer has at most {MOST_OPERANDS}")
     try:
         for name, type_ in zip(row.operand_names(len(inputs)), inputs):
-            _check_operand(name, type_)
+            _check_operand(name, row.batched.get(name, BATCHED.get(name, False)), type_)
         found = row.shape(node.attrs, *inputs)
         most_elements, whose = (MOST_ELEMENTS, "an image") if found.batched else (MOST_WEIGHTS, "in all")
         if (count := prod(found.per_image)) > most_elements:
@@ -247,21 +266,23 @@ def infer_type(node: Node, inputs: Sequence[TensorType]) -> TensorType:
         raise ShapeError(f"layer {node.name} ({node.op}): inputs {given} do not fit; it computes {row.doc}") from None
 
 
-def _check_operand(name: str, type_: TensorType) -> None:
-    """What an operand's name promises: values of the network have a batch, weights and statistics have none."""
+def _check_operand(name: str, batched: bool | None, type_: TensorType) -> None:
+    """Raise ShapeError unless an operand has, or has not, a batch dimension as its row says, and holds such numbers."""
     wanted = _INTEGERS.get(name)
     if wanted is not None and type_.dtype != wanted:
         raise ShapeError(f"{name} must be {wanted}, it is {type_}")
     if wanted is None and not type_.dtype.startswith("float"):
         raise ShapeError(f"{name} must hold floating-point numbers, it is {type_}")
-    if name not in _EITHER and type_.batched != (name in _BATCHED):
-        has = "a" if name in _BATCHED else "no"
+    if batched is not None and type_.batched != batched:
+        has = "a" if batched else "no"
         raise ShapeError(f"{name} must have {has} batch dimension N, it is {type_}")
 
 
 _INTEGERS = {"labels": "int64", "index": "uint8"}
-_BATCHED = ("x", "dy", "y", "logits", "labels", "index")
-_EITHER = ("a", "b")
+#: whether operands have a batch dimension by the names that most rows give them; weights and statistics have none
+BATCHED: dict[str, bool | None] = {
+    "x": True, "dy": True, "y": True, "logits": True, "labels": True, "index": True, "a": None, "b": None,
+}  # fmt: skip
 
 
 # --- attribute kinds ------------------------------------------------------------

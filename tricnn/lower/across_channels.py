@@ -1,4 +1,4 @@
-"""Lowering of what sums along the channels of each pixel: softmax, local response normalisation, their gradients."""
+"""Lowering of what sums along the channels of each pixel: softmax, local response normalisation, plain sums."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from .size import N, Size, cdiv
 
 
 def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
-    """softmax, local_response_norm and their gradients: sums along the channels of each pixel."""
+    """softmax, local_response_norm, their gradients, and plain sums along the channels of each pixel."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     type_ = plan.type(node.name)
-    c, a = type_.channels, node.attrs
+    c, a = plan.type(node.inputs[0]).channels, node.attrs
     constants: dict[str, object] = {"C": c}
     if node.op.startswith("softmax"):
         width = tiles.power_of_two(c)
         tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
         grid: tuple[int | Size, ...] = (cdiv(N, tile.m),)
+    elif "size" not in a:
+        width = min(tiles.power_of_two(c), 256)
+        tile = tiles.Tile(max(1, 2048 // width), width, 1, 4, 1)
+        grid = (cdiv(N * type_.pixels, tile.m),)
+        constants["PIXELS"] = type_.pixels
     else:
         shape = {"PIXELS": type_.pixels, "C": c, "SIZE": a["size"]}
         tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, c))
         grid = tile_grid(type_.pixels, c, tile)
         constants |= {"PIXELS": type_.pixels, "SIZE": a["size"], "ALPHA": a["alpha"], "BETA": a["beta"], "BIAS": a["k"]}
-    at = At("pixel", "channel", "mask", c)
+    at = At("pixel", "channel", "mask", type_.channels)
     store = state.body(kernel)
     store.names.add("tile")
     epilogue(store, kernel, at, node.name, "tile")

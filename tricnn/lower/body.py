@@ -13,7 +13,7 @@ from typing import Any
 
 from ..compiler.plan import Kernel, Place, Plan
 from ..ir.graph import Node
-from ..ir.table import OPS
+from ..ir.scalar import FINITE, Known, of_zeros
 from .program import SCALARS, TRITON, element
 
 SHORT = {"conv2d": "conv", "max_pool2d": "pooled", "avg_pool2d": "pooled", "max_pool2d_index": "position"}
@@ -50,10 +50,20 @@ class At:
     first: int = 0
     count: int | None = None
     corner: tuple[str, str] | None = None
+    lanes: int = 1  # how many channels of a tile load each element
 
     @property
     def channels(self) -> tuple[int, int]:
         return self.first, self.first + (self.width if self.count is None else self.count)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows that do not overlap: rows and columns of them, of how many pixels, how far apart."""
+
+    count: tuple[int, int]
+    size: tuple[int, int]
+    stride: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -80,13 +90,24 @@ class Body:
         self.known: dict[tuple[str, At], str] = {}  # values in registers
         self.loads: list[Load] = []
         self.stores: dict[str, set[tuple[int, int, int]]] = {}  # buffer -> which channels, of how many, are written
-        self.windows: dict[
-            str, tuple[str, Node]
-        ] = {}  # a window's name -> the pixel's that lies in it, and the pooling
+        self.windows: dict[str, tuple[str, Windows]] = {}  # a window's name -> that of a pixel in it, and of which
         #: gives a descriptor of where a value lies, by which tiles are stored that have a corner
         self.described: Callable[[Place], str | None] = lambda place: None
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
-        self.names: set[str] = {"args", "pixel", "channel", "mask", "part", "acc", "tl", "window", "split", "row"}
+        self.names: set[str] = {
+            "args",
+            "pixel",
+            "channel",
+            "mask",
+            "part",
+            "acc",
+            "tl",
+            "window",
+            "split",
+            "row",
+            "expm1",
+            "log1p",
+        }
 
     # --- names ------------------------------------------------------------
 
@@ -217,17 +238,37 @@ class Body:
 
     def asked(self, node: Node, index: int, at: At) -> Steps:
         """The steps to an operand in fp32, for an expression to yield."""
-        names = OPS[node.op].inputs
-        return self._value(node.inputs[index], at, names[min(index, len(names) - 1)].rstrip("?*"))
+        name = node.row.operand_names(len(node.inputs))[index]
+        return self._value(node.inputs[index], self.spread(node, index, at), name)
+
+    def spread(self, node: Node, index: int, at: At) -> At:
+        """Where an operand of a scalar expression is for a place of its result: ``[N, C, 1, 1]`` has a number for each
+        image, ``[N, 1, H, W]`` one for all channels."""
+        part, whole = self.plan.type(node.inputs[index]), self.plan.type(node.name)
+        if node.row.scalar is None or not part.batched or part.shape == whole.shape:
+            return at
+        if part.spatial != whole.spatial:
+            key = ("#image", at)
+            if key not in self.known:
+                self.known[key] = self.let("image", f"{at.pixel} // {whole.pixels}")
+            self.windows[self.known[key]] = at.pixel, Windows((1, 1), whole.spatial, whole.spatial)
+            at = replace(at, pixel=self.known[key], corner=None)
+        if part.channels != whole.channels:
+            key = ("#first_channel", at)
+            if key not in self.known:
+                self.known[key] = self.let("first_channel", f"{at.channel} * 0")
+            lanes = (at.channels[1] - at.channels[0]) * at.lanes
+            at = replace(at, channel=self.known[key], width=1, first=0, count=1, lanes=lanes, corner=None)
+        return at
 
     def compute(self, node: Node, at: At) -> str:
         """Evaluate a node at a place, operands first."""
         return done(self._compute(node, at))
 
     def _compute(self, node: Node, at: At) -> Steps:
-        from .expressions import EXPRESSIONS
+        from .expressions import expression_of
 
-        found = yield EXPRESSIONS[node.op](self, node, at)
+        found = yield expression_of(node)(self, node, at)
         return found if found.isidentifier() else self.let(SHORT.get(node.op, node.op), found)
 
     # --- whole functions ------------------------------------------------------------
@@ -267,10 +308,20 @@ class Body:
         return node is not None
 
     def keeps_zero(self, value: str) -> bool:
-        node = self.kernel.by_name.get(value)
-        while node is not None and node.row.keeps_zero:
-            node = self.kernel.by_name.get(self.plan.storage(node.inputs[0]))
-        return node is None
+        """Is a value 0 where all that is loaded for it is 0: where the mask is not set?"""
+        known: dict[str, Known] = {}
+
+        def operand(raw: str) -> Known:
+            return known.get(self.plan.storage(raw), 0.0 if self.plan.type(raw).batched else FINITE)
+
+        for node in self.kernel.nodes:
+            if node.row.scalar is not None:
+                names = node.row.operand_names(len(node.inputs))
+                operands = dict(zip(names, map(operand, node.inputs), strict=True))
+                known[node.name] = of_zeros(node.row.scalar, node.attrs, operands)
+            else:
+                known[node.name] = 0.0 if node.row.keeps_zero and operand(node.inputs[0]) == 0.0 else FINITE
+        return known.get(value, 0.0) == 0.0
 
     def rounded(self, expression: str, dtype: str) -> str:
         return expression if dtype == "fp32" else f"round_to({expression}, {TRITON[dtype]})"

@@ -1,12 +1,16 @@
-"""What each operation is in Triton, at one pixel and channel: the column of the table that code generation owns."""
+"""What each pointwise operation is in Triton, at one pixel and channel.
+
+Most are scalar expressions, whose text is derived (tricnn/ir/scalar.py); the others are written here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..ir import scalar
 from ..ir.graph import Node
-from .body import At, Body, Steps
+from ..system.errors import TargetError
+from .body import At, Body, Steps, Windows
 
 #: asks for operands by ``yield body.asked(...)``: a chain of any length is computed without recursion
 Expression = Callable[[Body, Node, At], Steps]
@@ -81,15 +85,19 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
     return f"{dy} * {scale} + ({shift} - {x} * {slope})"
 
 
-def _relu_grad(body: Body, node: Node, at: At) -> Steps:
-    """max(x, 0) <= 0 where x <= 0: if the maximum is not there yet, it need not be."""
-    y = body.kernel.by_name.get(body.plan.storage(node.inputs[1]))
-    if y is not None and y.op == "relu" and (y.name, at) not in body.known:
-        mask = yield body.asked(y, 0, at)
-    else:
-        mask = yield body.asked(node, 1, at)
-    dy = yield body.asked(node, 0, at)
-    return f"tl.where({mask} <= 0.0, 0.0, {dy})"
+def _scalar(body: Body, node: Node, at: At) -> Steps:
+    """What the row's expression says. A gradient by a result that is not there yet may take less by its operand."""
+    expression, names = node.row.scalar, node.row.operand_names(len(node.inputs))
+    assert expression is not None
+    sources = {name: (node, i) for i, name in enumerate(names)}
+    if node.row.instead is not None:
+        y = body.kernel.by_name.get(body.plan.storage(node.inputs[names.index("y")]))
+        if y is not None and y.op == node.row.gradient_of and (y.name, at) not in body.known:
+            expression, sources["x"] = node.row.instead, (y, 0)
+    operands = {}
+    for name in scalar.values(expression):
+        operands[name] = yield body.asked(*sources[name], at)
+    return scalar.text(expression, node.attrs, operands, body.let)
 
 
 def _dropout(body: Body, node: Node, at: At) -> Steps:
@@ -121,7 +129,7 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
     n, h, v = body.name("n"), body.name("h"), body.name("v")
     body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
     window = body.let("window", f"({n} * {p} + {h} // {sh}) * {q} + {v} // {sw}")
-    body.windows[window] = at.pixel, node
+    body.windows[window] = at.pixel, Windows((p, q), (r, s), (sh, sw))
     tests = [f"({h} < {p * sh})"] * (p * sh < height) + [f"({v} < {q * sw})"] * (q * sw < width)
     tests += [f"({h} % {sh} < {r})"] * (sh > r) + [f"({v} % {sw} < {s})"] * (sw > s)
     mask = body.let("covered", " & ".join([at.mask, *tests])) if tests else at.mask
@@ -148,20 +156,13 @@ def _avg_pool_grad(body: Body, node: Node, at: At) -> Steps:
 def _global_avg_grad(body: Body, node: Node, at: At) -> Steps:
     height, width = node.attrs["input_size"]
     image = body.let("image", f"{at.pixel} // {height * width}")
-    body.windows[image] = at.pixel, node
+    body.windows[image] = at.pixel, Windows((1, 1), (height, width), (height, width))
     dy = yield body.asked(node, 0, replace(at, pixel=image))
     return f"{dy} * {1 / (height * width)!r}"
 
 
+#: pointwise operations that are more than a scalar expression: each has what is for a channel apart, or counts elements
 EXPRESSIONS: dict[str, Expression] = {
-    "relu": _formula("tl.maximum({0}, 0.0, tl.PropagateNan.ALL)"),
-    "relu_grad": _relu_grad,
-    "sigmoid": _formula("tl.sigmoid({0})"),
-    "sigmoid_grad": _formula("{0} * {1} * (1.0 - {1})"),
-    "tanh": _formula("2.0 * tl.sigmoid(2.0 * {0}) - 1.0"),
-    "tanh_grad": _formula("{0} * (1.0 - {1} * {1})"),
-    "add": _formula("{0} + {1}"),
-    "scale": _formula("{0} * {factor!r}"),
     "dropout": _dropout,
     "batch_norm": _batch_norm,
     "batch_norm_grad_input": _batch_norm_grad,
@@ -171,3 +172,11 @@ EXPRESSIONS: dict[str, Expression] = {
     "avg_pool2d_grad": _avg_pool_grad,
     "global_avg_pool_grad": _global_avg_grad,
 }
+
+
+def expression_of(node: Node) -> Expression:
+    """What computes a node at one place; raises TargetError if nothing does."""
+    found = EXPRESSIONS.get(node.op)
+    if found is None and node.row.scalar is None:
+        raise TargetError(f"layer {node.name}: {node.op} has no Triton expression, so no kernel can compute it")
+    return found or _scalar

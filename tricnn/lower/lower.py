@@ -47,6 +47,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "global_avg_pool_grad": lower_pool_grad,
     "cross_entropy": lower_loss,
     "cross_entropy_grad": lower_loss,
+    "sum_channels": lower_across_channels,
     "softmax": lower_across_channels,
     "softmax_grad": lower_across_channels,
     "local_response_norm": lower_across_channels,

@@ -109,7 +109,7 @@ class Calls:
             else:
                 part = (load.first, load.last, load.width)
                 rows, columns = self._visits(body, load.at.pixel)
-                channels = self.channels or load.last - load.first
+                channels = self.channels or (load.last - load.first) * load.at.lanes
                 count = sum(rows) * sum(columns) * channels * self.repeats
                 traffic.load(load.buffer, self.images * count, _visited(rows) * _visited(columns), part)
         return traffic
@@ -118,11 +118,9 @@ class Calls:
         """Visits of the rows and columns that a name of a function stands for: the image's, or those of the windows
         that its pixels lie in."""
         if pixel in body.windows:
-            parent, node = body.windows[pixel]
+            parent, windows = body.windows[pixel]
             rows, columns = self._visits(body, parent)
-            windows, size = body.plan.type(node.inputs[0]), node.attrs["input_size"]
-            p, q = windows.spatial if len(windows.shape) == 4 else (1, 1)
-            (r, s), (sh, sw) = node.attrs.get("kernel_size", size), node.attrs.get("stride", size)
+            (p, q), (r, s), (sh, sw) = windows.count, windows.size, windows.stride
             return _grouped(rows, p, r, sh), _grouped(columns, q, s, sw)
         return self.windows if pixel == "window" else (self.rows, self.columns)
 

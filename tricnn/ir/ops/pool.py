@@ -159,6 +159,7 @@ register(
     gradient=_max_gradient,
     aten=_aten_max,
     on_load=(0,), pools=True,
+    picks=True,
     doc="y[n,c,p,q] = max of x over the window at (p*sh - top, q*sw - left)",
 )  # fmt: skip
 register(
