@@ -155,10 +155,10 @@ def test_a_concatenation_within_another_is_placed_as_well():
     plan = tricnn.compile(block("nested"), "infer", 1, "fp32", "numpy").plan
     decision = next(d for d in plan.decisions if (d.producer, d.consumer) == ("inner", "join"))
     assert plan.within["inner"][0] == "join" and "inner" not in {k.anchor.name for k in plan.kernels}
-    assert decision.fused and decision.rule.startswith("placement")
+    assert decision.fused and decision.text.startswith("placement")
 
 
 def test_a_concatenation_that_copies_says_why():
     plan = tricnn.compile(block("input"), "infer", 1, "fp32", "numpy").plan
-    reasons = [d.rule for d in plan.decisions if d.consumer == "join" and not d.fused]
+    reasons = [d.text for d in plan.decisions if d.consumer == "join" and not d.fused]
     assert reasons and all("placement: no kernel stores x (input)" in reason for reason in reasons)

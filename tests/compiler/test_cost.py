@@ -68,5 +68,5 @@ def test_what_would_be_formed_again_and_again_is_stored(channels, size, stored):
         assert (apart < (1 - GAIN) * together) == stored
         chosen = stored and policy == "auto"
         assert any("bn.grad_input" in kernel.writes for kernel in plan.kernels) == chosen
-        reasons = [d.rule for d in plan.decisions if d.producer == "bn.grad_input"]
+        reasons = [d.text for d in plan.decisions if d.producer == "bn.grad_input"]
         assert len(reasons) == 2 and all(("predicted to be faster" in r) == chosen for r in reasons)

@@ -5,7 +5,7 @@ import pytest
 
 import tricnn
 from tests.compiler.nets import NETS
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.fusion.fuser import fuse
 from tricnn.compiler.pipeline import specialised
 from tricnn.compiler.policies import POLICIES, RULES, policy_named, rules_of
 from tricnn.graphs import ARCHITECTURES, resnet18
@@ -86,4 +86,4 @@ def test_a_pooling_whose_positions_are_found_by_another_kernel_leaves_every_pixe
         decision = next(
             d for d in fuse(graph, "train", policy).decisions if (d.producer, d.consumer) == ("conv", "pool")
         )  # fmt: skip
-        assert decision.fused == fused and ("no window covers" in decision.rule) != fused
+        assert decision.fused == fused and ("no window covers" in decision.text) != fused

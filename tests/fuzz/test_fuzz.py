@@ -11,7 +11,7 @@ import pytest
 
 from tests.fuzz.__main__ import judged, report
 from tests.fuzz.cases import CLASSES, case_of
-from tricnn.compiler import legality
+from tricnn.compiler.fusion import pooling
 from tricnn.ir import GraphBuilder
 
 COUNT, FIRST = (int(os.environ.get(name, n)) for name, n in (("TRICNN_FUZZ", 1000), ("TRICNN_FUZZ_SEED", 10_000)))
@@ -36,7 +36,7 @@ def test_pixels_that_no_kernel_stores_are_seen(executor, monkeypatch):
     net = b.build(b.linear(b.concat([b.flatten(b.max_pool2d(y, 2)), b.flatten(y)]), CLASSES, name="fc"))
     case = replace(case_of(0, executor, net), mode="train", policy="pooling,siblings", by_kernel=False)
     assert judged(case) == ("same", [])
-    monkeypatch.setattr(legality, "whole_windows", lambda fuser, pool: True)
+    monkeypatch.setattr(pooling, "whole_windows", lambda kernels, pool: True)
     assert judged(case)[0] == "differs"
 
 

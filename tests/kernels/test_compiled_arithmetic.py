@@ -22,7 +22,7 @@ from tests.kernels.ptx import Threads, instructions
 from tests.kernels.test_pool import by_pytorch, special_windows
 from tricnn.build.build import spec as build_spec
 from tricnn.build.compile import CompiledKernel, KernelSpec, compile_kernels
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.fusion.fuser import fuse
 from tricnn.emit.templates import module_text
 from tricnn.ir import OPS, Kind
 from tricnn.kernels.numerics import INTERPRETED

@@ -8,7 +8,7 @@ import pytest
 import tricnn.build.build as build_module
 from tricnn.build.build import Build, build, tensors_of
 from tricnn.build.compile import CompiledKernel, CompileError
-from tricnn.compiler.fuse import fuse
+from tricnn.compiler.fusion.fuser import fuse
 from tricnn.compiler.pipeline import planned
 from tricnn.graphs import lenet, resnet50
 from tricnn.ir import GraphBuilder, TricnnError

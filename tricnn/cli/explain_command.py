@@ -146,7 +146,7 @@ def explanation(name: str, fused: Program, unfused: Program, target: str) -> dic
             "producer": d.producer,
             "consumer": d.consumer,
             "fused": d.fused,
-            "rule" if d.fused else "reason": d.rule,
+            "rule" if d.fused else "reason": d.text,
             **({} if d.fused else {"kind": d.general}),
             "bytes_saved": volume if d.fused else 0,
         }

@@ -5,7 +5,7 @@
 for f that treats each channel by itself. So the branches of an Inception block store their convolutions side by side,
 batch norm and ReLU happen as the whole is loaded, and the backward pass masks and sums the whole at once. Weights and
 statistics are concatenated too; planning lets the parts lie within the whole, so no concatenation costs anything
-(place.py).
+(fusion/placement.py).
 """
 
 from __future__ import annotations

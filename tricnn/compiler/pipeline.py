@@ -20,7 +20,7 @@ from .cost import Cost
 from .differentiate import differentiate
 from .expand import expand
 from .fold import fold_batch_norm
-from .fuse import fuse
+from .fusion.fuser import fuse
 from .plan import Plan
 from .policies import policy_named, rules_of
 from .siblings import join_slices, merge_siblings

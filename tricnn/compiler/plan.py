@@ -13,19 +13,7 @@ from ..ir.table import OPS, Kind
 from ..ir.text import attr_text
 from ..ir.types import TensorType
 from ..ir.wording import plural
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What became of one edge of the graph: fused by a rule, or not, with the reason; ``general`` is the reason without
-    the names and numbers of this edge."""
-
-    producer: str
-    consumer: str
-    fused: bool
-    rule: str
-    bytes_saved_per_image: int = 0
-    general: str = ""
+from .fusion.answers import Decision
 
 
 @dataclass(frozen=True)

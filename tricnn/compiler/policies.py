@@ -6,7 +6,8 @@
     auto                   every rule of ``all`` where it is predicted to be faster, for this batch and this GPU
     prologue,side_sums     these rules (any of ``RULES``), and no other
 
-Each uses more rules than the one above it (``auto`` at most those of ``all``). fuse.py has the rules' equations.
+Each uses more rules than the one above it (``auto`` at most those of ``all``). The rules' equations
+are in fusion/, a file for each (fuser.py lists them).
 """
 
 from __future__ import annotations

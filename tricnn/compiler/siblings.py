@@ -5,7 +5,7 @@
     concat(slice(m), y)                 = slice(concat(m, y))                               the slice ends m
 
 So x is loaded once, its gradient stored once, and one sum over the pixels gives all weights' gradients. The last rule
-lets m and the concatenation that one of its slices begins overlap in memory (place.py): in an Inception block the
+lets m and the concatenation that one of its slices begins overlap in memory (placement): in an Inception block the
 filters whose result is part of the block's come last, and everything of the block lies in one buffer. In the backward
 pass the gradient of m is put together the same way:
 

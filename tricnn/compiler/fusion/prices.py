@@ -1,0 +1,68 @@
+"""Whether a rule pays: the predicted time of the kernels that a value concerns, with it and without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...ir.graph import Node
+from ..cost import Cost
+from ..plan import Kernel
+from .answers import Why, why
+from .group import Group
+
+if TYPE_CHECKING:
+    from .grouping import Grouping
+
+
+class Prices:
+    """The prices that were asked for; ``cost`` is the time model, None where every legal site is to be fused."""
+
+    def __init__(self, kernels: Grouping, cost: Cost | None):
+        self.kernels, self.cost = kernels, cost
+        #: value -> seconds of the kernels that it concerns if they recompute it, and if it is stored
+        self.of: dict[str, tuple[float, float]] = {}
+
+    def why_not_recomputed(self, node: Node) -> Why | None:
+        """Why the kernels that read a value would lose time by recomputing it. A reader that has no kernel yet counts
+        as one of its own."""
+        if self.cost is None:
+            return None
+        home = self.kernels.home
+        groups: dict[int, Group] = {}
+        for reader in self.kernels.readers[node.name]:
+            group = home(reader.name) or Group(reader)
+            groups[id(group)] = group
+        return self._compared(node, list(groups.values()))
+
+    def why_not_hosted(self, node: Node, group: Group) -> Why | None:
+        """Why a kernel would lose time by computing a value as it loads it, and storing it."""
+        return None if self.cost is None else self._compared(node, [group], stored=node.name)
+
+    def _compared(self, node: Node, groups: Sequence[Group], stored: str | None = None) -> Why | None:
+        cost, inlined = self.cost, self.kernels.inlined
+        assert cost is not None
+        apart = self._seconds(Group(node)) + sum(map(self._seconds, groups))
+        inlined.add(node.name)
+        together = sum(self._seconds(group, stored) for group in groups)
+        inlined.remove(node.name)
+        self.of[node.name] = together, apart
+        type_ = self.kernels.graph.types[node.name]
+        if self.kernels.policy != "auto" or cost.recompute(together, apart, type_):
+            return None
+        return why(
+            "storing {value} is predicted to be faster by more than {gain}: its kernels take {stored}, {recomputed} if "
+            "they recompute it", value=node.name, gain=f"{cost.gain(type_):.0%}", stored=f"{apart * 1e6:.2f} us",
+            recomputed=f"{together * 1e6:.2f} us",
+        )  # fmt: skip
+
+    def _seconds(self, group: Group, stored: str | None = None) -> float:
+        """The predicted time of a group as it is now, if it also stores a value that it forms on load."""
+        assert self.cost is not None
+        kernels = self.kernels
+        body, reads = kernels.body(group)
+        own = {n.name for n in group.members}
+        written = [v for v in own if v in kernels.results or any(r.name not in own for r in kernels.readers[v])]
+        writes = (*written, *([stored] if stored else []))
+        kernel = Kernel(group.anchor.name, group.anchor, tuple(body.values()), tuple(reads), writes)
+        return self.cost.of_kernel(kernel, kernels.graph, kernels.base)

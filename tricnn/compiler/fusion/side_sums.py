@@ -1,0 +1,72 @@
+"""Sums over pixels that another kernel takes along: of what it stores, or of what it loads."""
+
+from __future__ import annotations
+
+from ...ir.graph import Node
+from .answers import Why, why
+from .beside import Beside
+from .following import Following
+from .group import Group
+from .grouping import Grouping
+from .rule import Site
+
+
+class SumOfStored(Following):
+    """Each tile of a kernel leaves a partial sum (batch statistics, batch norm's two gradient sums) of what it stores,
+    as it is stored."""
+
+    name = "side_sums"
+    equation = "(conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)    of what is stored, as it is"
+
+    def about(self, node: Node) -> bool:
+        """Sums of what a kernel stores."""
+        return node.row.side_sum == "stored"
+
+    def here(self, kernels: Grouping, site: Site) -> str:
+        """The equation with this anchor and this sum."""
+        anchor, f = site.group.anchor.op, site.reader.op
+        return f"({anchor}(x), {f}({anchor}(x))) = {anchor}[side sum](x)"
+
+    def why_not_there(self, kernels: Grouping, site: Site) -> Why | None:
+        """Why the sum cannot be taken of what the kernel stores; None if it can."""
+        anchor, types, node = site.group.anchor, kernels.graph.types, site.reader
+        if not anchor.row.takes_sums and not anchor.row.chains:
+            return why("a kernel of {op} leaves no sums", op=anchor.op)
+        if node.inputs[0] != site.value:
+            return why("{op} is taken along with {first}, its first operand", op=node.op, first=node.inputs[0])
+        if types[site.value].shape != types[anchor.name].shape or site.group.pools:
+            return why("{value} is not what the tiles of {anchor} are made of", value=site.value, anchor=anchor.name)
+        return None
+
+    def leaves(self, node: Node, home: Group, group: Group) -> bool:
+        """A sum that has a pass of its own so far leaves it for a pointwise kernel, which is made later."""
+        return home.anchor is node and group.anchor.row.chains
+
+
+class SumOfLoaded(Beside):
+    """A bias gradient is the sum of what a weight gradient loads."""
+
+    name = "side_sums"
+    equation = "(wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)    dy is loaded once"
+
+    def about(self, kernels: Grouping, first: Node, node: Node) -> bool:
+        """Sums of the first operand of a weight gradient."""
+        return (
+            node.row.side_sum == "loaded"
+            and first.row.weight_gradient
+            and kernels.base(node.inputs[0]) == kernels.base(first.inputs[0])
+        )
+
+    def here(self, kernels: Grouping, site: Site) -> str:
+        """The equation with this weight gradient."""
+        wgrad, f = site.group.anchor.op, site.reader.op
+        return f"({wgrad}(dy, x), {f}(dy)) = {wgrad}[side sum](dy, x)"
+
+    def why_not(self, kernels: Grouping, site: Site) -> Why | None:
+        """Why the weight gradient cannot take the sum along; None if it does."""
+        types, anchor = kernels.graph.types, site.group.anchor
+        if types[site.reader.name].channels != types[anchor.inputs[0]].channels:
+            return why("{reader} sums other channels than {anchor} sees", reader=site.reader.name, anchor=anchor.name)
+        if site.group.sums_what_it_loads:
+            return why("the kernel of {anchor} leaves a sum of what it loads already", anchor=anchor.name)
+        return None
