@@ -30,13 +30,14 @@ from tricnn.cli.arguments import whole
 from tricnn.graphs import ARCHITECTURES
 from tricnn.ir.wording import plural
 from tricnn.lower.from_graph import lowered
+from tricnn.lower.predicted_time import least_us
 from tricnn.lower.program import Function, Launch
 from tricnn.machine.candidates import CONTRACTIONS
-from tricnn.machine.data_sheets import MACHINES, least_us
+from tricnn.machine.machines import machine_of
 from tricnn.report.tables import row, table
 
 SCHEDULERS = 4
-CLOCK = {"sm_80": 1.41e9, "sm_90": 1.75e9}  # boost clocks of A100 and of H100 SXM (data sheets)
+TARGETS = ("sm_80", "sm_90")
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Za-z0-9_.]+)(.*?);", re.MULTILINE)
 SHAPE = re.compile(r"\.(?:64x(\d+)x(\d+)|(16)(8)(\d+))\.")
 
@@ -86,7 +87,7 @@ class Issue(NamedTuple):
     least_us: float
 
 
-def issue(built: Build, function: Function, launch: Launch, code: list[Instruction], target: str) -> Issue:
+def issue(built: Build, function: Function, launch: Launch, code: list[Instruction]) -> Issue:
     program, warps = built.program, function.num_warps
     inner = min(
         (loop for loop in loops(code) if any(i.products(warps) for i in loop)), key=len, default=code
@@ -98,9 +99,9 @@ def issue(built: Build, function: Function, launch: Launch, code: list[Instructi
         programs *= axis.at(program.batch)
     once = len(code) - len(inner)
     every = warps * (turns * len(inner) + programs * once)
-    limit = least_us(target, program.dtype, program.launch_bytes(launch, program.batch), launch.flops * program.batch)
-    rate = MACHINES[target].processors * SCHEDULERS * CLOCK[target]
-    return Issue(launch, len(inner), len(code), 1e6 * every / rate, limit)
+    machine = machine_of(program.target)
+    rate = machine.multiprocessors * SCHEDULERS * machine.clock * 1e9
+    return Issue(launch, len(inner), len(code), 1e6 * every / rate, least_us(program, launch))
 
 
 def main() -> int:
@@ -109,7 +110,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=("train", "infer"), default="train")
     parser.add_argument("--batch", type=whole(1), default=256)
     parser.add_argument("--dtype", choices=("bf16", "fp16"), default="bf16")
-    parser.add_argument("--target", choices=sorted(CLOCK), default="sm_90")
+    parser.add_argument("--target", choices=TARGETS, default="sm_90")
     parser.add_argument("--top", type=whole(1), default=20, help="how many launches to show, the longest first")
     o = parser.parse_args()
     program = lowered(ARCHITECTURES[o.model](), o.mode, o.batch, o.dtype, o.target, fuse=True)
@@ -117,7 +118,7 @@ def main() -> int:
     functions = {f.name: f for f in built.program.functions}
     code = {name: instructions(kernel.binary) for name, kernel in built.compiled.items()}
     found = [
-        issue(built, functions[launch.function], launch, code[launch.function], o.target)
+        issue(built, functions[launch.function], launch, code[launch.function])
         for launch in built.program.launches
         if launch.kind in CONTRACTIONS
     ]

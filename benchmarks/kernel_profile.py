@@ -26,16 +26,15 @@ PASSES = {
 
 
 def profile(case: Case, part: Part, rehearse: bool) -> None:
+    from tricnn.lower.predicted_time import least_us
     from tricnn.machine.candidates import CONTRACTIONS
-    from tricnn.machine.data_sheets import least_us
 
-    fuse = case.get("fuse", True)
+    fuse, device = case.get("fuse", True), part.found.get("about", {}).get("device", "")
     ours = Ours(declared(case["network"], rehearse), case["mode"], case["batch"], case["dtype"], fuse)
     ours.step()
 
     def least(launch: Any) -> float:
-        moved, flops = ours.program.launch_bytes(launch, ours.batch), launch.flops * ours.batch
-        return least_us(ours.model.target, case["dtype"], moved, flops if launch.kind in CONTRACTIONS else 0) / 1e3
+        return least_us(ours.program, launch, ours.batch, device) / 1e3
 
     rows: list[dict[str, Any]] = []
     library: dict[str, Any] = {}

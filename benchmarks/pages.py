@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tricnn.machine.data_sheets import MACHINES
+from tricnn.machine.machines import COMMON, machine_of
 from tricnn.report.figures import scaled, size
 from tricnn.report.plots import bars, roofline
 
@@ -138,7 +138,8 @@ def target_of(found: Found) -> str:
 
 
 def draw(found: Found, path: Path) -> Iterable[Path]:
-    machine = MACHINES.get(target_of(found))
+    target = target_of(found)
+    machine = machine_of(target, found.get("device", "")) if target in COMMON else None
     groups = [
         {"name": title(case), "bars": {c["name"]: c["ratio"] for c in case["contenders"] if "ratio" in c}}
         for case in measured(found, "bench", "contenders")

@@ -93,14 +93,14 @@ def with_outcomes(lines: list[Line], found: Mapping[str, Any]) -> list[Line]:
 
 
 def predictions(networks: Iterable[str], target: str) -> Iterable[Line]:
-    from tricnn.machine.data_sheets import MACHINES
+    from tricnn.machine.machines import machine_of
 
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     for network in networks:
         for mode, batch in WORK:
             fused = predicted(network, mode, DTYPE, batch, target)["fused"]
             yield Line(
-                network, mode, DTYPE, str(batch), MACHINES[target].name, today, str(fused["launches"]),
+                network, mode, DTYPE, str(batch), machine_of(target).name, today, str(fused["launches"]),
                 f"{fused['least_milliseconds']:.4f}",
             )  # fmt: skip
 

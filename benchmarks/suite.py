@@ -7,7 +7,7 @@ of memory is reported, the rest go on. JSON, Markdown and plots are in --out ($O
 anew after every case.
 
 Without a GPU it says so, and writes what is known without one: exact launches, bytes and operations, and the time
-that is predicted from them (tricnn/compiler/cost.py) for the device whose data sheet tricnn/machine/data_sheets.py has.
+that is predicted from them (tricnn/compiler/cost.py) for one GPU of tricnn/machine/machines.py.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.gpu_case import NEEDED
 from benchmarks.gpu_suite import Session, commit, refusal, results_folder, timed_case, verify_case, warm_case
 from benchmarks.part import Case
 from tricnn.measure.contest import CONTENDERS, SLOW_TO_START
-
-if TYPE_CHECKING:
-    from tricnn.lower.program import Launch, Program
 
 DTYPE = "bf16"
 #: in order of importance
@@ -72,13 +69,13 @@ def without_a_gpu(out: Path, networks: tuple[str, ...] = NETWORKS) -> int:
     """The exact figures and the predicted times, as a table, JSON, Markdown and a plot."""
     from benchmarks.pages import write_pages
     from tricnn.cli.screen import Screen
-    from tricnn.machine.data_sheets import MACHINES
+    from tricnn.machine.machines import machine_of
     from tricnn.report import tables
 
     screen, target = Screen(False), "sm_90"
     screen.show(
         "There is no GPU here, so nothing is timed. Launches, bytes and operations are exact; the time, on one "
-        f"{MACHINES[target].name}, is predicted from them."
+        f"{machine_of(target).name}, is predicted from them."
     )
     found: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), "commit": commit(), "device": "none", "target": target,
@@ -98,31 +95,19 @@ def predicted(network: str, mode: str, dtype: str, batch: int, target: str) -> d
     time that bytes and operations alone allow, to which the log of predictions holds measured ones."""
     from benchmarks.part import declared
     from tricnn.lower.from_graph import lowered, static_figures
-    from tricnn.lower.predicted_time import microseconds, predicted_seconds
+    from tricnn.lower.predicted_time import least_us, microseconds, predicted_seconds
     from tricnn.report.kernel_times import predicted_kernels
 
     row: dict[str, Any] = {"network": network, "mode": mode, "dtype": dtype, "batch": batch, "target": target}
     for name, fuse in (("fused", True), ("unfused", False)):
         program = lowered(declared(network, small=False), mode, batch, dtype, target, fuse=fuse)
         row[name] = {
-            **static_figures(program), "predicted_us": microseconds(predicted_seconds(program, target)),
-            "least_milliseconds": least_milliseconds(program, target),
+            **static_figures(program), "predicted_us": microseconds(predicted_seconds(program)),
+            "least_milliseconds": sum(least_us(program, launch) for launch in program.launches) / 1e3,
         }  # fmt: skip
         if fuse:
-            row["kernels"] = predicted_kernels(program, target)
+            row["kernels"] = predicted_kernels(program)
     return row
-
-
-def least_milliseconds(program: Program, target: str) -> float:
-    """The sum over all launches of max(bytes / bandwidth, operations of products / their rate): no step is faster."""
-    from tricnn.machine.candidates import CONTRACTIONS
-    from tricnn.machine.data_sheets import least_us
-
-    def least(launch: Launch) -> float:
-        flops = launch.flops * program.batch if launch.kind in CONTRACTIONS else 0  # the rest waits for no arithmetic
-        return least_us(target, program.dtype, program.launch_bytes(launch, program.batch), flops)
-
-    return sum(map(least, program.launches)) / 1e3
 
 
 def gpu_there() -> bool:

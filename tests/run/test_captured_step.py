@@ -134,7 +134,7 @@ def test_what_takes_random_numbers_or_long_kernels_is_not_captured():
     def program(graph, batch):
         return lower(planned(graph, "train", "all"), "bf16", batch)
 
-    assert worth_capturing(program(tricnn.graphs.lenet(), 256), 256, "sm_90")
+    assert worth_capturing(program(tricnn.graphs.lenet(), 256), 256)
     long = program(tricnn.graphs.resnet50(), 256)
-    assert not worth_capturing(long, 256, "sm_90") and worth_capturing(long, 2, "sm_90")
-    assert not worth_capturing(program(tricnn.graphs.alexnet(), 2), 2, "sm_90")  # it has dropout
+    assert not worth_capturing(long, 256) and worth_capturing(long, 2)
+    assert not worth_capturing(program(tricnn.graphs.alexnet(), 2), 2)  # it has dropout

@@ -70,7 +70,7 @@ class Build:
     def kernels(self) -> list[dict[str, Any]]:
         """One row per distinct kernel, in the order of their first launch; bytes and operations are of all launches."""
         program, rows = self.program, []
-        seconds = predicted_seconds(program, self.target)
+        seconds = predicted_seconds(program)
         for function in program.functions:
             launches, code = launches_of(program, function), self.compiled[function.name]
             rows.append({

@@ -86,6 +86,7 @@ def measured(
     """The object that ``--json`` prints. What is not timed is of kernels compiled for ``compiled_batch``."""
     from tricnn.lower.from_graph import lowered, static_figures
     from tricnn.lower.predicted_time import microseconds, predicted_seconds
+    from tricnn.machine.machines import machine_of
     from tricnn.run.model import gpu_present
 
     from ..report.kernel_times import predicted_kernels
@@ -96,8 +97,8 @@ def measured(
         for name, fuse in (("fused", policy), ("unfused", "none"))
     }
     static = {name: static_figures(program) for name, program in programs.items()}
-    totals = {f"{name}_us": microseconds(predicted_seconds(program, target)) for name, program in programs.items()}
-    by_kernel = predicted_kernels(programs["fused"], target)
+    totals = {f"{name}_us": microseconds(predicted_seconds(program)) for name, program in programs.items()}
+    by_kernel = predicted_kernels(programs["fused"])
 
     def tell(text: str) -> None:
         if screen.progress and screen.progress.is_terminal:
@@ -121,7 +122,7 @@ def measured(
         "versions": versions(),
         "static": static,
         "static_batch": compiled_batch,
-        "predicted": {"machine": machine_of(target), **totals, "kernels": by_kernel},
+        "predicted": {"machine": machine_of(target).name, **totals, "kernels": by_kernel},
         "timings": rows,
         "baseline": baseline,
         "ratios": {r["name"]: r.get("ratio", found[r["name"]] / found[baseline]) for r in rows if r["name"] in found}
@@ -152,12 +153,6 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
         ),
     )
     screen.show(*(f"{r['name']} failed: {r['error']}" for r in result["timings"] if r.get("error")))
-
-
-def machine_of(target: str) -> str:
-    from tricnn.machine.data_sheets import MACHINES
-
-    return MACHINES[target].name
 
 
 def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Callable[[], Work]]:

@@ -117,7 +117,7 @@ def summary(graph: Graph, built: Build, unfused: Program) -> dict[str, Any]:
         "kernels": built.kernels,
         "unfused": {"launches": len(unfused.launches), "dram_bytes": unfused.dram_bytes()},
         "fuse": program.plan.policy,
-        "predicted_us": microseconds(predicted_seconds(program, built.target)),
+        "predicted_us": microseconds(predicted_seconds(program)),
         "hazards": sum(kernel.hazards for kernel in built.compiled.values()),
     }
 

@@ -168,9 +168,9 @@ def explanation(name: str, fused: Program, unfused: Program, target: str) -> dic
         "launches": len(fused.launches),
         "dram_bytes": fused.dram_bytes(),
         "bytes_saved": unfused.dram_bytes() - fused.dram_bytes(),
-        "predicted_us": microseconds(predicted_seconds(fused, target)),
+        "predicted_us": microseconds(predicted_seconds(fused)),
         "unfused": {
             **{k: v for k, v in static_figures(unfused).items() if k in ("launches", "dram_bytes")},
-            "predicted_us": microseconds(predicted_seconds(unfused, target)),
+            "predicted_us": microseconds(predicted_seconds(unfused)),
         },
     }

@@ -8,7 +8,9 @@ a 3x3 convolution loads each pixel nine times, and again for every tile of filte
 processor, one's arithmetic runs beside another's products; where there are fewer, load, recompute and multiply follow
 one another, and their times add. Fewer programs than processors leave some idle.
 
-Williams, Waterman, Patterson: Roofline (2009). Unmeasured: the rates are data sheets' (machines.py).
+Williams, Waterman, Patterson: Roofline (2009). Rates are those of machine/machines.py: where two
+plans are compared the data sheet's, since only their ratios count and not all of them have been measured; for the times
+that are shown those that were measured, where they were.
 """
 
 from __future__ import annotations
@@ -20,19 +22,17 @@ from math import ceil, prod
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
 from ..ir.types import TensorType
-from ..machine.data_sheets import MACHINES
+from ..machine.machines import Machine, machine_of
 from .plan import Kernel
 
 #: seconds of an empty kernel, from the start of it to the start of the next
 LAUNCH = 2e-6
-#: the last cache serves so many times as much as memory (A100's white paper: 5120 bytes a clock, 3.5 times)
-CACHE_SPEED = 3.0
 #: of the cache, what one launch can count on finding its operands in
 CACHE_SHARE = 0.5
 #: programs a processor needs for the arithmetic of one to hide behind the products of another
 OVERLAP = 2
-#: elements of a program that has no product to compute, and programs between which a sum over pixels is dealt out
-ELEMENTS, SPLIT = 1024, 264
+#: elements of a program that has no product to compute
+ELEMENTS = 1024
 
 #: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes of
 #: memory and launches are counted, times are predicted: until GPUs have confirmed them, only a large gain outweighs
@@ -59,11 +59,24 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """The time model for one batch size, dtype and target."""
+    """The time model for one batch size, dtype and target: by the rates of its data sheet, or those that were
+    ``reached``, where they were measured."""
 
     batch: int
     dtype: str
     target: str
+    reached: bool = False
+
+    @property
+    def machine(self) -> Machine:
+        machine = machine_of(self.target)
+        return machine.reached() if self.reached else machine
+
+    @property
+    def together(self) -> int:
+        """How many programs run at once, so many that arithmetic hides behind products: a sum over pixels is dealt out
+        between them."""
+        return OVERLAP * self.machine.multiprocessors
 
     def recompute(self, together: float, apart: float, value: TensorType) -> bool:
         """Is a value to be recomputed by its readers, in so many seconds, or stored?"""
@@ -75,7 +88,7 @@ class Cost:
 
     def in_cache(self, bytes_: float) -> bool:
         """Can a launch count on finding so many bytes in the last cache?"""
-        return bytes_ <= CACHE_SHARE * MACHINES[self.target].cache * 1e6
+        return bytes_ <= self.cache_bytes
 
     def seconds(self, work: Work) -> float:
         """How long a launch is predicted to take."""
@@ -88,20 +101,20 @@ class Cost:
 
     def limits(self, work: Work) -> dict[str, float]:
         """Seconds that a launch needs to move its bytes, and for its operations."""
-        machine = MACHINES[self.target]
-        busy = min(1.0, work.programs / machine.processors)
-        cached = work.values <= self.cache_bytes
-        moved = work.parameters + work.values / (CACHE_SPEED if cached else 1.0)
+        machine = self.machine
+        busy = min(1.0, work.programs / machine.multiprocessors)
+        speed = machine.cache_bandwidth if self.in_cache(work.values) else machine.bandwidth
+        moving = work.parameters / machine.bandwidth + work.values / speed
         products = work.products / (machine.rate(self.dtype) * busy)
         arithmetic = work.arithmetic / (machine.vector * 1e12 * busy)
-        apart = machine.has_matrix_units(self.dtype) and work.programs >= OVERLAP * machine.processors
+        apart = machine.has_matrix_units(self.dtype) and work.programs >= self.together
         operations = max(products, arithmetic) if apart else products + arithmetic
-        return {"bytes": moved / (machine.bandwidth * busy), "operations": operations}
+        return {"bytes": moving / busy, "operations": operations}
 
     @property
     def cache_bytes(self) -> float:
         """What one launch can count on finding in the cache."""
-        return CACHE_SHARE * MACHINES[self.target].cache * 1e6
+        return CACHE_SHARE * self.machine.cache * 1e6
 
     def bytes(self, type_: TensorType) -> int:
         return type_.elements(self.batch) * FIXED.get(type_.dtype, STORED[self.dtype])
@@ -177,17 +190,17 @@ class Cost:
         """How many programs the kernel of an anchor has."""
         result = graph.types[node.name]
         if node.kind is Kind.REDUCTION:
-            return SPLIT
+            return self.together
         if node.kind is not Kind.CONTRACTION:
             return ceil(result.elements(self.batch) / ELEMENTS)
         groups = node.attrs.get("groups", 1)
         if node.row.weight_gradient:
             rows, columns = result.per_image[0] // groups, prod(result.per_image[1:])
-            return max(ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns)) * groups, SPLIT)
+            return max(ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns)) * groups, self.together)
         rows, columns = result.pixels * self.batch, result.channels // groups
         most = ceil(rows / 32) * ceil(columns / self.tile(columns))  # rows are dealt out between more programs,
-        full = ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns))  # until these are SPLIT / 2
-        return max(full, min(most, SPLIT / 2)) * groups
+        full = ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns))  # until these are self.together / 2
+        return max(full, min(most, self.together / 2)) * groups
 
 
 def _unread(node: Node, value: str, base: Callable[[str], str]) -> bool:

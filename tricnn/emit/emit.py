@@ -219,7 +219,8 @@ def _step(program: Program) -> str:
             '    and step choose the dropout masks."""',
         ]
     if any(g.limited for launch in program.launches for g in launch.grid):
-        lines.append(f"    # min(tiles, {programs()}): so many programs fill a GPU; each computes tile after tile.")
+        most = programs(program.target)
+        lines.append(f"    # min(tiles, {most}): so many programs fill a GPU; each computes tile after tile.")
     if any(":seed_lo" in launch.arguments for launch in program.launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}

@@ -74,7 +74,7 @@ def pixel_by_pixel(c: Mapping[str, int], options: Mapping[str, int]) -> bool:
 class Boxes:
     """Both operands in boxes: descriptors of the image, of whose channels they are those from ``first`` on, and of the
     weights; the tile; and of the image that is computed, ``box`` = (images, rows, columns) of the pixels of a tile, or
-    () where a tile is any rows of a matrix."""
+    () where a tile is any rows of a matrix; then there are as many ``programs`` at most, each with tile after tile."""
 
     image: str
     first: int
@@ -83,6 +83,7 @@ class Boxes:
     box: tuple[int, ...]
     result: tuple[int, int]
     columns: int
+    programs: int
     gradient: bool
 
     @property
@@ -103,7 +104,7 @@ class Boxes:
     def grid(self) -> Size:
         """Where programs compute tile after tile, no more of them than fill the machine."""
         every = self.parts * cdiv(self.columns, self.tile.n)
-        return every if self.box else at_most(every, tiles.programs())
+        return every if self.box else at_most(every, self.programs)
 
     @property
     def corner(self) -> tuple[str, str] | None:
@@ -159,4 +160,5 @@ def in_boxes(
     whole = as_it_lies(state, kernel, 0, shape, boxed)
     place = (whole, 0) if whole else within(state, kernel, shape, boxed)
     tile = tiles.Tile(tile.m, tile.n, k, tile.warps, tile.stages)
-    return Boxes(*place, weights, tile, box, result, c[columns], gradient) if place else None
+    programs = tiles.programs(state.target)
+    return Boxes(*place, weights, tile, box, result, c[columns], programs, gradient) if place else None

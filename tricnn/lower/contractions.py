@@ -211,7 +211,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         tap=c["C"] // groups if c["R"] * c["S"] > 1 else 0,
     ))  # fmt: skip
     count = cdiv(c["K"] // groups, tile.m) * cdiv(columns, tile.n)
-    split = tiles.split_of(count * groups, pixels, tile.k, tile.warps)
+    split = tiles.split_of(state.target, count * groups, pixels, tile.k, tile.warps)
     bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)
     load_dy, load_x = state.body(kernel), state.body(kernel)
     # Tensor cores take tf32 with the summed axis innermost only, and here it is outermost. A tile that went straight to

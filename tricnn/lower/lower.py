@@ -81,7 +81,7 @@ def lower(
     used = {argument for launch in state.launches for argument in launch.arguments}
     descriptors = {name: d for name, d in state.descriptors.items() if name in used}
     return Program(
-        plan, dtype, batch, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
+        plan, dtype, batch, target, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
         tuple(state.sums), tuple(state.choices), state.rounded, descriptors, state.wide,
     )  # fmt: skip
 

@@ -1,5 +1,5 @@
 """How long a program is predicted to take, by the model of compiler/cost.py from the program's own bytes, flop and
-grids: the one prediction that is shown anywhere."""
+grids: the one prediction that is shown anywhere; and the least time that bytes and products alone allow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from math import prod
 from ..compiler.cost import Cost, Work
 from ..compiler.plan import Kernel
 from ..ir.table import Kind
+from ..machine.candidates import CONTRACTIONS
+from ..machine.machines import machine_of
 from .program import Launch, Program
 
 
@@ -21,9 +23,9 @@ class Time:
     bound: str
 
 
-def predicted(program: Program, target: str) -> tuple[Time, ...]:
+def predicted(program: Program) -> tuple[Time, ...]:
     """The time of each launch, in order, at the batch size the program was lowered for."""
-    cost = Cost(program.batch, program.dtype, target)
+    cost = Cost(program.batch, program.dtype, program.target, reached=True)
     kernels = {kernel.name: kernel for kernel in program.plan.kernels}
     found, begun = [], set()
     for launch in program.launches:
@@ -33,8 +35,16 @@ def predicted(program: Program, target: str) -> tuple[Time, ...]:
     return tuple(found)
 
 
-def predicted_seconds(program: Program, target: str) -> tuple[float, ...]:
-    return tuple(time.seconds for time in predicted(program, target))
+def predicted_seconds(program: Program) -> tuple[float, ...]:
+    return tuple(time.seconds for time in predicted(program))
+
+
+def least_us(program: Program, launch: Launch, batch: int | None = None, device: str = "") -> float:
+    """Microseconds that a launch needs at least, by its bytes, the operations of its products (all else may hide behind
+    them) and the data sheet of the target's GPU, or of ``device``; at the program's batch size, or at another."""
+    batch = program.batch if batch is None else batch
+    flops = launch.flops * batch if launch.kind in CONTRACTIONS else 0
+    return machine_of(program.target, device).least_us(program.dtype, program.launch_bytes(launch, batch), flops)
 
 
 def microseconds(seconds: Iterable[float]) -> float:

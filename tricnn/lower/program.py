@@ -121,15 +121,18 @@ class PartialSum:
 
 @dataclass(frozen=True)
 class Program:
-    """Everything a step needs. ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is
-    what the last launch adds, by a table of addresses; ``choices`` the tiles, and for what they were chosen.
-    ``rounded`` says which buffer holds a weight in the type in which products read it: whoever changes the weight
-    writes it. ``descriptors`` are arguments beside the buffers. ``wide`` kernels count elements in 64 bits, for tensors
-    of 2**31 and more."""
+    """Everything a step needs, for one dtype, with tiles chosen for a batch size and a target.
+
+    ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is what the last launch adds,
+    by a table of addresses; ``choices`` the tiles, and for what they were chosen. ``rounded`` says which buffer
+    holds a weight in the type in which products read it: whoever changes the weight writes it. ``descriptors`` are
+    arguments beside the buffers. ``wide`` kernels count elements in 64 bits, for tensors of 2**31 and more.
+    """
 
     plan: Plan
     dtype: str
     batch: int
+    target: str
     functions: tuple[Function, ...]
     launches: tuple[Launch, ...]
     buffers: Mapping[str, Buffer]

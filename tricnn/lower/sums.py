@@ -200,7 +200,7 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
 
 
 def _splits(state: Lowering, rows: int, channels: int, tile: tiles.Tile) -> int:
-    return tiles.split_of(cdiv(channels, tile.n), rows * state.batch, tile.m)
+    return tiles.split_of(state.target, cdiv(channels, tile.n), rows * state.batch, tile.m)
 
 
 def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:

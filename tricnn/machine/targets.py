@@ -1,8 +1,4 @@
-"""The GPUs tricnn compiles for, by name. None of them has to be present.
-
-Shared memory per block: for NVIDIA the "maximum amount of shared memory per thread block" of the CUDA programming
-guide's table of compute capabilities; for AMD the local data share of a compute unit (instruction set guides).
-"""
+"""The GPUs tricnn compiles for, by name. None of them has to be present; what each is like says machines.py."""
 
 from __future__ import annotations
 
@@ -11,6 +7,8 @@ import re
 from dataclasses import dataclass
 
 from tricnn.system.errors import TargetError
+
+from .machines import COMMON, MACHINES, Machine
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,14 @@ class Target:
         return self.name
 
 
-_SHARED_KB_NVIDIA = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}
-_SHARED_KB_AMD = {"gfx90a": 64, "gfx942": 64, "gfx950": 160, "gfx1100": 64, "gfx1200": 64, "gfx1201": 64}
+def _target(machine: Machine) -> Target:
+    name, shared = machine.target, machine.shared_limit * 1024
+    if name.startswith("sm_"):
+        return Target(name, "cuda", int(name[3:]), 32, shared)
+    return Target(name, "hip", name, 64 if name.startswith("gfx9") else 32, shared)
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in [
-        *(Target(f"sm_{arch}", "cuda", arch, 32, kb * 1024) for arch, kb in _SHARED_KB_NVIDIA.items()),
-        *(
-            Target(arch, "hip", arch, 64 if arch.startswith("gfx9") else 32, kb * 1024)
-            for arch, kb in _SHARED_KB_AMD.items()
-        ),
-    ]
-}
+
+TARGETS: dict[str, Target] = {name: _target(COMMON[name]) for name in dict.fromkeys(m.target for m in MACHINES)}
 
 
 #: GPUs by what is printed on them

@@ -3,7 +3,7 @@
 A product starts from the largest tile of its type: 128x128x64 on 8 warps is what a Hopper MMA wants; fp32 products run
 on the plain FMA units, where smaller tiles keep to the registers. How many of its rows one program takes, a model of
 the time says (:func:`clocks`). Nothing is measured, so the same plan gives the same kernels, and the same bits, on
-every machine. A tile that was measured to be faster for a problem comes first: tuning.py.
+every machine. A tile that was measured to be faster for a problem comes first: tuned_files.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
+
+from .machines import machine_of
 
 
 @dataclass(frozen=True)
@@ -81,45 +83,49 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What tiles are chosen for: how many of them are enough (None: as many as :func:`clocks` says), how many programs
-    it runs at once (two on each of 132 processors), between which a long sum is dealt out, how many elements a
-    pointwise tile has, and the largest tile of a product where that does not depend on the type."""
+class Style:
+    """How tiles are chosen: how many of them are enough (None: as many as :func:`clocks` says), how many programs run
+    at once, between which a long sum is dealt out (None: :data:`TOGETHER` on each of the target's multiprocessors), how
+    many elements a pointwise tile has, and the largest tile of a product where that does not depend on the type."""
 
     tiles: int | None
-    programs: int
+    programs: int | None
     elements: int
     product: tuple[int, int, int] | None = None
 
 
-GPU = Machine(None, 264, 1024)
+#: programs that share a multiprocessor
+TOGETHER = 2
+GPU = Style(None, None, 1024)
 #: Triton's interpreter runs one program after another, each operation at much the same cost whatever its size. A few
 #: large tiles cost least; two of each kind still show what goes wrong between tiles.
-INTERPRETER = Machine(2, 4, 2048, (512, 128, 64))
+INTERPRETER = Style(2, 4, 2048, (512, 128, 64))
 
-_machine = ContextVar("machine", default=GPU)
+_style = ContextVar("style", default=GPU)
 
 
-def programs() -> int:
-    """How many programs fill the machine."""
-    return _machine.get().programs
+def programs(target: str) -> int:
+    """How many programs a target runs at once: no more are launched where each computes tile after tile."""
+    return _style.get().programs or TOGETHER * machine_of(target).multiprocessors
 
 
 def for_a_gpu() -> bool:
     """Are tiles chosen for a GPU, so that what was measured on one counts?"""
-    return _machine.get() is GPU
+    return _style.get() is GPU
 
 
 @contextmanager
-def chosen_for(machine: Machine) -> Iterator[None]:
-    """Kernels lowered inside have tiles for this machine."""
-    token = _machine.set(machine)
+def chosen_for(style: Style) -> Iterator[None]:
+    """Kernels lowered inside have tiles that are chosen in this way."""
+    token = _style.set(style)
     try:
         yield
     finally:
-        _machine.reset(token)
+        _style.reset(token)
 
 
+#: a lower tile than the largest must be faster by so much: each one more leaves partial sums and computes an epilogue
+WORTH_IT = Fraction(11, 10)
 #: of a sum shorter than this, partial results weigh beside what is summed: half the tile leaves half of them
 SHORT_SUM = 1 << 16
 
@@ -136,9 +142,9 @@ def contraction(
     """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for), whose depth may be
     ``dealt_out`` between programs (:func:`split_of`). If each ``tap`` columns belong to one tap of a filter, a tile
     does not reach into the next one, where that leaves it large enough."""
-    machine, narrow = _machine.get(), dtype in ("fp16", "bf16")
+    style, narrow = _style.get(), dtype in ("fp16", "bf16")
     m, n, k = (128, 128, 64) if narrow else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
-    m, n, k = machine.product or (m, n, k)
+    m, n, k = style.product or (m, n, k)
     m = min(m, max(power_of_two(rows), 16))
     n = min(n, max(power_of_two(columns), 16))
     if dealt_out and depth < SHORT_SUM:
@@ -148,10 +154,10 @@ def contraction(
     k = min(k, max(power_of_two(depth), 16))
     if not dealt_out:  # which fills the machine anyhow
         some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
-        if machine.tiles is None:
-            m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype))
+        if style.tiles is None:
+            m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target) * (WORTH_IT if m < some[0] else 1))
         else:
-            m = next((m for m in some if -(-rows // m) * -(-columns // n) >= machine.tiles), some[-1])
+            m = next((m for m in some if -(-rows // m) * -(-columns // n) >= style.tiles), some[-1])
     stages = 3 if narrow and target.startswith("sm_") else 2
     for step in range(attempt):
         if step % 3 == 0 and stages > 1 and (m * n <= 4096 or k > 32):
@@ -165,37 +171,34 @@ def contraction(
     return Tile(m, n, k, 8 if m * n >= (8192 if narrow else 16384) else 4, stages)
 
 
-#: of one of an H100's 132 processors, each clock: operations of products (its data sheet, dense), and bytes from the
-#: last cache (5120 for all of them, as in A100's white paper; H100's number is not published, nor measured here)
-PRODUCTS = {"bf16": 4096, "fp16": 4096, "tf32": 2048, "fp32": 256}
-CACHE_BYTES = Fraction(5120, 132)
-
-
-def clocks(rows: int, columns: int, m: int, n: int, dtype: str) -> Fraction:
+def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> Fraction:
     """Clocks for each step of a product's depth, in tiles of m by n:
 
         waves * max(2mn / products, size * (m + n) / bytes),   waves = ceil(tiles / programs at once)
 
-    so a small product takes smaller tiles, until they fill the GPU; but these load more for what they multiply, and one
-    tile more than fits at once takes a wave of its own. Exact, so that equals are equal: then the larger tile is taken.
+    where a multiprocessor of the target does so many operations of products, and gets so many bytes from the last
+    cache, each clock (machines.py). So a small product takes smaller tiles, until they fill the GPU; but these load
+    more for what they multiply, and one tile more than fits at once takes a wave of its own. Exact, so that equals
+    are equal: then the larger tile is taken.
     """
-    waves = -(-(-(-rows // m) * -(-columns // n)) // GPU.programs)
+    machine = machine_of(target)
+    waves = -(-(-(-rows // m) * -(-columns // n)) // (TOGETHER * machine.multiprocessors))
     size = 2 if dtype in ("fp16", "bf16") else 4
-    return waves * max(Fraction(2 * m * n, PRODUCTS[dtype]), size * (m + n) / CACHE_BYTES)
+    return waves * max(Fraction(2 * m * n, machine.products_a_clock(dtype)), size * (m + n) / machine.cache_share())
 
 
-def split_of(tiles: int, pixels: int, block: int, warps: int = 4) -> int:
+def split_of(target: str, tiles: int, pixels: int, block: int, warps: int = 4) -> int:
     """How many programs share the sum over ``pixels`` of a weight gradient: enough to fill the machine, which takes
     half as many of 8 warps, each with at least sixteen blocks to sum."""
     most = max(1, pixels // (16 * block))
-    wanted = max(1, _machine.get().programs * 4 // (warps * max(tiles, 1)))
+    wanted = max(1, programs(target) * 4 // (warps * max(tiles, 1)))
     return min(most, wanted, 256)
 
 
 def elementwise(channels: int, attempt: int = 0) -> Tile:
     """[pixels, channels] in tiles of about 1024 elements on a GPU."""
     n = min(power_of_two(channels), 256)
-    return Tile(max(1, (_machine.get().elements >> attempt) // n), n, 1, 4, 1)
+    return Tile(max(1, (_style.get().elements >> attempt) // n), n, 1, 4, 1)
 
 
 def with_sums(channels: int, attempt: int = 0) -> Tile:

@@ -30,10 +30,10 @@ from ..check.verify_inputs import random_batch
 from ..emit.emit import launched
 from ..emit.templates import module_text
 from ..lower.lower import lower
+from ..lower.predicted_time import least_us
 from ..lower.program import Launch, Program, scalars
 from ..machine import tuned_files as tuning
 from ..machine.candidates import CONTRACTIONS, candidates
-from ..machine.data_sheets import least_us
 from ..machine.tiles import Problem, Tile
 from ..run.model import Model
 from ..run.triton_executor import described, load_module
@@ -88,11 +88,7 @@ def sites(program: Program) -> list[Site]:
     found = []
     for problem, names in kernels.items():
         launches = [launch for launch in program.launches if launch.kernel in names and counts(launch)]
-        least = sum(
-            least_us(problem.target, program.dtype, program.launch_bytes(launch, program.batch),
-                     launch.flops * program.batch if problem.kind in CONTRACTIONS else 0)
-            for launch in launches
-        )  # fmt: skip
+        least = sum(least_us(program, launch) for launch in launches)
         found.append(Site(problem, tuple(names), rule[problem], len(launches), least))
     return sorted(found, key=lambda site: -site.least_us)
 

@@ -9,10 +9,10 @@ from ..lower.predicted_time import microseconds, predicted
 from ..lower.program import Program
 
 
-def predicted_kernels(program: Program, target: str) -> list[dict[str, Any]]:
+def predicted_kernels(program: Program) -> list[dict[str, Any]]:
     """One row per distinct kernel, all its launches together, those that take longest first: exact bytes and
     operations, the predicted microseconds, and what most of them go to (``bound``)."""
-    rows, times = [], dict(zip(map(id, program.launches), predicted(program, target), strict=True))
+    rows, times = [], dict(zip(map(id, program.launches), predicted(program), strict=True))
     for function in program.functions:
         launches = launches_of(program, function)
         mine = [times[id(launch)] for launch in launches]

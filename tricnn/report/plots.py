@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.wording import plural
-from ..machine.data_sheets import Machine
+from ..machine.machines import Machine
 from ..system.errors import DataError
 
 INK, FAINT = "#333333", "#dddddd"

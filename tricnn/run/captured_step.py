@@ -9,24 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..lower.predicted_time import least_us
 from ..lower.program import SCALARS, Program
-from ..machine.candidates import CONTRACTIONS
-from ..machine.data_sheets import least_us
 
 WARM_UPS = 3
 #: microseconds that a launch from Python takes, about; a kernel that runs longer hides the next launch behind itself
 LAUNCH_US = 20.0
 
 
-def worth_capturing(program: Program, batch: int, target: str) -> bool:
+def worth_capturing(program: Program, batch: int) -> bool:
     """Is the step shorter than its launches, and the same every time?"""
     if any((SCALARS.keys() - {":N"}) & set(launch.arguments) for launch in program.launches):
         return False
-    least = sum(
-        least_us(target, program.dtype, program.launch_bytes(launch, batch),
-                 launch.flops * batch if launch.kind in CONTRACTIONS else 0)
-        for launch in program.launches
-    )  # fmt: skip
+    least = sum(least_us(program, launch, batch) for launch in program.launches)
     return least < LAUNCH_US * len(program.launches)
 
 

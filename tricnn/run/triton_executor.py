@@ -269,7 +269,7 @@ class TritonExecutor:
 
     def captures(self, batch: int) -> bool:
         wanted = self.cuda is not None and os.environ.get("TRICNN_CAPTURE", "1") != "0"
-        return wanted and worth_capturing(self.program, batch, self.target)
+        return wanted and worth_capturing(self.program, batch)
 
     def _check_size(self, batch: int) -> None:
         """Pixels are counted in 32 bits, elements too unless the step was compiled for more of them."""
