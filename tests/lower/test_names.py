@@ -19,7 +19,8 @@ from tricnn.emit.emit import emit
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.ir.graph import NAME
 from tricnn.lower.lower import lower
-from tricnn.lower.program import SCALARS, Program
+from tricnn.lower.names import StepNumber
+from tricnn.lower.program import Program
 
 GOLDEN = Path(__file__).parent / "golden" / "lenet_train_bf16.py.txt"
 
@@ -36,7 +37,7 @@ def own_words() -> list[str]:
         *keyword.softkwlist,
         *filter(str.islower, dir(builtins)),
     }
-    words |= {"weight_sums.table", "k00_conv.partial", "k00_conv.groups", *(s[1:] for s in SCALARS)}
+    words |= {"weight_sums.table", "k00_conv.partial", "k00_conv.groups", *(s.value for s in StepNumber)}
     return sorted(w for w in words if NAME.fullmatch(w) and not re.search(r"\.(weight|bias)|grad|labels|loss", w))
 
 
@@ -60,7 +61,7 @@ def shape_of(program: Program) -> tuple[list[str], list[tuple[object, ...]]]:
     names = {f.name: i for i, f in enumerate(program.functions)}
     launches = []
     for launch in program.launches:
-        given = [a if a in SCALARS else numbers.setdefault(a, len(numbers)) for a in launch.arguments]
+        given = [a if isinstance(a, StepNumber) else numbers.setdefault(a, len(numbers)) for a in launch.arguments]
         launches.append((names[launch.function], *given, *launch.grid))
     return functions, launches
 

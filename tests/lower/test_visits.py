@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tricnn.lower.traffic import covers, normalised_channels, taps
+from tricnn.lower.convolution import Axis
+from tricnn.lower.traffic import normalised_channels
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -14,12 +15,9 @@ def test_visits_are_counted_as_they_are_defined(seed):
         draw(1, 9), draw(1, 9), draw(1, 7), draw(1, 4), draw(0, 8), draw(1, 4)
     )  # fmt: skip
     places = [[p * stride + r * dilation - before for r in range(kernel)] for p in range(outputs)]
-    assert taps(size, outputs, kernel, stride, before, dilation) == tuple(
-        sum(row.count(at) for row in places) for at in range(size)
-    )
-    assert covers(size, outputs, kernel, stride, before, dilation) == tuple(
-        sum(0 <= at < size for at in row) for row in places
-    )
+    axis = Axis(size, outputs, kernel, stride, before, dilation)
+    assert axis.taps() == tuple(sum(row.count(at) for row in places) for at in range(size))
+    assert axis.covers() == tuple(sum(0 <= at < size for at in row) for row in places)
 
 
 @pytest.mark.parametrize("channels, size", [(1, 1), (5, 2), (5, 5), (4, 9), (12, 4)])
@@ -37,6 +35,7 @@ def test_channels_of_a_normalisation_are_counted_as_they_are_defined(channels, s
 
 
 def test_the_widest_windows_take_no_time():
-    assert sum(taps(1 << 16, 1 << 16, 1 << 16, 1, 1 << 15)) > 1 << 31
-    assert sum(covers(1 << 16, 1 << 16, 1 << 16, 1, 1 << 15)) > 1 << 31
+    widest = Axis(1 << 16, 1 << 16, 1 << 16, 1, 1 << 15)
+    assert sum(widest.taps()) > 1 << 31
+    assert sum(widest.covers()) > 1 << 31
     assert normalised_channels("local_response_norm_grad", 1 << 16, 1 << 16)["x"] > 1 << 47

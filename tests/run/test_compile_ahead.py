@@ -68,7 +68,7 @@ def test_triton_finds_what_was_compiled_ahead(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "elsewhere.py").write_text(emit(program))
     functions = {f.name: f for f in program.functions}
     launches = [
-        [x.function, x.arguments, {"num_warps": f.num_warps, "num_stages": f.num_stages}]
+        [x.function, [str(a) for a in x.arguments], {"num_warps": f.num_warps, "num_stages": f.num_stages}]
         for x in program.launches if (f := functions[x.function])
     ]  # fmt: skip
     subprocess.run(

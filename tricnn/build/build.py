@@ -111,7 +111,7 @@ class Build:
             "kernels": [{**row, **files[row["name"]], "signature": dict(self._function(row["name"]).parameters)}
                         for row in self.kernels],
             "launches": [{"kernel": launch.function, "grid": list(map(str, launch.grid)),
-                          "arguments": list(launch.arguments), "layers": list(launch.layers)}
+                          "arguments": list(map(str, launch.arguments)), "layers": list(launch.layers)}
                          for launch in program.launches],
             "buffers": {b.name: {"dtype": b.dtype, "elements": str(b.size), "persistent": b.persistent}
                         for b in program.buffers.values()},

@@ -153,7 +153,7 @@ def verify_model(
     return checks
 
 
-def _run(model: Model, launches: list[Launch], values: Mapping[str, Any], batch: int, watch: Watch) -> None:
+def _run(model: Model, launches: list[Launch], values: Mapping[Any, Any], batch: int, watch: Watch) -> None:
     """Launch a kernel, and what adds up the partial results it leaves."""
     functions = {f.name: f for f in model.program.functions}
     with quick_interpreter() if interpreting() else nullcontext():

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 
 from ..compiler.memory import share
 from ..ir.wording import plural
-from ..lower.program import SCALARS, SUM_BLOCK, SUM_TABLE, Function, Launch, Program
+from ..lower.call import wrapped
+from ..lower.names import SUM_TABLE, StepNumber
+from ..lower.program import SUM_BLOCK, Function, Launch, Program
 from ..machine.tiles import programs
 from .templates import closure, library, module_text
 
@@ -100,13 +102,13 @@ def kernel_text(program: Program, function: Function) -> str:
 def launched(function: Function) -> str:
     """A function's text for launching: Triton is not to compile it anew for other numbers, of which it would otherwise
     know whether they are 1, or multiples of 16. So what runs is what `build` has compiled and looked at."""
-    numbers = json.dumps([name for name, _ in function.parameters if f":{name}" in SCALARS])
-    names = [name for name, _ in function.parameters]
-    typed = [f"{name}: tl.int64" if SCALARS.get(f":{name}") == "i64" else name for name in names]
+    names, numbers = [name for name, _ in function.parameters], {number.value: number for number in StepNumber}
+    free = json.dumps([name for name in names if name in numbers])
+    typed = [f"{n}: tl.int64" if n in numbers and numbers[n].type == "i64" else n for n in names]
     plain = f"@triton.jit\ndef {function.name}({', '.join(names)}):"
     assert plain in function.text
     return function.text.replace(
-        plain, f"@triton.jit(do_not_specialize={numbers})\ndef {function.name}({', '.join(typed)}):"
+        plain, f"@triton.jit(do_not_specialize={free})\ndef {function.name}({', '.join(typed)}):"
     )
 
 
@@ -115,7 +117,7 @@ def _narrow(line: str) -> str:
     found = SIGNATURE.fullmatch(line)
     if found is None or len(line) <= WIDTH:
         return line
-    return "\n".join([f"def {found[1]}(", *_wrapped(found[2].split(", "), 4), "):"])
+    return "\n".join([f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"])
 
 
 def _allocate(program: Program) -> str:
@@ -221,25 +223,14 @@ def _step(program: Program) -> str:
     if any(g.limited for launch in program.launches for g in launch.grid):
         most = programs(program.target)
         lines.append(f"    # min(tiles, {most}): so many programs fill a GPU; each computes tile after tile.")
-    if any(":seed_lo" in launch.arguments for launch in program.launches):
+    if any(StepNumber.SEED_LOW in launch.arguments for launch in program.launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
     for launch in program.launches:
         function = stages[launch.function]
         grid = ", ".join(g.text("triton.cdiv") for g in launch.grid)
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
-        arguments = [a[1:] if a in SCALARS else f't["{a}"]' for a in launch.arguments]
+        arguments = [a.value if isinstance(a, StepNumber) else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
-        lines += [f"    {launch.function}[{grid}](", *_wrapped([*arguments, *options]), "    )"]
+        lines += [f"    {launch.function}[{grid}](", *wrapped([*arguments, *options], 8, WIDTH), "    )"]
     return "\n".join(lines)
-
-
-def _wrapped(items: Iterable[str], indent: int = 8) -> list[str]:
-    margin = " " * (indent - 1)
-    rows, row = [], margin
-    for item in items:
-        if len(row) + len(item) + 2 > WIDTH:
-            rows.append(row)
-            row = margin
-        row += f" {item},"
-    return [*rows, row]

@@ -9,9 +9,14 @@ from math import prod
 from ..compiler.plan import Kernel
 from ..machine import tiles
 from . import traffic
-from .body import At
-from .lowering import Lowering, Parameter, as_tuple, call_text, epilogue, everything_of, tile_grid
+from .call import BATCH, Call, blocks
+from .epilogue import epilogue
+from .lowering import Lowering, tile_grid
+from .positions import At
 from .size import N, Size, cdiv
+
+#: what an operation's operands are called, if not x alone
+OPERANDS = {"softmax_grad": ("dy", "y"), "local_response_norm_grad": ("dy", "x")}
 
 
 def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
@@ -34,29 +39,24 @@ def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
         tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, c))
         grid = tile_grid(type_.pixels, c, tile)
         constants |= {"PIXELS": type_.pixels, "SIZE": a["size"], "ALPHA": a["alpha"], "BETA": a["beta"], "BIAS": a["k"]}
-    at = At("pixel", "channel", "mask", type_.channels)
+    loads = {role: state.body(kernel) for role in OPERANDS.get(node.op, ("x",))}
+    operands = [
+        load.load_function(f"{name}_load_{role}", raw, c, role)
+        for (role, load), raw in zip(loads.items(), node.inputs, strict=False)
+    ]
     store = state.body(kernel)
-    store.names.add("tile")
-    epilogue(store, kernel, at, node.name, "tile")
-    store_text = store.function(f"{name}_store", "tile, pixel, channel, mask, part, args", store.lines)
-    loads, texts = [], [store_text]
-    for i, role in enumerate({"softmax_grad": ("dy", "y"), "local_response_norm_grad": ("dy", "x")}.get(node.op, "x")):
-        load = state.body(kernel)
-        texts.append(load.load_function(f"{name}_load_{role}", node.inputs[i], c, role))
-        loads.append((role, load))
-
+    store.scope.reserve("tile")
+    epilogue(store, kernel, At("pixel", "channel", "mask", type_.channels), node.name, "tile")
+    stored = store.function(f"{name}_store", "tile, pixel, channel, mask, part, args", store.lines)
     each = traffic.once(type_.spatial, Size.of(grid[0]), c, tile)
     again = traffic.normalised_channels(node.op, c, a["size"]) if "size" in a else {}
-
-    def call(p: Parameter) -> str:
-        positional = [t for role, b in loads for t in (f"{name}_load_{role}", as_tuple([p(v) for v in b.args]))]
-        return call_text(
-            node.op, [*positional, f"{name}_store", as_tuple([p(b) for b in everything_of(store)]), "N"],
-            {**constants, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
-        )  # fmt: skip
-
     state.add(
-        name, kernel, texts, call, [*[b.args for _, b in loads], everything_of(store)], grid, tile,
-        writes=tuple(store.written), kind=node.op, flops=5 * prod(type_.per_image),
-        traffic=[each.of(store), *(replace(each, channels=again.get(role)).of(load) for role, load in loads)],
-    )  # fmt: skip
+        name,
+        kernel,
+        Call(node.op, [*operands, stored, BATCH], {**constants, **blocks(tile)}),
+        grid,
+        tile,
+        kind=node.op,
+        flops=5 * prod(type_.per_image),
+        traffic=[each.of(store), *(replace(each, channels=again.get(role)).of(load) for role, load in loads.items())],
+    )

@@ -9,10 +9,16 @@ from math import prod
 from ..compiler.plan import Kernel
 from ..machine import tiles
 from . import traffic
-from .body import At
-from .lowering import Lowering, Parameter, as_tuple, call_text, everything_of, plain_function, tile_grid
+from .body import Body
+from .call import BATCH, Call, Text, blocks, helper
+from .lowering import Lowering, tile_grid
+from .names import Argument
+from .positions import At, Channels
 from .program import element
-from .size import N, Size, cdiv
+from .size import N, cdiv, images
+
+#: what the function is given that a copy, or a chain of pointwise operations, consists of
+PIXELS = "pixel, channel, mask, part, args"
 
 
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
@@ -47,19 +53,15 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
     body.store(node.name, chosen, At("pixel", "channel", "mask", y.channels), as_it_is=True)
     shape = {"PIXELS": y.pixels, "C": y.channels}
     tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, y.channels))
-    text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
-
-    def call(p: Parameter) -> str:
-        return call_text(
-            "pointwise", [f"{name}_body", as_tuple([p(b) for b in everything_of(body)]), "N"],
-            {"PIXELS": y.pixels, "C": y.channels, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
-        )  # fmt: skip
-
     state.add(
-        name, kernel, [text], call, [everything_of(body)], tile_grid(y.pixels, y.channels, tile), tile,
-        writes=tuple(body.written), kind=node.op,
+        name,
+        kernel,
+        Call("pointwise", [body.function(f"{name}_body", PIXELS, body.lines), BATCH], {**shape, **blocks(tile)}),
+        tile_grid(y.pixels, y.channels, tile),
+        tile,
+        kind=node.op,
         traffic=[traffic.once(y.spatial, cdiv(N * y.pixels, tile.m), y.channels, tile).of(body)],
-    )  # fmt: skip
+    )
 
 
 def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
@@ -72,44 +74,46 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
     if node.op == "slice_channels":
         first, count = node.attrs["start"], y.channel_count
     elif node.op == "pad_channels":
-        first, count, inside = -node.attrs["before"], y.channel_count, "inside"
-        last = node.attrs["before"] + x.channel_count
-        body.lines.append(f"inside = mask & (channel >= {node.attrs['before']}) & (channel < {last})")
+        before = node.attrs["before"]
+        first, count, inside = -before, y.channel_count, "inside"
+        body.lines.append(f"inside = mask & (channel >= {before}) & (channel < {before + x.channel_count})")
     channel = f"channel + {first}" if first > 0 else f"channel - {-first}" if first else "channel"
+    source = At("pixel", channel, inside, x.channel_count)
     pixels = y.pixels if y.batched else x.elements(1) // x.channel_count
     if y.batched:
-        source = At("pixel", channel, inside, x.channel_count)
-        if node.op == "slice_channels":
-            source = replace(source, first=first, count=count)
-        loaded = body.value(raw, source, "x", wide=False)
+        cut = replace(source, first=first, count=count) if node.op == "slice_channels" else source
+        loaded = body.value(raw, cut, "x", wide=False)
         if body.computed(plan.storage(raw)):
             loaded = body.rounded(loaded, element(y, state.storage))
     else:
-        loaded = body.row_of(raw, At("pixel", channel, inside, x.channel_count, max(first, 0), count))
-    place = plan.place(node.name)
-    target = place.offset + start
-    out = body.result(place.buffer, "y")
-    row = f"{out} + {body.row('pixel', place.pitch)} + channel"
-    body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
-    total = place.pitch if y.batched or pixels > 1 else plan.type(place.buffer).elements(1)
-    body.stores.setdefault(place.buffer, set()).add((target, target + count, total))
-    tile = state.tile(name, kernel, node.op, {"PIXELS": pixels, "C": count}, partial(tiles.elementwise, count))
-    text = body.function(f"{name}_body", "pixel, channel, mask, part, args", body.lines)
-
-    def call(p: Parameter) -> str:
-        return call_text(
-            "pointwise", [f"{name}_body", as_tuple([p(b) for b in everything_of(body)]), "N" if y.batched else "1"],
-            {"PIXELS": pixels, "C": count, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
-        )  # fmt: skip
-
-    images = N if y.batched else Size.of(1)
-    parts = cdiv(images * pixels, tile.m)
+        loaded = body.row_of(raw, replace(source, first=max(first, 0), count=count))
+    _store_channels(body, node.name, loaded, start, count, pixels)
+    shape = {"PIXELS": pixels, "C": count}
+    tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, count))
+    function = body.function(f"{name}_body", PIXELS, body.lines)
+    each = images(y.batched)
+    rows = cdiv(each * pixels, tile.m)
+    spatial = y.spatial if y.batched else (pixels, 1)
     state.add(
-        name, kernel, [text], call, [everything_of(body)], (parts, cdiv(count, tile.n)), tile,
-        writes=tuple(body.written), kind=node.op,
-        traffic=[traffic.once(y.spatial if y.batched else (pixels, 1), parts, count, tile,
-                              images).of(body)],
-    )  # fmt: skip
+        name,
+        kernel,
+        Call("pointwise", [function, Text(str(each))], {**shape, **blocks(tile)}),
+        (rows, cdiv(count, tile.n)),
+        tile,
+        kind=node.op,
+        traffic=[traffic.once(spatial, rows, count, tile, each).of(body)],
+    )
+
+
+def _store_channels(body: Body, value: str, loaded: str, start: int, count: int, pixels: int) -> None:
+    """Store a tile to ``count`` channels of a value from ``start`` on, as it is."""
+    place, type_ = body.plan.place(value), body.plan.type(value)
+    target = place.offset + start
+    row = f"{body.result(place.buffer, 'y')} + {body.row('pixel', place.pitch)} + channel"
+    body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
+    in_rows = type_.batched or pixels > 1
+    total = place.pitch if in_rows else body.plan.type(place.buffer).elements(1)
+    body.stores.setdefault(place.buffer, set()).add(Channels(target, target + count, total))
 
 
 def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
@@ -122,44 +126,41 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
     wide = At("pixel", "channel", "mask", c * pixels)
     narrow = At("pixel", "channel", "mask", c)
     source, target = (narrow, wide) if node.op == "flatten" else (wide, narrow)
-    load_text = load.load_function(f"{name}_load_x", raw, source.width, "x")
-    store.names.add("tile")
+    load_x = load.load_function(f"{name}_load_x", raw, source.width, "x")
+    store.scope.reserve("tile")
     store.store(node.name, "tile", target)
-    store_text = store.function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", store.lines)
-    tile = state.tile(name, kernel, node.op, {"PIXELS": pixels, "C": c}, partial(tiles.elementwise, c))
-
-    def call(p: Parameter) -> str:
-        head = [f"{name}_load_x", as_tuple([p(b) for b in load.args]), f"{name}_store_y",
-                as_tuple([p(b) for b in everything_of(store)]), "N"]  # fmt: skip
-        return call_text(template, head, {"PIXELS": pixels, "C": c, "BLOCK_M": tile.m, "BLOCK_N": tile.n})
-
+    store_y = store.function(f"{name}_store_y", "tile, pixel, channel, mask, part, args", store.lines)
+    shape = {"PIXELS": pixels, "C": c}
+    tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, c))
     state.add(
-        name, kernel, [load_text, store_text], call, [load.args, everything_of(store)], tile_grid(pixels, c, tile),
-        tile, writes=tuple(store.written), kind=node.op,
+        name,
+        kernel,
+        Call(template, [load_x, store_y, BATCH], {**shape, **blocks(tile)}),
+        tile_grid(pixels, c, tile),
+        tile,
+        kind=node.op,
         traffic=[traffic.once(x.spatial, cdiv(N * pixels, tile.m), c, tile).of(load), traffic.stored(store)],
-    )  # fmt: skip
+    )
 
 
 def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
     """All filters of one weight, as they lie, to element ``start`` of the result."""
     place, count = state.plan.place(raw), prod(state.plan.type(raw).per_image)
     whole = prod(state.plan.type(kernel.anchor.name).per_image)
-    args = {place.buffer: "w", kernel.anchor.name: "out"}
+    result = kernel.anchor.name
+    needs: dict[Argument, str] = {place.buffer: "w", result: "out"}
     line = f"tl.store(out + {start} + channel, tl.load(w + {place.offset} + channel, mask=mask), mask=mask)"
-    text = plain_function(f"{name}_body", "pixel, channel, mask, part, args", list(args.values()), [line])
+    function = helper(f"{name}_body", PIXELS, needs, [line], (result,))
     tile = tiles.elementwise(count, state.form(name).smaller)
-
-    def call(p: Parameter) -> str:
-        return call_text(
-            "pointwise", [f"{name}_body", as_tuple([p(b) for b in args]), "1"],
-            {"PIXELS": 1, "C": count, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
-        )  # fmt: skip
-
     state.add(
-        name, kernel, [text], call, [args], (1, cdiv(count, tile.n)), tile, writes=(kernel.anchor.name,),
+        name,
+        kernel,
+        Call("pointwise", [function, Text("1")], {"PIXELS": 1, "C": count, **blocks(tile)}),
+        (1, cdiv(count, tile.n)),
+        tile,
         kind=kernel.anchor.op,
-        traffic=[traffic.loads(place.buffer, count), traffic.channels_stored(kernel.anchor.name, count, whole)],
-    )  # fmt: skip
+        traffic=[traffic.loads(place.buffer, count), traffic.channels_stored(result, count, whole)],
+    )
 
 
 COPIES = {"flatten": _reshape, "unflatten": _reshape, "concat_filters": _copy_filters}

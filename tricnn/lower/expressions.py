@@ -10,7 +10,9 @@ from dataclasses import replace
 from ..ir import scalar
 from ..ir.graph import Node
 from ..system.errors import TargetError
-from .body import At, Body, Steps, Windows
+from .body import Body, Steps
+from .names import StepNumber
+from .positions import At, Windows
 
 #: asks for operands by ``yield body.asked(...)``: a chain of any length is computed without recursion
 Expression = Callable[[Body, Node, At], Steps]
@@ -72,7 +74,7 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
     weight = body.operand(node, 3, at)
     dbias, dweight = statistics(body, node, 4, at)
     pixels = body.plan.type(node.name).pixels
-    count = body.argument(":N", "N")
+    count = body.argument(StepNumber.BATCH, "N")
     rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
     share = body.let("share", f"1.0 / ({count} * {pixels}.0)")
     scale = body.let("scale", f"{rstd} * {weight}")
@@ -116,7 +118,8 @@ def _dropout(body: Body, node: Node, at: At) -> Steps:
         index = f"({pixel} // {pixels} * {c} + {channel}) * {pixels} + {pixel} % {pixels}"
     element = body.let("element", index)
     threshold = min(round(node.attrs["p"] * 2**32), 2**32 - 1)
-    low, high, step = (body.argument(f":{name}", name) for name in ("seed_lo", "seed_hi", "step"))
+    numbers = StepNumber.SEED_LOW, StepNumber.SEED_HIGH, StepNumber.STEP
+    low, high, step = (body.argument(number, number.value) for number in numbers)
     keep = body.let("keep", f"keep_mask({element}, {low}, {high}, {node.attrs['layer']}, {step}, {threshold})")
     return f"{x} * tl.where({keep}, {1 / (1 - node.attrs['p'])!r}, 0.0)"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..compiler.plan import Kernel
+from ..ir.graph import Node
 from ..machine import tiles
 from . import traffic
-from .lowering import Lowering, Parameter, as_tuple, call_text
+from .call import BATCH, NONE, Call, Operand, Pointer, blocks
+from .lowering import Lowering
 from .size import N, cdiv
 
 
@@ -19,39 +21,46 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     logits, labels = node.inputs[-2:]
     c = plan.type(logits).channels
     width = tiles.power_of_two(c)
-    rows = max(1, min(16, 2048 // width))
+    tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
     load = state.body(kernel)
-    load_text = load.load_function(f"{name}_load_x", logits, c, "logits")
-    losses = state.workspace(f"{name}:losses", N) if loss else None
+    load_x = load.load_function(f"{name}_load_x", logits, c, "logits")
+    losses = state.workspace(name, "losses", N) if loss else None
     upstream = plan.graph.by_name[grad.inputs[0]].attrs["value"] if grad else 1.0
-    scale = node.attrs["weight"] * upstream
-    outputs = ([losses] if losses else []) + ([grad.name] if grad else [])
-    out = ({losses: "losses"} if losses else {}) | ({grad.name: "dlogits"} if grad else {})
-
-    def call(p: Parameter) -> str:
-        return call_text(
-            "cross_entropy",
-            [f"{name}_load_x", as_tuple([p(b) for b in load.args]), p(labels), p(losses) if losses else "None",
-             p(grad.name) if grad else "None", "N"],
-            {"C": c, "BLOCK_M": rows, "BLOCK_N": width, "SMOOTHING": node.attrs["label_smoothing"], "SCALE": scale,
-             "LOSSES": loss is not None, "GRAD": grad is not None},
-        )  # fmt: skip
-
+    constants = {
+        "C": c,
+        **blocks(tile),
+        "SMOOTHING": node.attrs["label_smoothing"],
+        "SCALE": node.attrs["weight"] * upstream,
+        "LOSSES": loss is not None,
+        "GRAD": grad is not None,
+    }
+    results: list[Operand] = [
+        Pointer(losses, "losses", stored=True) if losses else NONE,
+        Pointer(grad.name, "dlogits", stored=True) if grad else NONE,
+    ]
     state.add(
-        name, kernel, [load_text], call, [load.args, {labels: "labels"}, out], (cdiv(N, rows),),
-        tiles.Tile(rows, width, 1, 4, 1), writes=tuple(outputs), kind="cross_entropy", flops=5 * c,
-        traffic=[traffic.once((1, 1), cdiv(N, rows), c, tiles.Tile(rows, width, 1, 4, 1)).of(load),
-                 traffic.loads(labels, N)],
-    )  # fmt: skip
-    if loss is None or losses is None:
-        return
+        name,
+        kernel,
+        Call("cross_entropy", [load_x, Pointer(labels, "labels"), *results, BATCH], constants),
+        (cdiv(N, tile.m),),
+        tile,
+        kind="cross_entropy",
+        flops=5 * c,
+        traffic=[traffic.once((1, 1), cdiv(N, tile.m), c, tile).of(load), traffic.loads(labels, N)],
+    )
+    if loss is not None and losses is not None:
+        _mean(state, kernel, loss, losses)
 
-    def mean(p: Parameter) -> str:
-        return call_text(
-            "mean_rows", [p(losses), p(loss.name), "N"], {"BLOCK": 1024, "SCALE": loss.attrs["weight"]}
-        )  # fmt: skip
 
+def _mean(state: Lowering, kernel: Kernel, loss: Node, losses: str) -> None:
+    """A launch of one program: the mean of the rows' losses."""
+    operands = [Pointer(losses, "losses"), Pointer(loss.name, "loss", stored=True), BATCH]
     state.add(
-        f"{name}_mean", kernel, [], mean, [{losses: "losses", loss.name: "loss"}], (1,),
-        tiles.Tile(1, 1024, 1, 4, 1), writes=(loss.name,), kind="mean_rows", traffic=[traffic.loads(losses, N)],
-    )  # fmt: skip
+        f"{kernel.name}_mean",
+        kernel,
+        Call("mean_rows", operands, {"BLOCK": 1024, "SCALE": loss.attrs["weight"]}),
+        (1,),
+        tiles.Tile(1, 1024, 1, 4, 1),
+        kind="mean_rows",
+        traffic=[traffic.loads(losses, N)],
+    )

@@ -14,16 +14,11 @@ from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
 from .loss import lower_loss
 from .lowering import Lowering
+from .partial_sums import lower_many_sums
 from .pointwise import lower_pointwise
 from .pooling import lower_pool, lower_pool_grad
 from .program import Program
-from .sums import (
-    lower_batch_stats,
-    lower_channel_sum,
-    lower_many_sums,
-    lower_normalize_sums,
-    lower_running,
-)
+from .sums import lower_batch_stats, lower_channel_sum, lower_normalize_sums, lower_running
 
 #: how the kernel of each anchor is lowered; a chain of pointwise operations is one anchor
 LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {

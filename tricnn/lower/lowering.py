@@ -1,36 +1,31 @@
-"""What every lowering builds on: the functions and launches gathered so far, and how generated code is written."""
+"""What every lowering builds on: the functions, launches and buffers gathered so far."""
 
 from __future__ import annotations
 
-import keyword
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from math import prod
-from typing import Any
 
 from ..compiler.plan import Kernel, Plan
 from ..compiler.views import pixel_ordered
-from ..ir.graph import Node
 from ..ir.table import Kind
 from ..machine import tiles
 from ..machine import tuned_files as tuning
 from ..machine.dtypes import DTYPES
-from .body import At, Body
-from .program import SCALARS, Buffer, Descriptor, Function, Launch, PartialSum, plan_buffers
+from .body import Body
+from .call import Call, Parameters
+from .names import Argument, Scope, StepNumber, copy_name, descriptor_name, workspace_name
+from .program import Buffer, Descriptor, Function, Launch, PartialSum, plan_buffers
 from .size import N, Size, cdiv
 from .traffic import Traffic
 
-#: from a buffer to the name of the kernel's parameter that points at it
-Parameter = Callable[[str], str]
-
-POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "u8": "*u8", "i64": "*i64"}
+#: a tile, after so many attempts that a compiler spilled
+Rule = Callable[[int], tiles.Tile]
 
 
 @dataclass
 class Lowering:
-    """What has been lowered so far."""
+    """What has been lowered so far: the functions of the emitted file, the launches in order, and what they need."""
 
     plan: Plan
     dtype: str
@@ -53,22 +48,21 @@ class Lowering:
         others = [kernel for kernel in self.plan.kernels if kernel.anchor.kind is not Kind.CONTRACTION]
         self.read_by_others = {value for kernel in others for value in kernel.reads}
         self.written = {self.plan.place(value).buffer for kernel in self.plan.kernels for value in kernel.writes}
-        self.named: set[str] = set()
-        self._same: dict[str, str] = {}
+        self.scope = Scope()  # of the emitted file
+        self._same: dict[str, str] = {}  # the text of a function, without its name -> the one that was kept
 
     def form(self, name: str) -> tiles.Form:
         """The form of a function; the first one unless its compilation has asked for another."""
         return self.forms.get(name, tiles.Form())
 
     def body(self, kernel: Kernel) -> Body:
+        """A function of the kernel, with nothing in it yet."""
         return Body(self.plan, kernel, self.storage, self.wide)
 
-    def tile(
-        self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], rule: Callable[[int], tiles.Tile]
-    ) -> tiles.Tile:  # fmt: skip
-        """The tile of a function: the one that was measured to be fastest, if any was and the compiler did not spill
-        it, else what ``rule`` says after so many attempts; of one stage where its form is not pipelined. ``shape`` is
-        what it depends on, beside the batch size."""
+    def tile(self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], rule: Rule) -> tiles.Tile:
+        """The tile of a function for a problem of this kind and shape, at the batch size compiled for: the one that was
+        measured to be fastest, if any was and the compiler did not spill it, else what ``rule`` says after so many
+        attempts; of one stage where its form is not pipelined."""
         problem = tiles.Problem.of(self.target, kind, self.dtype, {"N": self.batch, **shape})
         tuned, form = tuning.lookup(problem), self.form(name)
         if tuned is not None:
@@ -90,7 +84,7 @@ class Lowering:
         buffer = self.buffers[value]
         if buffer.dtype == self.storage or value in self.written or value in self.read_by_others:
             return value
-        name = value if self.plan.mode == "infer" else f"{value}:{self.storage}"
+        name = value if self.plan.mode == "infer" else copy_name(value, self.storage)
         self.buffers[name] = replace(buffer, name=name, dtype=self.storage)
         if name != value:
             self.rounded[value] = name
@@ -102,9 +96,9 @@ class Lowering:
         dtype, target = self.buffers[buffer].dtype, self.target
         if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not target.startswith("sm_") or int(target[3:]) < 90:
             return None
-        name = f"{buffer}{list(box)}"
+        name = descriptor_name(buffer, box)
         if name in self.descriptors and self.descriptors[name].shape != shape:
-            name = f"{buffer}{list(shape)}{list(box)}"  # the same memory, seen as rows of another length
+            name = descriptor_name(buffer, box, shape)  # the same memory, seen as rows of another length
         self.descriptors[name] = Descriptor(name, buffer, shape, box)
         return name
 
@@ -112,180 +106,88 @@ class Lowering:
         """The buffer that an argument, it or a descriptor of it, stands for."""
         return self.descriptors[argument].buffer if argument in self.descriptors else argument
 
-    def type(self, argument: str) -> str:
+    def type(self, argument: Argument) -> str:
         """What Triton calls the type of a kernel's argument."""
+        if isinstance(argument, StepNumber):
+            return argument.type
         if argument in self.descriptors:
             described = self.descriptors[argument]
             return f"tensordesc<{self.buffers[described.buffer].dtype}{list(described.box)}>"
-        return SCALARS.get(argument) or POINTER[self.buffers[argument].dtype]
+        return f"*{self.buffers[argument].dtype}"
 
-    def workspace(self, name: str, size: int | Size) -> str:
+    def workspace(self, owner: str, what: str, size: int | Size) -> str:
+        """The name of a new fp32 buffer that the launches of one kernel have for themselves."""
+        return self.partial(workspace_name(owner, what), size)
+
+    def partial(self, name: str, size: int | Size) -> str:
+        """A new fp32 buffer of this name."""
         assert name not in self.buffers, f"two buffers are called {name}"
         self.buffers[name] = Buffer(name, "fp32", Size.of(size))
         return name
 
     def add(
-        self, name: str, kernel: Kernel, helpers: list[str], call: Callable[[Parameter], str],
-        bodies: list[Mapping[str, str]], grid: tuple[int | Size, ...], tile: tiles.Tile, *,
-        extra: tuple[tuple[str, str], ...] = (), writes: tuple[str, ...], kind: str, traffic: Iterable[Traffic],
+        self,
+        name: str,
+        kernel: Kernel,
+        call: Call,
+        grid: tuple[int | Size, ...],
+        tile: tiles.Tile,
+        *,
+        kind: str,
+        traffic: Iterable[Traffic],
         flops: int = 0,
-    ) -> None:  # fmt: skip
-        """Register a function and its launch.
+    ) -> None:
+        """Register a function that is one call of a template, and its launch.
 
-        ``bodies`` are the argument maps (buffer -> local name) of the helpers; ``extra`` further (buffer, name) pairs.
-        ``call`` writes the template's call, given a function from a buffer to its parameter's name. ``traffic`` is what
-        the template and its functions load and store (traffic.py).
+        ``kind`` is the operation, or what the launch does for one; ``traffic`` what the template and its helpers load
+        and store; ``flops`` are for each image.
         """
-        names: dict[str, str] = {}
-        taken = {"tl", "triton", *(scalar[1:] for scalar in SCALARS), *keyword.kwlist}
-        for mapping in [*bodies, dict(extra)]:
-            for buffer, stem in mapping.items():
-                if buffer in names:
-                    continue
-                if buffer in SCALARS:
-                    names[buffer] = buffer[1:]
-                    continue
-                unique, count = stem, 1
-                while unique in taken:
-                    count += 1
-                    unique = f"{stem}{count}"
-                taken.add(unique)
-                names[buffer] = unique
-        names.setdefault(":N", "N")
-        types = [(p, self.type(b)) for b, p in names.items()]
-        code = call(lambda buffer: names[buffer])
-        text = "\n\n".join(
-            [
-                *(h.rstrip() + "\n" for h in helpers),
-                f"@triton.jit\ndef {name}({', '.join(names.values())}):\n{_indent(code)}\n",
-            ]
-        )
-        written = " ".join(text.replace(name, "@").split())  # a long name breaks lines elsewhere
-        key = f"{written} {types} {tile.warps} {tile.stages}"
-        assert name not in self.named, f"two functions are called {name}"
-        self.named.add(name)
-        if key not in self._same:
-            self._same[key] = name
-            self.functions[name] = Function(name, text, tuple(types), tile.warps, tile.stages)
-        buffers = tuple(self.described(b) for b in names if b not in SCALARS)
-        writes = tuple(self.described(b) for b in writes)
+        parameters = self._parameters(call)
         moved = reduce(Traffic.add, traffic, Traffic())
+        tensors = tuple(self.described(a) for a in parameters if not isinstance(a, StepNumber))
+        writes = tuple(dict.fromkeys(self.described(a) for operand in call.every for a in operand.writes))
         self.launches.append(
             Launch(
-                self._same[key],
-                tuple(names),
-                tuple(map(Size.of, grid)),
-                kernel.name,
-                kind,
-                kernel.layers,
-                tuple(b for b in buffers if b in moved.loads),
-                writes,
-                flops,
-                dict(moved.loads),
-                {b: share for b in moved.loads if (share := moved.read_share(b)) < 1},
-                {b: share for b in writes if (share := moved.written_share(b)) < 1},
+                function=self._function(name, call, parameters, tile),
+                arguments=tuple(parameters),
+                grid=tuple(map(Size.of, grid)),
+                kernel=kernel.name,
+                kind=kind,
+                layers=kernel.layers,
+                reads=tuple(b for b in tensors if b in moved.loads),
+                writes=writes,
+                flops=flops,
+                loads=dict(moved.loads),
+                read_share={b: share for b in moved.loads if (share := moved.read_share(b)) < 1},
+                write_share={b: share for b in writes if (share := moved.written_share(b)) < 1},
             )
         )
 
+    def _parameters(self, call: Call) -> Parameters:
+        """What a kernel's parameters are called, by argument: those of its operands in their order, and N."""
+        scope = Scope({"tl", "triton", *(number.value for number in StepNumber)})
+        names: dict[Argument, str] = {}
+        for argument, stem in (pair for operand in call.every for pair in operand.args.items()):
+            if argument not in names:
+                names[argument] = argument.value if isinstance(argument, StepNumber) else scope.take(stem)
+        return names if StepNumber.BATCH in names else {**names, StepNumber.BATCH: StepNumber.BATCH.value}
 
-def _indent(code: str) -> str:
-    return "\n".join("    " + line if line else line for line in code.splitlines())
-
-
-def as_tuple(names: list[str]) -> str:
-    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
-
-
-def everything_of(body: Body) -> dict[str, str]:
-    return {**body.args, **body.written}
-
-
-def call_text(
-    template: str, positional: list[str], constants: Mapping[str, Any], options: Sequence[str] = ()
-) -> str:  # fmt: skip
-    """A call of a template, positional arguments on the first lines, constants below, then options as they are."""
-    shown = wrap(positional) + wrap([f"{k}={v!r}" for k, v in constants.items()]) + wrap(list(options))
-    return "\n".join([f"{template}(", *shown, ")"])
-
-
-def wrap(items: list[str], width: int = 104) -> list[str]:
-    """Items with commas, as many on a line as fit."""
-    rows, row = [], "   "
-    for item in items:
-        if len(row) + len(item) + 2 > width and row.strip():
-            rows.append(row)
-            row = "   "
-        row += f" {item},"
-    return [*rows, row] if row.strip() else rows
-
-
-def plain_function(name: str, parameters: str, args: list[str], lines: list[str]) -> str:
-    """A helper whose lines are written by hand."""
-    unpack = f"({args[0]},) = args" if len(args) == 1 else f"{', '.join(args)} = args"
-    code = "\n".join(f"    {line}" for line in [unpack, *lines])
-    return f"@triton.jit\ndef {name}({parameters}):\n{code}\n"
-
-
-# --- what follows the anchor ------------------------------------------------------------
-
-
-def downstream(plan: Plan, kernel: Kernel, start: set[str]) -> list[Node]:
-    """The epilogue: nodes that depend on the anchor, in order."""
-    reached, found = set(start), []
-    for node in kernel.nodes:
-        if node.name not in reached and any(plan.storage(v) in reached for v in node.inputs):
-            reached.add(node.name)
-            found.append(node)
-    return found
-
-
-def epilogue(body: Body, kernel: Kernel, at: At, start: str, first: str | None = None) -> None:
-    """Apply and store everything that follows ``start``, which is in the register ``first`` at ``at``."""
-    places = {start: at}
-    if first is not None:
-        body.known[start, at] = first
-    if start in kernel.writes:
-        body.store(start, body.known[start, at], at)
-    for node in downstream(body.plan, kernel, {start}):
-        source = next((v for v in map(body.plan.storage, node.inputs) if v in places), start)
-        here = places[source]
-        if node.row.side_sum == "stored" and node is not kernel.anchor:
-            body.side_sum(node, here)
-            continue
-        if node.op in ("running_mean", "running_var"):
-            continue  # with the merge of the statistics
-        if node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):
-            here = pooled(body, node, source, here)
-        else:
-            body.known[node.name, here] = body.compute(node, here)
-        places[node.name] = here
-        if node.name in kernel.writes:
-            body.store(node.name, body.known[node.name, here], here)
-
-
-def pooled(body: Body, node: Node, source: str, at: At) -> At:
-    """Pooling inside a convolution's tile: rows list the windows one after another."""
-    area = prod(node.attrs["kernel_size"])
-    covered = At("window", "channel", "covered", at.width)
-    if "covered" not in body.names:
-        body.names.add("covered")
-        body.lines.append(f"covered = mask_over_window(mask, {area})")
-    tile = body.known[source, at]
-    if node.op == "avg_pool2d":
-        body.known[node.name, covered] = body.let("pooled", f"mean_over_window({tile}, {area})")
-    else:
-        key, index_key = (f"{source}#max", covered), (f"{source}#index", covered)
-        if key not in body.known:
-            value, position = body.name("pooled"), body.name("position")
-            body.lines.append(f"{value}, {position} = max_over_window({tile}, {area})")
-            body.known[key], body.known[index_key] = value, position
-        body.known[node.name, covered] = body.known[key if node.op == "max_pool2d" else index_key]
-    return covered
-
-
-def identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)
+    def _function(self, name: str, call: Call, parameters: Parameters, tile: tiles.Tile) -> str:
+        """The name of the function that makes the call: a new one, or the one that has the same text."""
+        types = tuple((parameter, self.type(argument)) for argument, parameter in parameters.items())
+        code = "\n".join(f"    {line}" for line in call.text(parameters).splitlines())
+        kernel = f"@triton.jit\ndef {name}({', '.join(parameters.values())}):\n{code}\n"
+        text = "\n\n".join([*(h.text.rstrip() + "\n" for h in call.helpers), kernel])
+        for made in (name, *(h.name for h in call.helpers)):
+            assert made not in self.scope, f"two functions are called {made}"
+            self.scope.reserve(made)
+        key = f"{' '.join(text.replace(name, '@').split())} {types} {tile.warps} {tile.stages}"  # lines break elsewhere
+        if key not in self._same:
+            self._same[key] = name
+            self.functions[name] = Function(name, text, types, tile.warps, tile.stages)
+        return self._same[key]
 
 
 def tile_grid(rows: int, channels: int, tile: tiles.Tile) -> tuple[Size, int]:
+    """The grid of a template of [pixels, channels], with so many pixels in an image."""
     return cdiv(N * rows, tile.m), cdiv(channels, tile.n)

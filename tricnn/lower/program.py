@@ -12,13 +12,11 @@ from ..ir.table import Kind
 from ..ir.types import TensorType
 from ..machine.dtypes import BYTES, DTYPES
 from ..machine.tiles import Choice
-from .size import N, Size
+from .names import Argument, StepNumber
+from .size import Size, images
 
-#: numbers a launch may take, by argument; the seed is 64 bits, passed as two words. A kernel's parameter is called as
-#: the argument is, without the colon, which tells it from every layer's buffer: no layer's name has one.
-SCALARS = {":N": "i32", ":seed_lo": "i64", ":seed_hi": "i64", ":step": "i32"}
-#: the table of addresses that the launch for many sums reads, and how many elements each of its programs adds
-SUM_TABLE, SUM_BLOCK = "weight_sums:table", 512
+#: how many elements of a sum each program of the launch for many sums adds
+SUM_BLOCK = 512
 TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8": "tl.uint8"}
 
 
@@ -27,9 +25,9 @@ def element(type_: TensorType, storage: str) -> str:
     return {"float": storage, "float32": "fp32", "uint8": "u8", "int64": "i64"}[type_.dtype]
 
 
-def scalars(batch: int, seed: int = 0, step: int = 0) -> dict[str, int]:
-    """The numbers of a step, by argument."""
-    return dict(zip(SCALARS, (batch, seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step), strict=True))
+def scalars(batch: int, seed: int = 0, step: int = 0) -> dict[StepNumber, int]:
+    """The numbers of a step, as launches take them."""
+    return dict(zip(StepNumber, (batch, seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step), strict=True))
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Launch:
     step."""
 
     function: str
-    arguments: tuple[str, ...]
+    arguments: tuple[Argument, ...]
     grid: tuple[Size, ...]
     kernel: str
     kind: str
@@ -238,5 +236,5 @@ def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
 
 
 def _buffer(name: str, type_: TensorType, storage: str, persistent: bool) -> Buffer:
-    images = N if type_.batched else Size.of(1)
-    return Buffer(name, element(type_, storage), images * prod(type_.per_image), persistent)
+    size = images(type_.batched) * prod(type_.per_image)
+    return Buffer(name, element(type_, storage), size, persistent)

@@ -160,6 +160,11 @@ class Size:
 N = Size((Term(Batch(), ()),))
 
 
+def images(batched: bool) -> Size:
+    """How many images there are of a value with a batch, and 1 of one without."""
+    return N if batched else Size.of(1)
+
+
 @overload
 def cdiv(of: int, by: int) -> int: ...
 

@@ -13,56 +13,52 @@ each buffer the same numbers say which fraction is read at all: the rows and col
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..machine.tiles import Tile
 from .body import Body
+from .convolution import Axis, Convolution, Counts
+from .positions import ALL, Channels
 from .size import N, Size, cdiv
-
-#: channels first to last, of those that lie between two pixels (or of all numbers of a vector)
-Part = tuple[int, int, int]
-Counts = tuple[int, ...]
-#: how many boxes there are, and the rows and columns that they cover, which may be more than the result has
-Boxes = tuple[Size, tuple[int, int]]
 
 
 @dataclass
 class Traffic:
-    """Of each buffer: the elements that are loaded, the fraction of each part that is read, and the parts that are
-    written."""
+    """What a launch moves. Of each buffer: the elements that are loaded, as often as they are, the fraction that is
+    read at all of some channels, and the channels that are written."""
 
     loads: dict[str, Size] = field(default_factory=dict)
-    read: dict[str, dict[Part, float]] = field(default_factory=dict)
-    written: dict[str, set[Part]] = field(default_factory=dict)
+    read: dict[str, dict[Channels, float]] = field(default_factory=dict)
+    written: dict[str, set[Channels]] = field(default_factory=dict)
 
-    def load(self, buffer: str, elements: int | Size, share: float = 1.0, part: Part = (0, 1, 1)) -> Traffic:
+    def load(self, buffer: str, elements: int | Size, share: float = 1.0, channels: Channels = ALL) -> Traffic:
+        """The same, with so many elements loaded beside, which are this share of the channels."""
         self.loads[buffer] = self.loads.get(buffer, Size()) + elements
         shares = self.read.setdefault(buffer, {})
-        shares[part] = max(share, shares.get(part, 0.0))
+        shares[channels] = max(share, shares.get(channels, 0.0))
         return self
 
     def add(self, other: Traffic) -> Traffic:
+        """The same, with what something else in the launch moves."""
         for buffer, elements in other.loads.items():
             self.loads[buffer] = self.loads.get(buffer, Size()) + elements
-        for buffer, parts in other.read.items():
+        for buffer, shares in other.read.items():
             own = self.read.setdefault(buffer, {})
-            own.update({part: max(share, own.get(part, 0.0)) for part, share in parts.items()})
-        for buffer, ranges in other.written.items():
-            self.written.setdefault(buffer, set()).update(ranges)
+            own.update({channels: max(share, own.get(channels, 0.0)) for channels, share in shares.items()})
+        for buffer, written in other.written.items():
+            self.written.setdefault(buffer, set()).update(written)
         return self
 
     def read_share(self, buffer: str) -> float:
         """The fraction of a buffer that is read."""
-        parts = self.read.get(buffer, {})
-        return min(1.0, sum(share * (last - first) / width for (first, last, width), share in parts.items()))
+        shares = self.read.get(buffer, {})
+        return min(1.0, sum(share * channels.share for channels, share in shares.items()))
 
     def written_share(self, buffer: str) -> float:
         """The fraction of a buffer that is written: all of it, unless a function said which channels."""
-        parts = self.written.get(buffer, {(0, 1, 1)})
-        return min(1.0, sum((last - first) / width for first, last, width in parts))
+        return min(1.0, sum(channels.share for channels in self.written.get(buffer, {ALL})))
 
 
 def loads(buffer: str, elements: int | Size, share: float = 1.0) -> Traffic:
@@ -72,12 +68,12 @@ def loads(buffer: str, elements: int | Size, share: float = 1.0) -> Traffic:
 
 def stored(body: Body) -> Traffic:
     """What a function that loads nothing stores."""
-    return Traffic(written={buffer: set(parts) for buffer, parts in body.stores.items()})
+    return Traffic(written={buffer: set(channels) for buffer, channels in body.stores.items()})
 
 
 def channels_stored(buffer: str, count: int, pitch: int) -> Traffic:
-    """Some channels of a buffer are stored."""
-    return Traffic(written={buffer: {(0, count, pitch)}})
+    """The first channels of a buffer are stored, so many of those in its pitch."""
+    return Traffic(written={buffer: {Channels(0, count, pitch)}})
 
 
 @dataclass(frozen=True)
@@ -101,17 +97,18 @@ class Calls:
             if load.kind == "number":
                 traffic.load(load.buffer, self.calls)
             elif load.kind == "vector":  # by channel, of a slice from the channel that it begins at
-                begin = load.first + load.at.first
-                lanes = [min(first + count, load.last - begin) - first for first, count in self.lanes]
-                end = min(load.last, begin + max(first + count for first, count in self.lanes))
+                numbers = load.channels
+                begin = numbers.first + load.at.first
+                lanes = [min(first + count, numbers.last - begin) - first for first, count in self.lanes]
+                end = min(numbers.last, begin + max(first + count for first, count in self.lanes))
                 loaded = sum(n for n in lanes if n > 0)
-                traffic.load(load.buffer, self.calls * loaded, part=(begin, end, load.width))
+                traffic.load(load.buffer, self.calls * loaded, channels=Channels(begin, end, numbers.width))
             else:
-                part = (load.first, load.last, load.width)
                 rows, columns = self._visits(body, load.at.pixel)
-                channels = self.channels or (load.last - load.first) * load.at.lanes
+                channels = self.channels or (load.channels.last - load.channels.first) * load.at.lanes
                 count = sum(rows) * sum(columns) * channels * self.repeats
-                traffic.load(load.buffer, self.images * count, _visited(rows) * _visited(columns), part)
+                share = _visited(rows) * _visited(columns)
+                traffic.load(load.buffer, self.images * count, share, load.channels)
         return traffic
 
     def _visits(self, body: Body, pixel: str) -> tuple[Counts, Counts]:
@@ -138,38 +135,8 @@ def _visited(visits: Counts) -> float:
 
 
 def once(spatial: tuple[int, int], calls: Size, channels: int, tile: Tile, images: Size = N) -> Calls:
-    """Every pixel and channel once. ``calls``: by how many tiles of rows."""
+    """The calls by which every pixel and channel is loaded once, by so many tiles of rows."""
     return Calls((1,) * spatial[0], (1,) * spatial[1], calls, ((0, _padded(channels, tile.n)),), images=images)
-
-
-def taps(size: int, outputs: int, kernel: int, stride: int, before: int, dilation: int = 1) -> Counts:
-    """Visits of each position of an axis by windows: how many (p, r) have p*stride + r*dilation - before there."""
-    change = [0] * size  # against the position a dilation before
-    for p in range(outputs):
-        first, end = _inside(size, p * stride - before, kernel, dilation)
-        if first < end:
-            change[p * stride - before + first * dilation] += 1
-            if (beyond := p * stride - before + end * dilation) < size:
-                change[beyond] -= 1
-    for at in range(dilation, size):
-        change[at] += change[at - dilation]
-    return tuple(change)
-
-
-def covers(size: int, outputs: int, kernel: int, stride: int, before: int, dilation: int = 1) -> Counts:
-    """Visits of each window by the positions of the axis that it covers."""
-    taken = (_inside(size, p * stride - before, kernel, dilation) for p in range(outputs))
-    return tuple(max(end - first, 0) for first, end in taken)
-
-
-def _inside(size: int, start: int, kernel: int, dilation: int) -> tuple[int, int]:
-    """The taps (first, end) of a window that begins at ``start`` which lie in ``range(size)``."""
-    return max(0, -(start // dilation)), min(kernel, -((start - size) // dilation))
-
-
-def _axes(visits: Callable[..., Counts], c: Mapping[str, int], rows: int, columns: int) -> tuple[Counts, Counts]:
-    return (visits(c["H"], rows, c["R"], c.get("SH", 1), c.get("PT", 0), c.get("DH", 1)),
-            visits(c["W"], columns, c["S"], c.get("SW", 1), c.get("PL", 0), c.get("DW", 1)))  # fmt: skip
 
 
 def _cycles(groups: int, count: int, lanes: int) -> tuple[tuple[int, int], ...]:
@@ -183,7 +150,7 @@ def _cycles(groups: int, count: int, lanes: int) -> tuple[tuple[int, int], ...]:
 
 
 def _padded(count: int, block: int) -> int:
-    return -(-count // block) * block
+    return cdiv(count, block) * block
 
 
 def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]:
@@ -195,72 +162,82 @@ def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]
     return ((0, groups * count), *((groups * count, 1),) * beyond)
 
 
-def fprop(
-    load: Body, store: Body, weight: str, c: Mapping[str, int], tile: Tile, window: Sequence[int] = (1, 1),
-    boxes: Boxes | None = None,
-) -> list[Traffic]:  # fmt: skip
-    """conv2d_fprop, conv2d_boxes: every tile of filters loads x once for each tap, every tile of rows all weights."""
-    groups = c.get("GROUPS", 1)
-    cg, kg, every_tap = c["C"] // groups, c["K"] // groups, c["R"] * c["S"]
-    p, q = c["P"] // window[0], c["Q"] // window[1]
-    height, width = p * window[0], q * window[1]
-    row_tiles, loaded = boxes or (cdiv(N * (height * width), tile.m), (height, width))
-    columns = -(-kg // tile.n)
+@dataclass(frozen=True)
+class RowTiles:
+    """The tiles of a product's rows: how many, and how many rows and columns of the image they cover, which may be more
+    than the result has, where tiles are boxes."""
+
+    count: Size
+    covered: tuple[int, int]
+
+
+def fprop(load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles) -> list[Traffic]:
+    """What conv2d_fprop, conv2d_boxes and matmul_boxes move: every tile of filters loads x once for each tap, every
+    tile of rows all weights."""
+    cg, kg = conv.group_channels, conv.group_filters
+    windows = (1,) * (conv.p // conv.window[0]), (1,) * (conv.q // conv.window[1])
+    columns = cdiv(kg, tile.n)
     # With few channels the summed axis is (r, s, c) flattened.
-    sweeps, summed = (every_tap, cg) if cg >= 16 else (1, every_tap * cg)
-    lanes = _cycles(groups, cg, _padded(summed, tile.k))
-    x = Calls(*_axes(taps, c, *loaded), row_tiles * (columns * sweeps), lanes, columns)
-    windows = (1,) * p, (1,) * q
-    y = Calls((1,) * height, (1,) * width, row_tiles, _results(groups, kg, tile), windows=windows)
-    return [x.of(load), y.of(store), loads(weight, row_tiles * (every_tap * cg * c["K"]))]
+    sweeps, summed = (conv.taps, cg) if cg >= 16 else (1, conv.taps * cg)
+    lanes = _cycles(conv.groups, cg, _padded(summed, tile.k))
+    visits = [replace(axis, outputs=n).taps() for axis, n in zip(conv.axes, rows.covered, strict=True)]
+    x = Calls(visits[0], visits[1], rows.count * (columns * sweeps), lanes, columns)
+    height, width = (len(n) * size for n, size in zip(windows, conv.window, strict=True))
+    y = Calls((1,) * height, (1,) * width, rows.count, _results(conv.groups, kg, tile), windows=windows)
+    return [x.of(load), y.of(store), loads(weight, rows.count * (conv.taps * cg * conv.k))]
 
 
-def dgrad(
-    load: Body, store: Body, weight: str, c: Mapping[str, int], tile: Tile, boxes: Boxes | None = None
-) -> list[Traffic]:  # fmt: skip
-    """conv2d_dgrad, conv2d_boxes: every tile of channels loads dy once for each tap. Each tap is one class of pixels'
-    only."""
-    groups, sh, sw = c.get("GROUPS", 1), c.get("SH", 1), c.get("SW", 1)
-    cg, kg, every_tap = c["C"] // groups, c["K"] // groups, c["R"] * c["S"]
-    row_tiles, (height, width) = boxes or (
-        cdiv(N * (cdiv(c["H"], sh) * cdiv(c["W"], sw)), tile.m), (c["H"], c["W"])
-    )  # fmt: skip
-    columns = -(-cg // tile.n)
-    lanes = _cycles(groups, kg, _padded(kg, tile.k))
-    visits = _axes(covers, {**c, "H": height, "W": width}, c["P"], c["Q"])
-    dy = Calls(*visits, row_tiles * (columns * every_tap), lanes, columns)
-    dx = Calls((1,) * c["H"], (1,) * c["W"], row_tiles * (sh * sw), _results(groups, cg, tile))
-    return [dy.of(load), dx.of(store), loads(weight, row_tiles * (every_tap * c["K"] * cg))]
+def dgrad(load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles) -> list[Traffic]:
+    """What conv2d_dgrad and the templates of boxes move: every tile of channels loads dy once for each tap, and each
+    tap belongs to the pixels of one residue class. ``rows`` are those of one class."""
+    cg, kg = conv.group_channels, conv.group_filters
+    columns = cdiv(cg, tile.n)
+    lanes = _cycles(conv.groups, kg, _padded(kg, tile.k))
+    visits = [replace(axis, size=n).covers() for axis, n in zip(conv.axes, rows.covered, strict=True)]
+    dy = Calls(visits[0], visits[1], rows.count * (columns * conv.taps), lanes, columns)
+    every_class = rows.count * (conv.sh * conv.sw)
+    dx = Calls((1,) * conv.h, (1,) * conv.w, every_class, _results(conv.groups, cg, tile))
+    return [dy.of(load), dx.of(store), loads(weight, rows.count * (conv.taps * conv.k * cg))]
 
 
-def wgrad(load_dy: Body, load_x: Body, c: Mapping[str, int], tile: Tile) -> list[Traffic]:
-    """conv2d_wgrad: every tile of (r, s, c) loads dy, every tile of filters x."""
-    groups, blocks = c.get("GROUPS", 1), cdiv(N * (c["P"] * c["Q"]), tile.k)
-    cg, kg = c["C"] // groups, c["K"] // groups
-    filters, columns = -(-kg // tile.m), -(-c["R"] * c["S"] * cg // tile.n)
-    dy_lanes, x_lanes = _cycles(groups, kg, filters * tile.m), _cycles(groups, cg, columns * tile.n)
-    dy = Calls((1,) * c["P"], (1,) * c["Q"], blocks * columns, dy_lanes, columns)
-    x = Calls(*_axes(taps, c, c["P"], c["Q"]), blocks * filters, x_lanes, filters)
-    return [dy.of(load_dy), x.of(load_x)]
+def wgrad(load_dy: Body, load_x: Body, conv: Convolution, tile: Tile) -> list[Traffic]:
+    """What conv2d_wgrad moves: every tile of (r, s, c) loads dy, every tile of filters x."""
+    steps = cdiv(N * (conv.p * conv.q), tile.k)
+    cg, kg = conv.group_channels, conv.group_filters
+    filters, columns = cdiv(kg, tile.m), cdiv(conv.taps * cg, tile.n)
+    dy_lanes, x_lanes = (
+        _cycles(conv.groups, kg, filters * tile.m),
+        _cycles(conv.groups, cg, columns * tile.n),
+    )
+    dy = Calls((1,) * conv.p, (1,) * conv.q, steps * columns, dy_lanes, columns)
+    rows, cols = (axis.taps() for axis in conv.axes)
+    return [dy.of(load_dy), Calls(rows, cols, steps * filters, x_lanes, filters).of(load_x)]
 
 
-def pool(load: Body, store: Body, c: Mapping[str, int], tile: Tile) -> list[Traffic]:
-    """max_pool2d and avg_pool2d: each window loads what it covers."""
-    row_tiles, lanes = cdiv(N * (c["P"] * c["Q"]), tile.m), ((0, _padded(c["C"], tile.n)),)
-    x = Calls(*_axes(taps, c, c["P"], c["Q"]), row_tiles * (c["R"] * c["S"]), lanes)
-    return [x.of(load), Calls((1,) * c["P"], (1,) * c["Q"], row_tiles, lanes).of(store)]
+def pool(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: Tile) -> list[Traffic]:
+    """What max_pool2d and avg_pool2d move: each window loads what it covers."""
+    rows, columns = axes
+    tiles, lanes = cdiv(N * (rows.outputs * columns.outputs), tile.m), ((0, _padded(channels, tile.n)),)
+    x = Calls(rows.taps(), columns.taps(), tiles * (rows.kernel * columns.kernel), lanes)
+    return [x.of(load), Calls((1,) * rows.outputs, (1,) * columns.outputs, tiles, lanes).of(store)]
 
 
-def pool_grad(load: Body, store: Body, index: Iterable[str], c: Mapping[str, int], tile: Tile) -> list[Traffic]:
-    """max_pool2d_grad and avg_pool2d_grad: each pixel loads from the windows that cover it."""
-    row_tiles, lanes = cdiv(N * (c["H"] * c["W"]), tile.m), ((0, _padded(c["C"], tile.n)),)
-    rows, columns = _axes(covers, c, c["P"], c["Q"])
-    most = -(-c["R"] // c["SH"]) * -(-c["S"] // c["SW"])
-    dy = Calls(rows, columns, row_tiles * most, lanes)
-    dx = Calls((1,) * c["H"], (1,) * c["W"], row_tiles, lanes)
-    share = _visited(rows) * _visited(columns)
-    chosen = [loads(b, N * (sum(rows) * sum(columns) * c["C"]), share) for b in index]
-    return [dy.of(load), dx.of(store), *chosen]
+def pool_grad(
+    load: Body, store: Body, index: str | None, axes: tuple[Axis, Axis], channels: int, tile: Tile
+) -> list[Traffic]:
+    """What max_pool2d_grad and avg_pool2d_grad move: each pixel loads from the windows that cover it, also the
+    ``index`` of their maximum."""
+    rows, columns = axes
+    tiles, lanes = cdiv(N * (rows.size * columns.size), tile.m), ((0, _padded(channels, tile.n)),)
+    from_rows, from_columns = rows.covers(), columns.covers()
+    most = cdiv(rows.kernel, rows.stride) * cdiv(columns.kernel, columns.stride)
+    dy = Calls(from_rows, from_columns, tiles * most, lanes)
+    dx = Calls((1,) * rows.size, (1,) * columns.size, tiles, lanes)
+    found = [dy.of(load), dx.of(store)]
+    if index is not None:
+        count = N * (sum(from_rows) * sum(from_columns) * channels)
+        found.append(loads(index, count, _visited(from_rows) * _visited(from_columns)))
+    return found
 
 
 def normalised_channels(op: str, channels: int, size: int) -> dict[str, int]:

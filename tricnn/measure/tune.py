@@ -210,7 +210,7 @@ class Tuner:
     def work(self, program: Program, site: Site) -> Work:
         """All of a site's launches, on the model's memory and workspaces of their own."""
         executor, batch = self.model.executor, self.batch
-        values: dict[str, Any] = {**self.tensors, **scalars(batch)}
+        values: dict[Any, Any] = {**self.tensors, **scalars(batch)}
         shared = {*self.plan.graph.types, *program.rounded.values()}
         own = {name: b for name, b in program.buffers.items() if name not in shared}
         for name, buffer in own.items():

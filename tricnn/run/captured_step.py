@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..lower.names import StepNumber
 from ..lower.predicted_time import least_us
-from ..lower.program import SCALARS, Program
+from ..lower.program import Program
 
 WARM_UPS = 3
 #: microseconds that a launch from Python takes, about; a kernel that runs longer hides the next launch behind itself
@@ -19,7 +20,7 @@ LAUNCH_US = 20.0
 
 def worth_capturing(program: Program, batch: int) -> bool:
     """Is the step shorter than its launches, and the same every time?"""
-    if any((SCALARS.keys() - {":N"}) & set(launch.arguments) for launch in program.launches):
+    if any(({*StepNumber} - {StepNumber.BATCH}) & {*launch.arguments} for launch in program.launches):
         return False
     least = sum(least_us(program, launch, batch) for launch in program.launches)
     return least < LAUNCH_US * len(program.launches)

@@ -1,0 +1,109 @@
+"""What generated functions hold in registers: which elements of a value, and what they loaded to have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class At:
+    """The elements of a value that a tile of registers holds: names of the tensors of their pixels and channels and of
+    the mask of those that exist, and ``width``, how many elements lie between two pixels. Of these, ``count`` from
+    ``first`` on are the value's channels; all, unless said otherwise. A tile of successive pixels and channels that may
+    be stored by a descriptor has a ``corner``: the names of its first pixel and channel. Each element is loaded for
+    ``lanes`` channels of the tile."""
+
+    pixel: str
+    channel: str
+    mask: str
+    width: int
+    first: int = 0
+    count: int | None = None
+    corner: tuple[str, str] | None = None
+    lanes: int = 1
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """The value's first channel, and the one after its last."""
+        return self.first, self.first + (self.width if self.count is None else self.count)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which of the ``width`` elements between two pixels of a buffer (or of all numbers of a vector): ``first`` to
+    ``last``. All of them, unless said otherwise."""
+
+    first: int = 0
+    last: int = 1
+    width: int = 1
+
+    @property
+    def share(self) -> float:
+        """Which fraction of the buffer they are."""
+        return (self.last - self.first) / self.width
+
+
+ALL = Channels()
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows that do not overlap: rows and columns of them, of how many pixels, how far apart."""
+
+    count: tuple[int, int]
+    size: tuple[int, int]
+    stride: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load in a function: of a ``tile`` at a position, of a ``vector`` (a number for each channel) or of one
+    ``number``; and which channels of the buffer (or numbers of the vector) it may read."""
+
+    kind: str
+    buffer: str
+    at: At
+    channels: Channels = ALL
+
+
+# What a register may hold beside the values of layers, which are known by their names.
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A value as it was stored, after rounding."""
+
+    value: str
+
+
+@dataclass(frozen=True)
+class OfWindow:
+    """Of each pooling window, the maximum of a value, or its position in the window."""
+
+    value: str
+    position: bool
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a buffer from an element on, one for each channel."""
+
+    buffer: str
+    first: int
+
+
+@dataclass(frozen=True)
+class LaterChannel:
+    """The channel's number in a tensor of which the value is a slice that begins at ``start``."""
+
+    start: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """The number of the image that a pixel lies in."""
+
+
+@dataclass(frozen=True)
+class FirstChannel:
+    """Channel 0 for every lane."""
