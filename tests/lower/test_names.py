@@ -16,10 +16,11 @@ import tricnn
 from tricnn.check.verify import verify
 from tricnn.compiler.pipeline import planned
 from tricnn.emit.emit import emit
+from tricnn.emit.templates import library
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.ir.graph import NAME
 from tricnn.lower.lower import lower
-from tricnn.lower.names import StepNumber
+from tricnn.lower.names import SUM_TABLE, StepNumber, copy_name, descriptor_name, workspace_name
 from tricnn.lower.program import Program
 
 GOLDEN = Path(__file__).parent / "golden" / "lenet_train_bf16.py.txt"
@@ -88,6 +89,26 @@ def test_layers_called_as_the_launches_numbers(mode: str) -> None:
     x = b.dropout(b.conv2d(b.relu(x, name="0"), 4, 3, name="seed_hi"), 0.2, name="weight_sums.table")
     graph = b.build(b.linear(x, 3, name="class"))
     assert all(c.ok for c in verify(graph, mode=mode, batch=2))
+
+
+def test_layers_whose_functions_would_have_one_name() -> None:
+    """Python has no dots in its names: ``a.b`` and ``a_b``, and what one convolution leaves for the norms behind it."""
+    b = GraphBuilder("dots")
+    z = b.conv2d(b.input("x", (4, 6, 6)), 8, 3, padding=1, bias=False, name="c")
+    one, two, three = (b.relu(b.batch_norm(z, name=name)) for name in ("a.b", "a_b", "a-b"))
+    x = b.add("add", b.add("add", one, two, name="c.add"), three)
+    x = b.relu(b.batch_norm(b.conv2d(x, 4, 3, padding=1, name="c_add"), name="c-add"))
+    graph = b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
+    assert all(c.ok for c in verify(graph, mode="train", batch=2))
+
+
+def test_the_emitters_own_names_are_no_layers() -> None:
+    """Tensors have a colon, descriptors brackets; functions of no layer do not begin as those of one."""
+    for own in (SUM_TABLE, workspace_name("k00_conv", "partial"), copy_name("conv.weight", "bf16")):
+        assert not NAME.fullmatch(own)
+    assert not NAME.fullmatch(descriptor_name("conv", (64, 32))) and not NAME.fullmatch(str(StepNumber.STEP))
+    made = [*library(), "step", "allocate", "parameters", "point", "round_weights", "sum_weight_gradients"]
+    assert [name for name in made if re.match(r"k\d", name)] == []
 
 
 def test_the_state_of_a_sequential_fits() -> None:

@@ -77,12 +77,18 @@ class Scope:
         """Give nobody these names."""
         self._taken.update(names)
 
-    def take(self, stem: str) -> str:
-        """A name that nobody has: the stem, with a number from 2 on where that is taken."""
+    def free(self, stem: str) -> str:
+        """A name that nobody has yet: the stem, with a number from 2 on where that is taken. Of layers ``a.b`` and
+        ``a_b`` a function can be called after one only."""
         stem = identifier(stem)
         candidate, count = stem, 1
         while candidate in self._taken:
             count += 1
             candidate = f"{stem}{count}"
-        self._taken.add(candidate)
         return candidate
+
+    def take(self, stem: str) -> str:
+        """The same, and nobody else is given it."""
+        name = self.free(stem)
+        self.reserve(name)
+        return name

@@ -15,7 +15,7 @@ from . import traffic
 from .body import Body
 from .call import Call, Helper, Pointer, Text, helper
 from .lowering import Lowering
-from .names import SUM_TABLE, Argument, identifier
+from .names import SUM_TABLE, Argument
 from .program import SUM_BLOCK, Buffer, PartialSum
 from .size import Size, cdiv
 
@@ -61,7 +61,7 @@ def lower_split_sum(
     if state.plan.fused and partial.parts.fixed and not {place.buffer, db} & state.read:
         _wait(state, partial, dw, db)
         return
-    name = identifier(f"{kernel.name}_sum{suffix and '_'}{suffix}")
+    name = state.scope.free(f"{kernel.name}_sum{suffix and '_'}{suffix}")
     everything = partial.length
     if partial.parts.at(state.batch) > MANY:
         groups = state.workspace(name, "groups", GROUPS * everything)
@@ -172,7 +172,7 @@ def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: Size, chann
 def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: Size) -> None:
     """stats = [mean, M2/count] of what the tiles left in ``partial``, and with them the new running statistics."""
     alone = sum(n.op == "batch_stats" for n in kernel.nodes) == 1
-    name = f"{kernel.name}_merge" if alone else identifier(f"{kernel.name}_{node.name}_merge")
+    name = state.scope.free(f"{kernel.name}_merge" if alone else f"{kernel.name}_{node.name}_merge")
     if parts.at(state.batch) > MANY:
         groups = state.workspace(name, "groups", GROUPS * 3 * c)
         row = f"groups + split * {3 * c} + channel"
