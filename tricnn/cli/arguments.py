@@ -92,8 +92,9 @@ def file_path(text: str) -> str:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=file_path, metavar="MODEL", help="an architecture (tricnn list), or a file with a graph as text"
-    )
+        "model", type=file_path, metavar="MODEL",
+        help="an architecture (tricnn list), a file with a graph as text, or package.module:factory of an nn.Module",
+    )  # fmt: skip
     group = parser.add_argument_group("the size of an architecture")
     group.add_argument("--classes", type=whole(1, 1 << 24), metavar="N", help="how many classes")
     group.add_argument("--input", type=image_shape, metavar="C,H,W", help="the images' channels, height and width")
@@ -171,11 +172,24 @@ def load_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
                 f"{flags[next(iter(given))]} is for architectures; {name} is a file, which says its sizes itself"
             )
         return read_graph(Path(name))
+    if ":" in name:
+        return imported_graph(name, given, defaults)
     near = difflib.get_close_matches(name, ARCHITECTURES, 3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if "/" in name or name.endswith(".txt"):
         raise UsageError(f"there is no file {name}; MODEL is an architecture or a file with a graph as text")
     raise UsageError(f"unknown model {name!r}: {hint}`tricnn list` shows all {len(ARCHITECTURES)}, and a file will do")
+
+
+def imported_graph(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Graph:
+    """The graph of ``package.module:factory``, with what the user said of its size."""
+    from tricnn.frontends.factory import graph_of, is_factory
+
+    if not is_factory(name):
+        raise UsageError(f"{name!r} is not package.module:factory, such as torchvision.models:resnet50")
+    if "width" in given:
+        raise UsageError(f"--width is for architectures; {name} is a PyTorch module, which has its width")
+    return graph_of(name, given, defaults)
 
 
 def read_graph(path: Path) -> Graph:

@@ -8,9 +8,6 @@ of :mod:`tricnn.frontends.torch_ops`. Names are the module's own, so that its ``
 from __future__ import annotations
 
 import re
-import sys
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
 
 from ..ir.graph import Graph
 from ..system.errors import GraphError, shown
+from ..system.waiting import Waiting
 from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, accepted_name
+from .imported_graphs import found, keep, key_of
 from .torch_ops import ATEN, OTHERWISE, advice, target_name
 
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     Module = torch.nn.Module
 
 EXAMPLE = "a tensor [N, C, H, W] as forward takes it, its shape, or a tuple of tensors for several inputs"
-#: seconds after which an export says that it is under way, and how often then
-SILENT, BETWEEN = 10.0, 5.0
 
 
 def from_torch(
     module: Module, example: Any, *, name: str | None = None, loss_weights: Mapping[str, float] | None = None,
+    cache: bool = True,
 ) -> tuple[Graph, dict[str, torch.Tensor]]:  # fmt: skip
     """The graph of a PyTorch module, and its parameters and buffers by name: ``m.load_state_dict(state)``.
 
@@ -48,6 +47,8 @@ def from_torch(
                   tuple of tensors. Every size is fixed by it but the batch's.
     name          of the graph; the module's class otherwise.
     loss_weights  the share in the training loss of outputs, by name; 1 otherwise.
+    cache         keep the graph on disk (``TRICNN_CACHE``), and take it from there if module, code and shapes are those
+                  of an earlier import.
 
     A single output is called ``logits``, those of a dictionary or a named tuple after their keys, those of a tuple
     ``output0``, ``output1``, ...; outputs that only ``train()`` has are left out of inference.
@@ -63,9 +64,14 @@ def from_torch(
     graph_name = accepted_name(name or type(module).__name__.lower(), "module")
     inputs = example_inputs(module, example)
     check_modules(module)
-    with reporting(module, graph_name):
-        program = exported(module, inputs)
-    return assembled(module, program, inputs, graph_name, dict(loss_weights or {})), state_of(module)
+    key = key_of(module, inputs, graph_name, dict(loss_weights or {})) if cache else None
+    graph = found(key)
+    if graph is None:
+        with reporting(module, graph_name):
+            program = exported(module, inputs)
+        graph = assembled(module, program, inputs, graph_name, dict(loss_weights or {}))
+        keep(key, graph)
+    return graph, state_of(module)
 
 
 def unwrapped(module: Any) -> Any:
@@ -177,36 +183,26 @@ def code_of(node: Any) -> str:
 
 @contextmanager
 def reporting(module: Module, name: str) -> Iterator[None]:
-    """A line on standard error every few seconds once an export takes longer than a few: which module it is at."""
+    """A line on standard error every few seconds: which module an export is at."""
     import torch
 
     modules = {id(m): path for path, m in module.named_modules()}
     seen: dict[str, None] = {}
-    ended = threading.Event()
 
     def at(layer: Any, _: Any) -> None:
-        path = modules.get(id(layer))
-        if path is not None:
+        if (path := modules.get(id(layer))) is not None:
             seen[path] = None
 
-    def report() -> None:
-        began = time.monotonic()
-        wait = SILENT
-        while not ended.wait(wait):
-            wait, seconds = BETWEEN, time.monotonic() - began
-            last = next(reversed(seen), "") if seen else ""
-            print(f"importing {name}: {len(seen)} of {len(modules)} modules, {seconds:.0f} s"
-                  + (f", last {last}" if last else ""), file=sys.stderr, flush=True)  # fmt: skip
+    def text() -> str:
+        last = next(reversed(seen), "")
+        return f"importing {name}: {len(seen)} of {len(modules)} modules{f', last {last}' if last else ''}"
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(at)
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
     try:
-        yield
+        with Waiting(Console(stderr=True, markup=False, highlight=False, emoji=False), text):
+            yield
     finally:
-        ended.set()
         hook.remove()
-        thread.join()
 
 
 # --- from the exported program to a graph -----------------------------------------------------------------------------

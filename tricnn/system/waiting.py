@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -13,13 +14,17 @@ SECONDS_BETWEEN_LINES = 3.0
 
 
 class Waiting:
-    """Says ``what`` is under way and for how long, every few seconds; silent for the first ones. A context manager.
+    """Says ``what`` is under way and for how long, every few seconds; silent for the first ones, and while another one
+    inside it speaks. A context manager.
 
     with Waiting(console, "fusing resnet152"):
         ...
 
     ``what`` may be a function, asked for its text each time.
     """
+
+    #: those that are under way, of which the last one speaks
+    speaking: ClassVar[list[Waiting]] = []
 
     def __init__(self, console: Console | None, what: str | Callable[[], str]):
         self.console = console if console is not None and not console.quiet else None
@@ -29,6 +34,7 @@ class Waiting:
     def __enter__(self) -> Waiting:
         self.began = time.monotonic()
         if self.console:
+            self.speaking.append(self)
             self.thread = threading.Thread(target=self._lines, daemon=True)
             self.thread.start()
         return self
@@ -36,6 +42,8 @@ class Waiting:
     def end(self) -> None:
         """There is nothing to wait for any more; may be called again."""
         self.ended.set()
+        if self in self.speaking:
+            self.speaking.remove(self)
         if self.thread:
             self.thread.join()
 
@@ -47,6 +55,8 @@ class Waiting:
     def _lines(self) -> None:
         while not self.ended.wait(SECONDS_BETWEEN_LINES):
             assert self.console is not None
+            if self.speaking[-1:] != [self]:
+                continue
             what = self.what if isinstance(self.what, str) else self.what()
             text = f"{what}, {time.monotonic() - self.began:.0f} s"
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
