@@ -9,11 +9,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from tricnn.ir import numpy_ops as ops
+from tricnn.measure.in_turns import times_in_turns
 
 # name: n, c, size, k, kernel, stride, padding, groups
 LENET = {
@@ -145,14 +147,15 @@ clock = time.perf_counter
 
 def milliseconds(pair: Pair, repeats: int) -> tuple[float, float]:
     """Median times of the two, alternating; each runs once untimed just before it is timed."""
-    _, here, there = pair
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for function, found in zip((here, there), times):
-            function()
-            start = clock()
-            function()
-            found.append(1e3 * (clock() - start))
+
+    def timer(function: Callable[[], object]) -> float:
+        function()
+        start = clock()
+        function()
+        return 1e3 * (clock() - start)
+
+    timers = {i: partial(timer, function) for i, function in enumerate(pair[1:])}
+    times = times_in_turns(timers, least=repeats, most=repeats)
     return statistics.median(times[0]), statistics.median(times[1])
 
 

@@ -12,8 +12,8 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 MISSING = "{} is not installed; this benchmark needs torch, triton, numpy, networkx, rich and safetensors"
@@ -25,6 +25,8 @@ try:
 
     import tricnn
     from tricnn.ir import Graph
+    from tricnn.measure.clock import wall_clock
+    from tricnn.measure.in_turns import times_in_turns
 except ModuleNotFoundError as missing:
     sys.exit(MISSING.format(missing.name))
 
@@ -83,21 +85,6 @@ def pytorch_step(network: nn.Module, x: torch.Tensor, labels: torch.Tensor, layo
     return step
 
 
-def in_turns(contenders: dict[str, Callable[[], Any]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for work in contenders.values():
-        work()
-    began = time.perf_counter()
-    while len(times[next(iter(times))]) < rounds and (
-        time.perf_counter() - began < seconds or len(times[next(iter(times))]) < 3
-    ):
-        for name, work in contenders.items():
-            start = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
 def measure(name: str, graph: Graph, network: Callable[[], nn.Module], batch: int, rounds: int, seconds: float) -> Any:
     shape = graph.types[graph.inputs[0].name].at(batch)
     rng = np.random.default_rng(0)
@@ -110,7 +97,10 @@ def measure(name: str, graph: Graph, network: Callable[[], nn.Module], batch: in
         "PyTorch contiguous": pytorch_step(network(), x, labels, torch.contiguous_format),
         "PyTorch channels-last": pytorch_step(network(), x, labels, torch.channels_last),
     }
-    times = in_turns(contenders, rounds, seconds)
+    for work in contenders.values():
+        work()
+    timers = {who: partial(wall_clock, work) for who, work in contenders.items()}
+    times = times_in_turns(timers, least=min(3, rounds), most=rounds, seconds=seconds)
     median = {who: statistics.median(t) for who, t in times.items()}
     ours = median.pop("tricnn")
     rival = min(median, key=median.__getitem__)

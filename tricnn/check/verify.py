@@ -27,6 +27,7 @@ from ..machine.dtypes import DTYPES
 from ..run.interpreter import kernel_values
 from ..run.model import Model, compile
 from ..run.numpy_executor import round_stored
+from ..run.one_launch import prepared
 from ..run.poison import first_written, poison
 from ..run.quick_interpreter import quick_interpreter
 from ..run.triton_executor import interpreting
@@ -155,15 +156,11 @@ def verify_model(
 
 def _run(model: Model, launches: list[Launch], values: Mapping[Any, Any], batch: int, watch: Watch) -> None:
     """Launch a kernel, and what adds up the partial results it leaves."""
-    functions = {f.name: f for f in model.program.functions}
     with quick_interpreter() if interpreting() else nullcontext():
         for launch in launches:
-            function = functions[launch.function]
-            grid = tuple(g.at(batch) for g in launch.grid)
-            options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
-            jitted = getattr(model.executor.module, launch.function)
+            make = prepared(model.executor.module, model.program, launch, values, batch)
             with watch(launch):
-                jitted[grid](*(values[a] for a in launch.arguments), **options)
+                make()
 
 
 def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, fresh: Iterable[str], batch: int) -> None:

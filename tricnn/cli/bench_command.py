@@ -8,7 +8,8 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..measure.in_turns import Work, in_turns, wall_clock
+from ..measure.clock import Work, wall_clock
+from ..measure.in_turns import in_turns
 from .arguments import (
     UsageError,
     add_compilation,

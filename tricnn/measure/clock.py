@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..run.captured_step import capture
+
 Work = Callable[[], Any]
 Clock = Callable[[Work], float]
 
@@ -19,24 +21,39 @@ def wall_clock(work: Work) -> float:
 
 #: seconds: what takes less may have taken only the time that Python needs to launch it
 LAUNCHING = 60e-6
+#: seconds: of calls in a row, so that the clock's own steps do not count
+ENOUGH = 0.02
 
 
 class CudaClock:
-    """Seconds on the device's own clock, by events, the mean of ``repeats`` calls in a row; of short work recorded as a
+    """Seconds on the device's own clock, by events: the mean of ``repeats`` calls in a row (None: as many as take
+    :data:`ENOUGH` seconds, fifty at most, of work that ran before). Unless ``as_launched``, short work is recorded as a
     CUDA graph, so that launching it takes no time."""
 
-    def __init__(self, repeats: int = 10):
+    def __init__(self, repeats: int | None = 10, as_launched: bool = False):
         import torch
 
-        self.torch, self.repeats = torch, repeats
+        self.torch, self.repeats, self.as_launched = torch, repeats, as_launched
 
     def __call__(self, work: Work) -> float:
-        seconds = self.timed(lambda: [work() for _ in range(self.repeats)])
-        if seconds < LAUNCHING * self.repeats:
-            seconds = self.timed(self.recorded(work))
-        return seconds / self.repeats
+        repeats = self.repeats or self.enough(work)
+
+        def repeated() -> None:
+            for _ in range(repeats):
+                work()
+
+        seconds = self.timed(repeated)
+        if seconds < LAUNCHING * repeats and not self.as_launched:
+            replay = capture(repeated, self.torch.cuda, warm_ups=0)
+            replay()
+            seconds = self.timed(replay)
+        return seconds / repeats
+
+    def enough(self, work: Work) -> int:
+        return max(1, min(50, int(ENOUGH / max(self.timed(work), 1e-5))))
 
     def timed(self, work: Work) -> float:
+        """Seconds of one call, from its first kernel to its last."""
         torch = self.torch
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -45,18 +62,3 @@ class CudaClock:
         end.record()
         torch.cuda.synchronize()
         return float(start.elapsed_time(end)) * 1e-3
-
-    def recorded(self, work: Work) -> Work:
-        """All the calls as one launch, made once already."""
-        cuda = self.torch.cuda
-        graph, stream = cuda.CUDAGraph(), cuda.Stream()
-        stream.wait_stream(cuda.current_stream())
-        with cuda.stream(stream):
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                for _ in range(self.repeats):
-                    work()
-            finally:
-                graph.capture_end()
-        graph.replay()
-        return lambda: graph.replay()

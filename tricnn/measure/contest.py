@@ -12,9 +12,9 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .pytorch_network import Step, step
@@ -106,49 +106,32 @@ class Ours:
         """The loss, or the logits, of the last step."""
         return self.executor.fetch(self.tensors, self.model.plan.graph.outputs[0].value, self.batch)
 
-    def launch(self, launch: Launch) -> None:
-        """One of the step's launches by itself."""
+    def launch(self, launch: Launch) -> Work:
+        """One of the step's launches by itself, ready to be made."""
         from tricnn.lower.program import scalars
+        from tricnn.run.one_launch import prepared
 
-        function = next(f for f in self.program.functions if f.name == launch.function)
-        options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
-        given = {**self.tensors, **scalars(self.batch)}
-        arguments = [given[a] for a in launch.arguments]
-        grid = tuple(g.at(self.batch) for g in launch.grid)
-        getattr(self.executor.module, launch.function)[grid](*arguments, **options)
+        values = {**self.tensors, **scalars(self.batch)}
+        return prepared(self.executor.module, self.program, launch, values, self.batch)
 
 
 def in_turns(works: list[Work], rehearse: bool, seconds: float = 1.5) -> list[list[float]]:
     """Milliseconds per call of each, on the device's own clock, one after another in every round, after warming up."""
-    samples: list[list[float]] = [[] for _ in works]
-    if rehearse:
-        for work, times in zip(works, samples, strict=True):
-            start = time.perf_counter()
-            work()
-            times.append((time.perf_counter() - start) * 1e3)
-        return samples
-    import torch
+    from .clock import CudaClock, wall_clock
+    from .in_turns import times_in_turns
 
-    repeats = []
-    for work in works:
-        for _ in range(3):
-            work()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        repeats.append(max(1, min(50, int(0.02 / max(time.perf_counter() - start, 1e-5)))))
-    began = time.perf_counter()
-    while len(samples[0]) < 5 or (len(samples[0]) < 50 and time.perf_counter() - began < seconds):
-        for work, times, count in zip(works, samples, repeats, strict=True):
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            first.record()
-            for _ in range(count):
+    timers: dict[int, Callable[[], float]]
+    if rehearse:
+        timers = {i: partial(wall_clock, work) for i, work in enumerate(works)}
+        times = times_in_turns(timers, least=1, most=1)
+    else:
+        timers = {}
+        for i, work in enumerate(works):
+            for _ in range(3):
                 work()
-            last.record()
-            torch.cuda.synchronize()
-            times.append(first.elapsed_time(last) / count)
-    return samples
+            timers[i] = partial(CudaClock(CudaClock().enough(work), as_launched=True), work)
+        times = times_in_turns(timers, least=5, most=50, seconds=seconds)
+    return [[1e3 * t for t in times[i]] for i in range(len(works))]
 
 
 def captured(work: Work, rehearse: bool) -> Work:
@@ -157,16 +140,9 @@ def captured(work: Work, rehearse: bool) -> Work:
         return work
     import torch
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+    from tricnn.run.captured_step import capture
+
+    return capture(work, torch.cuda)
 
 
 class Memory:

@@ -5,52 +5,73 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from tricnn.measure.clock import Work, wall_clock
+from tricnn.measure.clock import Clock, Work
 
-__all__ = ["Work", "in_turns", "wall_clock"]
+Key = TypeVar("Key")
+
+
+def times_in_turns(
+    timers: Mapping[Key, Callable[[], float]], *, least: int, most: int, seconds: float = 0.0,
+    failed: Callable[[Key, Exception], None] | None = None, tell: Callable[[str], None] = lambda text: None,
+) -> dict[Key, list[float]]:  # fmt: skip
+    """What each timer says (seconds), one after the other in every round: ``least`` rounds, and up to ``most`` until
+    ``seconds`` have passed.
+
+    One that raises takes no part any more, once ``failed`` has been told, and its times are not among the result;
+    without ``failed`` the error goes on to the caller.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in timers}
+    began, rounds = time.perf_counter(), 0
+    while times and rounds < most and (rounds < least or time.perf_counter() - began < seconds):
+        rounds += 1
+        tell(f"round {rounds}")
+        for key in list(times):
+            try:
+                times[key].append(timers[key]())
+            except Exception as error:
+                if failed is None:
+                    raise
+                del times[key]
+                failed(key, error)
+    return times
 
 
 def in_turns(
-    contenders: Mapping[str, Callable[[], Work]], clock: Callable[[Work], float], *, images: int, seconds: float,
+    contenders: Mapping[str, Callable[[], Work]], clock: Clock, *, images: int, seconds: float,
     least: int = 3, most: int = 50, tell: Callable[[str], None] = lambda name: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Make every contender, call it twice untimed, then time all of them in turns for about ``seconds``.
+    """A row for every contender, in their order: each is made, called twice untimed, then all are timed in turns for
+    about ``seconds``. The row of one that fails, while it is made or while it runs, has its error; the others go on."""
+    errors: dict[str, str] = {}
+    timers: dict[str, Callable[[], float]] = {}
 
-    One that fails, while it is made or while it runs, is reported with its error; the others go on.
-    """
-    rows: dict[str, dict[str, Any]] = {name: {"name": name, "error": "", "times": []} for name in contenders}
-    ready: dict[str, Work] = {}
+    def failed(name: str, error: Exception) -> None:
+        errors[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
     for name, make in contenders.items():
         tell(f"preparing {name}")
         try:
-            ready[name] = make()
+            timer = partial(clock, make())
             for _ in range(2):
-                clock(ready[name])
+                timer()
         except Exception as error:
-            ready.pop(name, None)
-            rows[name]["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    began, rounds = time.perf_counter(), 0
-    while ready and rounds < most and (rounds < least or time.perf_counter() - began < seconds):
-        rounds += 1
-        tell(f"round {rounds}")
-        for name, work in list(ready.items()):
-            try:
-                rows[name]["times"].append(clock(work))
-            except Exception as error:
-                del ready[name]
-                rows[name]["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return [_summary(row, images) for row in rows.values()]
+            failed(name, error)
+        else:
+            timers[name] = timer
+    times = times_in_turns(timers, least=least, most=most, seconds=seconds, failed=failed, tell=tell)
+    return [
+        {"name": name, "error": errors[name]} if name in errors else _summary(name, times[name], images)
+        for name in contenders
+    ]
 
 
-def _summary(row: dict[str, Any], images: int) -> dict[str, Any]:
-    times = row["times"]
-    if row["error"]:
-        return {"name": row["name"], "error": row["error"]}
+def _summary(name: str, times: list[float], images: int) -> dict[str, Any]:
     median = statistics.median(times)
     return {
-        "name": row["name"],
+        "name": name,
         "median_seconds": median,
         "fastest_seconds": min(times),
         "images_per_second": images / median,

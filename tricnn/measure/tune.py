@@ -36,9 +36,11 @@ from ..machine import tuned_files as tuning
 from ..machine.candidates import CONTRACTIONS, candidates
 from ..machine.tiles import Problem, Tile
 from ..run.model import Model
+from ..run.one_launch import prepared
 from ..run.triton_executor import described, load_module
 from ..system.errors import TargetError
 from .clock import Clock, Work
+from .in_turns import times_in_turns
 
 #: a winner must need at most so much of the time of the rule's tile: less than that is noise
 WORTH_IT = 0.98
@@ -136,39 +138,38 @@ class Tuner:
         """Time a site's tiles in turns, and find the fastest one that is right."""
         outcome = Outcome(site)
         programs = {tile: self.lowered(site, tile) for tile in site.tiles}
-        ready: dict[Tile, Work] = {}
-
-        def attempt(tile: Tile, action: Callable[[], Any]) -> Any:
-            """What an action gives; None, and the tile takes no part any more, if it fails, at once or on the GPU."""
-            try:
-                result = action()
-                self.synchronise(site, tile)
-                return result
-            except (DeviceLost, NoPlace):
-                raise
-            except Exception as error:
-                self.synchronise(site, tile)
-                if problem := place_at_fault(error, Path(tempfile.gettempdir())):
-                    raise NoPlace(problem) from error
-                refuse(tile, one_line(error))
 
         def refuse(tile: Tile, reason: str) -> None:
             outcome.refused[tile] = reason
-            for known in (ready, times, outcome.us):
-                known.pop(tile, None)
+            outcome.us.pop(tile, None)
 
-        times: dict[Tile, list[float]] = {}
+        def failed(tile: Tile, error: Exception) -> None:
+            """The tile takes no part any more, unless it is the GPU, or the folder, that failed."""
+            if isinstance(error, DeviceLost | NoPlace):
+                raise error
+            self.synchronise(site, tile)
+            if problem := place_at_fault(error, Path(tempfile.gettempdir())):
+                raise NoPlace(problem) from error
+            refuse(tile, one_line(error))
+
+        def attempt(tile: Tile, action: Callable[[], Any]) -> Any:
+            """What an action gives; None if it fails, at once or on the GPU."""
+            try:
+                return self.waited(site, tile, action)
+            except Exception as error:
+                failed(tile, error)
+
+        timers: dict[Tile, Callable[[], float]] = {}
         for tile, reason in self.compiled(programs).items():
             if reason:
                 outcome.refused[tile] = reason
-            elif work := attempt(tile, partial(self.work, programs[tile], site)):
-                ready[tile], times[tile] = work, []
+                continue
+            work = attempt(tile, partial(self.work, programs[tile], site))
+            if work is not None:
                 attempt(tile, work)
-        for _ in range(ROUNDS):
-            for tile, work in list(ready.items()):
-                seconds = attempt(tile, partial(self.clock, work))
-                if seconds is not None:
-                    times[tile].append(seconds)
+            if tile not in outcome.refused:
+                timers[tile] = partial(self.waited, site, tile, partial(self.clock, work))
+        times = times_in_turns(timers, least=ROUNDS, most=ROUNDS, failed=failed)
         outcome.us = {tile: statistics.median(t) * 1e6 for tile, t in times.items()}
         # Only what would win is compiled by itself and checked.
         while (best := fastest(outcome)) is not None:
@@ -179,6 +180,12 @@ class Tuner:
                 outcome.winner = best
                 break
         return outcome
+
+    def waited(self, site: Site, tile: Tile, action: Callable[[], Any]) -> Any:
+        """What an action gives, once the GPU has done it."""
+        result = action()
+        self.synchronise(site, tile)
+        return result
 
     def synchronise(self, site: Site, tile: Tile) -> None:
         """Wait for the GPU. Raises DeviceLost if it reports an error: nothing else will run in this process."""
@@ -219,19 +226,11 @@ class Tuner:
             )
         values |= described(program, values)
         module = load_module(module_text("\n\n".join(map(launched, program.functions))))
-        functions = {f.name: f for f in program.functions}
-        calls = []
-        for launch in program.launches:
-            if counts(launch):
-                function = functions[launch.function]
-                grid = tuple(g.at(batch) for g in launch.grid)
-                options = {"num_warps": function.num_warps, "num_stages": function.num_stages}
-                arguments = [values[a] for a in launch.arguments]
-                calls.append((getattr(module, launch.function)[grid], arguments, options))
+        calls = [prepared(module, program, launch, values, batch) for launch in program.launches if counts(launch)]
 
         def run() -> None:
-            for call, arguments, options in calls:
-                call(*arguments, **options)
+            for call in calls:
+                call()
 
         return run
 

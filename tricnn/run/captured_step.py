@@ -26,14 +26,17 @@ def worth_capturing(program: Program, batch: int) -> bool:
     return least < LAUNCH_US * len(program.launches)
 
 
-def capture(work: Callable[[], None], changed: Iterable[Any], cuda: Any) -> Callable[[], None]:
-    """``work`` as one launch. It is run a few times first, so that nothing is compiled while it is recorded; what that
-    changes for good (``changed``: running statistics) is put back as it was. ``cuda`` is torch.cuda."""
+def capture(
+    work: Callable[[], Any], cuda: Any, changed: Iterable[Any] = (), warm_ups: int = WARM_UPS
+) -> Callable[[], Any]:
+    """``work`` as one launch, a CUDA graph. It is run a few times first, so that nothing is compiled while it is
+    recorded; what that changes for good (``changed``: running statistics) is put back as it was. ``cuda`` is
+    torch.cuda. Raises RuntimeError for work that cannot be recorded."""
     before = [(tensor, tensor.clone()) for tensor in changed]
     aside = cuda.Stream()
     aside.wait_stream(cuda.current_stream())
     with cuda.stream(aside):
-        for _ in range(WARM_UPS):
+        for _ in range(warm_ups):
             work()
     cuda.current_stream().wait_stream(aside)
     for tensor, copy in before:

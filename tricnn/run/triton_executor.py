@@ -259,7 +259,7 @@ class TritonExecutor:
         buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}
         changed = [self.persistent[name] for name in sorted(buffers)]
         try:
-            return capture(lambda: self.module.step(tensors, batch, 0, 0), changed, self.cuda)
+            return capture(lambda: self.module.step(tensors, batch, 0, 0), self.cuda, changed)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             warnings.warn(
