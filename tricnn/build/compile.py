@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, overload
 
 from tricnn.build.cache import Entry, KernelCache
 from tricnn.build.worker_pool import POOL, TOOL_PATHS, WORKER, WorkerDied
+from tricnn.machine import sass
 from tricnn.machine.targets import Target, parse_target
 from tricnn.system.cores import workers as cores_for_workers
 from tricnn.system.errors import TargetError
@@ -346,5 +347,6 @@ def _triton_build(init_file: str) -> list[Any]:
 @cache
 def _reading() -> str:
     """The code that compiles and reads the facts, so that changing it makes the older entries stale."""
-    files = [WORKER, *(WORKER.with_name(f"{name}.py") for name in ("inspect_binary", "hazards", "worker_pool"))]
+    files = [WORKER, *(WORKER.with_name(f"{name}.py") for name in ("inspect_binary", "hazards", "worker_pool")),
+             Path(sass.__file__)]  # fmt: skip
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()

@@ -15,49 +15,21 @@ interpreter. So the machine code itself is read.
 Where paths meet, groups are united from the newest on, so that every path is accounted for. On Blackwell the left
 operand of a matrix instruction may be in tensor memory; :func:`tensor_memory_overwrites` does the same there.
 
-Imports the standard library only, and nothing of tricnn: the compile workers load this file by its path.
+Imports the standard library and machine/sass.py only: the compile workers load this file by its path, and must be
+quick to start.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-MATRIX = ("HGMMA", "QGMMA", "IGMMA", "BGMMA")
-#: instructions without a result in a register, whatever their first operand is
-_NO_RESULT = frozenset([
-    *("ST", "STG", "STS", "STL", "STSM", "ATOMS", "RED", "REDG"),
-    *("LDGSTS", "UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED", "CCTL"),
-    *("BRA", "BRX", "JMP", "JMX", "CALL", "RET", "EXIT", "BSSY", "BSYNC", "BREAK", "KILL", "BPT"),
-    *("BAR", "WARPSYNC", "WARPGROUP", "ARRIVES", "SYNCS", "DEPBAR", "LDGDEPBAR", "MEMBAR", "ERRBAR", "FENCE"),
-    *("NOP", "YIELD", "NANOSLEEP", "USETMAXREG", "PREEXIT", "ACQBULK", "R2UR", "R2P"),
-])  # fmt: skip
-_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s*$")
-_LABEL = re.compile(r"^\s*(\.L\w+|\.text\.\w+):\s*$")
+from tricnn.machine.sass import MATRIX, Instruction, disassembled, instructions, written
+
+__all__ = ["Overwrite", "instructions", "of_code", "of_cubin", "overwrites", "tensor_memory_overwrites"]
 _REGISTER = re.compile(r"R(\d+)(?!\d)")
-_TARGET = re.compile(r"`\((\.L\w+)\)")
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One instruction as nvdisasm writes it: ``@P0 HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8], R24, gsb0``."""
-
-    address: int
-    text: str
-    guarded: bool
-    name: str  # HGMMA.64x64x16.F32.BF16
-    operands: tuple[str, ...]
-    target: int | None  # where a branch goes: the number of an instruction
-
-    @property
-    def base(self) -> str:
-        """The name without what is behind its first point."""
-        return self.name.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -77,36 +49,7 @@ class Overwrite:
 def of_cubin(cubin: bytes, nvdisasm: str) -> list[Overwrite]:
     """The hazards of a cubin, disassembled by the program ``nvdisasm``. Raises OSError or
     subprocess.CalledProcessError where that fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.cubin"
-        file.write_bytes(cubin)
-        done = subprocess.run([nvdisasm, "-c", str(file)], capture_output=True, text=True, check=True)
-    return [found for part in _functions(done.stdout) for found in of_code(instructions(part))]
-
-
-def _functions(text: str) -> list[str]:
-    """The text of each function."""
-    return re.split(r"^//-+ \.text\.", text, flags=re.MULTILINE)[1:]
-
-
-def instructions(text: str) -> list[Instruction]:
-    """The instructions of one function that nvdisasm printed, in order."""
-    rows: list[tuple[int, str]] = []
-    labels: dict[str, int] = {}
-    for line in text.splitlines():
-        if label := _LABEL.match(line):
-            labels[label[1]] = len(rows)
-        elif row := _LINE.match(line):
-            rows.append((int(row[1], 16), row[2]))
-    found = []
-    for address, words in rows:
-        guard = re.match(r"@!?U?P\w+\s+", words)
-        name, _, rest = words[guard.end() if guard else 0 :].partition(" ")
-        operands = tuple(part.strip() for part in re.split(r",(?![^\[]*\])", rest)) if rest.strip() else ()
-        goal = _TARGET.search(rest) if name.startswith(("BRA", "CALL", "JMP")) else None
-        target = labels.get(goal[1]) if goal else None
-        found.append(Instruction(address, words, guard is not None, name, operands, target))
-    return found
+    return [found for code in disassembled(cubin, nvdisasm) for found in of_code(code)]
 
 
 def left_operand(matrix: Instruction) -> frozenset[int]:
@@ -114,24 +57,6 @@ def left_operand(matrix: Instruction) -> frozenset[int]:
     memory (``gdesc[...]``)."""
     first = _REGISTER.match(matrix.operands[1]) if len(matrix.operands) > 1 else None
     return frozenset(range(int(first[1]), int(first[1]) + 4)) if first else frozenset()
-
-
-def written(x: Instruction) -> range:
-    """The registers that an instruction writes, of whatever kind it is but a matrix instruction of :data:`MATRIX`."""
-    first = _REGISTER.match(x.operands[0]) if x.operands and x.base not in _NO_RESULT else None
-    if first is None:
-        return range(0)
-    suffixes = x.name.split(".")[1:]
-    count = 1
-    if x.base in ("HMMA", "IMMA"):
-        count = 4
-    elif x.base == "LDSM":
-        count = int(suffixes[-1]) if suffixes[-1].isdigit() else 1
-    elif "128" in suffixes:
-        count = 4
-    elif "64" in suffixes or "WIDE" in suffixes or (x.base == "CS2R" and "32" not in suffixes):
-        count = 2
-    return range(int(first[1]), int(first[1]) + count)
 
 
 #: what is in flight: closed groups, oldest first, and the open one; each a set of matrix instructions

@@ -1,6 +1,7 @@
 """Facts about a compiled kernel, read off the machine code and the assembler's own report.
 
-Imports the standard library only, and nothing of tricnn: the compile workers load this file by its path.
+Imports the standard library and machine/sass.py only: the compile workers load this file by its path, and must be
+quick to start.
 
 Where each fact comes from:
 
@@ -26,13 +27,9 @@ scalar register spilt to a lane of a vector register (AMD) counts as a spill alt
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Iterator
 
-
-class InspectionError(Exception):
-    """A binary or a report that does not look as the tools of this Triton write it."""
-
+from tricnn.machine.sass import InspectionError, code_sections
 
 # The low 12 bits of NVIDIA's 16-byte instructions name the operation. nvdisasm takes 0.4 s to start, as long as a
 # compilation, so the few operations we look for are listed here. The list was found by giving nvdisasm every opcode
@@ -64,27 +61,6 @@ _CUDA_BULK = {
 }
 _CUDA_LOCAL = {0x387: "STL", 0x987: "STL", 0x983: "LDL"}
 _CUDA_NAMED = {**_CUDA_MATRIX, **_CUDA_BULK, **_CUDA_LOCAL}
-
-_EM_CUDA = 190
-_SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
-
-
-def code_sections(cubin: bytes) -> Iterator[bytes]:
-    """The machine code of each function of a cubin (ELF sections `.text.*`)."""
-    try:
-        if cubin[:4] != b"\x7fELF" or struct.unpack_from("<H", cubin, 18)[0] != _EM_CUDA:
-            raise InspectionError("the cubin is not a CUDA ELF file")
-        (table,) = struct.unpack_from("<Q", cubin, 40)
-        size, count, names_index = struct.unpack_from("<HHH", cubin, 58)
-        headers = [_SECTION_HEADER.unpack_from(cubin, table + size * i) for i in range(count)]
-        names = headers[names_index][4]
-        for name, _type, _flags, _address, offset, length, *_rest in headers:
-            if cubin.startswith(b".text.", names + name):
-                if length % 16 or offset + length > len(cubin):
-                    raise InspectionError("the cubin has a damaged code section")
-                yield cubin[offset : offset + length]
-    except (struct.error, IndexError) as error:
-        raise InspectionError("the cubin is damaged") from error
 
 
 def named_instructions(cubin: bytes) -> dict[str, int]:

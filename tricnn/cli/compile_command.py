@@ -32,6 +32,7 @@ examples:
   tricnn compile lenet --mode train --batch 256 --dtype bf16     one training step
   tricnn compile resnet18 --target gfx942 --out out/resnet18     kernels.py, machine code, manifest.json
   tricnn compile mine.txt --mode train --fuse epilogue           pointwise chains only; --no-fuse: one kernel a layer
+  tricnn compile resnet18 --target sm_90 --simulate              each kernel's time on an H100, by its machine code
 
 Columns: bytes counts each operand read once and each result written once, per launch; spills and registers are per
 thread; "unfused" is the same layers as one kernel each.
@@ -46,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=file_path, metavar="DIR", help="write kernels.py, the machine code and manifest.json there"
     )
+    parser.add_argument(
+        "--simulate", action="store_true",
+        help="replay each kernel's machine code on a model of an H100 (sm_90 only): simulated, not measured",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,6 +63,10 @@ def run(options: argparse.Namespace) -> int:
 
     screen = Screen(options.json)
     target = chosen_target(options.target)
+    if options.simulate:
+        from tricnn.measure.simulate import check_target
+
+        check_target(target)
     with screen.waiting(f"fusing {options.model}"):
         graph = load_graph(options)
         how = (options.mode, options.batch, options.dtype, target)
@@ -69,14 +78,58 @@ def run(options: argparse.Namespace) -> int:
         built = compile_shown(program, target, screen)
         files = built.write(folder) if folder else []
     result = summary(graph, built, unfused)
+    if options.simulate:
+        result |= simulated(built, result["kernels"], screen)
     screen.json(result)
     beside = None if options.fuse == "none" else _replaced(built, unfused)
     screen.show(tables.kernels(result, beside, screen.out.width), *sentences(result))
+    if options.simulate:
+        screen.show(tables.simulated(result), *simulated_sentences(result))
     if files:
         total = sum(f.stat().st_size for f in files)
         count = f"{plural(len(files), 'file')} ({size(total)})"
         screen.show(f"{count} in {options.out}: kernels.py, manifest.json, machine code")
-    return 0
+    return 1 if options.simulate and result["simulated_us"] is None else 0
+
+
+def simulated(built: Build, kernels: list[dict[str, Any]], screen: Screen) -> dict[str, Any]:
+    """What ``--simulate`` adds to the object that ``--json`` prints; its figures of each kernel are put into
+    ``kernels``. The whole is None where a kernel could not be simulated."""
+    from tricnn.machine.simulator import VERSION
+    from tricnn.measure.simulate import rows, summed
+
+    from ..report.progress import Steps
+
+    launches = built.program.launches
+    with Steps(screen.progress, "simulating for an H100", len(launches), "launches") as steps:
+        by_kernel = summed(rows(built, on_done=steps.done))
+    for kernel in kernels:
+        kernel.update(by_kernel[kernel["name"]])
+    times = [k["simulated_us"] for k in kernels]
+    return {
+        "simulated_us": None if None in times else round(sum(times), 3),
+        "limit_us": round(sum(k["limit_us"] for k in kernels), 3),
+        "simulator": {"version": VERSION, "gpu": "H100 SXM"},
+    }
+
+
+def simulated_sentences(result: dict[str, Any]) -> list[str]:
+    """What the table of simulated times comes to, and what could not be simulated."""
+    from ..report.figures import brief, plural
+
+    failed = [k for k in result["kernels"] if k["simulated_us"] is None]
+    lines = [f"{k['name']} cannot be simulated: {k['problem']}" for k in failed]
+    if failed:
+        return [
+            *lines,
+            f"no simulated time in all: {plural(len(failed), 'kernel')} of {len(result['kernels'])} lack one",
+        ]
+    us, version = result["simulated_us"], result["simulator"]["version"]
+    return [
+        f"simulated, not measured (model {version}, {result['simulator']['gpu']}): {brief(us / 1e6)}, "
+        f"{result['batch'] / us * 1e6:,.0f} images/s, {result['limit_us'] / us:.0%} of the rates that kernels reach "
+        "(3.0 TB/s, 660 TFLOP/s); docs/simulator.md says how far to trust it"
+    ]
 
 
 def _replaced(built: Build, unfused: Program) -> dict[str, tuple[int, int]]:

@@ -109,6 +109,24 @@ def kernels(
     return made
 
 
+def simulated(compiled: Mapping[str, Any]) -> Table:
+    """``tricnn compile --simulate``: each kernel's simulated time, the longest first, beside its limit."""
+    how = f"{compiled['mode']}, {compiled['dtype']}, batch {compiled['batch']}"
+    made = table(
+        f"{compiled['graph']}: simulated for {compiled['simulator']['gpu']}, not measured ({how})",
+        "kernel", ">launches", ">simulated", ">limit", "by", ">share", "waits longest for",
+    )  # fmt: skip
+    for k in sorted(compiled["kernels"], key=lambda k: -(k["simulated_us"] or 0)):
+        limit = brief(k["limit_us"] / 1e6)
+        if k["simulated_us"] is None:
+            row(made, k["name"], k["launches"], "?", limit, k["limit"], "", "", style="red")
+            continue
+        why = f"{k['waits_for']} ({k['waits_share']:.0%})"
+        us = brief(k["simulated_us"] / 1e6)
+        row(made, k["name"], k["launches"], us, limit, k["limit"], f"{k['share']:.2f}", why)
+    return made
+
+
 def _yes(flag: bool) -> str:
     return "yes" if flag else ""
 
