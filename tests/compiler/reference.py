@@ -13,6 +13,43 @@ Values = Mapping[str, np.ndarray]
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
 
+def broadcast(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A vector has a number for each channel."""
+    rank = max(x.dim(), y.dim())
+    x, y = (t.view(-1, *[1] * (rank - 2)) if t.dim() == 1 and rank > 2 else t for t in (x, y))
+    return x, y
+
+
+#: pointwise operations of the table, by PyTorch's own functions: (attributes, operands) -> result
+POINTWISE: dict[str, Callable[..., torch.Tensor]] = {
+    "sub": lambda a, x, y: torch.sub(*broadcast(x, y)),
+    "mul": lambda a, x, y: torch.mul(*broadcast(x, y)),
+    "div": lambda a, x, y: torch.div(*broadcast(x, y)),
+    "maximum": lambda a, x, y: torch.maximum(*broadcast(x, y)),
+    "minimum": lambda a, x, y: torch.minimum(*broadcast(x, y)),
+    "shift": lambda a, x: x + a["amount"],
+    "neg": lambda a, x: -x,
+    "abs": lambda a, x: x.abs(),
+    "square": lambda a, x: x.square(),
+    "sqrt": lambda a, x: x.sqrt(),
+    "exp": lambda a, x: x.exp(),
+    "log": lambda a, x: x.log(),
+    "clamp": lambda a, x: x.clamp(a["min"], a["max"]),
+    "relu6": lambda a, x: F.relu6(x),
+    "leaky_relu": lambda a, x: F.leaky_relu(x, a["negative_slope"]),
+    "prelu": lambda a, x, weight: F.prelu(x, weight),
+    "elu": lambda a, x: F.elu(x, a["alpha"]),
+    "silu": lambda a, x: F.silu(x),
+    # PyTorch multiplies its gradient by 1/6 of fp32, whatever x is
+    "hardsigmoid": lambda a, x: F.hardsigmoid(x) if x.dtype == torch.float32 else F.relu6(x + 3) / 6,
+    "hardswish": lambda a, x: F.hardswish(x),
+    "gelu": lambda a, x: F.gelu(x),
+    "gelu_tanh": lambda a, x: F.gelu(x, approximate="tanh"),
+    "mish": lambda a, x: F.mish(x),
+    "softplus": lambda a, x: F.softplus(x, a["beta"]),
+}
+
+
 def padded(x: torch.Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> torch.Tensor:
     top, bottom, left, right = padding
     return F.pad(x, (left, right, top, bottom), value=value)
@@ -98,6 +135,8 @@ def run(
                 y = x.unflatten(1, a["shape"])
             case "flatten":
                 y = x.flatten(1)
+            case op if op in POINTWISE:
+                y = POINTWISE[op](a, x, *rest)
             case _:
                 raise NotImplementedError(node.op)
         tensors[node.name] = rounding(y)

@@ -217,7 +217,7 @@ def _numpy_sigmoid(x: Any) -> Any:
 
 def _numpy_where(condition: Any, a: Any, b: Any) -> Any:
     hides = np.ndim(a) == 0 and a == 0 and np.shape(condition) == np.shape(b) != ()
-    return zero_where(condition, b) if hides else np.where(condition, a, b)
+    return zero_where(condition.copy(), b) if hides else np.where(condition, a, b)  # which writes over it
 
 
 def _numpy_erf(x: Any) -> Any:
@@ -471,7 +471,8 @@ def rounding(e: Expression, attrs: Mapping[str, Any], operands: Mapping[str, Any
     known: dict[Expression, tuple[Any, Any]] = {}
     for x in parts_first(e):
         if not isinstance(x, Function):
-            known[x] = evaluate(x, attrs, operands), 0.0
+            value = evaluate(x, attrs, operands)
+            known[x] = value, 0.0 if isinstance(x, Value) else abs(value - np.float32(value))
             continue
         found, errors = [known[part][0] for part in x.parts], [known[part][1] for part in x.parts]
         meaning = FUNCTIONS[x.name]
