@@ -1,4 +1,5 @@
-"""Every edge of the graph: fused, by which rule, or not, for which reason; and what that comes to in bytes."""
+"""What the rules of fusion answered, edge by edge: fused, by which equation, or refused, for which reason; and what
+that comes to in bytes."""
 
 from __future__ import annotations
 
@@ -16,8 +17,12 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tricnn.compiler.cost import Cost
+    from tricnn.compiler.fusion.answers import Answer
     from tricnn.compiler.plan import Plan
+    from tricnn.ir import Graph
     from tricnn.lower.program import Program
 
 EXAMPLES = """\
@@ -25,6 +30,8 @@ examples:
   tricnn explain lenet
   tricnn explain resnet18 --mode train --batch 64 --dtype bf16
   tricnn explain resnet18 --mode train --all             every edge by itself, with the values that decided
+  tricnn explain resnet18 --mode train --edge conv1:bn1  one edge: every rule that was tried, and what it answered
+  tricnn explain resnet18 --mode train --layer layer1.0  the edges of one layer, or of all whose names begin so
   tricnn explain resnet18 --mode train --plan            the plan itself, as a program
 
 An edge that was not fused has the reason that each rule found when it was tried: names in angle brackets are different
@@ -43,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_fusion(parser)
     parser.add_argument("--all", action="store_true", help="every edge a row of its own, not the first of each reason")
-    parser.add_argument("--plan", action="store_true", help="print the plan as a program instead (--json: as well)")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--plan", action="store_true", help="print the plan as a program instead (--json: as well)")
+    one.add_argument("--edge", metavar="VALUE:READER", help="one edge only: what each rule answered")
+    one.add_argument("--layer", metavar="NAME", help="only the edges of this layer, or of those in this block")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,20 +62,36 @@ def run(options: argparse.Namespace) -> int:
 
     from ..report import tables
     from ..report.figures import brief, plural, size, times
+    from .asked_edges import edge_between, edges_of_layer
     from .screen import Screen
 
     screen = Screen(options.json)
+    made: list[tuple[str, Any]] = []  # what each pass left
     target = chosen_target(options.target)
     with screen.waiting(f"fusing {options.model}"):
         graph = load_graph(options)
         how = (options.mode, options.batch, options.dtype, target)
         dump = Dump.asked_for(graph, options.mode)
-        fused, unfused = lowered(graph, *how, fuse=options.fuse, show=dump), lowered(graph, *how, fuse="none")
+
+        def show(name: str, value: object) -> None:
+            made.append((name, value))
+            dump(name, value)
+
+        fused, unfused = lowered(graph, *how, fuse=options.fuse, show=show), lowered(graph, *how, fuse="none")
         dump.kernels(lambda: fused)
     if options.plan and not options.json:
         print(fused.plan, end="")
         return 0
     result = explanation(graph.name, fused, unfused, target)
+    graphs = [(name, value) for name, value in made if name != "plan"]
+    result["passes"] = passes(graphs)
+    if options.edge or options.layer:
+        select, asked = (edge_between, options.edge) if options.edge else (edges_of_layer, options.layer)
+        result["edges"] = select(asked, result["edges"], fused.plan, graphs)
+        screen.json(result)
+        for edge in result["edges"]:
+            screen.show(*answered(edge))
+        return 0
     screen.json({**result, "plan": str(fused.plan)} if options.plan else result)
     edges = result["edges"]
     together = [e for e in edges if e["fused"]]
@@ -84,6 +110,8 @@ def run(options: argparse.Namespace) -> int:
     stored = [s for s in result["sites"] if s["decision"] == "stored"]
     if stored:
         screen.show(tables.sites(f"{len(stored)} of {len(result['sites'])} values stored to save time", stored))
+    ran = ", ".join(p["name"] + ("" if p["changed"] else " (nothing to do)") for p in result["passes"])
+    screen.show(f"passes before fusion: {ran}")
     screen.show(
         f"launches {plain['launches']} -> {result['launches']}; bytes {size(plain['dram_bytes'])} -> "
         f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less; "
@@ -96,6 +124,40 @@ def run(options: argparse.Namespace) -> int:
             f"the other; in {cached} of them all that the two touch fits in {target}'s cache"
         )
     return 0
+
+
+def passes(made: Sequence[tuple[str, Graph]]) -> list[dict[str, Any]]:
+    """The passes that ran, in order: name, what it does, whether it changed the graph, and how many nodes it left."""
+    from tricnn.compiler.pipeline import PASSES
+
+    does = {step.name: step.does for step in PASSES}
+    return [
+        {"name": name, "does": does[name], "changed": graph != before, "nodes": len(graph.nodes)}
+        for (name, graph), (_, before) in zip(made[1:], made, strict=False)
+    ]
+
+
+def answered(edge: Mapping[str, Any]) -> list[str]:
+    """One edge, in lines: what became of it, and what each rule answered."""
+    from ..report.figures import size
+
+    if "pass" in edge:
+        what = "rewritten before fusion"
+    else:
+        what = f"{'fused: not read' if edge['fused'] else 'not fused: read'}, {size(edge['bytes'])}"
+    lines = [f"{edge['producer']} -> {edge['consumer']}  {what}"]
+    return [*lines, *(f"    {a['rule']}: {a.get('equation') or a.get('reason')}" for a in edge["answers"])]
+
+
+def answer_of(answer: Answer) -> dict[str, Any]:
+    """What a rule answered, for ``--json``: fused and its equation, or refused, the reason and the values that
+    decided."""
+    from tricnn.compiler.fusion.answers import Fused
+
+    if isinstance(answer, Fused):
+        return {"rule": answer.rule, "fused": True, "equation": answer.equation}
+    values = dict(answer.why.facts)
+    return {"rule": answer.rule, "fused": False, "reason": str(answer.why), "values": values}
 
 
 def shared_operands(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
@@ -148,6 +210,8 @@ def explanation(name: str, fused: Program, unfused: Program, target: str) -> dic
             "fused": d.fused,
             "rule" if d.fused else "reason": d.text,
             **({} if d.fused else {"kind": d.general}),
+            "answers": [answer_of(answer) for answer in d.answers],
+            "bytes": volume,
             "bytes_saved": volume if d.fused else 0,
         }
         site = recomputed.get(d.producer)
