@@ -253,6 +253,25 @@ def _samples() -> list[Sample]:
             sample("avg_pool2d_grad", Operand(index.shape), input_size=IMAGE.shape[2:], **averaged)
     sample("global_avg_pool", IMAGE)
     sample("global_avg_pool_grad", batched(4, 1, 1), input_size=(7, 6))
+    for x, size in ((IMAGE, (14, 18)), (IMAGE, (9, 4)), (batched(2, 1, 3), (3, 3)), (batched(2, 5, 4), (5, 1))):
+        for op, attrs in (
+            ("upsample_nearest2d", {}), ("upsample_bilinear2d", {}), ("upsample_bilinear2d", {"align_corners": True}),
+        ):  # fmt: skip
+            sample(op, x, size=size, **attrs)
+            sample(f"{op}_grad", batched(x.shape[1], *size), input_size=x.shape[2:], **attrs)
+        sample("adaptive_avg_pool2d", x, output_size=size)
+        sample("adaptive_avg_pool2d_grad", batched(x.shape[1], *size), input_size=x.shape[2:])
+    for size in ((3, 4), (7, 2), (1, 1)):
+        sample("adaptive_avg_pool2d", IMAGE, output_size=size)
+        sample("adaptive_avg_pool2d_grad", batched(4, *size), input_size=IMAGE.shape[2:])
+    for padding in ((1, 2, 0, 3), (-1, 2, 1, -2), (-2, -1, -1, 0), (0, 0, 0, 0)):
+        sample("zero_pad2d", IMAGE, padding=padding)
+    for groups in (1, 2, 4):
+        sample("channel_shuffle", IMAGE, groups=groups)
+    sample("channel_shuffle", batched(6, 2, 3), groups=2)
+    for factor, channels in ((2, 8), (3, 9), (1, 2)):
+        sample("pixel_shuffle", batched(channels, 2, 3), upscale_factor=factor)
+        sample("pixel_unshuffle", batched(2, 2 * factor, 3 * factor), downscale_factor=factor)
     sample("flatten", IMAGE)
     sample("flatten", batched(5, 1, 1))
     sample("unflatten", batched(24), shape=(2, 3, 4))

@@ -126,7 +126,7 @@ def test_numpy_in_float32_is_float64_rounded(sample):
 def test_a_row_that_means_others_computes_what_they_do(sample):
     operands = sample.draw()
     graph = expand(sample.graph())
-    assert all(OPS[node.op].means is None for node in graph.nodes)
+    assert all(node == sample.node() or OPS[node.op].means is None for node in graph.nodes)
     found = interpret(graph, {f"x{i}": x for i, x in enumerate(operands)})["result"]
     np.testing.assert_allclose(found, computed(sample, operands), rtol=1e-12, atol=1e-12)
 

@@ -30,6 +30,22 @@ def network(kind: str) -> Graph:
         b.output(soft, name="soft", loss_weight=0.3)
         h = b.linear(b.dropout(b.relu(flat), 0.4), 7, name="l1")
         return b.build(b.linear(b.relu(h), 3, name="l2"))
+    elif kind == "resized":  # transposed convolution, every resampling, padding and cropping; batch norm across them
+        h = b.relu(b.batch_norm(b.conv2d(x, 4, 3, stride=2, name="c1"), name="b1"))
+        h = b.conv2d(b.interpolate(h, scale_factor=2), 4, 3, padding=1, bias=False, name="c2")
+        h = b.relu(b.batch_norm(b.interpolate(h, (9, 7), mode="bilinear"), name="b2"))
+        h = b.conv_transpose2d(h, 5, (3, 2), stride=(2, 1), padding=(1, 0, 0, 1), output_padding=(1, 0), name="t")
+        h = b.relu(b.zero_pad2d(h, (1, -3, -1, 2)))
+        h = b.conv2d(b.interpolate(h, (6, 11), mode="bilinear", align_corners=True), 3, 1, name="c3")
+        h = b.interpolate(b.relu(h), (4, 5))
+        h = b.concat([b.adaptive_avg_pool2d(h, (3, 2)), b.adaptive_avg_pool2d(h, (3, 2))])
+    elif kind == "shuffled":  # channels and pixels moved, read by grouped convolutions, slices and a sum
+        h = b.relu(b.batch_norm(b.conv2d(x, 8, 1, stride=(3, 4), bias=False, name="c1"), name="b1"))
+        h = b.batch_norm(b.conv2d(b.channel_shuffle(h, 4), 8, 1, groups=2, bias=False, name="g"), name="b2")
+        h = b.conv2d(b.pixel_shuffle(h, 2), 4, 3, padding=1, name="c2")
+        h = b.relu(b.pixel_unshuffle(b.relu(h), 2))
+        one, two, _ = b.split(b.channel_shuffle(h, 4), (7, 7, 2))
+        h = b.global_max_pool(b.conv2d(b.add_(b.relu(one), two), 6, 1, name="c3"))
     elif kind == "small":  # a convolution, batch norm, dropout: few launches, for what any network would show
         h = b.relu(b.batch_norm(b.conv2d(x, 4, 3, stride=3, bias=False, name="c1"), name="b1"))
         h = b.dropout(b.global_avg_pool(h), 0.3)
@@ -38,4 +54,4 @@ def network(kind: str) -> Graph:
     return b.build(b.linear(h, 3, name="fc"))
 
 
-KINDS = ("grouped", "branches", "residual", "heads")
+KINDS = ("grouped", "branches", "residual", "heads", "resized", "shuffled")

@@ -99,7 +99,7 @@ GRAPHS = {
 
 
 CASES = [(name, mode, True) for name in GRAPHS for mode in ("train", "infer")]
-CASES += [(name, "train", False) for name in ("grouped", "branches", "heads", "residual")]
+CASES += [(name, "train", False) for name in KINDS]
 
 
 def count(

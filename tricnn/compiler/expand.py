@@ -1,6 +1,7 @@
 """Rows that are other rows under another name.
 
     conv_transpose2d(x, w, b) = conv2d_grad_input(x, w, b)
+    adaptive_avg_pool2d(x)    = avg_pool2d(x), global_avg_pool(x)      where all windows are alike
 
 A row says what it means (``Op.means``); no other pass, and nothing that lowers, knows it.
 """
@@ -20,12 +21,12 @@ def expand(graph: Graph) -> Graph:
     nodes: list[Node] = []
     taken = set(graph.by_name)
     for node in graph.nodes:
-        means = OPS[node.op].means
-        if means is None:
+        means, inputs = OPS[node.op].means, node.inputs
+        rows = means(node.attrs, *(graph.types[v] for v in inputs)) if means else ()
+        if not rows:
             nodes.append(node)
             continue
-        inputs = node.inputs
-        *before, last = means(node.attrs, *(graph.types[v] for v in inputs))
+        *before, last = rows
         for op, attrs in before:
             name = derived_name(node.name, op, taken)
             taken.add(name)

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..system.errors import GraphError, ShapeError
 from .graph import Graph, Node, Output, check_size, known_type, verified
-from .table import OPS, integer, pair
+from .ops.pool import LARGEST_WINDOW
+from .table import OPS, integer, pair, text
 from .types import N, TensorType
 
 
@@ -173,6 +174,77 @@ class GraphBuilder:
 
     def global_avg_pool(self, x: str, *, name: str | None = None) -> str:
         return self.add("global_avg_pool", x, name=name)
+
+    def adaptive_avg_pool2d(self, x: str, output_size: Any, *, name: str | None = None) -> str:
+        """The mean over ``output_size`` windows that cover the image."""
+        return self.add("adaptive_avg_pool2d", x, name=name, output_size=output_size)
+
+    def global_max_pool(self, x: str, *, name: str | None = None) -> str:
+        """The largest pixel of each channel, [N, C, 1, 1]: max_pool2d with a window as large as the image; of rows,
+        then of columns, where the image has more pixels than a window may."""
+        name = name or self.fresh("globalmaxpool")[len(self._prefix) :]
+        self._channels(name, x, "[N, C, H, W]")
+        h, w = self.type(x).spatial
+        if h * w > LARGEST_WINDOW:
+            x = self.max_pool2d(x, (1, w), name=f"{name}.rows")
+            w = 1
+        return self.max_pool2d(x, (h, w), name=name)
+
+    def interpolate(
+        self, x: str, size: Any = None, *, scale_factor: Any = None, mode: str = "nearest",
+        align_corners: bool = False, name: str | None = None,
+    ) -> str:  # fmt: skip
+        """The image resized to ``size``, or ``scale_factor`` (whole numbers) times as high and wide, by ``mode``:
+        ``nearest`` or ``bilinear`` (``align_corners``: the corner pixels stay corner pixels)."""
+        name = name or self.fresh("interpolate")[len(self._prefix) :]
+        layer = f"{self._prefix}{name}"
+        self._channels(name, x, "[N, C, H, W]")
+        if (size is None) == (scale_factor is None):
+            raise GraphError(f"layer {layer}: interpolate takes either size or scale_factor")
+        if size is None:
+            factors = pair().checked(layer, "scale_factor", scale_factor)
+            size = tuple(n * f for n, f in zip(self.type(x).spatial, factors, strict=True))
+        kind = text(choices=("nearest", "bilinear")).checked(layer, "mode", mode)
+        if kind == "nearest":
+            if align_corners:
+                raise GraphError(f"layer {layer}: align_corners is for mode bilinear")
+            return self.add("upsample_nearest2d", x, name=name, size=size)
+        return self.add("upsample_bilinear2d", x, name=name, size=size, align_corners=align_corners)
+
+    def zero_pad2d(self, x: str, padding: Any, *, name: str | None = None) -> str:
+        """Zeros around the image: one number, (height, width) or (top, bottom, left, right); a negative one crops."""
+        return self.add("zero_pad2d", x, name=name, padding=padding)
+
+    def channel_shuffle(self, x: str, groups: int, *, name: str | None = None) -> str:
+        return self.add("channel_shuffle", x, name=name, groups=groups)
+
+    def pixel_shuffle(self, x: str, upscale_factor: int, *, name: str | None = None) -> str:
+        return self.add("pixel_shuffle", x, name=name, upscale_factor=upscale_factor)
+
+    def pixel_unshuffle(self, x: str, downscale_factor: int, *, name: str | None = None) -> str:
+        return self.add("pixel_unshuffle", x, name=name, downscale_factor=downscale_factor)
+
+    def slice_channels(self, x: str, start: int, stop: int, *, name: str | None = None) -> str:
+        """Channels ``start`` to ``stop``, the last one not among them."""
+        return self.add("slice_channels", x, name=name, start=start, stop=stop)
+
+    def split(self, x: str, sizes: int | Sequence[int], *, name: str | None = None) -> list[str]:
+        """The channels in parts, as torch.split(x, sizes, dim=1): of so many each (the last may have fewer), or of
+        the numbers in a list, which must be all channels together."""
+        name = name or self.fresh("split")[len(self._prefix) :]
+        layer = f"{self._prefix}{name}"
+        channels = self._channels(name, x, "[N, F]", "[N, C, H, W]")
+        if isinstance(sizes, int):
+            each = integer(least=1).checked(layer, "sizes", sizes)
+            sizes = [min(each, channels - start) for start in range(0, channels, each)]
+        counts = [integer(least=1).checked(layer, "sizes", count) for count in sizes]
+        if sum(counts) != channels:
+            raise GraphError(f"layer {layer}: sizes {counts} are {sum(counts)} channels, the input has {channels}")
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        return [
+            self.slice_channels(x, start, start + count, name=f"{name}.{i}")
+            for i, (start, count) in enumerate(zip(starts, counts, strict=True))
+        ]
 
     def flatten(self, x: str, *, name: str | None = None) -> str:
         return self.add("flatten", x, name=name)

@@ -91,7 +91,8 @@ class Op:
     batched   operand -> True if it must have a batch dimension, False if it must have none, None if either will do;
               those not named: ``BATCHED`` says
     means     ``(attrs, *input types) -> [(op, attrs), ...]``: the rows, one after the other, that compute the same; the
-              compiler puts them in its place before anything else (compiler/expand.py). None: it knows the row itself
+              compiler puts them in its place before anything else (compiler/expand.py). None, or no rows: it knows
+              this one itself
 
     What fusion, planning and lowering ask; no room outside ``ir`` goes by an operation's name:
 
@@ -99,6 +100,7 @@ class Op:
                      it takes from memory
     gathers          each result looks at one place of its operand, another one than its own: it may be computed as it
                      is loaded, too
+    through          a gather whose operand may be computed there, as it is loaded
     copies           a copy with a shape of its own, or an update of a small vector: never part of a pointwise chain
     elementwise      a result depends on the element alone: neither on its channel nor on where it is, so it is the same
                      under any shape
@@ -150,6 +152,7 @@ class Op:
     rises: bool = False
     on_load: tuple[int, ...] = ()
     gathers: bool = False
+    through: bool = False
     copies: bool = False
     elementwise: bool = False
     per_channel: bool = False

@@ -15,7 +15,7 @@ from ..ir.graph import Node
 from ..ir.scalar import FINITE, Known, of_zeros
 from .call import Helper, helper
 from .names import Argument, Scope, StepNumber
-from .positions import At, Channels, FirstChannel, Image, LaterChannel, Load, Numbers, Rounded, Windows
+from .positions import At, Channels, FirstChannel, Image, LaterChannel, Load, Numbers, Rounded, Sources
 from .program import TRITON, element
 
 #: what variables are called that hold results of operations with long names
@@ -54,8 +54,8 @@ class Body:
         self.known: dict[tuple[Hashable, At], str] = {}  # what is in a register -> its name
         self.loads: list[Load] = []
         self.stores: dict[str, set[Channels]] = {}  # buffer -> the channels that are written
-        #: the name of a window -> that of the pixels which lie in it, and which windows they are
-        self.windows: dict[str, tuple[str, Windows]] = {}
+        #: the name of a pixel -> the pixel that is computed of it, and of which rows and columns that one is made
+        self.elsewhere: dict[str, tuple[str, Sources, Sources]] = {}
         #: gives a descriptor of where a value lies, by which tiles are stored that have a corner
         self.described: Callable[[Place], str | None] = lambda place: None
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
@@ -149,9 +149,12 @@ class Body:
     def channels(self, at: At, value: str) -> Channels:
         """The channels of a value's buffer that are seen at a position."""
         place, (first, last) = self.plan.place(value), at.channels
-        if place.buffer == value:
-            return Channels(first, last, at.width)
-        return Channels(first + place.offset, last + place.offset, place.pitch)
+        begin, pitch = (0, at.width) if place.buffer == value else (place.offset, place.pitch)
+        if at.part is None:
+            return Channels(first + begin, last + begin, pitch)
+        part = at.part  # of the value's own elements, in steps so small that all bounds are whole numbers
+        first, last = (begin * part.width + n * at.width for n in (part.first, part.last))
+        return Channels(first, last, pitch * part.width)
 
     def shifted(self, node: Node, at: At) -> At:
         """The position, in the tensor that ``node`` cuts channels from, of what is at ``at`` in the slice."""
@@ -203,7 +206,8 @@ class Body:
             return at
         if part.spatial != whole.spatial:
             image = self.once(Image(), at, "image", f"{at.pixel} // {whole.pixels}")
-            self.windows[image] = at.pixel, Windows((1, 1), whole.spatial, whole.spatial)
+            rows, columns = (Sources.of([0] * size, 1) for size in whole.spatial)
+            self.elsewhere[image] = at.pixel, rows, columns
             at = replace(at, pixel=image, corner=None)
         if part.channels != whole.channels:
             first = self.once(FirstChannel(), at, "first_channel", f"{at.channel} * 0")

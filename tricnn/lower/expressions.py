@@ -4,15 +4,17 @@ Most are scalar expressions, whose text is derived (tricnn/ir/scalar.py); the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 
 from ..ir import scalar
 from ..ir.graph import Node
 from ..system.errors import TargetError
 from .body import Body, Steps
 from .names import StepNumber
-from .positions import At, Windows
+from .positions import At, Channels, Sources
 
 #: asks for operands by ``yield body.asked(...)``: a chain of any length is computed without recursion
 Expression = Callable[[Body, Node, At], Steps]
@@ -132,11 +134,17 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
     n, h, v = body.name("n"), body.name("h"), body.name("v")
     body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
     window = body.let("window", f"({n} * {p} + {h} // {sh}) * {q} + {v} // {sw}")
-    body.windows[window] = at.pixel, Windows((p, q), (r, s), (sh, sw))
+    body.elsewhere[window] = at.pixel, _windows(height, p, r, sh), _windows(width, q, s, sw)
     tests = [f"({h} < {p * sh})"] * (p * sh < height) + [f"({v} < {q * sw})"] * (q * sw < width)
     tests += [f"({h} % {sh} < {r})"] * (sh > r) + [f"({v} % {sw} < {s})"] * (sw > s)
     mask = body.let("covered", " & ".join([at.mask, *tests])) if tests else at.mask
     return replace(at, pixel=window, mask=mask), f"{h} % {sh}", f"{v} % {sw}"
+
+
+def _windows(size: int, count: int, kernel: int, stride: int) -> Sources:
+    """The window that each position of an axis lies in, of windows that do not overlap."""
+    inside = ((h // stride, h % stride < kernel) for h in range(size))
+    return Sources.of([window if covered and window < count else -1 for window, covered in inside], count)
 
 
 def _max_pool_grad(body: Body, node: Node, at: At) -> Steps:
@@ -159,9 +167,101 @@ def _avg_pool_grad(body: Body, node: Node, at: At) -> Steps:
 def _global_avg_grad(body: Body, node: Node, at: At) -> Steps:
     height, width = node.attrs["input_size"]
     image = body.let("image", f"{at.pixel} // {height * width}")
-    body.windows[image] = at.pixel, Windows((1, 1), (height, width), (height, width))
+    body.elsewhere[image] = at.pixel, Sources.of([0] * height, 1), Sources.of([0] * width, 1)
     dy = yield body.asked(node, 0, replace(at, pixel=image))
     return f"{dy} * {1 / (height * width)!r}"
+
+
+# --- what lies at another place ------------------------------------------------------------
+
+
+def _position(body: Body, node: Node, at: At) -> tuple[str, str, str]:
+    """The names of the image, row and column of a pixel of the node's result."""
+    n, h, v = body.name("n"), body.name("h"), body.name("v")
+    height, width = body.plan.type(node.name).spatial
+    body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
+    return n, h, v
+
+
+def _from(
+    body: Body, node: Node, at: At, n: str, row: str, column: str, rows: Iterable[Any], columns: Iterable[Any]
+) -> At:  # fmt: skip
+    """The place of the operand in (row, column) of the same image. Each row of the result is made of those ``rows``."""
+    height, width = body.plan.type(node.inputs[0]).spatial
+    pixel = body.let("source", f"({n} * {height} + {row}) * {width} + {column}")
+    body.elsewhere[pixel] = at.pixel, Sources.of(list(rows), height), Sources.of(list(columns), width)
+    return replace(at, pixel=pixel, corner=None)
+
+
+def _upsample_nearest(body: Body, node: Node, at: At) -> Steps:
+    """y[p, q] = x[p*H // P, q*W // Q]"""
+    x, y = body.plan.type(node.inputs[0]).spatial, body.plan.type(node.name).spatial
+    n, *axes = _position(body, node, at)
+    row, column = (
+        f"{p} // {results // size}" if results % size == 0 else f"{p} * {size} // {results}"
+        for p, size, results in zip(axes, x, y, strict=True)
+    )
+    sources = ([p * size // results for p in range(results)] for size, results in zip(x, y, strict=True))
+    return (yield body.asked(node, 0, _from(body, node, at, n, row, column, *sources)))
+
+
+def _zero_pad(body: Body, node: Node, at: At) -> Steps:
+    """y[h, w] = x[h - top, w - left], 0 where there is none."""
+    n, *axes = _position(body, node, at)
+    padding = node.attrs["padding"]
+    tests, places, sources = [], [], []
+    x, y = body.plan.type(node.inputs[0]).spatial, body.plan.type(node.name).spatial
+    for p, size, results, before, after in zip(axes, x, y, padding[::2], padding[1::2], strict=True):
+        place = f"{p} - {before}" if before > 0 else f"{p} + {-before}" if before else p
+        tests += [f"({p} >= {before})"] * (before > 0) + [f"({p} < {before + size})"] * (after > 0)
+        place = f"tl.maximum({place}, 0)" if before > 0 else place
+        places.append(f"tl.minimum({place}, {size - 1})" if after > 0 else place)
+        sources.append([h if 0 <= h < size else -1 for h in range(-before, results - before)])
+    mask = body.let("inside", " & ".join([at.mask, *tests])) if tests else at.mask
+    source = replace(_from(body, node, at, n, places[0], places[1], *sources), mask=mask)
+    x_ = yield body.asked(node, 0, source)
+    computed = body.computed(body.plan.storage(node.inputs[0]))
+    return f"tl.where({mask}, {x_}, 0.0)" if tests and computed else x_
+
+
+def _channel_shuffle(body: Body, node: Node, at: At) -> Steps:
+    """y[k*groups + g] = x[g*C/groups + k]; channels beyond the last one stay there."""
+    count, groups = body.plan.type(node.name).channels, node.attrs["groups"]
+    c = at.channel
+    shuffled = f"{c} % {groups} * {count // groups} + {c} // {groups}"
+    if body.computed(body.plan.storage(node.inputs[0])):
+        shuffled = f"tl.where({c} < {count}, {shuffled}, {count})"
+    return (yield body.asked(node, 0, replace(at, channel=body.let("from_channel", shuffled), corner=None)))
+
+
+def _pixel_shuffle(body: Body, node: Node, at: At) -> Steps:
+    """y[c, h*r + i, w*r + j] = x[c*r*r + i*r + j, h, w]"""
+    r, y = node.attrs["upscale_factor"], body.plan.type(node.name)
+    n, h, v = _position(body, node, at)
+    channel = body.let("from_channel", f"{at.channel} * {r * r} + {h} % {r} * {r} + {v} % {r}")
+    rows, columns = ([p // r for p in range(size)] for size in y.spatial)
+    first, last = at.channels
+    source = replace(
+        _from(body, node, at, n, f"{h} // {r}", f"{v} // {r}", rows, columns), channel=channel,
+        width=y.channels * r * r, first=0, count=None, part=Channels(first, last, y.channels),
+        lanes=at.lanes * Fraction(last - first, y.channels * r * r),
+    )  # fmt: skip
+    return (yield body.asked(node, 0, source))
+
+
+def _pixel_unshuffle(body: Body, node: Node, at: At) -> Steps:
+    """y[c*r*r + i*r + j, h, w] = x[c, h*r + i, w*r + j]"""
+    r, y, c = node.attrs["downscale_factor"], body.plan.type(node.name), at.channel
+    n, h, v = _position(body, node, at)
+    row, column = f"{h} * {r} + {c} // {r} % {r}", f"{v} * {r} + {c} % {r}"
+    rows, columns = ([range(p * r, p * r + r) for p in range(size)] for size in y.spatial)
+    first, last = at.channels
+    source = replace(
+        _from(body, node, at, n, row, column, rows, columns), channel=body.let("from_channel", f"{c} // {r * r}"),
+        width=y.channels // (r * r), first=0, count=None, part=Channels(first, last, y.channels),
+        lanes=at.lanes * Fraction(last - first, y.channels),
+    )  # fmt: skip
+    return (yield body.asked(node, 0, source))
 
 
 #: pointwise operations that are more than a scalar expression: each has what is for a channel apart, or counts elements
@@ -174,6 +274,11 @@ EXPRESSIONS: dict[str, Expression] = {
     "max_pool2d_grad": _max_pool_grad,
     "avg_pool2d_grad": _avg_pool_grad,
     "global_avg_pool_grad": _global_avg_grad,
+    "upsample_nearest2d": _upsample_nearest,
+    "zero_pad2d": _zero_pad,
+    "channel_shuffle": _channel_shuffle,
+    "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
 }
 
 

@@ -18,6 +18,7 @@ from .partial_sums import lower_many_sums
 from .pointwise import lower_pointwise
 from .pooling import lower_pool, lower_pool_grad
 from .program import Program
+from .resampling import lower_resample
 from .sums import lower_batch_stats, lower_channel_sum, lower_normalize_sums, lower_running
 
 #: how the kernel of each anchor is lowered; a chain of pointwise operations is one anchor
@@ -40,6 +41,16 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "max_pool2d_grad": lower_pool_grad,
     "avg_pool2d_grad": lower_pool_grad,
     "global_avg_pool_grad": lower_pool_grad,
+    "upsample_nearest2d": lower_pointwise,
+    "upsample_nearest2d_grad": lower_resample,
+    "upsample_bilinear2d": lower_resample,
+    "upsample_bilinear2d_grad": lower_resample,
+    "adaptive_avg_pool2d": lower_resample,
+    "adaptive_avg_pool2d_grad": lower_resample,
+    "zero_pad2d": lower_pointwise,
+    "channel_shuffle": lower_pointwise,
+    "pixel_shuffle": lower_pointwise,
+    "pixel_unshuffle": lower_pointwise,
     "cross_entropy": lower_loss,
     "cross_entropy_grad": lower_loss,
     "sum_channels": lower_across_channels,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -10,8 +15,11 @@ class At:
     """The elements of a value that a tile of registers holds: names of the tensors of their pixels and channels and of
     the mask of those that exist, and ``width``, how many elements lie between two pixels. Of these, ``count`` from
     ``first`` on are the value's channels; all, unless said otherwise. A tile of successive pixels and channels that may
-    be stored by a descriptor has a ``corner``: the names of its first pixel and channel. Each element is loaded for
-    ``lanes`` channels of the tile."""
+    be stored by a descriptor has a ``corner``: the names of its first pixel and channel.
+
+    Whenever a pixel is visited, each element is loaded for ``lanes`` channels of the tile: for fewer than one, on
+    average, where some of a pixel's channels are looked at in one visit and others in another. Then ``part`` is the
+    part of all elements that all visits together look at."""
 
     pixel: str
     channel: str
@@ -20,7 +28,8 @@ class At:
     first: int = 0
     count: int | None = None
     corner: tuple[str, str] | None = None
-    lanes: int = 1
+    lanes: Fraction = Fraction(1)
+    part: Channels | None = None
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -47,12 +56,25 @@ ALL = Channels()
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Windows that do not overlap: rows and columns of them, of how many pixels, how far apart."""
+class Sources:
+    """Of which positions of an axis, ``size`` long, each position of another one is made: ``table[p]``, -1 for none."""
 
-    count: tuple[int, int]
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    table: tuple[tuple[int, ...], ...]
+    size: int
+
+    @staticmethod
+    def of(table: Any, size: int) -> Sources:
+        """From an array [results, taps], or one source for each result."""
+        return Sources(tuple(tuple(map(int, row)) for row in np.reshape(table, (len(table), -1))), size)
+
+    def visits(self, results: Sequence[int]) -> tuple[int, ...]:
+        """How often each of the positions is visited, given how often each result is computed."""
+        counts = [0] * self.size
+        for sources, times in zip(self.table, results, strict=True):
+            for source in sources:
+                if source >= 0:
+                    counts[source] += times
+        return tuple(counts)
 
 
 @dataclass(frozen=True)

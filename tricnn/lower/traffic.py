@@ -17,10 +17,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..ir.numpy_ops.resample import Taps
 from ..machine.tiles import Tile
 from .body import Body
 from .convolution import Axis, Convolution, Counts
-from .positions import ALL, Channels
+from .positions import ALL, Channels, Sources
 from .size import N, Size, cdiv
 
 
@@ -105,26 +106,23 @@ class Calls:
                 traffic.load(load.buffer, self.calls * loaded, channels=Channels(begin, end, numbers.width))
             else:
                 rows, columns = self._visits(body, load.at.pixel)
-                channels = self.channels or (load.channels.last - load.channels.first) * load.at.lanes
-                count = sum(rows) * sum(columns) * channels * self.repeats
+                first, last = load.at.channels
+                channels = self.channels or (last - first) * load.at.lanes
+                count = int(sum(rows) * sum(columns) * channels) * self.repeats
                 share = _visited(rows) * _visited(columns)
                 traffic.load(load.buffer, self.images * count, share, load.channels)
         return traffic
 
     def _visits(self, body: Body, pixel: str) -> tuple[Counts, Counts]:
-        """Visits of the rows and columns that a name of a function stands for: the image's, or those of the windows
-        that its pixels lie in."""
-        if pixel in body.windows:
-            parent, windows = body.windows[pixel]
-            rows, columns = self._visits(body, parent)
-            (p, q), (r, s), (sh, sw) = windows.count, windows.size, windows.stride
-            return _grouped(rows, p, r, sh), _grouped(columns, q, s, sw)
+        """Visits of the rows and columns that a name of a function stands for: the image's, or those that its pixels
+        are made of."""
+        if pixel in body.elsewhere:
+            parent, *axes = body.elsewhere[pixel]
+            rows, columns = (
+                axis.visits(n) for axis, n in zip(axes, self._visits(body, parent), strict=True)
+            )  # fmt: skip
+            return rows, columns
         return self.windows if pixel == "window" else (self.rows, self.columns)
-
-
-def _grouped(visits: Counts, windows: int, kernel: int, stride: int) -> Counts:
-    """Visits of windows that do not overlap, given those of what they cover."""
-    return tuple(sum(visits[p * stride : p * stride + kernel]) for p in range(windows))
 
 
 def _visited(visits: Counts) -> float:
@@ -238,6 +236,21 @@ def pool_grad(
         count = N * (sum(from_rows) * sum(from_columns) * channels)
         found.append(loads(index, count, _visited(from_rows) * _visited(from_columns)))
     return found
+
+
+def resampled(
+    load: Body, store: Body, axes: tuple[Taps, Taps], spatial: tuple[int, int], channels: int, tile: Tile
+) -> list[Traffic]:  # fmt: skip
+    """What resample moves: each pixel of the result loads those of the operand, so high and wide, that have a weight in
+    it."""
+    p, q = (len(axis.index) for axis in axes)
+    tiles, lanes = cdiv(N * (p * q), tile.m), ((0, _padded(channels, tile.n)),)
+    rows, columns = (
+        Sources.of(np.where(axis.weight > 0, axis.index, -1), size).visits((1,) * len(axis.index))
+        for axis, size in zip(axes, spatial, strict=True)
+    )
+    x = Calls(rows, columns, tiles * (axes[0].most * axes[1].most), lanes)
+    return [x.of(load), Calls((1,) * p, (1,) * q, tiles, lanes).of(store)]
 
 
 def normalised_channels(op: str, channels: int, size: int) -> dict[str, int]:

@@ -107,7 +107,8 @@ class Grouping:
             same = a.shape == b.shape or (a.batched and b.batched and a.channels == b.channels)
             if not same and not node.elementwise:
                 return False
-            where = node.inputs[0] if node.row.cuts else place  # a slice's operand: at its own channels
+            elsewhere = node.row.cuts or node.row.gathers
+            where = node.inputs[0] if elsewhere else place  # a slice's operand: at its own channels
             for value in map(self.base, node.inputs):
                 if value in self.inlined and (value, where) not in seen:
                     seen.add((value, where))

@@ -66,7 +66,7 @@ def _why_not_by(kernels: Grouping, reader: Node, node: Node) -> Why | None:
     home, row = kernels.home(reader.name), reader.row
     if home is not None and row.chains:
         place = home.anchor.name
-    elif row.cuts:
+    elif row.cuts or row.through:
         place = _read_as(kernels, reader, node)
     elif row.gathers:
         return why("{reader} ({op}) reads it at other pixels than its own", reader=reader.name, op=reader.op)

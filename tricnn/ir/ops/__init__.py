@@ -1,5 +1,18 @@
 """The rows of the table of operations, one file per family."""
 
-from . import conv, dropout, fold, linear, loss, lrn, norm, pointwise, pool, sources, views
+from . import conv, dropout, fold, linear, loss, lrn, norm, pointwise, pool, resample, sources, views
 
-__all__ = ["conv", "dropout", "fold", "linear", "loss", "lrn", "norm", "pointwise", "pool", "sources", "views"]
+__all__ = [
+    "conv",
+    "dropout",
+    "fold",
+    "linear",
+    "loss",
+    "lrn",
+    "norm",
+    "pointwise",
+    "pool",
+    "resample",
+    "sources",
+    "views",
+]

@@ -10,6 +10,8 @@ from ..table import Kind, boolean, padding, pair, register, require
 from ..types import N, TensorType
 
 WINDOW = {"kernel_size": pair(), "stride": pair(), "padding": padding(), "ceil_mode": boolean(False)}
+#: places of a window whose index fits in a byte
+LARGEST_WINDOW = 255
 AVERAGE = {**WINDOW, "count_include_pad": boolean(True)}
 _TWICE = "second derivatives are not supported"
 
@@ -38,7 +40,9 @@ def pool_output(a: Any, x: TensorType) -> TensorType:
 
 def _index_type(a: Any, x: TensorType) -> TensorType:
     r, s = a["kernel_size"]
-    require(r * s <= 255, f"window {r}x{s} has more than 255 places; its index is kept in one byte")
+    require(
+        r * s <= LARGEST_WINDOW, f"window {r}x{s} has more than {LARGEST_WINDOW} places; its index is kept in one byte"
+    )
     return TensorType(pool_output(a, x).shape, "uint8")
 
 
