@@ -32,6 +32,17 @@ def test_the_table_has_the_launches_of_lenet_by_hand(zoo):
     assert float(cells[4]) < float(cells[5]) and float(cells[8]) < float(cells[9]) and int(cells[6]) < int(cells[7])
 
 
+def test_the_glossary_says_where_things_are():
+    """Each word once, and files that exist."""
+    rows = [line.split("|")[1:4] for line in (DOCS / "glossary.md").read_text().splitlines() if line.startswith("| ")]
+    words = [word.strip() for name, _, _ in rows for word in name.split(",") if word.strip() != "word"]
+    assert len(words) == len(set(words)) > 30
+    for word in ("tile", "descriptor", "pitch", "place", "part", "box", "anchor", "prologue", "epilogue", "side sum"):
+        assert word in words
+    places = [path for _, _, where in rows for path in re.findall(r"`([^`]+)`", where)]
+    assert [p for p in places if not ((DOCS.parent / "tricnn" / p).exists() or (DOCS.parent / p).exists())] == []
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize("goal, work", [("demo", "tricnn.cli.demo"), ("test", "pytest")])
 def test_make_says_what_it_does_and_how_long_that_takes_before_it_starts(goal, work):

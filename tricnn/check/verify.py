@@ -21,7 +21,7 @@ import numpy as np
 from ..compiler.plan import Kernel
 from ..ir.graph import Graph
 from ..ir.table import Environment
-from ..lower.program import Launch, element, scalars
+from ..lower.program import Launch, element, step_numbers
 from ..machine import tiles
 from ..machine.dtypes import DTYPES
 from ..run.interpreter import kernel_values
@@ -120,7 +120,7 @@ def verify_model(
         x = host(value)
         return round_stored(x, model.dtype).astype(np.float64) if value in program.rounded else x
 
-    arguments = {**tensors, **scalars(batch, seed)}
+    arguments = {**tensors, **step_numbers(batch, seed)}
 
     def check(kernel: Kernel, values: Mapping[str, Bounded], names: Iterable[str]) -> None:
         for value in names:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterable
 
-from ..compiler.memory import share
 from ..ir.wording import plural
 from ..lower.call import wrapped
-from ..lower.names import SUM_TABLE, StepNumber
-from ..lower.program import SUM_BLOCK, Function, Launch, Program
+from ..lower.names import StepNumber
+from ..lower.program import Function, Launch, Program
 from ..machine.tiles import programs
 from .templates import closure, library, module_text
+from .tensors import allocation, pointing, rounding
 
-TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
 WIDTH = 118
 UNBROKEN = "\N{NO-BREAK SPACE}"
 SIGNATURE = re.compile(r"def (\w+)\((.*)\):")
 
 
 def emit(program: Program) -> str:
-    """The whole file: templates, kernels headed by their layers, ``allocate`` and ``step``."""
+    """The text of the whole file: templates, kernels headed by their layers, ``allocate`` and ``step``."""
     functions = "\n\n".join(f.text for f in program.functions)
     wanted = {t.name for t in closure(functions)}
     texts = dict.fromkeys(t.text for t in library().values() if t.name in wanted)
@@ -38,24 +35,26 @@ def emit(program: Program) -> str:
         _title("kernels"),
         *[kernel_text(program, f) for f in program.functions],
         _title("the step"),
-        *([_point(program)] if program.points else []),
-        _allocate(program),
-        *([_round_weights(program)] if program.rounded else []),
+        *([pointing(program)] if program.points else []),
+        allocation(program),
+        *([rounding(program)] if program.rounded else []),
         _step(program),
     ]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def standalone(function: Function) -> str:
-    """One kernel as a module of its own (what is compiled ahead of time)."""
+    """The text of one kernel as a module of its own: what is compiled ahead of time."""
     return module_text(function.text)
 
 
 def _title(text: str) -> str:
+    """A heading of the file."""
     return f"# {'-' * (WIDTH - 4)}\n# {text}\n# {'-' * (WIDTH - 4)}"
 
 
 def _header(program: Program) -> str:
+    """The docstring of the file: what it computes, in which types, for which batch."""
     plan, graph = program.plan, program.plan.graph
     what = "one training step (forward and backward)" if plan.mode == "train" else "inference"
     most = " that makes no tensor of 2**31 elements"
@@ -72,11 +71,12 @@ def _header(program: Program) -> str:
 
 
 def launches_of(program: Program, function: Function) -> list[Launch]:
+    """The launches of one function, in order: layers of the same shape share it."""
     return [launch for launch in program.launches if launch.function == function.name]
 
 
 def kernel_text(program: Program, function: Function) -> str:
-    """A kernel under a heading that says which layers it computes."""
+    """The text of a kernel, under a heading that says which layers it computes."""
     lines = []
     by_name = {k.name: k for k in program.plan.kernels}
     for number, launch in enumerate(launches_of(program, function)):
@@ -100,8 +100,8 @@ def kernel_text(program: Program, function: Function) -> str:
 
 
 def launched(function: Function) -> str:
-    """A function's text for launching: Triton is not to compile it anew for other numbers, of which it would otherwise
-    know whether they are 1, or multiples of 16. So what runs is what `build` has compiled and looked at."""
+    """The text of a function as it is launched: with no code that depends on a number's being 1 or a multiple of 16, so
+    that Triton compiles it once, and what runs is what `build` has compiled and looked at."""
     names, numbers = [name for name, _ in function.parameters], {number.value: number for number in StepNumber}
     free = json.dumps([name for name in names if name in numbers])
     typed = [f"{n}: tl.int64" if n in numbers and numbers[n].type == "i64" else n for n in names]
@@ -113,104 +113,15 @@ def launched(function: Function) -> str:
 
 
 def _narrow(line: str) -> str:
-    """A signature too long for its line, on several."""
+    """The line itself, or, if it is a signature too long for one line, several."""
     found = SIGNATURE.fullmatch(line)
     if found is None or len(line) <= WIDTH:
         return line
     return "\n".join([f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"])
 
 
-def _allocate(program: Program) -> str:
-    """``parameters(device)`` and ``allocate(N, device)``: every tensor by name. Those that only launches need lie in
-    memory that they share, where ``share`` puts them, which also plans ``Program.arena``."""
-    lives, first = program.lives, program.parameters
-    known = {*lives, *first, *program.updates}
-    others = [name for name in program.buffers if name not in known]
-    sizes = {b.name: str(b.size) for b in program.buffers.values()}
-    types = {b.name: f"torch.{TORCH[b.dtype]}" for b in program.buffers.values()}
-    cdiv = ["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes.values())
-
-    def new(names: Iterable[str]) -> list[str]:
-        return [f"        {n!r}: torch.empty({sizes[n]}, dtype={types[n]}, device=device)," for n in names]
-
-    lines = [
-        'def parameters(device="cuda"):',
-        '    """What lasts from step to step, whatever the batch: flat tensors by name, uninitialised."""',
-        "    return {", *new(first), "    }", "", "",
-        *([*inspect.getsource(share).strip().splitlines(), "", ""] if lives else []),
-        'def allocate(N, device="cuda", lasting=None):',
-        '    """Every tensor of the step by name, flat and uninitialised, for a batch of N, with the parameters in',
-        '    lasting where that is given."""',
-        *cdiv, "    t = {", "        **(lasting or parameters(device)),", *new(others), "    }",
-    ]  # fmt: skip
-    if program.updates:
-        lines += [f"    t[{value!r}] = t[{buffer!r}]  # updated in place" for value, buffer in program.updates.items()]
-    if lives:
-        lines += [
-            "    # What one launch leaves for another: elements, type, the first launch that needs it, the last one.",
-            "    passed = {",
-            *(f"        {n!r}: ({sizes[n]}, {types[n]}, {first}, {last})," for n, (first, last) in lives.items()),
-            "    }",
-            "    lives = {name: (n * dtype.itemsize, first, last) for name, (n, dtype, first, last) in passed.items()}",
-            "    starts, size = share(lives)",
-            "    arena = torch.empty(size, dtype=torch.uint8, device=device)",
-            "    for name, (n, dtype, *_) in passed.items():",
-            "        t[name] = arena[starts[name] : starts[name] + n * dtype.itemsize].view(dtype)",
-        ]
-    lines += [*["    point(t)"] * program.points, "    return t"]
-    return "\n".join(lines).replace("'", '"')
-
-
-def _point(program: Program) -> str:
-    """What launches do not find by an argument of their own, and ``point(t)``, which says where that is."""
-    lists, fill = [], []
-    if program.sums:
-        sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
-        lists += [
-            "# What the last launch adds up: partial results, the first element of interest, how many parts, elements",
-            "# from one part to the next; where their sum goes, and its length.",
-            "SUMS = [", *[f"    {row}," for row in sums], "]",
-        ]  # fmt: skip
-        fill += [
-            "    table = []",
-            "    for source, start, parts, stride, target, length in SUMS:",
-            f"        for first in range(0, length, {SUM_BLOCK}):",
-            "            addresses = t[source].data_ptr() + 4 * (start + first), t[target].data_ptr() + 4 * first",
-            f"            table.append((*addresses, parts, stride, min({SUM_BLOCK}, length - first)))",
-            f'    t["{SUM_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())',
-        ]
-    if program.descriptors:
-        boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in program.descriptors.values()]
-        lists += [
-            "# What kernels read and store by descriptors: name, tensor, the shape of its rows or images, of a box.",
-            "DESCRIPTORS = [", *[f"    {row}," for row in boxes], "]",
-        ]  # fmt: skip
-        fill += [
-            "    for name, tensor, shape, box in DESCRIPTORS:",
-            "        tensor = t[tensor].view(-1, *shape)",
-            "        t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(tensor, box)",
-        ]
-    return "\n".join([
-        *lists, "", "",
-        "def point(t):",
-        '    """Say where tensors are, in tables of addresses and descriptors (again, if one of t is another one)."""',
-        *fill,
-    ]).replace("'", '"')  # fmt: skip
-
-
-def _round_weights(program: Program) -> str:
-    """``round_weights(t)``: before the first step, and after a change of weights that did not write the copies."""
-    return "\n".join([
-        "# Products read weights in 16 bits: each weight, and its copy.",
-        "WEIGHTS = [", *[f"    {pair}," for pair in program.rounded.items()], "]", "", "",
-        "def round_weights(t):",
-        '    """Copy the weights, rounded: before the first step, and after a change that did not do so itself."""',
-        "    for weight, copy in WEIGHTS:",
-        "        t[copy].copy_(t[weight])",
-    ]).replace("'", '"')  # fmt: skip
-
-
 def _step(program: Program) -> str:
+    """The function ``step``: every launch in order."""
     lines = [
         "def step(t, N, seed=0, step=0):",
         '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks."""',

@@ -12,6 +12,8 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Template:
+    """A function or constant of ``kernels/``: its name, its file, its text, and the names that it uses."""
+
     name: str
     module: str
     text: str
@@ -20,7 +22,7 @@ class Template:
 
 @cache
 def library() -> dict[str, Template]:
-    """Every top-level function and constant of ``kernels/``, by name, in the order of the files."""
+    """The top-level functions and constants of ``kernels/``, by name, in the order of the files."""
     found: dict[str, Template] = {}
     folder = files("tricnn.kernels")
     for path in sorted((p for p in folder.iterdir() if p.name.endswith(".py")), key=lambda p: p.name):
@@ -68,6 +70,6 @@ def _names(code: str) -> Iterable[str]:
 
 
 def module_text(code: str) -> str:
-    """``code`` with the templates it needs, as a module that imports only triton."""
+    """The text of a module of ``code`` and the templates it needs, which imports only triton."""
     parts = [t.text for t in closure(code)]
     return "\n\n\n".join(["import triton\nimport triton.language as tl", *parts, code.strip()]) + "\n"

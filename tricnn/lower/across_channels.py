@@ -20,7 +20,7 @@ OPERANDS = {"softmax_grad": ("dy", "y"), "local_response_norm_grad": ("dy", "x")
 
 
 def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
-    """softmax, local_response_norm, their gradients, and plain sums along the channels of each pixel."""
+    """Lower softmax, local_response_norm, a gradient of either, or a plain sum along the channels of each pixel."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     type_ = plan.type(node.name)
     c, a = plan.type(node.inputs[0]).channels, node.attrs

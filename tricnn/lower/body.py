@@ -102,6 +102,8 @@ class Body:
         return done(self._value(raw, at, stem, wide))
 
     def _value(self, raw: str, at: At, stem: str, wide: bool = True) -> Steps:
+        """The computation of the name of a variable that holds a value: it is in a register already, or a number that
+        the graph gives, or it is loaded or computed here."""
         value = self.plan.storage(raw)
         if (value, at) in self.known:
             return self.known[value, at]
@@ -135,14 +137,14 @@ class Body:
         return self.let(f"{stem}_tile", load)
 
     def offset(self, at: At, value: str | None = None) -> str:
-        """The text of which element of its buffer a value has at a position."""
+        """The text of a value's index at a position, counted in elements of its buffer."""
         width, start = at.width, 0
         if value is not None and self.plan.place(value).buffer != value:
             width, start = self.plan.place(value).pitch, self.plan.place(value).offset
         return f"{self.row(at.pixel, width)} + {at.channel}" + (f" + {start}" if start else "")
 
     def row(self, pixel: str, width: int) -> str:
-        """The text of which element a pixel begins at; in 64 bits where there may be 2**31 elements or more."""
+        """The text of the index at which a pixel's elements begin; of 64 bits where it may be 2**31 or more."""
         pixel = f"{pixel}.to(tl.int64)" if self.wide else pixel
         return f"{pixel} * {width}" if width > 1 else pixel
 
@@ -150,11 +152,11 @@ class Body:
         """The channels of a value's buffer that are seen at a position."""
         place, (first, last) = self.plan.place(value), at.channels
         begin, pitch = (0, at.width) if place.buffer == value else (place.offset, place.pitch)
-        if at.part is None:
+        if at.seen is None:
             return Channels(first + begin, last + begin, pitch)
-        part = at.part  # of the value's own elements, in steps so small that all bounds are whole numbers
-        first, last = (begin * part.width + n * at.width for n in (part.first, part.last))
-        return Channels(first, last, pitch * part.width)
+        seen = at.seen  # of the value's own elements, in steps so small that all bounds are whole numbers
+        first, last = (begin * seen.width + n * at.width for n in (seen.first, seen.last))
+        return Channels(first, last, pitch * seen.width)
 
     def shifted(self, node: Node, at: At) -> At:
         """The position, in the tensor that ``node`` cuts channels from, of what is at ``at`` in the slice."""
@@ -220,6 +222,7 @@ class Body:
         return done(self._compute(node, at))
 
     def _compute(self, node: Node, at: At) -> Steps:
+        """The computation of the name of a node's result."""
         from .expressions import expression_of
 
         found = yield expression_of(node)(self, node, at)
@@ -228,7 +231,7 @@ class Body:
     # --- whole functions ------------------------------------------------------------
 
     def function(self, name: str, parameters: str, lines: list[str]) -> Helper:
-        """The function as it stands, with these lines."""
+        """The finished function: these lines, behind one that unpacks the arguments which they use."""
         needs = dict[Argument, str]([*self.args.items(), *self.written.items()])
         return helper(name, parameters, needs, lines, tuple(self.written))
 
@@ -241,8 +244,8 @@ class Body:
     def load_multiplied(
         self, name: str, raw: str, width: int, stem: str, *, tf32: bool = False, zeros: bool = True
     ) -> Helper:
-        """The same for an operand of tensor cores: what is computed is rounded to the storage type; what is multiplied
-        as it lies in memory is rounded to tf32 if that is asked for."""
+        """``load(pixel, channel, mask, args)`` of an operand that tensor cores multiply: one that is computed is
+        rounded to the storage type, one that is multiplied as it lies in memory to tf32, if that is asked for."""
         tile, computed = self._tile(raw, width, stem, zeros)
         if computed:
             tile = self.rounded(tile, self.storage)

@@ -81,7 +81,7 @@ class Boxes:
 
     @property
     def rows(self) -> RowTiles:
-        """The tiles of rows."""
+        """How many tiles of rows there are, and what they cover."""
         if not self.box:
             return RowTiles(cdiv(N * prod(self.result), self.tile.m), self.result)
         images, *extents = self.box
@@ -105,7 +105,7 @@ class Boxes:
         return ", ".join(["acc, pixel, channel, mask, part", *(self.corner or ()), "args"])
 
     def call(self, store: Helper) -> Call:
-        """The template's call."""
+        """The call of `conv2d_boxes` or `matmul_boxes`, with this function that stores."""
         rows = N if self.box else N * prod(self.result)
         operands = [Pointer(self.image, "dy" if self.gradient else "x"), Pointer(self.weight, "weight")]
         constants = self._image_constants() if self.box else {**self._axes("C", "K"), "BLOCK_M": self.tile.m}
@@ -120,7 +120,8 @@ class Boxes:
         return {name: self.conv.sizes[renamed.get(name, name)] for name in names}
 
     def _image_constants(self) -> dict[str, int]:
-        """Those of `conv2d_boxes`. The taps of a convolution lie ahead of the padding, those of its gradient behind."""
+        """The constants of `conv2d_boxes`. The taps of a convolution lie ahead of the padding, those of its gradient
+        behind it."""
         conv, sign = self.conv, -1 if self.gradient else 1
         first = {"FIRST_H": -sign * conv.pt, "FIRST_W": -sign * conv.pl}
         step = {"STEP_H": sign * conv.dh, "STEP_W": sign * conv.dw}
@@ -129,7 +130,8 @@ class Boxes:
 
 
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
-    """Both operands in boxes, if they are multiplied as they lie in memory, with stride 1, and boxes waste little."""
+    """The product with both operands in boxes, or None: they must be multiplied as they lie in memory, with stride 1,
+    and boxes may not waste much."""
     gradient = kernel.anchor.op in GRADIENTS
     image, result, depth = conv.image, conv.result, conv.c
     if gradient:

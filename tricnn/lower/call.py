@@ -34,7 +34,7 @@ class Operand:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """Those of them that it stores to."""
+        """The tensors among its arguments to which it stores."""
         return ()
 
     def shown(self, parameters: Parameters) -> list[str]:
@@ -74,7 +74,7 @@ class Pointer(Operand):
 
 @dataclass(frozen=True)
 class InBoxes(Pointer):
-    """A tensor that comes in boxes, by a descriptor, in the place of a function that loads it."""
+    """A tensor that comes in boxes, by a descriptor, where else a function would load it."""
 
     def shown(self, parameters: Parameters) -> list[str]:
         return ["None", parameters[self.argument]]
@@ -124,10 +124,11 @@ class Call:
 
     @property
     def helpers(self) -> list[Helper]:
+        """The generated functions among its operands."""
         return [operand for operand in self.every if isinstance(operand, Helper)]
 
     def text(self, parameters: Parameters) -> str:
-        """Positional items on the first lines, constants below, then keywords."""
+        """The call as Python: positional items on the first lines, constants below, then keywords."""
         named = [
             f"{name}_{kind}={shown}"
             for name, helper in self.keywords.items()
@@ -142,7 +143,7 @@ class Call:
 def helper(
     name: str, parameters: str, needs: Mapping[Argument, str], lines: Iterable[str], stores: tuple[str, ...] = ()
 ) -> Helper:
-    """A helper of these lines, which unpack ``args`` first."""
+    """A generated function of these lines, behind one that unpacks ``args`` under the names that ``needs`` gives."""
     names = list(needs.values())
     unpack = [f"{', '.join(names)} = args" if len(names) > 1 else f"({names[0]},) = args"] if names else []
     code = "\n".join(f"    {line}" for line in [*unpack, *lines])

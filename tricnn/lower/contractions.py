@@ -65,7 +65,7 @@ class Product:
 
     @property
     def row_tiles(self) -> RowTiles:
-        """The tiles of rows, of one class of pixels."""
+        """How many tiles of rows there are (of one residue class), and what they cover."""
         if self.boxes:
             return self.boxes.rows
         covered = self.conv.image
@@ -89,7 +89,7 @@ class Product:
         )
 
     def call(self, store: Helper, **keywords: Helper) -> Call:
-        """The template's call, with each operand in boxes that can be."""
+        """The call of a template that computes the product, with each operand in boxes that can be."""
         if self.boxes:
             return self.boxes.call(store)
         state, conv, tile = self.state, self.conv, self.tile
@@ -113,7 +113,7 @@ def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) 
         m, n = boxes.tile.m, boxes.tile.n
 
         def described(place: Place) -> str | None:
-            """Amid other channels only whole tiles may be stored so."""
+            """The descriptor by which tiles are stored there, or None: amid other channels only whole tiles may be."""
             fits = place.pitch == channels or (channels % n == 0 and place.offset % ALIGNED == 0)
             return state.descriptor(place.buffer, (place.pitch,), (m, n)) if fits else None
 
@@ -123,12 +123,12 @@ def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) 
 
 
 def _rule(state: Lowering, rows: int, columns: int, depth: int) -> Callable[[int], tiles.Tile]:
-    """What says the tile of a product with so many rows in an image."""
+    """The rule for the tile of a product with so many rows in each image."""
     return partial(tiles.contraction, rows * state.batch, columns, depth, state.dtype, state.target)
 
 
 def lower_fprop(state: Lowering, kernel: Kernel) -> None:
-    """conv2d and linear: rows are output pixels, columns filters."""
+    """Lower conv2d or linear: the product's rows are output pixels, its columns filters."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node, kernel.window)
     pixels = prod(state.plan.covered(kernel)) if conv.pooled else conv.p * conv.q
@@ -162,7 +162,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
-    """conv2d_grad_input and linear_grad_input: rows are input pixels, columns channels."""
+    """Lower conv2d_grad_input or linear_grad_input: the product's rows are input pixels, its columns channels."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
     pixels = cdiv(conv.h, conv.sh) * cdiv(conv.w, conv.sw)
@@ -190,8 +190,8 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
-    """conv2d_grad_weight and linear_grad_weight, with the bias gradient as a side sum. Where the sum over pixels is
-    split, partial sums of both lie side by side and one more launch adds them in order."""
+    """Lower conv2d_grad_weight or linear_grad_weight, with the bias gradient as a side sum. Where the sum over pixels
+    is split, partial sums of both lie side by side and one more launch adds them in order."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
     filters, columns, pixels = conv.group_filters, conv.taps * conv.c // conv.groups, conv.p * conv.q * state.batch

@@ -74,7 +74,7 @@ class Convolution:
 
     @classmethod
     def of(cls, plan: Plan, node: Node, window: tuple[int, int] = (1, 1)) -> Convolution:
-        """That of a convolution, of a dense layer or of a gradient of either."""
+        """The numbers of a convolution, of a dense layer, or of what a gradient of either is the gradient of."""
         t = plan.type
         if node.op.startswith("linear"):
             weight = node.name if node.op == "linear_grad_weight" else node.inputs[1]
@@ -117,26 +117,32 @@ class Convolution:
 
     @property
     def taps(self) -> int:
+        """How many positions a filter has."""
         return self.r * self.s
 
     @property
     def group_channels(self) -> int:
+        """How many channels a group of filters reads."""
         return self.c // self.groups
 
     @property
     def group_filters(self) -> int:
+        """How many filters a group has."""
         return self.k // self.groups
 
     @property
     def image(self) -> tuple[int, int]:
+        """Height and width of the image."""
         return self.h, self.w
 
     @property
     def result(self) -> tuple[int, int]:
+        """Height and width of the result."""
         return self.p, self.q
 
     @property
     def strided(self) -> bool:
+        """Whether windows are more than one position apart."""
         return (self.sh, self.sw) != (1, 1)
 
     @property

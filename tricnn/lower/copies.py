@@ -22,7 +22,7 @@ PIXELS = "pixel, channel, mask, part, args"
 
 
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
-    """concat, slice_channels, pad_channels, stack, flatten and unflatten that move data."""
+    """Lower concat, slice_channels, pad_channels, stack, flatten or unflatten where they move data."""
     node, plan = kernel.anchor, state.plan
     if node.op == "concat" and plan.type(node.name).batched:
         _concat(state, kernel)
@@ -36,8 +36,8 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
 
 
 def _concat(state: Lowering, kernel: Kernel) -> None:
-    """Every operand to its channels of the result, in one pass: each element is looked for in all operands, and loaded
-    from the one that has it."""
+    """Lower concat in one pass over the result: each element is looked for in all operands, and loaded from the one
+    that has it."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     y = plan.type(node.name)
     body, start, chosen = state.body(kernel), 0, ""
@@ -65,8 +65,8 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
 
 
 def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
-    """All channels of one operand (an image, a vector, rows of numbers or a weight), or a slice of them, to ``start``
-    in the result, or amid zeros."""
+    """Copy the channels of one operand (an image, a vector, rows of numbers or a weight), or a slice of them, to those
+    of the result from ``start`` on, or amid zeros."""
     node, plan = kernel.anchor, state.plan
     x, y = plan.type(raw), plan.type(node.name)
     body = state.body(kernel)
@@ -117,7 +117,7 @@ def _store_channels(body: Body, value: str, loaded: str, start: int, count: int,
 
 
 def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
-    """flatten and unflatten between channels-last pixels and PyTorch's order."""
+    """Copy between channels-last pixels and PyTorch's order: flatten, or unflatten."""
     node, plan = kernel.anchor, state.plan
     x, y = plan.type(raw), plan.type(node.name)
     image, template = (x, "to_nchw") if node.op == "flatten" else (y, "from_nchw")
@@ -144,7 +144,7 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
 
 
 def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
-    """All filters of one weight, as they lie, to element ``start`` of the result."""
+    """Copy all filters of one weight, as they lie, to the elements of the result from ``start`` on."""
     place, count = state.plan.place(raw), prod(state.plan.type(raw).per_image)
     whole = prod(state.plan.type(kernel.anchor.name).per_image)
     result = kernel.anchor.name

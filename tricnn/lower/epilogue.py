@@ -81,7 +81,7 @@ def side_sum(body: Body, node: Node, at: At) -> None:
 
 
 def _gradient_sums(body: Body, node: Node, at: At, tile: str, argument: str) -> None:
-    """The sums of dy, which is in the register ``tile``, and of dy * xhat."""
+    """Leave a tile's part of the sums of dy, which is in the register ``tile``, and of dy * xhat."""
     c = at.width
     x = body.operand(node, 1, at)
     mean, var = statistics(body, node, 2, at)

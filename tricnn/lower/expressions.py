@@ -105,7 +105,7 @@ def _scalar(body: Body, node: Node, at: At) -> Steps:
 
 
 def _dropout(body: Body, node: Node, at: At) -> Steps:
-    """The counter is the logical NCHW index, from the place in channels-last memory."""
+    """The counter is the logical NCHW index, from the index in channels-last memory."""
     x = yield body.asked(node, 0, at)
     type_ = body.plan.type(node.name)
     c, pixels = type_.channels, type_.pixels
@@ -243,7 +243,7 @@ def _pixel_shuffle(body: Body, node: Node, at: At) -> Steps:
     first, last = at.channels
     source = replace(
         _from(body, node, at, n, f"{h} // {r}", f"{v} // {r}", rows, columns), channel=channel,
-        width=y.channels * r * r, first=0, count=None, part=Channels(first, last, y.channels),
+        width=y.channels * r * r, first=0, count=None, seen=Channels(first, last, y.channels),
         lanes=at.lanes * Fraction(last - first, y.channels * r * r),
     )  # fmt: skip
     return (yield body.asked(node, 0, source))
@@ -258,7 +258,7 @@ def _pixel_unshuffle(body: Body, node: Node, at: At) -> Steps:
     first, last = at.channels
     source = replace(
         _from(body, node, at, n, row, column, rows, columns), channel=body.let("from_channel", f"{c} // {r * r}"),
-        width=y.channels // (r * r), first=0, count=None, part=Channels(first, last, y.channels),
+        width=y.channels // (r * r), first=0, count=None, seen=Channels(first, last, y.channels),
         lanes=at.lanes * Fraction(last - first, y.channels),
     )  # fmt: skip
     return (yield body.asked(node, 0, source))
@@ -283,7 +283,7 @@ EXPRESSIONS: dict[str, Expression] = {
 
 
 def expression_of(node: Node) -> Expression:
-    """What computes a node at one place; raises TargetError if nothing does."""
+    """What computes a node at one position; raises TargetError if nothing does."""
     found = EXPRESSIONS.get(node.op)
     if found is None and node.row.scalar is None:
         raise TargetError(f"layer {node.name}: {node.op} has no Triton expression, so no kernel can compute it")

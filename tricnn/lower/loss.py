@@ -12,7 +12,7 @@ from .size import N, cdiv
 
 
 def lower_loss(state: Lowering, kernel: Kernel) -> None:
-    """cross_entropy, its gradient, or both in one pass over the logits; then the mean of the rows' losses."""
+    """Lower cross_entropy, its gradient, or both in one pass over the logits; then the mean of the rows' losses."""
     plan, name = state.plan, kernel.name
     loss = next((n for n in kernel.nodes if n.op == "cross_entropy"), None)
     grad = next((n for n in kernel.nodes if n.op == "cross_entropy_grad"), None)
@@ -53,7 +53,7 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
 
 
 def _mean(state: Lowering, kernel: Kernel, loss: Node, losses: str) -> None:
-    """A launch of one program: the mean of the rows' losses."""
+    """Launch one program that computes the mean of the rows' losses."""
     operands = [Pointer(losses, "losses"), Pointer(loss.name, "loss", stored=True), BATCH]
     state.add(
         f"{kernel.name}_mean",

@@ -72,7 +72,9 @@ def lower(
     plan: Plan, dtype: str, batch: int, target: str = "sm_90", forms: Mapping[str, Form] | None = None,
     kernels: Collection[str] | None = None,
 ) -> Program:  # fmt: skip
-    """The plan for one dtype. ``batch`` and ``target`` guide the choice of tiles only: a program runs any batch size.
+    """The program of a plan for one dtype: its functions, and the launches of a step in order.
+
+    ``batch`` and ``target`` guide the choice of tiles only: a program runs any batch size.
 
     ``forms`` maps a function's name to the form that its compilation asked for.
     ``kernels`` names those to lower, if not all of them.
@@ -93,6 +95,7 @@ def lower(
 
 
 def lowering_of(kernel: Kernel) -> Callable[[Lowering, Kernel], None]:
+    """What lowers a kernel; raises TargetError, which names the layer, if nothing does."""
     op = kernel.anchor.op
     if op in LOWERINGS:
         return LOWERINGS[op]

@@ -52,7 +52,7 @@ class Lowering:
         self._same: dict[str, str] = {}  # the text of a function, without its name -> the one that was kept
 
     def form(self, name: str) -> tiles.Form:
-        """The form of a function; the first one unless its compilation has asked for another."""
+        """How a function departs from its first tile: not at all, unless its compilation has asked for it."""
         return self.forms.get(name, tiles.Form())
 
     def body(self, kernel: Kernel) -> Body:
@@ -103,7 +103,7 @@ class Lowering:
         return name
 
     def described(self, argument: str) -> str:
-        """The buffer that an argument, it or a descriptor of it, stands for."""
+        """The buffer that an argument is, or that it describes."""
         return self.descriptors[argument].buffer if argument in self.descriptors else argument
 
     def type(self, argument: Argument) -> str:
@@ -120,7 +120,7 @@ class Lowering:
         return self.partial(workspace_name(owner, what), size)
 
     def partial(self, name: str, size: int | Size) -> str:
-        """A new fp32 buffer of this name."""
+        """The name again, which is that of a new fp32 buffer now."""
         assert name not in self.buffers, f"two buffers are called {name}"
         self.buffers[name] = Buffer(name, "fp32", Size.of(size))
         return name

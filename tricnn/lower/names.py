@@ -45,22 +45,22 @@ SUM_TABLE = "weight_sums:table"
 
 
 def workspace_name(owner: str, what: str) -> str:
-    """The buffer that the launches of one kernel have for themselves, such as ``k00_conv1:partial``."""
+    """The name of a buffer that the launches of one kernel have for themselves, such as ``k00_conv1:partial``."""
     return f"{owner}:{what}"
 
 
 def copy_name(weight: str, storage: str) -> str:
-    """The buffer of a weight's copy in another type: ``conv1.weight:bf16``."""
+    """The name of the buffer with a weight's copy in another type: ``conv1.weight:bf16``."""
     return f"{weight}:{storage}"
 
 
 def descriptor_name(buffer: str, box: Sequence[int], shape: Sequence[int] = ()) -> str:
-    """A tensor descriptor of a buffer in boxes; with the shape of its rows, where the same boxes are also of others."""
+    """The name of a tensor descriptor of a buffer in boxes, with the shape of its rows where two differ in it only."""
     return f"{buffer}{list(shape) if shape else ''}{list(box)}"
 
 
 def identifier(name: str) -> str:
-    """The name with an underscore for whatever Python has no place for in its names."""
+    """The name with an underscore for every character that Python does not allow in names."""
     return re.sub(r"\W", "_", name)
 
 
@@ -74,7 +74,7 @@ class Scope:
         return name in self._taken
 
     def reserve(self, *names: str) -> None:
-        """Give nobody these names."""
+        """Take these names, so that nobody is given them."""
         self._taken.update(names)
 
     def free(self, stem: str) -> str:
@@ -88,7 +88,7 @@ class Scope:
         return candidate
 
     def take(self, stem: str) -> str:
-        """The same, and nobody else is given it."""
+        """A name that nobody had, like the stem, which is taken now."""
         name = self.free(stem)
         self.reserve(name)
         return name

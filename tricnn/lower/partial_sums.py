@@ -42,8 +42,8 @@ class PartialResults:
 
 
 def _block(parts: int, width: int) -> tuple[int, int]:
-    """How many partial results, of how many numbers each, a program adds at once: few numbers where results are many,
-    so that there are programs enough and a row is still a whole sector of memory."""
+    """How many of so many partial results a program adds at once, and how many numbers of each: few numbers where there
+    are many results, so that there are programs enough and a row is still a whole sector of memory."""
     return (128, 16) if parts > 512 else (min(tiles.power_of_two(parts), 16), width)
 
 
@@ -53,7 +53,7 @@ def _block(parts: int, width: int) -> tuple[int, int]:
 def lower_split_sum(
     state: Lowering, kernel: Kernel, partial: PartialResults, dw: str, db: str | None = None, suffix: str = ""
 ) -> None:
-    """The value ``dw``, and ``db`` behind it, are the sums of the partial results, in order.
+    """Lower the sums of partial results, in their order: the value ``dw``, and ``db`` behind it.
 
     Gradients of parameters, which no kernel of the step reads, wait for one launch that finishes them all.
     """
@@ -109,7 +109,7 @@ def _add_up(
     split: int,
     *written: traffic.Traffic,
 ) -> None:
-    """A launch that adds partial results, in so many groups."""
+    """Launch what adds partial results, in so many groups."""
     parts, everything = partial.parts, partial.length
     rows, block = _block(cdiv(parts.at(state.batch), split), 128)
     operands = [Pointer(partial.buffer, "partial"), store, Text(parts.text("tl.cdiv"))]
@@ -126,7 +126,7 @@ def _add_up(
 
 
 def lower_many_sums(state: Lowering) -> None:
-    """The last launch of the step: the partial sums that have waited."""
+    """Launch what adds, at the end of the step, all partial sums that have waited for it."""
     last = next(k for k in reversed(state.plan.kernels) if any(s.target in k.writes for s in state.sums))
     blocks = sum(cdiv(s.length, SUM_BLOCK) for s in state.sums)
     state.buffers[SUM_TABLE] = Buffer(SUM_TABLE, "i64", Size.of(5 * blocks), persistent=True)
@@ -170,7 +170,7 @@ def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: Size, chann
 
 
 def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: Size) -> None:
-    """stats = [mean, M2/count] of what the tiles left in ``partial``, and with them the new running statistics."""
+    """Launch the merge of what tiles left in ``partial``: stats = [mean, M2/count], and the new running statistics."""
     alone = sum(n.op == "batch_stats" for n in kernel.nodes) == 1
     name = state.scope.free(f"{kernel.name}_merge" if alone else f"{kernel.name}_{node.name}_merge")
     if parts.at(state.batch) > MANY:
@@ -204,7 +204,7 @@ def _merge(
     blocks: tuple[int, int],
     *moved: traffic.Traffic,
 ) -> None:
-    """A launch that merges the statistics of tiles, in so many groups. ``partial``: their buffer, how many tiles there
+    """Launch what merges the statistics of tiles, in so many groups. ``partial``: their buffer, how many tiles there
     are, how many channels."""
     (buffer, parts, c), (rows, block) = partial, blocks
     operands = [Pointer(buffer, "partial"), store, Text(parts.text("tl.cdiv"))]

@@ -17,7 +17,7 @@ from .size import cdiv, images
 
 
 def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
-    """A chain of pointwise operations in one pass."""
+    """Lower a chain of pointwise operations, with its side sums, to one pass."""
     name, plan = kernel.name, state.plan
     type_ = plan.type(kernel.anchor.name)
     channels = type_.per_image[-1] if not type_.batched and type_.per_image else (type_.channels if type_.shape else 1)

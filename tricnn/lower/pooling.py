@@ -20,7 +20,7 @@ from .size import N, cdiv
 
 
 def _window(state: Lowering, node: Node, image: str, pooled: str) -> dict[str, int]:
-    """Constants of the pooling templates."""
+    """The constants of the pooling templates, for a pooling of ``image`` to ``pooled``."""
     x, y = state.plan.type(image), state.plan.type(pooled)
     (h, w), (p, q) = x.spatial, y.spatial
     a = node.attrs
@@ -40,7 +40,7 @@ def _axes(c: dict[str, int]) -> tuple[Axis, Axis]:
 
 
 def lower_pool(state: Lowering, kernel: Kernel) -> None:
-    """max_pool2d (and its index), avg_pool2d, global_avg_pool."""
+    """Lower max_pool2d (and its index), avg_pool2d or global_avg_pool."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     constants = _window(state, node, node.inputs[0], node.name)
     c, rows = constants["C"], constants["P"] * constants["Q"]
@@ -73,7 +73,7 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
-    """max_pool2d_grad and avg_pool2d_grad, in gather form; global_avg_pool_grad is one pass."""
+    """Lower max_pool2d_grad or avg_pool2d_grad: each pixel gathers from its windows; or global_avg_pool_grad."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     if node.op == "global_avg_pool_grad":
         lower_pointwise(state, kernel)

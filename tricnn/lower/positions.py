@@ -18,8 +18,8 @@ class At:
     be stored by a descriptor has a ``corner``: the names of its first pixel and channel.
 
     Whenever a pixel is visited, each element is loaded for ``lanes`` channels of the tile: for fewer than one, on
-    average, where some of a pixel's channels are looked at in one visit and others in another. Then ``part`` is the
-    part of all elements that all visits together look at."""
+    average, where some of a pixel's channels are looked at in one visit and others in another. Then ``seen`` is the
+    fraction of all elements that all visits together look at."""
 
     pixel: str
     channel: str
@@ -29,7 +29,7 @@ class At:
     count: int | None = None
     corner: tuple[str, str] | None = None
     lanes: Fraction = Fraction(1)
-    part: Channels | None = None
+    seen: Channels | None = None
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -39,8 +39,8 @@ class At:
 
 @dataclass(frozen=True)
 class Channels:
-    """Which of the ``width`` elements between two pixels of a buffer (or of all numbers of a vector): ``first`` to
-    ``last``. All of them, unless said otherwise."""
+    """The channels ``first`` to ``last`` of the ``width`` elements between two pixels of a buffer, or so many numbers
+    of a vector. All of them, unless said otherwise."""
 
     first: int = 0
     last: int = 1
@@ -48,7 +48,7 @@ class Channels:
 
     @property
     def share(self) -> float:
-        """Which fraction of the buffer they are."""
+        """The fraction of the buffer that they are."""
         return (self.last - self.first) / self.width
 
 
@@ -128,4 +128,4 @@ class Image:
 
 @dataclass(frozen=True)
 class FirstChannel:
-    """Channel 0 for every lane."""
+    """Channel 0, whatever channel a lane computes: a value with one channel has no other."""

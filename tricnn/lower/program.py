@@ -21,11 +21,11 @@ TRITON = {"fp32": "tl.float32", "fp16": "tl.float16", "bf16": "tl.bfloat16", "u8
 
 
 def element(type_: TensorType, storage: str) -> str:
-    """How a value's elements are stored: ``fp32 fp16 bf16 u8 i64``."""
+    """The type in which a value's elements are stored: ``fp32 fp16 bf16 u8 i64``."""
     return {"float": storage, "float32": "fp32", "uint8": "u8", "int64": "i64"}[type_.dtype]
 
 
-def scalars(batch: int, seed: int = 0, step: int = 0) -> dict[StepNumber, int]:
+def step_numbers(batch: int, seed: int = 0, step: int = 0) -> dict[StepNumber, int]:
     """The numbers of a step, as launches take them."""
     return dict(zip(StepNumber, (batch, seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step), strict=True))
 
@@ -41,6 +41,7 @@ class Buffer:
     persistent: bool = False
 
     def bytes(self, batch: int) -> int:
+        """How many bytes it has at a batch size."""
         return self.size.at(batch) * BYTES[self.dtype]
 
 
@@ -58,7 +59,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: ``function[grid](arguments)``; arguments are buffers, descriptors of them, or the scalars N, seed and
+    """One launch: ``function[grid](arguments)``. Arguments are names of buffers and descriptors, or numbers of the
     step."""
 
     function: str
@@ -86,6 +87,7 @@ class Moved:
 
     @property
     def once(self) -> int:
+        """The bytes that have to be moved: every address read, and every one written, once."""
         return self.read + self.written
 
     def __add__(self, other: Moved) -> Moved:
@@ -143,15 +145,16 @@ class Program:
 
     @property
     def storage(self) -> str:
+        """The type in which activations are stored."""
         return DTYPES[self.dtype][0]
 
     @property
     def points(self) -> bool:
-        """Do launches find tensors by a table of addresses or by descriptors?"""
+        """Whether launches find tensors by a table of addresses or by descriptors."""
         return bool(self.sums or self.descriptors)
 
     def moved(self, launch: Launch, batch: int) -> dict[str, Moved]:
-        """What a launch moves, by buffer."""
+        """The bytes that a launch moves at a batch size, by buffer."""
 
         def of(name: str) -> Moved:
             buffer = self.buffers[name]
@@ -163,25 +166,27 @@ class Program:
         return {name: of(name) for name in dict.fromkeys((*launch.reads, *launch.writes))}
 
     def launch_bytes(self, launch: Launch, batch: int) -> int:
-        """Each operand's bytes read once, each result's written once. Of an operand whose pixels no window covers all,
-        as in a 1x1 convolution with strides, or of whose channels some are read, these only."""
+        """The bytes of each operand, read once, and of each result, written once. Of an operand whose pixels no window
+        covers all, as in a 1x1 convolution with strides, or of whose channels some are read, these only."""
         return sum(moved.once for moved in self.moved(launch, batch).values())
 
     def loaded_bytes(self, launch: Launch, batch: int) -> int:
-        """What its programs load, each of them for itself. What that is more than the bytes read once is the overlap of
-        their tiles: it comes from the caches."""
+        """The bytes that a launch's programs load, each of them for itself. What is more than the bytes read once is
+        the overlap of their tiles: it comes from the caches."""
         return sum(moved.loaded for moved in self.moved(launch, batch).values())
 
     def dram_bytes(self, batch: int | None = None) -> int:
+        """The bytes that all launches of a step move, nothing kept between launches."""
         return sum(self.launch_bytes(launch, batch or self.batch) for launch in self.launches)
 
     def flops(self, batch: int | None = None) -> int:
+        """Floating-point operations of a step."""
         return sum(launch.flops for launch in self.launches) * (batch or self.batch)
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Buffers that last from step to step whatever the batch: parameters, running statistics, what is computed of
-        them, their copies. For inference only those that a kernel reads: a weight that was folded is not among them."""
+        """The names of buffers that last from step to step whatever the batch: parameters, running statistics, what is
+        computed of them, their copies. For inference only those that a kernel reads: no weight that was folded."""
         plan = self.plan
         nodes = (*plan.graph.parameters, *plan.graph.buffers, *plan.prepared)
         wanted = {*(plan.place(n.name).buffer for n in nodes), *self.rounded.values()}
@@ -189,12 +194,12 @@ class Program:
 
     @property
     def updates(self) -> dict[str, str]:
-        """The new value of a running statistic -> the statistic, whose memory it is."""
+        """A dictionary from the new value of a running statistic to the statistic, in whose memory it lies."""
         return {value: buffer for buffer, value in self.plan.graph.updates}
 
     @property
     def lives(self) -> dict[str, tuple[int, int]]:
-        """The first and the last launch that needs a buffer, of those that share the arena."""
+        """A dictionary from each buffer in the arena to the first and the last launch that needs it."""
         spans: dict[str, tuple[int, int]] = {}
         for step, launch in enumerate(self.launches):
             for name in (*launch.reads, *launch.writes):
@@ -207,8 +212,8 @@ class Program:
         return share({name: (self.buffers[name].bytes(batch or self.batch), *s) for name, s in self.lives.items()})
 
     def peak_memory_bytes(self, batch: int | None = None) -> int:
-        """What ``allocate`` of the emitted file takes: the arena, and all that is persistent: inputs, parameters,
-        statistics, gradients, results."""
+        """The bytes that ``allocate`` of the emitted file takes: the arena, and all that is persistent: inputs,
+        parameters, statistics, gradients, results."""
         batch = batch or self.batch
         updates = self.updates
         fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent and b.name not in updates)
@@ -216,8 +221,8 @@ class Program:
 
 
 def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
-    """A buffer for every value that goes through memory; workspaces come with the launches. Parameters of an inference
-    that no kernel reads, for they were folded into others, have none."""
+    """The buffers of a plan's values that go through memory, by name; workspaces come with the launches. Parameters of
+    an inference that no kernel reads, for they were folded into others, have none."""
     buffers = {}
     read = {plan.place(v).buffer for kernel in plan.kernels for v in kernel.reads}
     sources = [n.name for n in plan.graph.nodes if n.kind is Kind.SOURCE and n.op != "fill"]

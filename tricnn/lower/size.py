@@ -43,7 +43,7 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class AtMost:
-    """The smaller of a size and a number."""
+    """A size where it is less than a number, else the number."""
 
     of: Size
     most: int
@@ -118,7 +118,7 @@ class Size:
 
     @property
     def limited(self) -> bool:
-        """Whether a part of it grows up to some number only."""
+        """Whether a term of it grows up to some number only."""
         return any(isinstance(term.unit, AtMost) for term in self.terms)
 
     def text(self, cdiv: str = "cdiv") -> str:
@@ -134,7 +134,7 @@ class Size:
     __radd__ = __add__
 
     def __mul__(self, other: int | Size) -> Size:
-        """Their product; ValueError if both depend on the batch."""
+        """The product of two sizes; ValueError if both depend on the batch."""
         number = other.fixed if isinstance(other, Size) else other
         if number is None:
             if self.fixed is None:
@@ -174,7 +174,7 @@ def cdiv(of: Size, by: int) -> Size: ...
 
 
 def cdiv(of: int | Size, by: int) -> int | Size:
-    """of / by, rounded up."""
+    """The quotient ``of / by``, rounded up."""
     if not isinstance(of, Size):
         return -(-of // by)
     if of.fixed is not None:
@@ -183,7 +183,7 @@ def cdiv(of: int | Size, by: int) -> int | Size:
 
 
 def at_most(of: Size, most: int) -> Size:
-    """min(of, most)."""
+    """The smaller of a size and a number."""
     if of.fixed is not None:
         return Size.of(min(of.fixed, most))
     return Size((Term(AtMost(of, most), ()),))

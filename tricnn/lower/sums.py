@@ -18,12 +18,12 @@ from .size import N, Size, cdiv
 
 
 def _splits(state: Lowering, rows: int, channels: int, tile: tiles.Tile) -> int:
-    """Between how many programs a sum over so many rows of each image is dealt out."""
+    """How many programs share a sum over so many rows of each image."""
     return tiles.split_of(state.target, cdiv(channels, tile.n), rows * state.batch, tile.m)
 
 
 def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
-    """A bias gradient that no wgrad could take along."""
+    """Lower a bias gradient that no wgrad could take along: the sum of dy over all pixels."""
     node, name = kernel.anchor, kernel.name
     dy = state.plan.type(node.inputs[0])
     shape = {"PIXELS": dy.pixels, "C": dy.channels}
@@ -50,7 +50,7 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
-    """normalize_grad_sums: sum dy and sum dy * xhat in one pass."""
+    """Lower normalize_grad_sums: the sums of dy and of dy * xhat in one pass."""
     node, name = kernel.anchor, kernel.name
     x = state.plan.type(node.inputs[1])
     c = x.channels
@@ -89,7 +89,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
-    """batch_stats by tiles, then merged; the merge also updates the running statistics."""
+    """Lower batch_stats: statistics of tiles, then their merge, which also updates the running statistics."""
     node, name = kernel.anchor, kernel.name
     x = state.plan.type(node.inputs[0])
     shape = {"PIXELS": x.pixels, "C": x.channels}
@@ -113,7 +113,7 @@ def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_running(state: Lowering, kernel: Kernel) -> None:
-    """running_mean or running_var by itself (no sum over pixels took it along)."""
+    """Lower running_mean or running_var by itself, where no merge of statistics took it along."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     c = plan.type(node.name).per_image[0]
     running, place = node.inputs[0], plan.place(node.inputs[1])

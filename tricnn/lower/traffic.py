@@ -35,14 +35,14 @@ class Traffic:
     written: dict[str, set[Channels]] = field(default_factory=dict)
 
     def load(self, buffer: str, elements: int | Size, share: float = 1.0, channels: Channels = ALL) -> Traffic:
-        """The same, with so many elements loaded beside, which are this share of the channels."""
+        """This traffic, with so many elements loaded beside, which are this share of the channels."""
         self.loads[buffer] = self.loads.get(buffer, Size()) + elements
         shares = self.read.setdefault(buffer, {})
         shares[channels] = max(share, shares.get(channels, 0.0))
         return self
 
     def add(self, other: Traffic) -> Traffic:
-        """The same, with what something else in the launch moves."""
+        """This traffic, with what something else in the launch moves."""
         for buffer, elements in other.loads.items():
             self.loads[buffer] = self.loads.get(buffer, Size()) + elements
         for buffer, shares in other.read.items():
@@ -63,17 +63,17 @@ class Traffic:
 
 
 def loads(buffer: str, elements: int | Size, share: float = 1.0) -> Traffic:
-    """What a template loads by itself: a weight, partial sums."""
+    """The traffic of what a template loads by itself: a weight, partial sums."""
     return Traffic().load(buffer, elements, share)
 
 
 def stored(body: Body) -> Traffic:
-    """What a function that loads nothing stores."""
+    """The traffic of a function that loads nothing."""
     return Traffic(written={buffer: set(channels) for buffer, channels in body.stores.items()})
 
 
 def channels_stored(buffer: str, count: int, pitch: int) -> Traffic:
-    """The first channels of a buffer are stored, so many of those in its pitch."""
+    """The traffic of storing the first ``count`` channels of a buffer whose pitch is given."""
     return Traffic(written={buffer: {Channels(0, count, pitch)}})
 
 
@@ -92,7 +92,7 @@ class Calls:
     windows: tuple[Counts, Counts] = ((), ())  # what `window` of a pooled tile visits
 
     def of(self, body: Body) -> Traffic:
-        """What all calls of a function load, and what they store."""
+        """The traffic of all calls of a function."""
         traffic = stored(body)
         for load in body.loads:
             if load.kind == "number":
@@ -126,6 +126,7 @@ class Calls:
 
 
 def _visited(visits: Counts) -> float:
+    """The fraction of positions that are visited at all."""
     return sum(n > 0 for n in visits) / len(visits)
 
 
@@ -138,7 +139,8 @@ def once(spatial: tuple[int, int], calls: Size, channels: int, tile: Tile, image
 
 
 def _cycles(groups: int, count: int, lanes: int) -> tuple[tuple[int, int], ...]:
-    """For each group (first channel, how many): ``lanes`` of its ``count`` channels, beginning again after the last."""
+    """The channels (first, how many) that lanes go through: in each group ``lanes`` of its ``count``, from the first
+    on, and again from the first after the last."""
     whole, rest = divmod(lanes, count)
     return tuple(
         cycle
@@ -148,12 +150,13 @@ def _cycles(groups: int, count: int, lanes: int) -> tuple[tuple[int, int], ...]:
 
 
 def _padded(count: int, block: int) -> int:
+    """A count, rounded up to whole blocks."""
     return cdiv(count, block) * block
 
 
 def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]:
-    """The channels of all tiles of a result. In a tile that a group does not fill, the rest has the number after all
-    groups' channels."""
+    """The channels (first, how many) of all tiles of a result. In a tile that a group does not fill, the rest has the
+    number after all groups' channels."""
     if groups == 1:
         return ((0, _padded(count, tile.n)),)
     beyond = groups * (_padded(count, tile.n) - count)
@@ -254,7 +257,7 @@ def resampled(
 
 
 def normalised_channels(op: str, channels: int, size: int) -> dict[str, int]:
-    """Channels that local response normalisation loads of each pixel's x (and dy): windows overlap."""
+    """How many elements local response normalisation loads of each pixel of x (and dy): windows overlap."""
     before, after = size // 2, (size - 1) // 2
     c = np.arange(channels)
     window = np.minimum(c + after, channels - 1) - np.maximum(c - before, 0) + 1

@@ -108,10 +108,10 @@ class Ours:
 
     def launch(self, launch: Launch) -> Work:
         """One of the step's launches by itself, ready to be made."""
-        from tricnn.lower.program import scalars
+        from tricnn.lower.program import step_numbers
         from tricnn.run.one_launch import prepared
 
-        values = {**self.tensors, **scalars(self.batch)}
+        values = {**self.tensors, **step_numbers(self.batch)}
         return prepared(self.executor.module, self.program, launch, values, self.batch)
 
 

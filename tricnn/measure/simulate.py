@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..build.cache import Entry, KernelCache
 from ..build.compile import CompiledKernel
 from ..lower.names import StepNumber
-from ..lower.program import Descriptor, Program, scalars
+from ..lower.program import Descriptor, Program, step_numbers
 from ..lower.program import Launch as ProgramLaunch
 from ..machine import sass, simulator
 from ..machine.simulator import Hopper, Launch, NotSimulated, Simulated
@@ -126,7 +126,7 @@ def _how(program: Program, launch: ProgramLaunch) -> How:
     batch = program.batch
     x, y, z = [*(extent.at(batch) for extent in launch.grid), 1, 1][:3]
     signature = dict(next(f.parameters for f in program.functions if f.name == launch.function))
-    numbers = scalars(batch, 1, 1)
+    numbers = step_numbers(batch, 1, 1)
     values: dict[str, int | Sequence[int | None]] = {}
     for argument, given in zip(signature, launch.arguments, strict=True):
         if isinstance(given, StepNumber):

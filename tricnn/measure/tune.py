@@ -31,7 +31,7 @@ from ..emit.emit import launched
 from ..emit.templates import module_text
 from ..lower.lower import lower
 from ..lower.predicted_time import least_us
-from ..lower.program import Launch, Program, scalars
+from ..lower.program import Launch, Program, step_numbers
 from ..machine import tuned_files as tuning
 from ..machine.candidates import CONTRACTIONS, candidates
 from ..machine.tiles import Problem, Tile
@@ -217,7 +217,7 @@ class Tuner:
     def work(self, program: Program, site: Site) -> Work:
         """All of a site's launches, on the model's memory and workspaces of their own."""
         executor, batch = self.model.executor, self.batch
-        values: dict[Any, Any] = {**self.tensors, **scalars(batch)}
+        values: dict[Any, Any] = {**self.tensors, **step_numbers(batch)}
         shared = {*self.plan.graph.types, *program.rounded.values()}
         own = {name: b for name, b in program.buffers.items() if name not in shared}
         for name, buffer in own.items():

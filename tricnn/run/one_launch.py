@@ -8,7 +8,7 @@ from typing import Any
 from ..lower.program import Launch, Program
 
 
-def prepared(module: Any, program: Program, launch: Launch, values: Mapping[str, Any], batch: int) -> Callable[[], Any]:
+def prepared(module: Any, program: Program, launch: Launch, values: Mapping[Any, Any], batch: int) -> Callable[[], Any]:
     """A launch that is ready to be made, any number of times: the kernel of the emitted ``module`` on ``values``, the
     tensors, descriptors and numbers that its arguments name."""
     function = next(f for f in program.functions if f.name == launch.function)

@@ -1,0 +1,165 @@
+"""The part of the emitted file that makes tensors: ``allocate``, ``point`` and ``round_weights``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+from ..compiler.memory import share
+from ..lower.names import SUM_TABLE
+from ..lower.program import SUM_BLOCK, Program
+
+TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
+
+PARAMETERS = '''\
+def parameters(device="cuda"):
+    """What lasts from step to step, whatever the batch: flat tensors by name, uninitialised."""
+    return {{
+{lasting}
+    }}
+'''
+
+ALLOCATE = '''\
+def allocate(N, device="cuda", lasting=None):
+    """Every tensor of the step by name, flat and uninitialised, for a batch of N, with the parameters in
+    lasting where that is given."""
+{cdiv}
+    t = {{
+        **(lasting or parameters(device)),
+{others}
+    }}
+{updates}
+{arena}
+{point}
+    return t
+'''
+
+ARENA = """\
+    # What one launch leaves for another: elements, type, the first launch that needs it, the last one.
+    passed = {{
+{passed}
+    }}
+    lives = {{name: (n * dtype.itemsize, first, last) for name, (n, dtype, first, last) in passed.items()}}
+    starts, size = share(lives)
+    arena = torch.empty(size, dtype=torch.uint8, device=device)
+    for name, (n, dtype, *_) in passed.items():
+        t[name] = arena[starts[name] : starts[name] + n * dtype.itemsize].view(dtype)
+"""
+
+SUMS = """\
+# What the last launch adds up: partial results, the first element of interest, how many parts, elements
+# from one part to the next; where their sum goes, and its length.
+SUMS = [
+{rows}
+]
+"""
+
+FILL_SUMS = f"""\
+    table = []
+    for source, start, parts, stride, target, length in SUMS:
+        for first in range(0, length, {SUM_BLOCK}):
+            addresses = t[source].data_ptr() + 4 * (start + first), t[target].data_ptr() + 4 * first
+            table.append((*addresses, parts, stride, min({SUM_BLOCK}, length - first)))
+    t["{SUM_TABLE}"].copy_(torch.tensor(table, dtype=torch.int64).flatten())
+"""
+
+DESCRIPTORS = """\
+# What kernels read and store by descriptors: name, tensor, the shape of its rows or images, of a box.
+DESCRIPTORS = [
+{rows}
+]
+"""
+
+FILL_DESCRIPTORS = """\
+    for name, tensor, shape, box in DESCRIPTORS:
+        tensor = t[tensor].view(-1, *shape)
+        t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(tensor, box)
+"""
+
+POINT = '''\
+{lists}
+
+
+def point(t):
+    """Say where tensors are, in tables of addresses and descriptors (again, if one of t is another one)."""
+{fill}
+'''
+
+ROUND_WEIGHTS = '''\
+# Products read weights in 16 bits: each weight, and its copy.
+WEIGHTS = [
+{rows}
+]
+
+
+def round_weights(t):
+    """Copy the weights, rounded: before the first step, and after a change that did not do so itself."""
+    for weight, copy in WEIGHTS:
+        t[copy].copy_(t[weight])
+'''
+
+
+def allocation(program: Program) -> str:
+    """``parameters(device)`` and ``allocate(N, device)``: every tensor by name. Those that only launches need lie in
+    memory that they share, where ``share`` puts them, which also plans ``Program.arena``."""
+    lives, lasting = program.lives, program.parameters
+    known = {*lives, *lasting, *program.updates}
+    others = [name for name in program.buffers if name not in known]
+    sizes = [str(b.size) for b in program.buffers.values()]
+    updates = [f"    t[{new!r}] = t[{old!r}]  # updated in place" for new, old in program.updates.items()]
+    passed = [
+        f"        {name!r}: ({program.buffers[name].size}, {_dtype(program, name)}, {first}, {last}),"
+        for name, (first, last) in lives.items()
+    ]
+    allocate = _filled(
+        ALLOCATE,
+        cdiv=["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes),
+        others=_new(program, others),
+        updates=updates,
+        arena=[_filled(ARENA, passed=passed)] if lives else [],
+        point=["    point(t)"] * program.points,
+    )
+    functions = [_filled(PARAMETERS, lasting=_new(program, lasting))]
+    functions += [inspect.getsource(share).strip()] if lives else []
+    return "\n\n\n".join([*functions, allocate]).replace("'", '"')
+
+
+def pointing(program: Program) -> str:
+    """What launches do not find by an argument of their own, and ``point(t)``, which says where that is."""
+    sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
+    boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in program.descriptors.values()]
+    lists = ([_filled(SUMS, rows=_rows(sums))] if sums else []) + (
+        [_filled(DESCRIPTORS, rows=_rows(boxes))] if boxes else []
+    )
+    fill = [FILL_SUMS.rstrip()] * bool(sums) + [FILL_DESCRIPTORS.rstrip()] * bool(boxes)
+    return _filled(POINT, lists=lists, fill=fill).replace("'", '"')
+
+
+def rounding(program: Program) -> str:
+    """``round_weights(t)``: before the first step, and after a change of weights that did not write the copies."""
+    return _filled(ROUND_WEIGHTS, rows=_rows(program.rounded.items())).replace("'", '"')
+
+
+def _filled(text: str, **lines: list[str]) -> str:
+    """A text with lines instead of those that are ``{name}``: as many as there are, or none."""
+    for name, some in lines.items():
+        text = text.replace(f"{{{name}}}\n", "".join(f"{line}\n" for line in some))
+    return text.replace("{{", "{").replace("}}", "}").rstrip()
+
+
+def _rows(rows: Iterable[object]) -> list[str]:
+    """Tuples as the items of a list."""
+    return [f"    {row}," for row in rows]
+
+
+def _dtype(program: Program, buffer: str) -> str:
+    """What torch calls the type of a buffer's elements."""
+    return f"torch.{TORCH[program.buffers[buffer].dtype]}"
+
+
+def _new(program: Program, buffers: Iterable[str]) -> list[str]:
+    """New tensors by name, as the items of a dictionary."""
+    return [
+        f"        {name!r}: torch.empty({program.buffers[name].size}, dtype={_dtype(program, name)}, device=device),"
+        for name in buffers
+    ]
