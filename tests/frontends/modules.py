@@ -161,3 +161,61 @@ class Unknown(nn.Module):
         x = self.tail(torch.cumsum(x, 1))
         x = torch.roll(x, 1, 1)
         return self.fc(x.mean((2, 3)))
+
+
+class Mobile(nn.Module):
+    """What MobileNetV3 and EfficientNet are made of: depthwise convolutions, gates, their activations."""
+
+    class Gate(nn.Module):
+        def __init__(self, c, dense):
+            super().__init__()
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
+            self.dense = dense
+            self.fc1 = nn.Linear(c, 2) if dense else nn.Conv2d(c, 2, 1)
+            self.fc2 = nn.Linear(2, c) if dense else nn.Conv2d(2, c, 1)
+
+        def forward(self, x):
+            n, c = x.shape[:2]
+            s = self.avgpool(x)
+            s = s.view(n, c) if self.dense else s
+            s = F.hardsigmoid(self.fc2(F.silu(self.fc1(s)))) if self.dense else self.fc2(F.relu6(self.fc1(s))).sigmoid()
+            return x * s.view(n, c, 1, 1).expand_as(x) if self.dense else s * x
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6, eps=1e-3), nn.Hardswish())
+        self.depth = nn.Sequential(nn.Conv2d(6, 6, 5, 1, 2, groups=6, bias=False), nn.BatchNorm2d(6), nn.SiLU(True))
+        self.gates = nn.Sequential(self.Gate(6, True), self.Gate(6, False))
+        self.drop = nn.Dropout2d(0.0)
+        self.head = nn.Sequential(nn.Linear(6, 8), nn.Hardswish(inplace=True), nn.Dropout(0.0), nn.Linear(8, 4))
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.drop(self.gates(self.depth(x)))
+        return self.head(x.mean([2, 3]))
+
+
+class Arithmetic(nn.Module):
+    """Every function and every kind of operand, on images, under a permutation, and on features."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.prelu = nn.PReLU(4)
+        self.gamma, self.beta = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+        self.mask = nn.Conv2d(4, 1, 1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.prelu(self.conv(2 * x - 1 + x / 3 - (0.5 - x)))
+        x = F.leaky_relu(x, 0.2) - F.elu(x, 1.3) * F.mish(x) + F.selu(x) + F.celu(x, 0.7)
+        x = x * torch.sigmoid(self.mask(x))  # a gate for each pixel
+        x = self.gamma.view(1, -1, 1, 1) * x + self.beta.reshape(4, 1, 1)
+        y = x.permute(0, 2, 3, 1)
+        y = F.gelu(y) * self.gamma + torch.tanh(y.mean((1, 2), keepdim=True)) - self.beta
+        x = y.permute(0, 3, 1, 2) + F.gelu(x, approximate="tanh")
+        x = x.square() / (x**2 + 1.5).sqrt() + (x.clamp(-1, 2) - x.clamp(min=0.1)).abs().pow(1)
+        x = torch.maximum(x, -x * 0.3) - torch.minimum(x, F.hardtanh(x)) + F.softplus(x, 2) + F.logsigmoid(x)
+        x = torch.add(x, x.exp().log(), alpha=0.5)
+        f = x.mean((2, 3))
+        return self.fc((f - self.beta) * self.gamma + torch.rsub(f, 1.0))

@@ -33,6 +33,8 @@ CASES = {
     "shared": (modules.Shared, (2, 5, 5)),
     "frozen": (modules.Frozen, (2, 8, 8)),
     "many": (modules.Many, (2, 6, 6)),
+    "mobile": (modules.Mobile, (3, 10, 10)),
+    "arithmetic": (modules.Arithmetic, (2, 7, 7)),
 }
 
 

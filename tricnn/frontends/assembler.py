@@ -131,7 +131,9 @@ class Assembler:
             raise Unsupported(
                 f"it computes with {x.name} alone", "weights that forward computes are not supported: store the result"
             )
-        raise Unsupported("it computes with a constant alone", "make the constant a number or a buffer")
+        raise Unsupported(
+            "it computes with a tensor that is neither a layer nor in the state_dict", "a constant must be one number"
+        )
 
     def with_padding(self, x: Tensor) -> Tensor:
         """``x`` with its padding, if it has any, among its numbers."""

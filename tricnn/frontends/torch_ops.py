@@ -5,7 +5,7 @@ others are the call's arguments as its schema has them, each a :class:`Tensor`, 
 list of those, or None. ``a.shape`` is the shape of what PyTorch computes there. A reader raises
 :class:`~tricnn.frontends.assembler.Unsupported` where tricnn has no words.
 
-To teach the importer an operation, add a line to ``UNARY``, or a function under ``@reads(...)``.
+To teach the importer an operation, add a name to ``SAME_NAME``, or a function under ``@reads(...)``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from math import prod
 from numbers import Number
 from typing import Any
 
-from ..ir.table import OPS
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .views import View
 
@@ -225,12 +224,11 @@ def _pixel_axes(shape: Sequence[int]) -> frozenset[int]:
 
 # --- pointwise ------------------------------------------------------------------------------------------------------
 
-#: operations of one operand whose name we share, or have another for
-UNARY = {
-    "relu.default": "relu",
-    "sigmoid.default": "sigmoid",
-    "tanh.default": "tanh",
-}
+#: activations and functions of one operand, by the name that both have
+SAME_NAME = (
+    "relu", "relu6", "sigmoid", "tanh", "silu", "hardsigmoid", "hardswish", "mish",
+    "neg", "abs", "square", "sqrt", "exp", "log",
+)  # fmt: skip
 
 
 def unary(a: Assembler, op: str, x: Any, **attrs: Any) -> Tensor:
@@ -239,14 +237,91 @@ def unary(a: Assembler, op: str, x: Any, **attrs: Any) -> Tensor:
     return a.made(a.add(op, x.value, **attrs), x.view)
 
 
-def _enter(target: str, op: str) -> None:
-    @reads(target)
-    def read(a: Assembler, x: Any, **options: Any) -> Tensor:
+def _enter(op: str) -> None:
+    @reads(f"{op}.default")
+    def read(a: Assembler, x: Any) -> Tensor:
         return unary(a, op, x)
 
 
-for _target, _op in UNARY.items():
-    _enter(_target, _op)
+for _name in SAME_NAME:
+    _enter(_name)
+
+
+@reads("leaky_relu.default")
+def leaky_relu(a: Assembler, x: Any, negative_slope: float = 0.01) -> Tensor:
+    return unary(a, "leaky_relu", x, negative_slope=negative_slope)
+
+
+@reads("elu.default")
+def elu(a: Assembler, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    return _by_number(a, unary(a, "elu", _by_number(a, x, input_scale, 0), alpha=alpha), scale, 0)
+
+
+@reads("celu.default")
+def celu(a: Assembler, x: Any, alpha: float = 1.0) -> Tensor:
+    """alpha * elu(x / alpha), for alpha > 0."""
+    return _by_number(a, unary(a, "elu", _by_number(a, x, 1 / alpha, 0)), alpha, 0)
+
+
+@reads("selu.default")
+def selu(a: Assembler, x: Any) -> Tensor:
+    """Klambauer et al., "Self-normalizing neural networks" (2017), equation 2."""
+    return elu(a, x, 1.6732632423543772, 1.0507009873554805)
+
+
+@reads("gelu.default")
+def gelu(a: Assembler, x: Any, *, approximate: str = "none") -> Tensor:
+    return unary(a, "gelu" if approximate == "none" else "gelu_tanh", x)
+
+
+@reads("softplus.default")
+def softplus(a: Assembler, x: Any, beta: float = 1, threshold: float = 20) -> Tensor:
+    return unary(a, "softplus", x, beta=beta)
+
+
+@reads("log_sigmoid.default")
+def log_sigmoid(a: Assembler, x: Any) -> Tensor:
+    """log(sigmoid(x)) = -softplus(-x)."""
+    return unary(a, "neg", unary(a, "softplus", unary(a, "neg", x)))
+
+
+@reads("clamp.default", "hardtanh.default")
+def clamp(a: Assembler, x: Any, min: Any = None, max: Any = None, **limits: Any) -> Tensor:
+    low, high = limits.get("min_val", min), limits.get("max_val", max)
+    if a.site.operation.startswith("aten.hardtanh"):
+        low, high = -1.0 if low is None else low, 1.0 if high is None else high
+    bounds = {"min": low, "max": high}
+    return unary(a, "clamp", x, **{key: float(bound) for key, bound in bounds.items() if bound is not None})
+
+
+@reads("clamp_min.default")
+def clamp_min(a: Assembler, x: Any, least: Any) -> Tensor:
+    return clamp(a, x, least)
+
+
+@reads("clamp_max.default")
+def clamp_max(a: Assembler, x: Any, most: Any) -> Tensor:
+    return clamp(a, x, None, most)
+
+
+@reads("pow.Tensor_Scalar")
+def power(a: Assembler, x: Any, exponent: Any) -> Tensor:
+    if exponent == 1:
+        return a.tensor(x)
+    if exponent == 2:
+        return unary(a, "square", x)
+    if exponent == 0.5:
+        return unary(a, "sqrt", x)
+    raise Unsupported(f"a power of {exponent}", "supported are powers of 1, 2 and 0.5")
+
+
+@reads("prelu.default")
+def prelu(a: Assembler, x: Any, weight: Any) -> Tensor:
+    value = a.plain(x)
+    channels = a.type(value).channels
+    if isinstance(weight, Stored) and weight.shape == (1,) != (channels,):
+        raise Unsupported("one slope for all channels", f"give it one for each: nn.PReLU({channels})")
+    return a.made(a.add("prelu", value, a.parameter(weight, "weight", (channels,)), owner=weight.name))
 
 
 @reads("native_dropout.default")
@@ -304,6 +379,49 @@ def _number(x: Any) -> bool:
     return isinstance(x, Number) and not isinstance(x, bool | complex)
 
 
+def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
+    """A pointwise operation of two values, or of a value and a parameter. One may be smaller: [C], [N, C, 1, 1] or
+    [N, 1, H, W] beside [N, C, H, W], wherever a permutation has put those axes."""
+    if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+        a.tensor(x)
+    operands = [v if isinstance(v, Stored) else a.tensor(v) for v in (x, y)]
+    tensors = [v for v in operands if isinstance(v, Tensor)]
+    if len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
+        values, view = together(a, tensors)
+        return a.made(a.add(op, *values), view)
+    whole = max(tensors, key=lambda v: (len(v.shape), prod(v.shape)))
+    place = next(i for i, v in enumerate(operands) if v is whole)
+    if order_of(whole.view) is None:
+        operands[place] = whole = a.made(a.plain(whole))
+    order = order_of(whole.view) or ()
+    back = [order.index(i) for i in range(len(order))]
+    values = [_beside(a, v, whole, back) for v in operands]
+    return a.made(a.add(op, *values), View.of(a.type(values[place]).at(BATCH)).permuted(order))
+
+
+def _beside(a: Assembler, part: Any, whole: Tensor, back: Sequence[int]) -> str:
+    """An operand's name, its axes in the order [N, C, H, W] that ``back`` puts those of the whole in."""
+    rank = len(whole.shape)
+    shape = (1,) * (rank - len(part.shape)) + tuple(part.shape)
+    fits = len(shape) == rank and all(p in (1, w) for p, w in zip(shape, whole.shape))
+    if not fits:
+        raise Unsupported(
+            f"arithmetic between {described(whole.shape)} and {described(part.shape)}",
+            "beside [N, C, H, W] may be [C], [N, C, 1, 1] and [N, 1, H, W]",
+        )
+    if isinstance(part, Stored):
+        there = [shape[i] for i in back]
+        channels = whole.shape[back[1]]
+        if there != [1, channels, *[1] * (rank - 2)]:
+            raise Unsupported(
+                f"arithmetic with {part.name}, {list(part.shape)}", "a parameter has a number per channel"
+            )
+        return a.parameter(part, "operand", (channels,))
+    view = part.view.reshaped(shape)
+    assert view is not None  # dimensions of 1 can be put before any
+    return a.plain(Tensor(part.value, view.permuted(back), site=part.site))
+
+
 @reads("add.Tensor", "add.Scalar")
 def add(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
     if alpha != 1:
@@ -312,18 +430,18 @@ def add(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
         return _by_number(a, x, 1, y)
     if _number(x):
         return _by_number(a, y, 1, x)
-    _same_shape(x, y)
-    values, view = together(a, [x, y])
-    return a.made(a.add("add", *values), view)
+    return binary(a, "add", x, y)
 
 
 @reads("sub.Tensor", "sub.Scalar")
 def subtract(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
+    if alpha != 1:
+        y = multiply(a, y, alpha)
     if _number(y):
-        return _by_number(a, x, 1, -y * alpha)
+        return _by_number(a, x, 1, -y)
     if _number(x):
-        return _by_number(a, y, -alpha, x)
-    return add(a, x, _by_number(a, y, -alpha, 0))
+        return _by_number(a, y, -1, x)
+    return binary(a, "sub", x, y)
 
 
 @reads("rsub.Scalar", "rsub.Tensor")
@@ -331,44 +449,44 @@ def subtract_from(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
     return subtract(a, y, x, alpha)
 
 
-@reads("neg.default")
-def negative(a: Assembler, x: Any) -> Tensor:
-    return _by_number(a, x, -1, 0)
-
-
 @reads("mul.Tensor", "mul.Scalar")
-def multiply(a: Assembler, x: Any, y: Any) -> Tensor:
+def multiply(a: Assembler, x: Any, y: Any) -> Any:
+    if _number(x) and _number(y):
+        return x * y
     if _number(y):
         return _by_number(a, x, y, 0)
     if _number(x):
         return _by_number(a, y, x, 0)
-    _same_shape(x, y)
-    raise Unsupported("a product of two values", "supported are products with numbers")
+    return binary(a, "mul", x, y)
 
 
 @reads("div.Tensor", "div.Scalar")
 def divide(a: Assembler, x: Any, y: Any) -> Tensor:
     if _number(y) and y != 0:
         return _by_number(a, x, 1 / y, 0)
-    raise Unsupported("a quotient of two values", "supported are quotients by numbers")
+    if _number(x):
+        raise Unsupported("a number is divided by a layer", "supported are quotients of two layers, or by a number")
+    return binary(a, "div", x, y)
+
+
+@reads("maximum.default")
+def maximum(a: Assembler, x: Any, y: Any) -> Tensor:
+    return binary(a, "maximum", x, y)
+
+
+@reads("minimum.default")
+def minimum(a: Assembler, x: Any, y: Any) -> Tensor:
+    return binary(a, "minimum", x, y)
 
 
 def _by_number(a: Assembler, x: Any, factor: Any, term: Any) -> Tensor:
     """``factor * x + term``."""
     x = a.tensor(x)
-    if term != 0:
-        raise Unsupported("a number is added", "supported are sums of layers")
-    return x if factor == 1 else unary(a, "scale", x, factor=factor)
-
-
-def _same_shape(x: Any, y: Any) -> None:
-    for operand in (x, y):
-        if isinstance(operand, Stored):
-            raise Unsupported(f"arithmetic with the parameter {operand.name}", "supported is that between layers")
-    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape != y.shape:
-        raise Unsupported(
-            f"arithmetic between {described(x.shape)} and {described(y.shape)}", "both must have one shape"
-        )
+    if factor == -1:
+        x = unary(a, "neg", x)
+    elif factor != 1:
+        x = unary(a, "scale", x, factor=factor)
+    return x if term == 0 else unary(a, "shift", x, amount=term)
 
 
 # --- shapes ---------------------------------------------------------------------------------------------------------
@@ -574,6 +692,3 @@ def advice(target: str) -> str:
 def supported() -> list[str]:
     """The operations of ATen that are understood, by name."""
     return sorted(name for name in ATEN if name.startswith("aten.") and name.count(".") > 1)
-
-
-assert all(op in OPS for op in UNARY.values())
