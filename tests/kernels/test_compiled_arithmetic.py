@@ -214,8 +214,9 @@ def pool(x, y, index):
 @pytest.mark.parametrize("area", [2, 4])
 def test_the_compiled_maximum_over_a_window_is_pytorchs(area):
     """Every window of NaNs, infinities, zeros of either sign and numbers: its maximum, and where that is."""
-    spec = KernelSpec("pool", module_text(WINDOWS.replace("AREA", f"{area}")),
-                      {"x": "*fp32", "y": "*fp32", "index": "*i32"}, {}, 1, 1)  # fmt: skip
+    spec = KernelSpec(
+        "pool", module_text(WINDOWS.replace("AREA", f"{area}")), {"x": "*fp32", "y": "*fp32", "index": "*i32"}, {}, 1, 1
+    )
     (kernel,) = compile_kernels([spec], "sm_90")
     (amd,) = compile_kernels([spec], "gfx942")
     assert re.search(r"v_cmp_[ou]_f32", amd.assembly["amdgcn"]), "a maximum that keeps a NaN there asks for one"

@@ -338,9 +338,13 @@ def boxes_kernel(
 
 @pytest.mark.parametrize(
     ("taps", "padding", "dilation", "box"),
-    [((3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)), ((3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
-     ((1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)), ((3, 3), (0, 0, 0, 0), (1, 1), (4, 2, 1))],
-)  # fmt: skip
+    [
+        ((3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),
+        ((3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
+        ((1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
+        ((3, 3), (0, 0, 0, 0), (1, 1), (4, 2, 1)),
+    ],
+)
 def test_images_in_boxes(taps, padding, dilation, box):
     """Boxes reach over the border on every side, over the last image and the last filter. And back: the gradient."""
     n, c, k, h, w = 3, 16, 48, 5, 7
@@ -359,9 +363,9 @@ def test_images_in_boxes(taps, padding, dilation, box):
     first = padding[0], padding[2]
     boxes_kernel[programs(p, q, k),](
         image(conv.x), forward, y, n, c, k, *taps, p, q, -first[0], -first[1], *dilation, *box, False
-    )  # fmt: skip
+    )
     boxes_kernel[programs(h, w, c),](
         image(conv.dy), back, dx, n, k, c, *taps, h, w, *first, -dilation[0], -dilation[1], *box, True
-    )  # fmt: skip
+    )
     assert torch.equal(y.double(), conv.y)
     assert torch.equal(dx.double(), conv.dx)

@@ -207,8 +207,11 @@ def test_tiles_of_passes_that_tuning_may_choose_are_right(number):
 @pytest.mark.parametrize("width", [1 << i for i in range(9)])
 def test_every_tile_of_a_pass_is_right(width):
     channels = max(1, width - width // 4)
-    kinds = {kind: [b for b in candidates.blocks(kind) if b[1] == min(width, 128 if kind in WITH_SUMS else 256)]
-             for kind in KINDS if kind not in CONTRACTIONS}  # fmt: skip
+    kinds = {
+        kind: [b for b in candidates.blocks(kind) if b[1] == min(width, 128 if kind in WITH_SUMS else 256)]
+        for kind in KINDS
+        if kind not in CONTRACTIONS
+    }
     for number in range(max(map(len, kinds.values()))):
         passes_are_right(channels, lambda p, i=number: Tile(*kinds[p.kind][i % len(kinds[p.kind])], 4, 1))
 
@@ -336,9 +339,10 @@ BROKEN = {
     "a line under no section": ("format = 1", ["line 1", "format", "[target.kind.dtype]"]),
     "two lines for one problem": (f"[sm_90.conv2d.bf16]\n{GOOD}\n{GOOD}", ["line 3"]),
     "a second section's line": (
-        f"[sm_90.conv2d.bf16]\n{GOOD}\n[sm_90.conv2d.fp16]\n{GOOD.replace('64', '5')}", ["line 4", "m=5"],
+        f"[sm_90.conv2d.bf16]\n{GOOD}\n[sm_90.conv2d.fp16]\n{GOOD.replace('64', '5')}",
+        ["line 4", "m=5"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BROKEN)

@@ -11,13 +11,12 @@ from tricnn.lower.traffic import normalised_channels
 @pytest.mark.parametrize("seed", range(40))
 def test_visits_are_counted_as_they_are_defined(seed):
     draw = random.Random(seed).randint
-    size, outputs, kernel, stride, before, dilation = (
-        draw(1, 9), draw(1, 9), draw(1, 7), draw(1, 4), draw(0, 8), draw(1, 4)
-    )  # fmt: skip
-    places = [[p * stride + r * dilation - before for r in range(kernel)] for p in range(outputs)]
-    axis = Axis(size, outputs, kernel, stride, before, dilation)
-    assert axis.taps() == tuple(sum(row.count(at) for row in places) for at in range(size))
-    assert axis.covers() == tuple(sum(0 <= at < size for at in row) for row in places)
+    ends = {"size": 9, "outputs": 9, "kernel": 7, "stride": 4, "before": 8, "dilation": 4}
+    axis = Axis(**{name: draw(name != "before", end) for name, end in ends.items()})
+    starts = [p * axis.stride - axis.before for p in range(axis.outputs)]
+    places = [[start + r * axis.dilation for r in range(axis.kernel)] for start in starts]
+    assert axis.taps() == tuple(sum(row.count(at) for row in places) for at in range(axis.size))
+    assert axis.covers() == tuple(sum(0 <= at < axis.size for at in row) for row in places)
 
 
 @pytest.mark.parametrize("channels, size", [(1, 1), (5, 2), (5, 5), (4, 9), (12, 4)])

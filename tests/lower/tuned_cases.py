@@ -17,8 +17,10 @@ def edges(kind, m, n, k, dtype):
         shapes = [(dict(size, H=1, W=1, R=1, S=1, P=1, Q=1), m + 2), (dict(size, H=1, W=1, R=1, S=1, P=1, Q=1), 1)]
     else:
         k_, c = {
-            "conv2d": (n + 3, k + 5), "conv2d_grad_input": (k + 5, n + 3), "conv2d_grad_weight": (m + 3, n + 3),
-        }[kind]  # fmt: skip
+            "conv2d": (n + 3, k + 5),
+            "conv2d_grad_input": (k + 5, n + 3),
+            "conv2d_grad_weight": (m + 3, n + 3),
+        }[kind]
         plain = dict(C=c, H=high, W=3, K=k_, R=2, S=1, P=high, Q=3, PT=1)
         strided = dict(C=c, H=2 * high, W=5, K=k_, R=1, S=3, P=high, Q=3, SH=2, SW=2, PL=1)
         few = dict(C=3, H=high, W=3, K=19, R=3, S=3, P=high, Q=3, PT=1, PL=1)
@@ -87,7 +89,7 @@ def boxed_edges(kind, m, n, k, dtype):
             (dict(pixels, C=columns, K=rows, H=k // 9 + 1, P=k // 9 + 1), 1, "conv2d_wgrad", 2),
             (dict(strided, C=columns, K=rows, H=2 * (k // 9 + 1), P=k // 9 + 1), 2, "conv2d_wgrad", 1),
         ],
-    }[kind]  # fmt: skip
+    }[kind]
     return [Boxed(Problem.of("sm_90", kind, dtype, {"N": 4, **shape}), *rest) for shape, *rest in shapes]
 
 

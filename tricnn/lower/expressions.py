@@ -56,7 +56,7 @@ def _batch_norm_grad(body: Body, node: Node, at: At) -> Steps:
 def statistics(body: Body, node: Node, index: int, at: At) -> tuple[str, str]:
     """(mean, variance), or any other pair of rows of a ``[2, C]`` operand."""
     value = node.inputs[index]
-    stem = "sum" if "sums" in value or index == 4 else "stats"
+    stem = "sum" if node.row.operand_names(len(node.inputs))[index] == "sums" else "stats"
     return body.vector(value, stem, at), body.vector(value, stem, at, row=1)
 
 
@@ -185,7 +185,7 @@ def _position(body: Body, node: Node, at: At) -> tuple[str, str, str]:
 
 def _from(
     body: Body, node: Node, at: At, n: str, row: str, column: str, rows: Iterable[Any], columns: Iterable[Any]
-) -> At:  # fmt: skip
+) -> At:
     """The place of the operand in (row, column) of the same image. Each row of the result is made of those ``rows``."""
     height, width = body.plan.type(node.inputs[0]).spatial
     pixel = body.let("source", f"({n} * {height} + {row}) * {width} + {column}")
@@ -242,10 +242,14 @@ def _pixel_shuffle(body: Body, node: Node, at: At) -> Steps:
     rows, columns = ([p // r for p in range(size)] for size in y.spatial)
     first, last = at.channels
     source = replace(
-        _from(body, node, at, n, f"{h} // {r}", f"{v} // {r}", rows, columns), channel=channel,
-        width=y.channels * r * r, first=0, count=None, seen=Channels(first, last, y.channels),
+        _from(body, node, at, n, f"{h} // {r}", f"{v} // {r}", rows, columns),
+        channel=channel,
+        width=y.channels * r * r,
+        first=0,
+        count=None,
+        seen=Channels(first, last, y.channels),
         lanes=at.lanes * Fraction(last - first, y.channels * r * r),
-    )  # fmt: skip
+    )
     return (yield body.asked(node, 0, source))
 
 
@@ -257,10 +261,14 @@ def _pixel_unshuffle(body: Body, node: Node, at: At) -> Steps:
     rows, columns = ([range(p * r, p * r + r) for p in range(size)] for size in y.spatial)
     first, last = at.channels
     source = replace(
-        _from(body, node, at, n, row, column, rows, columns), channel=body.let("from_channel", f"{c} // {r * r}"),
-        width=y.channels // (r * r), first=0, count=None, seen=Channels(first, last, y.channels),
+        _from(body, node, at, n, row, column, rows, columns),
+        channel=body.let("from_channel", f"{c} // {r * r}"),
+        width=y.channels // (r * r),
+        first=0,
+        count=None,
+        seen=Channels(first, last, y.channels),
         lanes=at.lanes * Fraction(last - first, y.channels),
-    )  # fmt: skip
+    )
     return (yield body.asked(node, 0, source))
 
 

@@ -69,9 +69,13 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
 
 
 def lower(
-    plan: Plan, dtype: str, batch: int, target: str = "sm_90", forms: Mapping[str, Form] | None = None,
+    plan: Plan,
+    dtype: str,
+    batch: int,
+    target: str = "sm_90",
+    forms: Mapping[str, Form] | None = None,
     kernels: Collection[str] | None = None,
-) -> Program:  # fmt: skip
+) -> Program:
     """The program of a plan for one dtype: its functions, and the launches of a step in order.
 
     ``batch`` and ``target`` guide the choice of tiles only: a program runs any batch size.
@@ -89,9 +93,20 @@ def lower(
     used = {argument for launch in state.launches for argument in launch.arguments}
     descriptors = {name: d for name, d in state.descriptors.items() if name in used}
     return Program(
-        plan, dtype, batch, target, tuple(state.functions.values()), tuple(state.launches), state.buffers, state.order,
-        tuple(state.sums), tuple(state.choices), state.rounded, descriptors, state.wide,
-    )  # fmt: skip
+        plan=plan,
+        dtype=dtype,
+        batch=batch,
+        target=target,
+        functions=tuple(state.functions.values()),
+        launches=tuple(state.launches),
+        buffers=state.buffers,
+        order=state.order,
+        sums=tuple(state.sums),
+        choices=tuple(state.choices),
+        rounded=state.rounded,
+        descriptors=descriptors,
+        wide=state.wide,
+    )
 
 
 def lowering_of(kernel: Kernel) -> Callable[[Lowering, Kernel], None]:

@@ -12,6 +12,7 @@ from ..ir.table import Kind
 from ..machine import tiles
 from ..machine import tuned_files as tuning
 from ..machine.dtypes import DTYPES
+from ..machine.targets import TARGETS
 from .body import Body
 from .call import Call, Parameters
 from .names import Argument, Scope, StepNumber, copy_name, descriptor_name, workspace_name
@@ -93,8 +94,8 @@ class Lowering:
     def descriptor(self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...]) -> str | None:
         """A descriptor of a buffer as rows or images of a ``shape``, if the target has the instructions (Hopper's TMA)
         and they can read it: 16-bit numbers for the tensor cores, the last axis a multiple of 16 bytes."""
-        dtype, target = self.buffers[buffer].dtype, self.target
-        if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not target.startswith("sm_") or int(target[3:]) < 90:
+        dtype = self.buffers[buffer].dtype
+        if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not TARGETS[self.target].bulk_copies:
             return None
         name = descriptor_name(buffer, box)
         if name in self.descriptors and self.descriptors[name].shape != shape:

@@ -91,8 +91,9 @@ class Moved:
         return self.read + self.written
 
     def __add__(self, other: Moved) -> Moved:
-        return Moved(self.loaded + other.loaded, self.read + other.read, self.stored + other.stored,
-                     self.written + other.written)  # fmt: skip
+        return Moved(
+            self.loaded + other.loaded, self.read + other.read, self.stored + other.stored, self.written + other.written
+        )
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,7 @@ class Calls:
         are made of."""
         if pixel in body.elsewhere:
             parent, *axes = body.elsewhere[pixel]
-            rows, columns = (
-                axis.visits(n) for axis, n in zip(axes, self._visits(body, parent), strict=True)
-            )  # fmt: skip
+            rows, columns = (axis.visits(n) for axis, n in zip(axes, self._visits(body, parent), strict=True))
             return rows, columns
         return self.windows if pixel == "window" else (self.rows, self.columns)
 
@@ -243,7 +241,7 @@ def pool_grad(
 
 def resampled(
     load: Body, store: Body, axes: tuple[Taps, Taps], spatial: tuple[int, int], channels: int, tile: Tile
-) -> list[Traffic]:  # fmt: skip
+) -> list[Traffic]:
     """What resample moves: each pixel of the result loads those of the operand, so high and wide, that have a weight in
     it."""
     p, q = (len(axis.index) for axis in axes)

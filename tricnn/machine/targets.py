@@ -26,6 +26,11 @@ class Target:
     def binary_kind(self) -> str:
         return "cubin" if self.backend == "cuda" else "hsaco"
 
+    @property
+    def bulk_copies(self) -> bool:
+        """Whether it copies whole boxes by tensor descriptors (Hopper's TMA)."""
+        return isinstance(self.arch, int) and self.arch >= 90
+
     def __str__(self) -> str:
         return self.name
 
