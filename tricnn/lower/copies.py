@@ -7,6 +7,7 @@ from functools import partial
 from math import prod
 
 from ..compiler.plan import Kernel
+from ..ir.graph import Node
 from ..machine import tiles
 from . import traffic
 from .body import Body
@@ -67,33 +68,18 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
 def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
     """Copy the channels of one operand (an image, a vector, rows of numbers or a weight), or a slice of them, to those
     of the result from ``start`` on, or amid zeros."""
-    node, plan = kernel.anchor, state.plan
-    x, y = plan.type(raw), plan.type(node.name)
+    node = kernel.anchor
+    x, y = state.plan.type(raw), state.plan.type(node.name)
     body = state.body(kernel)
-    first, count, inside = 0, x.channel_count, "mask"
-    if node.op == "slice_channels":
-        first, count = node.attrs["start"], y.channel_count
-    elif node.op == "pad_channels":
-        before = node.attrs["before"]
-        first, count, inside = -before, y.channel_count, "inside"
-        body.lines.append(f"inside = mask & (channel >= {before}) & (channel < {before + x.channel_count})")
-    channel = f"channel + {first}" if first > 0 else f"channel - {-first}" if first else "channel"
-    source = At("pixel", channel, inside, x.channel_count)
+    count = y.channel_count if node.op in ("slice_channels", "pad_channels") else x.channel_count
     pixels = y.pixels if y.batched else x.elements(1) // x.channel_count
-    if y.batched:
-        cut = replace(source, first=first, count=count) if node.op == "slice_channels" else source
-        loaded = body.value(raw, cut, "x", wide=False)
-        if body.computed(plan.storage(raw)):
-            loaded = body.rounded(loaded, element(y, state.storage))
-    else:
-        loaded = body.row_of(raw, replace(source, first=max(first, 0), count=count))
-    _store_channels(body, node.name, loaded, start, count, pixels)
+    _store_channels(body, node.name, _loaded_channels(body, node, raw, count), start, count, pixels)
     shape = {"PIXELS": pixels, "C": count}
     tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, count))
-    function = body.function(f"{name}_body", PIXELS, body.lines)
     each = images(y.batched)
     rows = cdiv(each * pixels, tile.m)
     spatial = y.spatial if y.batched else (pixels, 1)
+    function = body.function(f"{name}_body", PIXELS, body.lines)
     state.add(
         name,
         kernel,
@@ -103,6 +89,25 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
         kind=node.op,
         traffic=[traffic.once(spatial, rows, count, tile, each).of(body)],
     )
+
+
+def _loaded_channels(body: Body, node: Node, raw: str, count: int) -> str:
+    """The text of a tile of an operand: ``count`` of its channels, those that ``node`` cuts or puts amid zeros."""
+    x, y = body.plan.type(raw), body.plan.type(node.name)
+    first, inside = 0, "mask"
+    if node.op == "slice_channels":
+        first = node.attrs["start"]
+    elif node.op == "pad_channels":
+        before, inside = node.attrs["before"], "inside"
+        first = -before
+        body.lines.append(f"inside = mask & (channel >= {before}) & (channel < {before + x.channel_count})")
+    channel = f"channel + {first}" if first > 0 else f"channel - {-first}" if first else "channel"
+    source = At("pixel", channel, inside, x.channel_count)
+    if not y.batched:
+        return body.row_of(raw, replace(source, first=max(first, 0), count=count))
+    cut = replace(source, first=first, count=count) if node.op == "slice_channels" else source
+    loaded = body.value(raw, cut, "x", wide=False)
+    return body.rounded(loaded, element(y, body.storage)) if body.computed(body.plan.storage(raw)) else loaded
 
 
 def _store_channels(body: Body, value: str, loaded: str, start: int, count: int, pixels: int) -> None:

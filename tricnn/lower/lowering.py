@@ -20,6 +20,8 @@ from .program import Buffer, Descriptor, Function, Launch, PartialSum, plan_buff
 from .size import N, Size, cdiv
 from .traffic import Traffic
 
+#: how many programs a launch has, along up to three axes
+Grid = tuple[int | Size, ...]
 #: a tile, after so many attempts that a compiler spilled
 Rule = Callable[[int], tiles.Tile]
 
@@ -131,7 +133,7 @@ class Lowering:
         name: str,
         kernel: Kernel,
         call: Call,
-        grid: tuple[int | Size, ...],
+        grid: Grid,
         tile: tiles.Tile,
         *,
         kind: str,

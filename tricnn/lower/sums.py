@@ -8,7 +8,8 @@ from math import prod
 from ..compiler.plan import Kernel
 from ..machine import tiles
 from . import traffic
-from .call import BATCH, Call, Pointer, Text, blocks, helper
+from .body import Body
+from .call import BATCH, Call, Helper, Pointer, Text, blocks, helper
 from .expressions import statistics
 from .lowering import Lowering, tile_grid
 from .names import Argument, StepNumber
@@ -58,12 +59,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     tile = state.tile(name, kernel, node.op, shape, partial(tiles.elementwise, c))
     split = _splits(state, x.pixels, c, tile)
     load = state.body(kernel)
-    at = At("pixel", "channel", "mask", c)
-    dy, z = load.operand(node, 0, at), load.operand(node, 1, at)
-    mean, var = statistics(load, node, 2, at)
-    load.lines.append(f"dy = tl.where(mask, {dy}, 0.0)")
-    load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
-    load_both = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
+    load_both = _both(load, kernel, c)
     place = state.plan.place(node.name)
     target = state.workspace(name, "partial", split * 2 * c) if split > 1 else place.buffer
     start = f"split * {2 * c} + " if split > 1 else f"{place.offset} + " if place.offset else ""
@@ -86,6 +82,16 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
     )
     if split > 1:
         lower_split_sum(state, kernel, PartialResults(target, Size.of(split), 2 * c, 2 * c), node.name)
+
+
+def _both(load: Body, kernel: Kernel, c: int) -> Helper:
+    """The function that loads dy and dy * xhat."""
+    node, at = kernel.anchor, At("pixel", "channel", "mask", c)
+    dy, z = load.operand(node, 0, at), load.operand(node, 1, at)
+    mean, var = statistics(load, node, 2, at)
+    load.lines.append(f"dy = tl.where(mask, {dy}, 0.0)")
+    load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
+    return load.function(f"{kernel.name}_load", "pixel, channel, mask, args", load.lines)
 
 
 def lower_batch_stats(state: Lowering, kernel: Kernel) -> None:
