@@ -219,3 +219,33 @@ class Arithmetic(nn.Module):
         x = torch.add(x, x.exp().log(), alpha=0.5)
         f = x.mean((2, 3))
         return self.fc((f - self.beta) * self.gamma + torch.rsub(f, 1.0))
+
+
+class Resized(nn.Module):
+    """Other sizes: up, adaptive, padded, cropped, shuffled by functions and by reshapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 8, 3)
+        self.fc = nn.Linear(8, 3)
+        self.small = nn.Linear(2, 3)
+
+    def forward(self, x):
+        x = self.conv(x)  # 8 x 6 x 6
+        n, c, h, w = x.shape
+        shuffled = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+        x = torch.tanh(F.channel_shuffle(x, 4)) * shuffled
+        up = F.interpolate(x, scale_factor=2) + F.interpolate(x, size=(12, 12), mode="bilinear")
+        up = up * F.interpolate(x, size=[12, 12], mode="bilinear", align_corners=True)
+        x = F.max_pool2d(F.pad(up, (0, 1, 1, 0)), 3) + F.pad(F.pad(x, (-1, -1, -1, 0)), (0, 0, 0, -1))[:, :, :, :]
+        x = x[:, :, 1:, :3] * x[..., :-1, 1:]
+        fine = F.pixel_shuffle(up, 2)
+        again = up.view(n, 2, 2, 2, 12, 12).permute(0, 1, 4, 2, 5, 3).reshape(n, 2, 24, 24)
+        fine = F.pixel_unshuffle(fine * again.sigmoid(), 4).reshape(n, 2, 16, 36)[:, :, 1::3, 0::2]
+        sides = (
+            F.adaptive_max_pool2d(up, 3)
+            + F.adaptive_avg_pool2d(up, 3)
+            + F.adaptive_avg_pool2d(up, (5, 7))[:, :, 1:4, 2:5]
+        )
+        f = x.amax((2, 3)) + F.adaptive_max_pool2d(up, 1).flatten(1) + sides.sum((-1, -2)) / 9
+        return self.fc(f) + self.small(fine.mean((2, 3)))

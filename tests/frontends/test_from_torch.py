@@ -34,6 +34,7 @@ CASES = {
     "frozen": (modules.Frozen, (2, 8, 8)),
     "many": (modules.Many, (2, 6, 6)),
     "mobile": (modules.Mobile, (3, 10, 10)),
+    "resized": (modules.Resized, (2, 8, 8)),
     "arithmetic": (modules.Arithmetic, (2, 7, 7)),
 }
 

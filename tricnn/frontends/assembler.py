@@ -136,13 +136,16 @@ class Assembler:
         )
 
     def with_padding(self, x: Tensor) -> Tensor:
-        """``x`` with its padding, if it has any, among its numbers."""
+        """``x`` with its padding, if it has any, among its numbers: what is negative is cut off."""
         if not x.padded:
             return x
-        raise Unsupported(
-            f"padding by {x.padded_with:g} that no convolution or pooling reads",
-            "padding is part of convolutions and poolings: give them padding=",
-        )
+        if x.padded_with == 0 or max(x.padding) <= 0:
+            before, self.site = self.site, x.site
+            try:
+                return self.made(self.add("zero_pad2d", x.value, padding=x.padding))
+            finally:
+                self.site = before
+        raise Unsupported(f"padding by {x.padded_with:g}", "padding is by 0; before a max pooling also by -inf")
 
     def plain(self, x: Any) -> str:
         """The name of a value [N], [N, F] or [N, C, H, W] that holds ``x`` as the foreign network sees it."""
@@ -166,12 +169,40 @@ class Assembler:
                     return value
             finally:
                 self.site = before
+        if (moved := self._moved(view)) is not None:
+            op, attrs = moved
+            before, self.site = self.site, x.site
+            try:
+                return self.add(op, x.value, **attrs)
+            finally:
+                self.site = before
         if x.value in self.unknown and isinstance(known := self.stand_in(shape), Tensor) and known.view.plain:
             return known.value
         raise Unsupported(
             f"it needs its input as {described(shape)}, made of {described(view.base)} by reshapes and permutations",
             "images are [N, C, H, W] and features [N, F]; channels may move, be split and be put together",
         )
+
+    def _moved(self, view: View) -> tuple[str, dict[str, Any]] | None:
+        """The operation on channels and pixels that a view amounts to, and its attributes; None if it is none."""
+        if len(view.base) != 4 or len(view.dims) != 4:
+            return None
+        rest = View.of(view.base).dims
+        if len(view.dims[1]) == 2 and (view.dims[0], *view.dims[2:]) == (rest[0], *rest[2:]):
+            groups = view.dims[1][1].extent
+            split = View.of(view.base).reshaped((view.base[0], groups, view.base[1] // groups, *view.base[2:]))
+            if split is not None and split.permuted((0, 2, 1, 3, 4)).reshaped(view.base) == view:
+                return "channel_shuffle", {"groups": groups}
+        n, c, h, w = view.base
+        for r in {f.extent for dim in view.dims for f in dim if f.axis == 1}:
+            grown = View.of(view.base).reshaped((n, c // (r * r), r, r, h, w)) if c % (r * r) == 0 else None
+            if grown is not None and grown.permuted((0, 1, 4, 2, 5, 3)).reshaped(view.shape) == view:
+                return "pixel_shuffle", {"upscale_factor": r}
+        for r in {f.extent for dim in view.dims for f in dim if f.axis in (2, 3)}:
+            shrunk = View.of(view.base).reshaped((n, c, h // r, r, w // r, r)) if h % r == w % r == 0 else None
+            if shrunk is not None and shrunk.permuted((0, 1, 3, 5, 2, 4)).reshaped(view.shape) == view:
+                return "pixel_unshuffle", {"downscale_factor": r}
+        return None
 
     def image(self, x: Any) -> str:
         """The same, for an operation on [N, C, H, W] only."""

@@ -16,6 +16,7 @@ from math import prod
 from numbers import Number
 from typing import Any
 
+from ..ir.ops.pool import LARGEST_WINDOW
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .views import View
 
@@ -45,10 +46,24 @@ def two(value: Any) -> tuple[int, int]:
 
 def windowed(a: Assembler, x: Any, padding: Sequence[int], value: float = 0.0) -> tuple[str, tuple[int, ...]]:
     """An image and the padding of the windows over it, what was added before by F.pad included."""
-    if isinstance(x, Tensor) and x.padded and x.padded_with == value:
-        image = Tensor(x.value, x.view, site=x.site)
-        return a.image(image), tuple(p + q for p, q in zip(x.padding, padding))
+    if isinstance(x, Tensor) and x.padded and x.padded_with == value and min(x.padding) >= 0:
+        return a.image(unpadded(x)), tuple(p + q for p, q in zip(x.padding, padding))
     return a.image(x), tuple(padding)
+
+
+def unpadded(x: Tensor) -> Tensor:
+    """The value that was padded."""
+    return Tensor(x.value, x.view, site=x.site)
+
+
+def bordered(a: Assembler, x: Any, sides: tuple[int, int, int, int], fill: float = 0.0) -> Tensor:
+    """An image amid (top, bottom, left, right) more pixels, or fewer; whoever reads it adds them."""
+    amid = isinstance(x, Tensor) and x.padded and x.padded_with == fill
+    if amid and all(p * q >= 0 for p, q in zip(x.padding, sides)):  # nothing is padded where something was cut off
+        top, bottom, left, right = (p + q for p, q in zip(x.padding, sides))
+        return Tensor(x.value, x.view, (top, bottom, left, right), fill, a.site)
+    image = a.made(a.image(x))
+    return Tensor(image.value, image.view, sides, fill, a.site)
 
 
 def four(padding: Any) -> tuple[int, int, int, int]:
@@ -175,17 +190,12 @@ def avg_pool2d(a: Assembler, x: Any, kernel_size: Any, stride: Any = (), padding
 
 @reads("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
 def adaptive_avg_pool2d(a: Assembler, x: Any, size: Sequence[int]) -> Tensor:
-    """A pooling of equal windows where they are equal: floor(i*H/P) to ceil((i+1)*H/P) for P that divides H."""
     image = a.image(x)
-    (h, w), (p, q) = a.type(image).spatial, two(size)
-    if (p, q) == (1, 1):
+    if two(size) == (1, 1):
         return a.made(a.add("global_avg_pool", image))
-    if (p, q) == (h, w):
-        return x
-    if h % p == 0 and w % q == 0:
-        window = (h // p, w // q)
-        return a.made(a.add("avg_pool2d", image, kernel_size=window, stride=window))
-    raise Unsupported(f"adaptive pooling of {h}x{w} to {p}x{q}", "the sizes must divide, or be 1x1")
+    if two(size) == a.type(image).spatial:
+        return a.made(image)
+    return a.made(a.add("adaptive_avg_pool2d", image, output_size=two(size)))
 
 
 @reads("adaptive_max_pool2d.default")
@@ -193,16 +203,36 @@ def adaptive_max_pool2d(a: Assembler, x: Any, size: Sequence[int]) -> list[Any]:
     image = a.image(x)
     (h, w), (p, q) = a.type(image).spatial, two(size)
     if (p, q) == (h, w):
-        return [x, None]
-    if h % p == 0 and w % q == 0:
-        window = (h // p, w // q)
-        return [a.made(a.add("max_pool2d", image, kernel_size=window, stride=window)), None]
-    raise Unsupported(f"adaptive pooling of {h}x{w} to {p}x{q}", "the sizes must divide, or be 1x1")
+        return [a.made(image), None]
+    if h % p or w % q:
+        raise Unsupported(f"adaptive max pooling of {h}x{w} to {p}x{q}", "the sizes must divide, or be 1x1")
+    return [a.made(_largest(a, image, (h // p, w // q))), None]
+
+
+def _largest(a: Assembler, image: str, window: tuple[int, int]) -> str:
+    """The largest pixel of windows side by side; of their rows, then of columns, where they are large."""
+    h, w = window
+    if h * w > LARGEST_WINDOW:
+        image, w = a.add("max_pool2d", image, stem="rows", kernel_size=(1, w), stride=(1, w)), 1
+    return a.add("max_pool2d", image, kernel_size=(h, w), stride=(h, w))
 
 
 @reads("mean.dim")
 def mean(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     return _over_pixels(a, "global_avg_pool", x, dims, keepdim)
+
+
+@reads("amax.default")
+def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
+    return _over_pixels(a, "amax", x, dims or None, keepdim)
+
+
+@reads("sum.dim_IntList")
+def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The mean times the number of pixels."""
+    x = a.tensor(x)
+    pixels = prod(x.view.base[2:])
+    return _by_number(a, _over_pixels(a, "global_avg_pool", x, dims, keepdim), pixels, 0)
 
 
 def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Tensor:
@@ -212,7 +242,8 @@ def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Ten
     gone = sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))
     if len(x.view.base) == 4 and x.view.axes(gone) == _pixel_axes(x.view.base):
         left = x.view.without(gone, keep=keepdim)
-        return a.made(a.add(op, x.value), View((*x.view.base[:2], 1, 1), left.dims))
+        value = _largest(a, x.value, a.type(x.value).spatial) if op == "amax" else a.add(op, x.value)
+        return a.made(value, View((*x.view.base[:2], 1, 1), left.dims))
     raise Unsupported(
         f"a reduction of {described(x.shape)} over dimensions {gone}", "supported is that over height and width"
     )
@@ -555,10 +586,10 @@ def _cut(a: Assembler, x: Tensor, dim: int, ranges: Sequence[tuple[int, int, int
     whole = len(x.view.base) > 1 and x.view.dims[dim] == View.of(x.view.base).dims[1]
     if dim == 0 or not whole:
         x = a.made(a.plain(x))
+        if dim in (2, 3):
+            return [_band(a, x, dim, start, stop) for start, stop, _ in ranges]
         if dim != 1:
-            raise Unsupported(
-                f"a slice of {described(x.shape)} along dimension {dim}", "supported are slices of channels"
-            )
+            raise Unsupported(f"a slice of {described(x.shape)} along the batch", "images are computed one by one")
     pieces = []
     for start, stop, _ in ranges:
         value = a.add("slice_channels", x.value, start=start, stop=stop)
@@ -568,13 +599,21 @@ def _cut(a: Assembler, x: Tensor, dim: int, ranges: Sequence[tuple[int, int, int
     return pieces
 
 
+def _band(a: Assembler, x: Tensor, dim: int, start: int, stop: int) -> Tensor:
+    """Some of the rows (dim 2) or columns (dim 3) of an image."""
+    before, after = -start, stop - x.shape[dim]
+    return bordered(a, x, (before, after, 0, 0) if dim == 2 else (0, 0, before, after))
+
+
 def _every(a: Assembler, x: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:
-    """Every ``step``-th row or column, from the first to the last: windows of one pixel, ``step`` apart."""
-    if dim not in (2, 3) or (start, stop) != (0, x.shape[dim]):
+    """Every ``step``-th row or column of some: windows of one pixel, ``step`` apart."""
+    if dim not in (2, 3):
         raise Unsupported(
             f"a slice of {described(x.shape)} along dimension {dim} with step {step}",
-            "supported are those of all rows or all columns",
+            "supported are those of rows and columns",
         )
+    if (start, stop) != (0, x.shape[dim]):
+        x = _band(a, a.made(a.plain(x)), dim, start, stop)
     return subsampled(a, x, (step, 1) if dim == 2 else (1, step))
 
 
@@ -643,19 +682,59 @@ def pad(a: Assembler, x: Any, amounts: Sequence[int], mode: Any = "constant", va
     amounts = [*amounts, *[0] * (8 - len(amounts))]
     (left, right, top, bottom), others = amounts[:4], amounts[4:]
     fill = 0.0 if value is None else float(value)
-    if any(others) and not any(amounts[:4]) and len(a.shape) == 4 and not any(others[2:]) and fill == 0:
-        if min(others) < 0:
-            raise Unsupported("channels are padded by a negative number", "slice them")
+    if len(a.shape) != 4 or any(others[2:]) or (any(others) and (any(amounts[:4]) or min(others) < 0 or fill != 0)):
+        raise Unsupported(f"padding by {amounts}", "supported is padding of height and width, or of channels by 0")
+    if any(others):
         return a.made(a.add("pad_channels", a.image(x), before=others[0], after=others[1]))
-    if any(others) or len(a.shape) != 4 or min(amounts) < 0:
-        raise Unsupported(f"padding by {amounts}", "supported is padding of height and width, or of channels")
-    sides = (top, bottom, left, right)
-    if isinstance(x, Tensor) and x.padded and x.padded_with == fill:
-        before = x.padding
-        sides = (top + before[0], bottom + before[1], left + before[2], right + before[3])
-        return Tensor(x.value, x.view, sides, fill, a.site)
-    image = a.made(a.image(x))
-    return Tensor(image.value, image.view, sides, fill, a.site)
+    return bordered(a, x, (top, bottom, left, right), fill)
+
+
+# --- images of another size -------------------------------------------------------------------------------------------
+
+
+def resized(a: Assembler, op: str, x: Any, scales: Any, **attrs: Any) -> Tensor:
+    """An image of the size that PyTorch gives it. ``scales``, where a scale was asked for, must be that of the sizes:
+    else PyTorch takes the pixels of another one."""
+    image, size = a.image(x), a.shape[2:]
+    for scale, before, after in zip(scales or (), a.type(image).spatial, size):
+        if scale is not None and scale * before != after:
+            raise Unsupported(f"{before} pixels are scaled by {scale:g}", f"give it a size: {after}")
+    return a.made(a.add(op, image, size=size, **attrs))
+
+
+@reads("upsample_nearest2d.vec")
+def upsample_nearest2d(a: Assembler, x: Any, size: Any, scales: Any) -> Tensor:
+    return resized(a, "upsample_nearest2d", x, scales)
+
+
+@reads("upsample_nearest2d.default")
+def upsample_nearest2d_sized(a: Assembler, x: Any, size: Any, *scales: Any) -> Tensor:
+    return resized(a, "upsample_nearest2d", x, scales)
+
+
+@reads("upsample_bilinear2d.vec")
+def upsample_bilinear2d(a: Assembler, x: Any, size: Any, align_corners: bool, scales: Any) -> Tensor:
+    return resized(a, "upsample_bilinear2d", x, None if align_corners else scales, align_corners=align_corners)
+
+
+@reads("upsample_bilinear2d.default")
+def upsample_bilinear2d_sized(a: Assembler, x: Any, size: Any, align_corners: bool, *scales: Any) -> Tensor:
+    return resized(a, "upsample_bilinear2d", x, None if align_corners else scales, align_corners=align_corners)
+
+
+@reads("channel_shuffle.default")
+def channel_shuffle(a: Assembler, x: Any, groups: int) -> Tensor:
+    return a.made(a.add("channel_shuffle", a.image(x), groups=groups))
+
+
+@reads("pixel_shuffle.default")
+def pixel_shuffle(a: Assembler, x: Any, factor: int) -> Tensor:
+    return a.made(a.add("pixel_shuffle", a.image(x), upscale_factor=factor))
+
+
+@reads("pixel_unshuffle.default")
+def pixel_unshuffle(a: Assembler, x: Any, factor: int) -> Tensor:
+    return a.made(a.add("pixel_unshuffle", a.image(x), downscale_factor=factor))
 
 
 @reads("getitem")
