@@ -34,7 +34,7 @@ def test_units_by_hand():
     64 and 128."""
     assert [A100.products_a_clock(d) for d in ("fp16", "tf32", "fp32")] == [2048, 1024, 128]
     assert [H100.products_a_clock(d) for d in ("fp16", "tf32", "fp32")] == [4096, 2048, 256]
-    assert A100.cache_share() * 108 == 5120
+    assert A100.cache_bytes_a_clock * 108 == round(2.8 * 2040 / 1.41)
 
 
 def test_a_device_is_known_by_its_name():

@@ -124,8 +124,6 @@ def chosen_for(style: Style) -> Iterator[None]:
         _style.reset(token)
 
 
-#: a lower tile than the largest must be faster by so much: each one more leaves partial sums and computes an epilogue
-WORTH_IT = Fraction(11, 10)
 #: of a sum shorter than this, partial results weigh beside what is summed: half the tile leaves half of them
 SHORT_SUM = 1 << 16
 
@@ -155,7 +153,7 @@ def contraction(
     if not dealt_out:  # which fills the machine anyhow
         some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
         if style.tiles is None:
-            m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target) * (WORTH_IT if m < some[0] else 1))
+            m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target))
         else:
             m = next((m for m in some if -(-rows // m) * -(-columns // n) >= style.tiles), some[-1])
     stages = 3 if narrow and target.startswith("sm_") else 2
@@ -184,7 +182,8 @@ def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> 
     machine = machine_of(target)
     waves = -(-(-(-rows // m) * -(-columns // n)) // (TOGETHER * machine.multiprocessors))
     size = 2 if dtype in ("fp16", "bf16") else 4
-    return waves * max(Fraction(2 * m * n, machine.products_a_clock(dtype)), size * (m + n) / machine.cache_share())
+    multiply, load = Fraction(2 * m * n, machine.products_a_clock(dtype)), size * (m + n) / machine.cache_bytes_a_clock
+    return waves * max(multiply, load)
 
 
 def split_of(target: str, tiles: int, pixels: int, block: int, warps: int = 4) -> int:
