@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tricnn.build import compile_ahead, worker_pool
 from tricnn.build.build import settle
 from tricnn.build.compile import CompileError
+from tricnn.build.compile_ahead import Ready, compiled_ahead, settled_for_launch
 from tricnn.compiler import pipeline
 from tricnn.compiler.plan import Plan
 from tricnn.emit.emit import emit
@@ -17,8 +19,7 @@ from tricnn.graphs import lenet
 from tricnn.ir import GraphBuilder
 from tricnn.lower.lower import lower
 from tricnn.lower.program import Program
-from tricnn.run import compile_ahead, model
-from tricnn.run.compile_ahead import Ready, compiled_ahead, settled_for_launch
+from tricnn.run import model
 
 BATCH, TARGET = 48, "sm_90"
 
@@ -26,7 +27,7 @@ BATCH, TARGET = 48, "sm_90"
 LAUNCHED = """
 import importlib.util, json, sys, torch, triton
 from triton.backends.compiler import GPUTarget
-from tricnn.run.compile_share import make_keys
+from tricnn.build.emitted_module import make_keys
 
 class Driver:
     def get_current_device(self): return 0
@@ -119,15 +120,16 @@ def test_a_compiler_that_dies_leaves_its_kernels_to_triton(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dies = tmp_path / "dies.py"
-    dies.write_text("import sys; sys.exit('no space left')")
-    monkeypatch.setattr(compile_ahead, "SHARE", dies)
+    dies.write_text("import sys; sys.exit('error: out of luck')")
+    monkeypatch.setattr(worker_pool, "WORKER", dies)
+    worker_pool.POOL.close()  # those that wait for jobs would not die
     program = lower(plan, "bf16", BATCH, TARGET)
     monkeypatch.setattr(compile_ahead, "may_refill_early", lambda gpu: False)
-    with pytest.warns(UserWarning, match="as they are launched: no space left"):
+    with pytest.warns(UserWarning, match="as they are launched: .*out of luck"):
         assert set(compiled_ahead(program, program.functions[:2], TARGET)) == {Ready(0, 0, 0)}
     # Where what Triton makes of them may be wrong, unseen machine code is not launched.
     monkeypatch.setattr(compile_ahead, "may_refill_early", lambda gpu: True)
-    with pytest.warns(UserWarning, match="no space left"):
+    with pytest.warns(UserWarning, match="out of luck"):
         results = compiled_ahead(program, program.functions[:2], TARGET)
     assert all(isinstance(r, CompileError) and "could not be read" in r.reason for r in results)
 

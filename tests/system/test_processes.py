@@ -58,7 +58,7 @@ def test_kernels_are_not_launched_from_a_folder_that_everybody_can_write(
 ) -> None:
     import triton
 
-    from tricnn.run.compile_ahead import check_triton_cache
+    from tricnn.build.compile_ahead import check_triton_cache
 
     folder = tmp_path / "triton"
     folder.mkdir()

@@ -347,6 +347,6 @@ def _triton_build(init_file: str) -> list[Any]:
 @cache
 def _reading() -> str:
     """The code that compiles and reads the facts, so that changing it makes the older entries stale."""
-    files = [WORKER, *(WORKER.with_name(f"{name}.py") for name in ("inspect_binary", "hazards", "worker_pool")),
-             Path(sass.__file__)]  # fmt: skip
+    beside = ("inspect_binary", "hazards", "worker_pool", "emitted_module")
+    files = [WORKER, *(WORKER.with_name(f"{name}.py") for name in beside), Path(sass.__file__)]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()

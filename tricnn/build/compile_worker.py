@@ -2,7 +2,15 @@
 
 Run by its path, it imports triton and nothing of tricnn (nor torch): ready in 0.3 s. On standard input come messages,
 each a length of four bytes (little endian) and that much JSON: first `{"path": sys.path, "idle_seconds": s}`, then
-jobs (see worker_pool.py). To each job it answers one message on standard output.
+jobs. To each job it answers one message on standard output.
+
+A job has ``name`` (of the function), ``signature``, ``options``, ``target`` and
+
+- ``source``, the text of a module, and ``constants``: the answer has the machine code, for compile.py to keep, and what
+  is in it;
+- or ``module``, the file of an emitted one: the function is compiled just as launching it would, into Triton's own
+  cache, where launching finds it (compile_ahead.py). What it spills, and its hazards, are known only if it is compiled
+  ``anew``.
 
 It ends itself when its input closes, which the operating system sees to however the parent dies, and after
 `idle_seconds` without a job. With it go its temporary directory (its working directory) and whatever it was running (it
@@ -24,6 +32,7 @@ import signal
 import sys
 import threading
 import traceback
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
@@ -78,7 +87,7 @@ def _answer(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     try:
         return _compile(job, scratch)
     except Exception as error:  # whatever the compiler raises is the answer
-        if place := _beside("workplace").place_at_fault(error, scratch):
+        if place := _beside("workplace").place_at_fault(error, _written_to(job, scratch)):
             return {"place": place}
         log = (scratch / "log").read_text(errors="replace")
         reason = _reason(error, log).replace(f"{scratch}{os.sep}", "")
@@ -90,14 +99,52 @@ def _answer(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
 
 
+def _written_to(job: dict[str, Any], scratch: Path) -> Path:
+    if "module" not in job:
+        return scratch
+    import triton
+
+    return Path(triton.knobs.cache.dir)
+
+
 class _BadSpec(Exception):
     """The specification does not fit the source; the text says how."""
 
 
 def _compile(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     import triton
+
+    if "module" not in job:
+        return _machine_code(job, *_compiled(job, *_described(job, scratch)))
+    kernel = getattr(_emitted(Path(job["module"])), job["name"])
+    signature = {name: job["signature"][name] for name in kernel.arg_names}
+    triton.knobs.compilation.always_compile = job["anew"]
+    return _left_for_launching(*_compiled(job, kernel, signature, {}))
+
+
+def _compiled(
+    job: dict[str, Any], kernel: Any, signature: dict[str, str], constants: dict[str, Any]
+) -> tuple[Any, str]:  # fmt: skip
+    """What Triton makes of a kernel, and what ptxas printed of it: nothing, if it was in the cache."""
+    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    aligned = {
+        (index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if kind.startswith("*")
+    }
+    target = GPUTarget(job["target"]["backend"], job["target"]["arch"], job["target"]["warp_size"])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        compiled = triton.compile(
+            ASTSource(kernel, signature, constants, aligned), target=target, options=job["options"]
+        )
+    return compiled, printed.getvalue()
+
+
+def _described(job: dict[str, Any], scratch: Path) -> tuple[Any, dict[str, str], dict[str, Any]]:
+    """The function of a job with its source, the types of its arguments, and its constants."""
+    import triton
 
     module = _load(job["name"], job["source"], scratch)
     kernel = getattr(module, job["name"], None)
@@ -113,27 +160,16 @@ def _compile(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
             if not parameter.has_default:
                 raise _BadSpec(f"its argument {parameter.name!r} is in neither the signature nor the constants")
             constants[parameter.name] = parameter.default
-    signature = {name: given.get(name, "constexpr") for name in kernel.arg_names}
-    aligned = {
-        (index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if kind.startswith("*")
-    }
-    target = GPUTarget(job["target"]["backend"], job["target"]["arch"], job["target"]["warp_size"])
-    printed = io.StringIO()  # ptxas's report among it: TRITON_DUMP_PTXAS_LOG
-    with contextlib.redirect_stdout(printed):
-        compiled = triton.compile(
-            ASTSource(kernel, signature, constants, aligned), target=target, options=job["options"]
-        )
-    facts, hazards = _beside("inspect_binary"), _beside("hazards")
-    dynamic_shared = compiled.metadata.shared
+    return kernel, {name: given.get(name, "constexpr") for name in kernel.arg_names}, constants
+
+
+def _machine_code(job: dict[str, Any], compiled: Any, printed: str) -> dict[str, Any]:
     if job["target"]["backend"] == "cuda":
         binary, language = compiled.asm["cubin"], "ptx"
-        disassembler = triton.knobs.nvidia.nvdisasm.path
-        answer = facts.cuda_facts(
-            binary, printed.getvalue(), dynamic_shared, lambda cubin: len(hazards.of_cubin(cubin, disassembler))
-        )
+        answer = _facts_of_cubin(compiled, printed)
     else:
         binary, language = compiled.asm["hsaco"], "amdgcn"
-        answer = facts.hip_facts(compiled.asm["amdgcn"], dynamic_shared)
+        answer = _beside("inspect_binary").hip_facts(compiled.asm["amdgcn"], compiled.metadata.shared)
     return {
         "facts": {**answer, "num_warps": compiled.metadata.num_warps},
         "binary": base64.b64encode(binary).decode(),
@@ -141,15 +177,40 @@ def _compile(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     }
 
 
+def _left_for_launching(compiled: Any, printed: str) -> dict[str, Any]:
+    """What is known of a kernel that Triton has in its cache."""
+    seen = _facts_of_cubin(compiled, printed) if printed else {}
+    shared = seen.get("shared_bytes", compiled.metadata.shared)
+    facts = {"shared_bytes": shared, "num_warps": compiled.metadata.num_warps}
+    return {"facts": facts | {name: int(seen.get(name, 0)) for name in ("spill_bytes", "hazards")}}
+
+
+def _facts_of_cubin(compiled: Any, printed: str) -> dict[str, Any]:
+    import triton
+
+    facts, hazards = _beside("inspect_binary"), _beside("hazards")
+    disassembler = triton.knobs.nvidia.nvdisasm.path
+    return facts.cuda_facts(
+        compiled.asm["cubin"], printed, compiled.metadata.shared,
+        lambda cubin: len(hazards.of_cubin(cubin, disassembler)),
+    )  # fmt: skip
+
+
+@cache
+def _emitted(path: Path) -> ModuleType:
+    """The module of an emitted file, with the keys that launching it will form."""
+    sys.modules.setdefault("torch", ModuleType("torch"))  # which no kernel needs: it takes seconds to import
+    helper = _beside("emitted_module")
+    module: ModuleType = helper.load_file(path, path.stem)
+    helper.make_keys(module)
+    return module
+
+
 def _load(name: str, source: str, scratch: Path) -> ModuleType:
     """The module of a kernel's source; a real file, for Triton reads its functions' text back."""
     path = scratch / f"{name[:100]}.py"
     path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(_SOURCE_MODULE, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[_SOURCE_MODULE] = module
-    spec.loader.exec_module(module)
+    module: ModuleType = _beside("emitted_module").load_file(path, _SOURCE_MODULE)
     return module
 
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ _DROPPED_PREFIXES = ("TRITON_", "AMDGCN_", "MLIR_", "LLVM_", "NVPTX_", "DISABLE_
 _DROPPED = ("USE_IR_LOC", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS")
 
 
-def worker_environment(scratch: Path) -> dict[str, str]:
+Environment = Callable[[Path], dict[str, str]]
+
+
+def apart(scratch: Path) -> dict[str, str]:
+    """The environment of a worker whose answers depend on its jobs alone; ``scratch`` is its folder."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -51,6 +55,12 @@ def worker_environment(scratch: Path) -> dict[str, str]:
         "MLIR_DISABLE_MULTITHREADING": "1",  # a process per core is threads enough
         "PYTHONIOENCODING": "utf-8",
     }
+
+
+def as_launched(scratch: Path) -> dict[str, str]:
+    """The environment of a worker that compiles what this process will launch, into the same cache, under the same
+    keys."""
+    return {**os.environ, "TMPDIR": str(scratch), "TRITON_DUMP_PTXAS_LOG": "1", "TRITON_INTERPRET": "0"}
 
 
 def search_path() -> list[str]:
@@ -73,8 +83,13 @@ class NoPlace(TargetError):
         super().__init__(f"kernels cannot be compiled here: {problem}; TMPDIR names a folder with room")
 
 
+#: stands for a worker's folder where two environments are compared
+_ANY = Path("scratch")
+
+
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment(_ANY)
         try:
             self.scratch = Path(tempfile.mkdtemp(prefix="tricnn-compile-"))
         except OSError as error:
@@ -89,7 +104,7 @@ class _Worker:
                     stderr=log,
                     bufsize=0,
                     cwd=self.scratch,
-                    env=worker_environment(self.scratch),
+                    env=environment(self.scratch),
                     process_group=0,
                 )
         except OSError as error:
@@ -172,9 +187,9 @@ class WorkerPool:
             os.register_at_fork(after_in_child=self._forget)
 
     def run(
-        self, jobs: Sequence[dict[str, Any]], workers: int
+        self, jobs: Sequence[dict[str, Any]], workers: int, environment: Environment = apart
     ) -> Generator[tuple[int, dict[str, Any] | WorkerDied], None, None]:
-        """Give each job to a worker, and yield its index and its answer as they come.
+        """Give each job to a worker of such an environment, and yield its index and its answer as they come.
 
         A job whose worker died has WorkerDied for an answer. Whoever stops iterating, by an exception too, ends the
         workers that are still busy. Raises NoPlace where no worker can work.
@@ -185,7 +200,7 @@ class WorkerPool:
             try:
                 while waiting or busy:
                     while waiting and len(busy) < max(workers, 1):
-                        worker = self._take()
+                        worker = self._take(environment)
                         index = waiting.pop()
                         busy[worker] = index
                         ready.register(worker.replies, selectors.EVENT_READ, worker)
@@ -216,14 +231,17 @@ class WorkerPool:
                 for worker in busy:
                     worker.kill()
 
-    def _take(self) -> _Worker:
+    def _take(self, environment: Environment) -> _Worker:
+        wanted = environment(_ANY)
         with self._lock:
-            while self._idle:
-                worker = self._idle.pop()
-                if worker.fresh():
-                    return worker
+            for worker in [w for w in self._idle if not w.fresh()]:
+                self._idle.remove(worker)
                 worker.kill()
-        return _Worker()
+            for worker in self._idle:
+                if worker.environment == wanted:
+                    self._idle.remove(worker)
+                    return worker
+        return _Worker(environment)
 
     def close(self) -> None:
         """End the idle workers."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..build.build import spec
 from ..build.compile import CompiledKernel, CompileError, KernelSpec
+from ..build.emitted_module import load_module
 from ..build.worker_pool import NoPlace
 from ..build.workplace import place_at_fault
 from ..check.exact import mistakes
@@ -37,7 +38,7 @@ from ..machine.candidates import CONTRACTIONS, candidates
 from ..machine.tiles import Problem, Tile
 from ..run.model import Model
 from ..run.one_launch import prepared
-from ..run.triton_executor import described, load_module
+from ..run.triton_executor import described
 from ..system.errors import TargetError
 from .clock import Clock, Work
 from .in_turns import times_in_turns

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..build.compile_ahead import settled_for_launch
 from ..compiler.cost import Cost
 from ..compiler.pipeline import MODES, planned
 from ..compiler.plan import Plan
@@ -25,7 +26,6 @@ from ..lower.program import Program
 from ..machine.dtypes import DTYPES, dtype_named
 from ..system.cores import blas_threads
 from ..system.errors import CheckpointError, GraphError, ShapeError, TargetError, shown
-from .compile_ahead import settled_for_launch
 from .dump import Dump
 from .eager_executor import EagerExecutor
 from .inputs import as_given, check_images, check_labels, is_tensor

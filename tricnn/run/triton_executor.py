@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import importlib.util
 import os
-import shutil
-import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import cache
 from math import prod
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from ..build.emitted_module import load_module, make_keys
 from ..compiler.plan import Plan
 from ..emit.emit import emit
 from ..ir.table import Environment
@@ -28,7 +20,6 @@ from ..lower.program import Program
 from ..system.errors import TargetError
 from .captured_step import capture, worth_capturing
 from .channels_last import to_logical, to_storage
-from .compile_share import make_keys
 from .interpreter import run_nodes
 from .poison import poisoned
 from .rounded_weights import RoundedWeights
@@ -58,38 +49,6 @@ def pick_device() -> str:
         "executor triton needs a CUDA device, or Triton's interpreter (set TRITON_INTERPRET=1 before starting); "
         "executor numpy runs anywhere"
     )
-
-
-@cache
-def emitted_folder(process: int) -> Path:
-    """Where a process keeps emitted files until it ends; nobody else can write there."""
-    folder = Path(tempfile.mkdtemp(prefix="tricnn-"))
-
-    def remove() -> None:
-        if os.getpid() == process:  # not in a copy of the process
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
-
-
-def emitted_file(source: str) -> Path:
-    """Emitted source as a file: Triton reads a kernel's text from there."""
-    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    path = emitted_folder(os.getpid()) / f"emitted_{digest}_{os.getpid()}.py"
-    path.write_text(source, encoding="utf-8")
-    return path
-
-
-def load_module(source: str) -> ModuleType:
-    """Import emitted source."""
-    path = emitted_file(source)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,27 +1,20 @@
 """A program's kernels compiled for the GPU at hand before they are launched, side by side.
 
 Triton compiles a kernel when it is first launched, one after another: minutes for a large network. Here several
-processes (system/cores.py says how many) compile them into Triton's own cache. They also see what Triton does not look
+processes (worker_pool.py) compile them into Triton's own cache. They also see what Triton does not look
 at: a kernel that spills registers gets smaller tiles, as in :func:`tricnn.build.build.build`, so what runs is what
 `tricnn compile` shows.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..build.build import may_refill_early, remembered, settle
-from ..build.compile import CompileError, excess
-from ..build.worker_pool import NoPlace, search_path
 from ..compiler.plan import Plan
 from ..emit.emit import emit
 from ..lower.lower import lower
@@ -30,9 +23,10 @@ from ..machine.targets import Target, parse_target
 from ..system.cores import workers
 from ..system.errors import TargetError
 from ..system.paths import user_path
-from .triton_executor import emitted_file
-
-SHARE = Path(__file__).with_name("compile_share.py")
+from .build import may_refill_early, remembered, settle
+from .compile import CompileError, excess
+from .emitted_module import emitted_file
+from .worker_pool import POOL, WorkerDied, as_launched
 
 
 @dataclass(frozen=True)
@@ -67,21 +61,13 @@ def compiled_ahead(
     """What became of each function, all compiled at once; what they spill only if they are compiled ``anew``."""
     gpu, module = parse_target(target), str(emitted_file(emit(program)))
     check_triton_cache()
-    count = workers(len(functions))
-    shares = [functions[i::count] for i in range(count)]
-    answers: dict[str, dict[str, Any]] = {}
-    processes = [_start(module, gpu, share, anew) for share in shares]
-    try:
-        for process in processes:
-            out, err = process.communicate()
-            answers |= {answer["name"]: answer for answer in map(json.loads, out.splitlines())}
-            if process.returncode:
-                reason = (err.strip().splitlines() or ["no message"])[-1][:200]
-                warnings.warn(f"kernels are left to be compiled as they are launched: {reason}", stacklevel=2)
-    finally:
-        for process in processes:
-            process.kill()
-    return [_result(f.name, answers.get(f.name, {}), gpu) for f in functions]
+    jobs = [_job(function, module, gpu, anew) for function in functions]
+    results: dict[int, Ready | CompileError] = {}
+    for number, answer in POOL.run(jobs, workers(len(jobs)), as_launched):
+        if isinstance(answer, WorkerDied):
+            warnings.warn(f"kernels are left to be compiled as they are launched: {answer}", stacklevel=2)
+        results[number] = _result(functions[number].name, answer, gpu)
+    return [results[number] for number in range(len(jobs))]
 
 
 def check_triton_cache() -> None:
@@ -99,34 +85,23 @@ def check_triton_cache() -> None:
         )
 
 
-def _start(module: str, gpu: Target, functions: Sequence[Function], anew: bool) -> subprocess.Popen[str]:
-    kernels = [
-        {"name": f.name, "signature": dict(f.parameters), "num_warps": f.num_warps, "num_stages": f.num_stages}
-        for f in functions
-    ]
-    path = os.pathsep.join(search_path())
-    settings = {"PYTHONPATH": path, "TRITON_DUMP_PTXAS_LOG": "1", "TRITON_INTERPRET": "0"}
-    if anew:
-        settings["TRITON_ALWAYS_COMPILE"] = "1"
-    process = subprocess.Popen(
-        [sys.executable, "-P", str(SHARE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, **settings},
-    )  # fmt: skip
-    assert process.stdin is not None
-    json.dump({"module": module, "target": [gpu.backend, gpu.arch, gpu.warp_size], "kernels": kernels}, process.stdin)
-    process.stdin.close()
-    process.stdin = None  # communicate() would flush it
-    return process
+def _job(function: Function, module: str, gpu: Target, anew: bool) -> dict[str, Any]:
+    """What a worker is told: compile_worker.py."""
+    return {
+        "name": function.name, "module": module, "signature": dict(function.parameters), "anew": anew,
+        "options": {"num_warps": function.num_warps, "num_stages": function.num_stages},
+        "target": {"backend": gpu.backend, "arch": gpu.arch, "warp_size": gpu.warp_size},
+    }  # fmt: skip
 
 
-def _result(name: str, answer: dict[str, Any], gpu: Target) -> Ready | CompileError:
-    if "place" in answer:
-        raise NoPlace(answer["place"])
+def _result(name: str, answer: dict[str, Any] | WorkerDied, gpu: Target) -> Ready | CompileError:
+    if isinstance(answer, WorkerDied):
+        if may_refill_early(gpu):
+            return CompileError(name, gpu.name, "its machine code could not be read, and Triton before 3.9 may refill "
+                                "registers that a matrix instruction still reads")  # fmt: skip
+        return Ready(0, 0, 0)
     if "error" in answer:
-        return CompileError(name, gpu.name, answer["error"])
-    if not answer and may_refill_early(gpu):
-        return CompileError(name, gpu.name, "its machine code could not be read, and Triton before 3.9 may refill "
-                            "registers that a matrix instruction still reads")  # fmt: skip
-    ready = Ready(*(int(answer.get(key, 0)) for key in ("spill_bytes", "shared_bytes", "num_warps", "hazards")))
+        return CompileError(name, gpu.name, answer["error"], answer["detail"])
+    ready = Ready(**answer["facts"])
     reason = excess(ready, gpu)
     return CompileError(name, gpu.name, reason) if reason else ready
