@@ -24,18 +24,26 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `conv2d_fprop` | convolution, linear layer; a pooling in its epilogue | rows x columns, groups |
 | `conv2d_dgrad` | its gradient by the input | rows x columns, groups, residue classes |
 | `conv2d_wgrad` | its gradient by the weights, and by the bias | rows x columns, groups, splits |
-| `pointwise` | element by element, with any side reductions | rows, columns |
+| `matmul_boxes` | dense layer, 1x1 convolution, their input's gradients: operands in boxes | what fills the GPU |
+| `conv2d_boxes` | convolution with stride 1, its input's gradient: operands in boxes | boxes x columns |
+| `pointwise` | element by element, with any side sums | rows, columns |
 | `max_pool2d`, `avg_pool2d`, `max_pool2d_grad`, `avg_pool2d_grad` | windows | rows, columns |
+| `resample` | upsampling, adaptive pooling, and their gradients | rows, columns |
 | `channel_sum`, `channel_sum_pair`, `sum_partials` | sums over pixels, over partial results | columns, splits |
 | `sum_partials_of_many` | the partial results of many tensors | blocks of all of them |
 | `batch_stats` (or `store_tile_stats` in an epilogue) | count, mean, M2 per channel of each tile | rows, columns |
-| `merge_stats` | their merging | columns, splits |
-| `softmax`, `cross_entropy`, `mean_rows` | the loss, and the gradient of the logits | rows; one program |
+| `merge_stats` | the merge of such statistics | columns, splits |
+| `softmax`, `softmax_grad`, `cross_entropy` | the loss, and the gradient of the logits | rows |
+| `mean_rows` | the mean of the rows' losses | one program |
+| `local_response_norm`, `local_response_norm_grad` | normalisation across channels, its gradient | rows, columns |
+| `sum_channels` | the sum over all channels of each pixel | rows |
 | `sgd`, `sgd_of_many` | one step of the optimiser, for one tensor or all | elements; blocks of all of them |
-| `to_nchw`, `from_nchw` | memory orders | rows, columns |
+| `to_nchw`, `from_nchw` | a tensor in the other memory order | rows, columns |
 
 Helpers for the generated functions: `round_to`, `dot`, `keep_mask`, `nchw_element`, `max_over_window`,
 `mean_over_window`, `mask_over_window`, `tile_stats`, `store_tile_stats`, `image_position`.
+
+Signatures are kept from the formatter: a line for each kind of argument (operands, sizes, tile, options).
 
 What holds everywhere
 - Tensors are contiguous and channels last; indices are int32, so a tensor has fewer than 2^31 elements. N, the batch
