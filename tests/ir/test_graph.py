@@ -141,7 +141,7 @@ X = Node("x", "input", (), {"shape": (N, 3, 4, 4)})
     [
         ((X, X), "twice"),
         ((Node("y", "relu", ("x",)), X), "not defined before"),
-        ((X, Node("y", "sqrt", ("x",))), "unknown operation"),
+        ((X, Node("y", "cosine", ("x",))), "unknown operation"),
         ((X, Node("y", "relu", ())), "0 given"),
         ((X, Node("y", "add", ("x",))), "1 given"),
         ((X, Node("y", "relu", ("x",), {"slope": 0.1})), "no attribute 'slope'"),

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..compiler.plan import Plan
 from ..emit.emit import emit, launches_of, standalone
+from ..ir.table import Source
 from ..lower.lower import lower
 from ..lower.predicted_time import microseconds, predicted_seconds
 from ..lower.program import Function, Program
@@ -43,7 +44,9 @@ def tensors_of(program: Program) -> dict[str, Any]:
     """
     plan = program.plan
     graph = plan.graph
-    known = [n.name for n in graph.nodes if n.op in ("parameter", "buffer")] + [value for _, value in graph.gradients]
+    known = [n.name for n in graph.nodes if n.row.source in (Source.PARAMETER, Source.BUFFER)] + [
+        value for _, value in graph.gradients
+    ]
     places = {name: plan.place(name) for name in known}
     return {
         "placed": {name: {"buffer": place.buffer, "first": place.offset, "elements": prod(plan.type(name).per_image)}

@@ -87,7 +87,7 @@ def bounding(plan: Plan, kernel: Kernel, dtype: str) -> Callable[[Node, list[Bou
             error = moved(node, values, errors, y, env) + gamma * np.abs(y)
             if node.row.rounding is not None:
                 error = error + node.row.rounding(node.attrs, *values)
-            if node.op == "batch_stats" and dtype in ("fp16", "bf16"):
+            if node.row.moments and dtype in ("fp16", "bf16"):
                 # tile_stats takes one pass over 16-bit numbers: sum x^2 - (sum x)^2/count
                 error[1] += gamma * (y[0] ** 2 + y[1])
             return Bounded(y, error)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..ir.graph import Graph, Node, Output
+from ..ir.table import Source
 from ..ir.types import N
 from ..lower.program import element
 from ..machine import tuned_files as tuning
@@ -80,7 +81,9 @@ def mistakes_of(model: Model, batch: int, seed: int = 0) -> int:
     """How many elements of its result are not what they must be, on small integers."""
     graph = model.graph
     rng = np.random.default_rng(seed)
-    shapes = {n.name: graph.types[n.name].at(batch) for n in graph.nodes if n.op in ("input", "parameter")}
+    shapes = {
+        n.name: graph.types[n.name].at(batch) for n in graph.nodes if n.row.source in (Source.INPUT, Source.PARAMETER)
+    }
     given = {name: small_integers(shape, rng) for name, shape in shapes.items()}
     model.executor.load({n.name: given[n.name] for n in graph.parameters})
     inputs = {n.name: given[n.name].astype(np.float32) for n in graph.inputs}

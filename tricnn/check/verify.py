@@ -215,7 +215,7 @@ def _compare(
 ) -> tuple[float, float, float]:  # fmt: skip
     """The worst error of a value, the tolerance there, and the largest one of the largest number."""
     node, got, want = kernel.by_name[value], host(value), values[value]
-    if node.op == "max_pool2d_index":  # what it points at must be a maximum, and the first, unless rounding decides
+    if node.row.index:  # what it points at must be a maximum, and the first, unless rounding decides
         x = values[node.inputs[0]]
         (chosen, e), (best, f) = ([_at_index(a, i, node.attrs) for a in (x.value, x.error)] for i in (got, want.value))
         error = np.where((got != want.value) & (e + f == 0), np.nan, np.abs(chosen - best))

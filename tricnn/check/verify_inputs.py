@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..ir.graph import Graph
-from ..ir.table import Environment
+from ..ir.table import Environment, Source
 from ..run.interpreter import evaluate
 from ..run.model import Model
 
@@ -42,10 +42,10 @@ def settled(graph: Graph, state: Mapping[str, np.ndarray], images: Mapping[str, 
     """
     values, found = {**state, **images}, dict[str, np.ndarray]()
     for node in graph.nodes:
-        known = node.name in values or node.op in ("input", "parameter", "buffer")
+        known = node.name in values or node.row.source in (Source.INPUT, Source.PARAMETER, Source.BUFFER)
         if known or not all(v in values for v in node.inputs):  # the latter: a head that inference leaves out
             continue
-        if node.op == "batch_norm":
+        if node.row.running:
             x, (mean, var) = values[node.inputs[0]], node.inputs[3:]
             axes = (0, *range(2, x.ndim))
             found[mean] = x.mean(axes, dtype=np.float32)

@@ -96,7 +96,7 @@ def _why_none(name: str, plan: Plan, made: Sequence[tuple[str, Graph]]) -> str:
             return f"{name} has no edges"
         does = next(step.does for step in _passes() if step.name == gone[-1])
         return f"{name} was gone before fusion: the pass {gone[-1]} took it away, by {does}"
-    if node.op in ("input", "parameter", "buffer", "fill"):
+    if node.row.source is not None:
         return f"{name} ({node.op}) is there before the step, so every kernel that needs it reads it"
     if name in plan.views:
         return f"{name} is {plan.views[name]} under another shape: nothing is copied"

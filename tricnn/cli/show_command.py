@@ -6,6 +6,7 @@ import argparse
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ..ir.table import Source
 from .arguments import add_model, dtype, load_graph, whole
 
 if TYPE_CHECKING:
@@ -68,21 +69,20 @@ def notes(graph: Graph) -> list[str]:
 
 def describe(graph: Graph, batch: int, dtype: str) -> dict[str, Any]:
     """One row for each node that computes; parameters count for the first layer that reads them."""
-    from tricnn.ir import Kind
     from tricnn.lower.program import element
     from tricnn.machine.dtypes import BYTES, DTYPES
 
     storage, counted, rows = DTYPES[dtype][0], set(), []
     for node in graph.nodes:
-        if node.kind is Kind.SOURCE and node.op != "input":
+        if node.row.source not in (None, Source.INPUT):
             continue
-        owned = [v for v in node.inputs if graph.by_name[v].op == "parameter" and v not in counted]
+        owned = [v for v in node.inputs if graph.by_name[v].row.source is Source.PARAMETER and v not in counted]
         counted.update(owned)
         type_ = graph.types[node.name]
         rows.append({
             "name": node.name,
             "op": node.op,
-            "inputs": [v for v in node.inputs if graph.by_name[v].op not in ("parameter", "buffer")],
+            "inputs": [v for v in node.inputs if graph.by_name[v].row.source not in (Source.PARAMETER, Source.BUFFER)],
             "output_shape": list(type_.at(batch)),
             "parameters": sum(prod(graph.types[v].per_image) for v in owned),
             "macs": graph.node_macs(node) * batch,

@@ -248,7 +248,7 @@ def rate(graph: Graph) -> float:
     for node in graph.nodes:
         depth[node.name] = max((depth[v] for v in node.inputs), default=0) + (node.kind is Kind.CONTRACTION)
     deepest = max(depth.values())
-    return float(DEFAULTS["lr"]) if graph.of("batch_norm") or deepest <= 5 else 0.08 / deepest
+    return float(DEFAULTS["lr"]) if any(n.row.running for n in graph.nodes) or deepest <= 5 else 0.08 / deepest
 
 
 def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:

@@ -182,7 +182,7 @@ class Cost:
             return float(dy / filters * columns * groups * ceil(rows / self.tile(rows)))
         weight, columns = types[node.inputs[1]].per_image, result.channels // groups
         depth = prod(weight[1:]) * groups
-        if node.op in ("conv2d_grad_input", "linear_grad_input"):
+        if node.row.product == "by_input":
             depth = weight[0] * prod(weight[2:]) / prod(node.attrs.get("stride", (1, 1)))
         return float(result.pixels * self.batch * depth * ceil(columns / self.tile(columns)))
 

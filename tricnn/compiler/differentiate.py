@@ -37,7 +37,7 @@ class _Gradients(GraphBuilder):
             suffix = op.split("_", 1)[1] if op.startswith(("conv2d_", "linear_", "normalize_")) else op
             name = name or derived_name(self.layer, suffix, self.types)
             made = self._made[key] = super().add(op, *inputs, name=name, **attrs)
-            if op == "pad_channels":
+            if OPS[op].pads:
                 self.amid_zeros[made] = (attrs["before"], inputs[0])
         return self._made[key]
 

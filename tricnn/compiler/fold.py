@@ -10,17 +10,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir.graph import Graph, Node, derived_name, topological
+from ..ir.table import Source
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
     """Fold every batch_norm whose input is a convolution or dense layer that nobody else reads."""
     nodes = {node.name: node for node in graph.nodes}
-    for norm in graph.of("batch_norm"):
+    for norm in [n for n in graph.nodes if n.row.running]:
         x, gamma, beta, mean, var = norm.inputs
         layer = nodes[x]
         alone = len(graph.consumers[x]) == 1 and x not in graph.results
         weights = layer.inputs[1:]
-        if layer.op not in ("conv2d", "linear") or not alone or nodes[weights[0]].op != "parameter":
+        if layer.row.product != "forward" or not alone or nodes[weights[0]].row.source is not Source.PARAMETER:
             continue
         eps = {"eps": norm.attrs["eps"]}
         w = Node(derived_name(norm.name, "folded_weight", nodes), "fold_weight", (weights[0], gamma, var), eps)
@@ -34,7 +35,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 def prepared_nodes(graph: Graph) -> tuple[Node, ...]:
     """The nodes that depend on parameters and buffers only: computed when those change, not at every step."""
-    constant = {n.name for n in graph.nodes if n.op in ("parameter", "buffer")}
+    constant = {n.name for n in graph.nodes if n.row.source in (Source.PARAMETER, Source.BUFFER)}
     found = []
     for node in graph.nodes:
         if node.inputs and all(v in constant for v in node.inputs):

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from ..ir.graph import Graph, Node
-from ..ir.table import OPS, Kind
+from ..ir.table import OPS, Kind, Source
 from ..ir.text import attr_text
 from ..ir.types import TensorType
 from ..ir.wording import plural
@@ -93,7 +93,7 @@ class Plan:
         """Where in memory a value begins."""
         if value in self.views:
             place, node = self.place(self.views[value]), self.graph.by_name[value]
-            if node.op == "row":
+            if node.row.row_of:
                 return replace(place, offset=place.offset + node.attrs["index"] * place.pitch)
             start = node.attrs["start"] if node.row.cuts else 0
             return replace(place, offset=place.offset + start * self.step(value))
@@ -124,7 +124,7 @@ class Plan:
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """Values computed by the forward pass and read again by the backward pass (empty for inference)."""
-        loss = next((i for i, k in enumerate(self.kernels) if any(n.op == "cross_entropy_grad" for n in k.nodes)), None)
+        loss = next((i for i, k in enumerate(self.kernels) if any(n.row.begins_backward for n in k.nodes)), None)
         if loss is None or self.mode != "train":
             return ()
         made = {self.place(v).buffer for k in self.kernels[:loss] for v in k.writes}
@@ -139,7 +139,7 @@ class Plan:
         fused = {"none": "unfused", "auto": "fused", "all": "fused"}.get(self.policy, f"fused by {self.policy}")
         lines = [f"# plan of {self.graph.name}: {self.mode}, {fused}, {plural(len(self.kernels), 'kernel')}"]
         for source in self.graph.nodes:
-            if source.kind is Kind.SOURCE and source.op in ("input", "buffer"):
+            if source.row.source in (Source.INPUT, Source.BUFFER):
                 lines.append(f"{source.name}: {self.type(source.name)}  # {source.op}")
         for node in self.prepared:
             lines.append(f"prepare {node.name} = {node.op}({', '.join(node.inputs)})  # {self.type(node.name)}")

@@ -19,6 +19,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from ..ir.graph import Graph, Node
+from ..ir.table import Source
 from .rewrite import Rewriter
 
 
@@ -26,7 +27,7 @@ def merge_siblings(graph: Graph, mode: str) -> Graph:
     """Merge convolutions of one input, kernel size, stride, padding and dilation, before differentiation."""
     work = Rewriter(graph)
     groups: dict[object, list[Node]] = {}
-    for node in graph.of("conv2d"):
+    for node in [n for n in graph.nodes if n.row.convolution]:
         if _free(graph, node, mode):
             key = (node.inputs[0], tuple(sorted(node.attrs.items())), len(node.inputs),
                    graph.types[node.inputs[1]].per_image[2:])  # fmt: skip
@@ -39,8 +40,11 @@ def merge_siblings(graph: Graph, mode: str) -> Graph:
 
 def _free(graph: Graph, conv: Node, mode: str) -> bool:
     """May its filters be put beside others? Its weights must be its own."""
-    kinds = ("parameter",) if mode == "train" else ("parameter", "fold_weight", "fold_bias")
-    own = all(graph.by_name[v].op in kinds and len(graph.consumers[v]) == 1 for v in conv.inputs[1:])
+    weights = [graph.by_name[v] for v in conv.inputs[1:]]
+    own = all(
+        (w.row.source is Source.PARAMETER or (mode == "infer" and w.row.prepared)) and len(graph.consumers[w.name]) == 1
+        for w in weights
+    )
     return own and conv.attrs["groups"] == 1 and conv.name not in graph.results
 
 
@@ -64,7 +68,7 @@ def _merge(work: Rewriter, siblings: list[Node], mode: str) -> None:
     merged = work.add(base, "conv2d", *operands, attrs=convs[0].attrs, suffix="siblings", beside=early)
     for step in kept[0][1:]:
         merged = work.add(base, step.op, merged, attrs=step.attrs, beside=early)
-    statistics = [[r for r in work.readers(chain[-1].name) if r.op == "batch_stats"] for chain in kept]
+    statistics = [[r for r in work.readers(chain[-1].name) if r.row.moments] for chain in kept]
     whole_stats = work.add(base, "batch_stats", merged, beside=early) if all(len(s) == 1 for s in statistics) else None
     start = 0
     for chain, stats in zip(kept, statistics, strict=True):
@@ -133,9 +137,9 @@ def join_slices(graph: Graph) -> Graph:
     gradient of merged convolutions together from what its parts are computed of."""
     work = Rewriter(graph)
     gradients = []
-    for node in graph.of("concat"):
+    for node in [n for n in graph.nodes if n.row.joins == "channels"]:
         readers = [r for r in graph.consumers[node.name] if r.inputs[0] == node.name]
-        if any(r.op in ("conv2d_grad_input", "conv2d_grad_weight") for r in readers):
+        if any(r.row.product in ("by_input", "by_weight") for r in readers):
             gradients.append(node)
         else:
             work.absorb(node)
@@ -157,10 +161,10 @@ def join_slices(graph: Graph) -> Graph:
 
 
 def _columns(work: Rewriter, concat: Node) -> list[list[str]] | None:
-    """If every operand is (a slice of) the gradient of a batch norm: their first operands, cut alike, their second
-    ones..."""
+    """If every operand is (a slice of) a result of one operation that treats each channel by itself, as a batch norm's
+    gradient does: their first operands, cut alike, their second ones..."""
     ends = [work.nodes[work.uncut(v)] for v in concat.inputs]
-    if any(n.op != "normalize_grad_input" or n.attrs != ends[0].attrs for n in ends):
+    if not ends[0].row.per_channel or any(n.op != ends[0].op or n.attrs != ends[0].attrs for n in ends):
         return None
     return [
         [work.cut_like(end.inputs[i], value) for end, value in zip(ends, concat.inputs, strict=True)]

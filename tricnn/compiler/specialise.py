@@ -7,6 +7,7 @@ from functools import partial
 
 from ..ir.builder import GraphBuilder
 from ..ir.graph import Graph, Node, Output, derived_name, topological
+from ..ir.table import Source
 from ..system.errors import GraphError
 
 LABELS = "labels"
@@ -19,7 +20,7 @@ def for_inference(graph: Graph) -> Graph:
     nodes = []
     for node in graph.nodes:
         node = replace(node, inputs=tuple(alias.get(v, v) for v in node.inputs))
-        if node.op == "dropout":
+        if node.row.random:
             alias[node.name] = node.inputs[0]
         else:
             nodes.append(node)
@@ -40,10 +41,10 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
     updates = []
     owner: dict[str, str] = {}  # of running statistics
     for node in graph.nodes:
-        if node.op == "batch_norm" and not node.attrs["frozen"]:
+        if node.row.running and not node.attrs["frozen"]:
             x, weight, bias, mean, var = node.inputs
             for buffer in (mean, var):
-                if graph.by_name[buffer].op != "buffer":
+                if graph.by_name[buffer].row.source is not Source.BUFFER:
                     raise GraphError(
                         f"layer {node.name}: {buffer} is not a buffer ({graph.by_name[buffer].op}); training updates "
                         "running statistics, which only a buffer can hold"
@@ -82,7 +83,7 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
         losses.append(
             builder.add(
                 "cross_entropy",
-                last.inputs[0] if last.op == "softmax" else last.name,
+                last.inputs[0] if last.row.probabilities else last.name,
                 labels,
                 name=name,
                 label_smoothing=label_smoothing,
@@ -141,7 +142,7 @@ def tidy(graph: Graph) -> Graph:
         if len(readers[before.name]) != 1 or results.get(before.name):
             continue
         pool_after_relu = node.row.picks and before.row.activation and before.row.rises
-        view_first = before.op == "flatten" and node.row.activation
+        view_first = before.row.dense_view == "flat" and node.row.activation
         if pool_after_relu or view_first:
             swap(before, node)
             waiting += [*sorted(readers[before.name]), node.name]  # what stands behind others now

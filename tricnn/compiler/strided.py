@@ -31,7 +31,7 @@ def compact_strided_gradients(graph: Graph) -> Graph:
 
 
 def _strided(graph: Graph, node: Node) -> bool:
-    if node.op != "conv2d_grad_input" or len(node.inputs) > 2 or node.name in graph.results:
+    if node.row.product != "by_input" or not node.row.over_images or len(node.inputs) > 2 or node.name in graph.results:
         return False  # a bias lies between the pixels, too
     one_by_one = graph.types[node.inputs[1]].per_image[2:] == (1, 1) and not any(node.attrs["padding"])
     return one_by_one and node.attrs["stride"] != (1, 1)

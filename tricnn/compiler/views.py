@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..ir.graph import Graph, Node
+from ..ir.table import Source
 
 
 def free_views(graph: Graph) -> dict[str, str]:
@@ -17,13 +18,13 @@ def free_views(graph: Graph) -> dict[str, str]:
     views: dict[str, str] = {}
     for node in graph.nodes:
         cut = node.row.cuts == "channels" and not graph.types[node.name].batched and _read_in_place(graph, node)
-        if cut or node.op == "row" or node.row.cuts == "filters":
+        if cut or node.row.row_of or node.row.cuts == "filters":
             views[node.name] = node.inputs[0]
-        elif node.op == "flatten":
+        elif node.row.dense_view == "flat":
             x = graph.types[node.inputs[0]]
             if x.pixels == 1 or x.channels == 1 or weights_in_pixel_order(graph, node):
                 views[node.name] = node.inputs[0]
-        elif node.op == "unflatten":
+        elif node.row.dense_view == "image":
             y = graph.types[node.name]
             if y.pixels == 1 or y.channels == 1 or node.inputs[0] in pixel_ordered(graph):
                 views[node.name] = node.inputs[0]
@@ -40,12 +41,13 @@ def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
     """Do only dense layers read it, with weights that nothing else reads and that no layer of the step computes?"""
 
     def dense(reader: Node) -> bool:
-        stored = reader.op == "linear" and graph.by_name[reader.inputs[1]].op in ("parameter", "fold_weight")
+        weight = graph.by_name[reader.inputs[1]] if reader.row.product == "forward" else None
+        stored = weight is not None and (weight.row.source is Source.PARAMETER or weight.row.prepared)
         return stored and reader.inputs[0] == flatten.name
 
     return flatten.name not in graph.results and all(
-        (dense(r) and all(dense(o) or o.op == "linear_grad_input" for o in graph.consumers[r.inputs[1]]))
-        or (r.op == "linear_grad_weight" and r.inputs[1] == flatten.name)
+        (dense(r) and all(dense(o) or o.row.product == "by_input" for o in graph.consumers[r.inputs[1]]))
+        or (r.row.product == "by_weight" and r.inputs[1] == flatten.name)
         for r in graph.consumers[flatten.name]
     )
 
@@ -54,14 +56,14 @@ def pixel_ordered(graph: Graph) -> dict[str, tuple[int, int, int]]:
     """Every value ``[*, C*H*W]`` that lies in memory as ``[*, H, W, C]``: value -> (C, H, W). Dense weights that read a
     flattened image, their gradients, the gradient of the flattened image itself, and sums of those."""
     found: dict[str, tuple[int, int, int]] = {}
-    for node in graph.of("flatten"):
+    for node in [n for n in graph.nodes if n.row.dense_view == "flat"]:
         x = graph.types[node.inputs[0]]
         if x.pixels > 1 and x.channels > 1 and weights_in_pixel_order(graph, node):
             for reader in graph.consumers[node.name]:
                 shape = (x.channels, *x.spatial)
-                found[reader.inputs[1] if reader.op == "linear" else reader.name] = shape
+                found[reader.inputs[1] if reader.row.product == "forward" else reader.name] = shape
     for node in graph.nodes:
-        if node.op == "linear_grad_input" and node.inputs[1] in found:
+        if node.row.product == "by_input" and node.inputs[1] in found:
             found[node.name] = found[node.inputs[1]]
         elif node.elementwise and node.inputs[0] in found and len({found.get(v) for v in node.inputs}) == 1:
             found[node.name] = found[node.inputs[0]]  # several dense layers read the image, or share a weight

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..ir.builder import GraphBuilder
 from ..ir.graph import NAME
+from ..ir.table import OPS
 from ..ir.types import N, TensorType
 from ..ir.wording import plural
 from ..system.errors import GraphError, TricnnError
@@ -217,7 +218,7 @@ class Assembler:
         """A layer, named after the module that ``owner``, one of its parameters, belongs to; else after the module that
         it is in."""
         name = self.fresh(stem or op, owner)
-        if op == "dropout":
+        if OPS[op].random:
             return self.builder.dropout(inputs[0], name=name, **attrs)
         return self.builder.add(op, *inputs, name=name, **attrs)
 

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from .graph import Node
 
 
+class Source(Enum):
+    """What a value is that exists before the step."""
+
+    INPUT = "input"  # given at every step
+    PARAMETER = "parameter"  # trained
+    BUFFER = "buffer"  # kept from step to step: running statistics
+    CONSTANT = "constant"  # the same number always
+
+
 class Kind(Enum):
     """What an operation is to the fuser."""
 
@@ -114,7 +123,8 @@ class Op:
     keeps_zero       gives 0 where its first operand is 0, so that what is loaded as 0 outside an image stays 0
     picks            each result is one of its operand's, the largest: it may change places with what rises
     pools            each result is made of a window of pixels of its one operand: a convolution's tile may be pooled
-    weight_gradient  a product that sums over all pixels of the batch, which several programs share out
+    source           what it is, if it exists before the step
+    product          of a contraction: ``"forward"``, or which gradient of one it is: ``"by_input"``, ``"by_weight"``
     collapses        a reduction whose result has no pixels left to have an epilogue at
     side_sum         a sum over the pixels of its first operand, which another kernel may take along: of what it has
                      ``"stored"``, or of what it (a weight gradient) has ``"loaded"``
@@ -122,6 +132,17 @@ class Op:
     sibling_of       the operation whose loop gives this result as well, over the same operands
     loop_over        the operand (by number) over which it would share a loop with another kernel
     updates          new running statistics: the kernel that ends the sum ``loop_over`` computes them
+    moments          its sum over pixels is of mean and deviations from it, which parts of it merge (Chan et al. 1983)
+    index            says where in its window the maximum of its ``sibling_of`` is
+    from_window      of the gradient of a pooling: a pixel gets its ``"share"`` of a window's, or all if ``"chosen"``
+    dense_view       the same numbers as rows ``"flat"``, or as ``"image"``
+    row_of           it is one row of its operand
+    pads             its operand amid channels of zeros, ``before`` and after
+    running          normalises by running statistics: training takes the batch's, inference folds it into a product
+    probabilities    of logits, its operand, which a loss takes instead
+    random           it draws numbers while training; inference leaves it out
+    prepared         of weights that a pass makes of parameters: computed when those change, not at every step
+    begins_backward  the backward pass begins with it
     unread           the operands (by number) of which it needs the shape only
     cuts             ``"channels"`` or ``"filters"``: a result is those of them from ``start`` to ``stop``
     joins            ``"channels"`` or ``"filters"``: a result is all operands', one after the other
@@ -159,13 +180,25 @@ class Op:
     keeps_zero: bool = False
     picks: bool = False
     pools: bool = False
-    weight_gradient: bool = False
+    source: Source | None = None
+    product: Literal["", "forward", "by_input", "by_weight"] = ""
     collapses: bool = False
     side_sum: Literal["", "stored", "loaded"] = ""
     takes_sums: bool = False
     sibling_of: str | None = None
     loop_over: int | None = None
     updates: bool = False
+    moments: bool = False
+    index: bool = False
+    from_window: Literal["", "share", "chosen"] = ""
+    dense_view: Literal["", "flat", "image"] = ""
+    row_of: bool = False
+    pads: bool = False
+    running: bool = False
+    probabilities: bool = False
+    random: bool = False
+    prepared: bool = False
+    begins_backward: bool = False
     unread: tuple[int, ...] = ()
     cuts: Literal["", "channels", "filters"] = ""
     joins: Literal["", "channels", "filters"] = ""
@@ -177,6 +210,21 @@ class Op:
     def chains(self) -> bool:
         """May it be one of a chain of pointwise operations, which a kernel computes where it loads or stores?"""
         return self.kind is Kind.POINTWISE and not self.copies
+
+    @property
+    def weight_gradient(self) -> bool:
+        """Does it sum over all pixels of the batch, which several programs share out?"""
+        return self.product == "by_weight"
+
+    @property
+    def over_images(self) -> bool:
+        """Of a product: does it slide over images?"""
+        return "stride" in self.attrs
+
+    @property
+    def convolution(self) -> bool:
+        """Is it a convolution itself, no gradient of one?"""
+        return self.product == "forward" and self.over_images
 
     @property
     def activation(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from ..compiler.plan import Kernel, Place, Plan
 from ..ir.graph import Node
 from ..ir.scalar import FINITE, Known, of_zeros
+from ..ir.table import Source
 from .call import Helper, helper
 from .names import Argument, Scope, StepNumber
 from .positions import At, Channels, FirstChannel, Image, LaterChannel, Load, Numbers, Rounded, Sources
@@ -109,7 +110,7 @@ class Body:
             return self.known[value, at]
         node = self.kernel.by_name.get(value)
         source = self.plan.graph.by_name[value]
-        if source.op == "fill":
+        if source.row.source is Source.CONSTANT:
             return repr(float(source.attrs["value"]))
         type_ = self.plan.type(raw)
         if len(type_.shape) == 0:

@@ -19,7 +19,6 @@ from .traffic import RowTiles
 
 #: boxes begin at a multiple of 16 bytes: so many 16-bit numbers
 ALIGNED = 8
-GRADIENTS = ("conv2d_grad_input", "linear_grad_input")
 
 
 def lies_alone(state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...]) -> bool:
@@ -132,7 +131,7 @@ class Boxes:
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
     """The product with both operands in boxes, or None: they must be multiplied as they lie in memory, with stride 1,
     and boxes may not waste much."""
-    gradient = kernel.anchor.op in GRADIENTS
+    gradient = kernel.anchor.row.product == "by_input"
     image, result, depth = conv.image, conv.result, conv.c
     if gradient:
         image, result, depth = conv.result, conv.image, conv.k

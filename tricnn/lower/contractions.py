@@ -135,7 +135,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     rule = _rule(state, pixels, conv.group_filters, conv.taps * conv.c // conv.groups)
     tile = state.tile(name, kernel, node.op, conv.constants, rule)
     product = Product(state, kernel, FORWARD, conv, pixels, conv.c, conv.k, tile)
-    store = product.finish("conv" if node.op == "conv2d" else "y")
+    store = product.finish("conv" if node.row.convolution else "y")
     keep = state.body(kernel)
     keywords = {}
     if state.plan.storage(node.inputs[0]) in kernel.writes:
@@ -200,7 +200,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     tile = state.tile(name, kernel, node.op, conv.constants, rule)
     programs = cdiv(filters, tile.m) * cdiv(columns, tile.n)
     split = tiles.split_of(state.target, programs * conv.groups, pixels, tile.k, tile.warps)
-    bias = next((n for n in kernel.nodes if n.op == "channel_sum"), None)
+    bias = next((n for n in kernel.nodes if n.row.side_sum == "loaded"), None)
     dy, x, bodies = _wgrad_operands(state, kernel, conv, tile, bias is not None)
     total = conv.k * columns
     everything = total + (conv.k if bias else 0)

@@ -76,15 +76,15 @@ class Convolution:
     def of(cls, plan: Plan, node: Node, window: tuple[int, int] = (1, 1)) -> Convolution:
         """The numbers of a convolution, of a dense layer, or of what a gradient of either is the gradient of."""
         t = plan.type
-        if node.op.startswith("linear"):
-            weight = node.name if node.op == "linear_grad_weight" else node.inputs[1]
+        if not node.row.over_images:
+            weight = node.name if node.row.weight_gradient else node.inputs[1]
             k, c = t(weight).per_image
             return cls(c, 1, 1, k, 1, 1, 1, 1, window=window)
         x, w, y = {
-            "conv2d": lambda: (node.inputs[0], node.inputs[1], node.name),
-            "conv2d_grad_input": lambda: (node.name, node.inputs[1], node.inputs[0]),
-            "conv2d_grad_weight": lambda: (node.inputs[1], node.name, node.inputs[0]),
-        }[node.op]()
+            "forward": lambda: (node.inputs[0], node.inputs[1], node.name),
+            "by_input": lambda: (node.name, node.inputs[1], node.inputs[0]),
+            "by_weight": lambda: (node.inputs[1], node.name, node.inputs[0]),
+        }[node.row.product]()
         image, result, a = t(x), t(y), node.attrs
         (sh, sw), (dh, dw), (top, _, left, _) = a["stride"], a["dilation"], a["padding"]
         (h, wide), (r, s), (p, q) = image.spatial, t(w).per_image[2:], result.spatial

@@ -25,7 +25,7 @@ PIXELS = "pixel, channel, mask, part, args"
 def lower_copy(state: Lowering, kernel: Kernel) -> None:
     """Lower concat, slice_channels, pad_channels, stack, flatten or unflatten where they move data."""
     node, plan = kernel.anchor, state.plan
-    if node.op == "concat" and plan.type(node.name).batched:
+    if node.row.joins == "channels" and plan.type(node.name).batched:
         _concat(state, kernel)
         return
     start = 0
@@ -33,7 +33,7 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
         name = kernel.name if len(node.inputs) == 1 else f"{kernel.name}_{number}"
         copy = COPIES.get(node.op, _copy_channels)
         copy(state, kernel, name, raw, start)
-        start += prod(plan.type(raw).per_image) if node.op == "concat_filters" else plan.type(raw).channel_count
+        start += prod(plan.type(raw).per_image) if node.row.joins == "filters" else plan.type(raw).channel_count
 
 
 def _concat(state: Lowering, kernel: Kernel) -> None:
@@ -71,7 +71,7 @@ def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: 
     node = kernel.anchor
     x, y = state.plan.type(raw), state.plan.type(node.name)
     body = state.body(kernel)
-    count = y.channel_count if node.op in ("slice_channels", "pad_channels") else x.channel_count
+    count = y.channel_count if node.row.cuts or node.row.pads else x.channel_count
     pixels = y.pixels if y.batched else x.elements(1) // x.channel_count
     _store_channels(body, node.name, _loaded_channels(body, node, raw, count), start, count, pixels)
     shape = {"PIXELS": pixels, "C": count}
@@ -95,9 +95,9 @@ def _loaded_channels(body: Body, node: Node, raw: str, count: int) -> str:
     """The text of a tile of an operand: ``count`` of its channels, those that ``node`` cuts or puts amid zeros."""
     x, y = body.plan.type(raw), body.plan.type(node.name)
     first, inside = 0, "mask"
-    if node.op == "slice_channels":
+    if node.row.cuts:
         first = node.attrs["start"]
-    elif node.op == "pad_channels":
+    elif node.row.pads:
         before, inside = node.attrs["before"], "inside"
         first = -before
         body.lines.append(f"inside = mask & (channel >= {before}) & (channel < {before + x.channel_count})")
@@ -105,7 +105,7 @@ def _loaded_channels(body: Body, node: Node, raw: str, count: int) -> str:
     source = At("pixel", channel, inside, x.channel_count)
     if not y.batched:
         return body.row_of(raw, replace(source, first=max(first, 0), count=count))
-    cut = replace(source, first=first, count=count) if node.op == "slice_channels" else source
+    cut = replace(source, first=first, count=count) if node.row.cuts else source
     loaded = body.value(raw, cut, "x", wide=False)
     return body.rounded(loaded, element(y, body.storage)) if body.computed(body.plan.storage(raw)) else loaded
 
@@ -125,12 +125,12 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
     """Copy between channels-last pixels and PyTorch's order: flatten, or unflatten."""
     node, plan = kernel.anchor, state.plan
     x, y = plan.type(raw), plan.type(node.name)
-    image, template = (x, "to_nchw") if node.op == "flatten" else (y, "from_nchw")
+    image, template = (x, "to_nchw") if node.row.dense_view == "flat" else (y, "from_nchw")
     pixels, c = image.pixels, image.channels
     load, store = state.body(kernel), state.body(kernel)
     wide = At("pixel", "channel", "mask", c * pixels)
     narrow = At("pixel", "channel", "mask", c)
-    source, target = (narrow, wide) if node.op == "flatten" else (wide, narrow)
+    source, target = (narrow, wide) if node.row.dense_view == "flat" else (wide, narrow)
     load_x = load.load_function(f"{name}_load_x", raw, source.width, "x")
     store.scope.reserve("tile")
     store.store(node.name, "tile", target)

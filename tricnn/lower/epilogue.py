@@ -35,9 +35,9 @@ def epilogue(body: Body, kernel: Kernel, at: At, start: str, first: str | None =
         if node.row.side_sum == "stored" and node is not kernel.anchor:
             side_sum(body, node, here)
             continue
-        if node.op in ("running_mean", "running_var"):
+        if node.row.updates:
             continue  # with the merge of the statistics
-        if node.op in ("max_pool2d", "max_pool2d_index", "avg_pool2d"):
+        if node.row.pools or node.row.index:
             here = pooled(body, node, source, here)
         else:
             body.known[node.name, here] = body.compute(node, here)
@@ -54,7 +54,7 @@ def pooled(body: Body, node: Node, source: str, at: At) -> At:
         body.scope.reserve("covered")
         body.lines.append(f"covered = mask_over_window(mask, {area})")
     tile = body.known[source, at]
-    if node.op == "avg_pool2d":
+    if not (node.row.picks or node.row.index):
         body.known[node.name, covered] = body.let("pooled", f"mean_over_window({tile}, {area})")
         return covered
     maximum, index = ((OfWindow(source, position), covered) for position in (False, True))
@@ -62,7 +62,7 @@ def pooled(body: Body, node: Node, source: str, at: At) -> At:
         value, position = body.name("pooled"), body.name("position")
         body.lines.append(f"{value}, {position} = max_over_window({tile}, {area})")
         body.known[maximum], body.known[index] = value, position
-    body.known[node.name, covered] = body.known[maximum if node.op == "max_pool2d" else index]
+    body.known[node.name, covered] = body.known[index if node.row.index else maximum]
     return covered
 
 
@@ -74,7 +74,7 @@ def side_sum(body: Body, node: Node, at: At) -> None:
     partial = workspace_name(body.kernel.name, f"{node.name}:partial")
     argument = body.result(partial, "partial")
     body.sides.append((node, partial))
-    if node.op == "batch_stats":
+    if node.row.moments:
         body.lines.append(f"store_tile_stats({tile}, {at.channel}, {at.mask}, part, {argument}, {at.width})")
     else:
         _gradient_sums(body, node, at, tile, argument)

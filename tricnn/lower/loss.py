@@ -14,8 +14,8 @@ from .size import N, cdiv
 def lower_loss(state: Lowering, kernel: Kernel) -> None:
     """Lower cross_entropy, its gradient, or both in one pass over the logits; then the mean of the rows' losses."""
     plan, name = state.plan, kernel.name
-    loss = next((n for n in kernel.nodes if n.op == "cross_entropy"), None)
-    grad = next((n for n in kernel.nodes if n.op == "cross_entropy_grad"), None)
+    loss = next((n for n in kernel.nodes if n.row.collapses and not n.row.begins_backward), None)
+    grad = next((n for n in kernel.nodes if n.row.begins_backward), None)
     node = loss or grad
     assert node is not None
     logits, labels = node.inputs[-2:]

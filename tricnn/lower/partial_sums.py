@@ -153,13 +153,13 @@ def lower_many_sums(state: Lowering) -> None:
 def side_buffers(state: Lowering, body: Body, parts: Size, channels: int) -> None:
     """Make room for what each tile leaves of its side sums."""
     for node, partial in body.sides:
-        state.partial(partial, parts * ((3 if node.op == "batch_stats" else 2) * channels))
+        state.partial(partial, parts * ((3 if node.row.moments else 2) * channels))
 
 
 def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: Size, channels: int) -> None:
     """Launch what adds the tiles' partial results."""
     for node, partial in body.sides:
-        if node.op == "batch_stats":
+        if node.row.moments:
             lower_merge(state, kernel, node, partial, channels, parts)
         else:
             results = PartialResults(partial, parts, 2 * channels, 2 * channels)
@@ -171,7 +171,7 @@ def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: Size, chann
 
 def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: Size) -> None:
     """Launch the merge of what tiles left in ``partial``: stats = [mean, M2/count], and the new running statistics."""
-    alone = sum(n.op == "batch_stats" for n in kernel.nodes) == 1
+    alone = sum(n.row.moments for n in kernel.nodes) == 1
     name = state.scope.free(f"{kernel.name}_merge" if alone else f"{kernel.name}_{node.name}_merge")
     if parts.at(state.batch) > MANY:
         groups = state.workspace(name, "groups", GROUPS * 3 * c)
@@ -231,7 +231,7 @@ def _statistics(state: Lowering, kernel: Kernel, node: Node, name: str, c: int) 
     inputs: dict[Argument, str] = {}
     outputs: dict[Argument, str] = {place.buffer: "stats"}
     for update in kernel.nodes:
-        if update.op in ("running_mean", "running_var") and state.plan.storage(update.inputs[1]) == node.name:
+        if update.row.updates and state.plan.storage(update.inputs[1]) == node.name:
             start = state.plan.place(update.inputs[1]).offset - place.offset
             width = state.plan.type(update.name).per_image[0]
             which = update.op.removeprefix("running_") + (f"_{start}" if width < c else "")

@@ -28,7 +28,7 @@ def _window(state: Lowering, node: Node, image: str, pooled: str) -> dict[str, i
     sh, sw = a.get("stride", (r, s))
     top, bottom, left, right = a.get("padding", (0, 0, 0, 0))
     c = {"C": x.channels, "H": h, "W": w, "R": r, "S": s, "P": p, "Q": q, "SH": sh, "SW": sw}
-    if node.op.startswith("max"):
+    if node.row.picks or node.row.index or node.row.from_window == "chosen":
         return {**c, "PT": top, "PL": left}
     include = a.get("count_include_pad", True)
     return {**c, "PT": top, "PB": bottom, "PL": left, "PR": right, "INCLUDE_PAD": include}
@@ -48,15 +48,15 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     load, store = state.body(kernel), state.body(kernel)
     load_x = load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
     at = At("pixel", "channel", "mask", c)
-    index = next((n for n in kernel.nodes if n.op == "max_pool2d_index"), None)
+    index = next((n for n in kernel.nodes if n.row.index), None)
     if index is not None:
         store.known[index.name, at] = "index"
         if index.name in kernel.writes:
             store.store(index.name, "index", at)
     store.scope.reserve("value", "index")
-    if node.op != "max_pool2d_index":
+    if not node.row.index:
         epilogue(store, kernel, at, node.name, "value")
-    is_max = node.op.startswith("max")
+    is_max = node.row.picks or node.row.index
     head = "value, index, pixel, channel, mask, part, args" if is_max else "value, pixel, channel, mask, part, args"
     store_y = store.function(f"{name}_store_y", head, store.lines)
     template = "max_pool2d" if is_max else "avg_pool2d"
@@ -87,7 +87,7 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
     load_dy = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
     epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
     store_dx = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
-    index = plan.storage(node.inputs[1]) if node.op == "max_pool2d_grad" else None
+    index = plan.storage(node.inputs[1]) if node.row.from_window == "chosen" else None
     operands = [load_dy, *([Pointer(index, "index")] if index else []), store_dx, BATCH]
     wide = {"WIDE": True} if index and state.wide else {}
     parts = cdiv(N * rows, tile.m)

@@ -8,7 +8,7 @@ from math import prod
 
 from ..compiler.memory import share
 from ..compiler.plan import Plan
-from ..ir.table import Kind
+from ..ir.table import Source
 from ..ir.types import TensorType
 from ..machine.dtypes import BYTES, DTYPES
 from ..machine.tiles import Choice
@@ -226,13 +226,13 @@ def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
     an inference that no kernel reads, for they were folded into others, have none."""
     buffers = {}
     read = {plan.place(v).buffer for kernel in plan.kernels for v in kernel.reads}
-    sources = [n.name for n in plan.graph.nodes if n.kind is Kind.SOURCE and n.op != "fill"]
+    sources = [n.name for n in plan.graph.nodes if n.row.source not in (None, Source.CONSTANT)]
     constant = {plan.place(n.name).buffer for n in (*plan.prepared, *plan.graph.parameters, *plan.graph.buffers)}
     lasting = {plan.place(v).buffer for v in (*plan.graph.results, *(n.name for n in plan.prepared), *sources)}
     if plan.mode == "infer":
         lasting -= constant - read - {plan.place(v).buffer for v in plan.graph.results}
     for node in plan.graph.nodes:
-        if node.name in lasting and node.op != "fill":
+        if node.name in lasting and node.row.source is not Source.CONSTANT:
             buffers[node.name] = _buffer(node.name, plan.type(node.name), storage, True)
     for kernel in plan.kernels:
         for value in (plan.place(v).buffer for v in kernel.writes):

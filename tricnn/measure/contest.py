@@ -254,7 +254,7 @@ class Contest:
     def apart(self, result: Any, gradients: dict[str, Any]) -> dict[str, float | None]:
         """How far a contender's numbers are from the baseline's: the largest difference, in parts of the largest
         number; and of the gradients. None where both draw random numbers of their own."""
-        if self.mode == "train" and self.graph.of("dropout"):
+        if self.mode == "train" and any(n.row.random for n in self.graph.nodes):
             return {"apart": None, "gradients_apart": None}
         apart = float((result - self.expected).abs().max() / self.expected.abs().max())
         return {"apart": apart, "gradients_apart": distance(gradients, self.expected_gradients)}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tricnn.compiler.specialise import for_inference
 from tricnn.ir import OPS, Environment, Graph
-from tricnn.ir.table import Kind
+from tricnn.ir.table import Kind, Source
 
 REAL = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -41,7 +41,7 @@ class PyTorchNetwork(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         values: dict[str, torch.Tensor] = {}
         for node in self.graph.nodes:
-            if node.op == "input":
+            if node.row.source is Source.INPUT:
                 values[node.name] = x
             elif node.name in self.slot:
                 values[node.name] = getattr(self, self.slot[node.name])
@@ -52,15 +52,16 @@ class PyTorchNetwork(torch.nn.Module):
         return [values[output.value] for output in self.graph.outputs]
 
     def layer(self, node: Any, operands: list[torch.Tensor]) -> torch.Tensor:
-        if node.op == "batch_norm":
+        if node.row.running:
             x, weight, bias, mean, var = operands
             a = node.attrs
             return F.batch_norm(x, mean, var, weight, bias, self.training, a["momentum"], a["eps"])
-        if node.op == "dropout":
+        if node.row.random:
             return F.dropout(operands[0], node.attrs["p"], self.training)
-        if node.op == "linear" and torch.is_autocast_enabled(operands[0].device.type):
+        casts = node.row.product == "forward" and torch.is_autocast_enabled(operands[0].device.type)
+        if casts and not node.row.over_images:
             return F.linear(*operands)  # the table's row casts the weights by itself
-        if node.op == "conv2d" and torch.is_autocast_enabled(operands[0].device.type) and _symmetric(node.attrs):
+        if casts and _symmetric(node.attrs):
             top, _, left, _ = node.attrs["padding"]
             a = node.attrs
             x, weight, *rest = operands

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..compiler.plan import Plan
-from ..ir.table import OPS, Environment
+from ..ir.table import OPS, Environment, Source
 
 #: held while PyTorch's settings, which are the whole process's, are those of one executor
 SETTINGS = threading.RLock()
@@ -77,7 +77,7 @@ class EagerExecutor:
         settings = tf32_products(torch, self.dtype == "tf32") if self.device == "cuda" else nullcontext()
         with settings, torch.no_grad():
             for i, node in enumerate(graph.nodes):
-                if node.op == "input":
+                if node.row.source is Source.INPUT:
                     x = inputs[node.name]
                     x = x if hasattr(x, "detach") else torch.as_tensor(np.asarray(x))
                     floating = graph.types[node.name].dtype == "float"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Graph, Node
-from ..ir.table import OPS, Environment
+from ..ir.table import OPS, Environment, Source
 from ..system.errors import TricnnError
 
 Values = Mapping[str, np.ndarray]
@@ -52,7 +52,7 @@ def interpret(
     env = Environment(seed, step)
     values: dict[str, np.ndarray] = {}
     for node in graph.nodes:
-        if node.op in ("input", "parameter", "buffer"):
+        if node.row.source in (Source.INPUT, Source.PARAMETER, Source.BUFFER):
             if node.name not in inputs:
                 raise TricnnError(f"{node.op} {node.name}: no value given")
             x = np.asarray(inputs[node.name])
@@ -60,7 +60,7 @@ def interpret(
             values[node.name] = channels_last(x.astype(dtype, copy=False)) if floating else x
         else:
             result = evaluate(node, [values[v] for v in node.inputs], env)
-            values[node.name] = result.astype(dtype) if node.op == "fill" else result
+            values[node.name] = result.astype(dtype) if node.row.source is Source.CONSTANT else result
     results = {o.name: values[o.value] for o in graph.outputs}
     results |= {buffer: values[v] for buffer, v in graph.updates}
     results |= {f"grad:{parameter}": values[v] for parameter, v in graph.gradients}
@@ -98,7 +98,7 @@ def fetch(
         missing = [v for v in ([whole] if whole else node.inputs) if v not in values]
         if name in values:
             waiting.pop()
-        elif whole is None and name not in plan.views and node.op != "fill":
+        elif whole is None and name not in plan.views and node.row.source is not Source.CONSTANT:
             raise AssertionError(f"{who} reads {name}, which it does not declare")
         elif missing:
             waiting += missing

@@ -15,7 +15,7 @@ import numpy as np
 from ..build.emitted_module import load_module, make_keys
 from ..compiler.plan import Plan
 from ..emit.emit import emit
-from ..ir.table import Environment
+from ..ir.table import Environment, Source
 from ..lower.program import Program
 from ..system.errors import TargetError
 from .captured_step import capture, worth_capturing
@@ -112,7 +112,7 @@ class TritonExecutor:
             if place.buffer in self.program.rounded:
                 whole = self.persistent[self.program.rounded[place.buffer]]
                 weights[node.name], copies[node.name] = stored, whole[place.offset : place.offset + len(stored)]
-            elif node.op == "parameter" and stored.dtype != self.torch.float32:
+            elif node.row.source is Source.PARAMETER and stored.dtype != self.torch.float32:
                 weights[node.name] = self.torch.empty(len(stored), dtype=self.torch.float32)
                 copies[node.name] = stored
         return RoundedWeights(weights, copies)

@@ -47,7 +47,7 @@ def _why_not_pointwise(kernels: Grouping, node: Node) -> Why:
         return why("{op} sums over all pixels of the batch", op=op)
     if node.kind is Kind.CONTRACTION:
         filters, channels, *window = types[node.inputs[1]].per_image
-        summed = filters if op.endswith("_grad_input") else channels
+        summed = filters if node.row.product == "by_input" else channels
         size = f" and {'x'.join(map(str, window))} pixels" if any(n > 1 for n in window) else ""
         what = f"{summed} channels{size}"
         return why("{op} sums over {what}, which several programs compute", op=op, what=what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir.graph import Graph, Node
-from ...ir.table import Kind
+from ...ir.table import Kind, Source
 from ..cost import Cost
 from ..fold import prepared_nodes
 from ..policies import rules_of
@@ -172,7 +172,7 @@ class Grouping:
                     if value not in body:
                         body[value] = self.graph.by_name[value]
                         stack.append(body[value])
-                elif value not in own and self.graph.by_name[value].op != "fill":
+                elif value not in own and self.graph.by_name[value].row.source is not Source.CONSTANT:
                     reads[value] = None
         return body, reads
 

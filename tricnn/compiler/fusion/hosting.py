@@ -22,7 +22,7 @@ class Hosting(Rule):
 
     def about(self, reader: Node) -> bool:
         """Convolutions."""
-        return reader.op == "conv2d"
+        return reader.row.convolution
 
     def here(self, kernels: Grouping, site: Site) -> str:
         """The equation with these operations."""

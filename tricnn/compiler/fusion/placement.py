@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...ir.graph import Graph, Node
-from ...ir.table import OPS, Kind
+from ...ir.table import OPS, Kind, Source
 from ...ir.types import TensorType
 from ..plan import Kernel
 from .answers import Why, why
@@ -83,7 +83,7 @@ class Placement(Rule):
             return why("{part} is also seen under another shape", part=value)
         if type_.batched and value in self.reshaped:
             return why("a kernel that uses {part} computes under another shape", part=value)
-        if node.op == "parameter":
+        if node.row.source is Source.PARAMETER:
             other = next((n for n in graph.consumers[value] if not _finds(n, type_)), None)
             return why("{reader} reads the parameter {part} too", reader=other.name, part=value) if other else None
         if value not in self.written:

@@ -28,7 +28,7 @@ class Pooling(Following):
         """Why the pooling cannot happen on the tile of the convolution whose epilogue ends in the value; None if it
         can."""
         group, pool = site.group, site.reader
-        if group.anchor.op != "conv2d":
+        if not group.anchor.row.convolution:
             return why("only a convolution's tiles can be made of whole windows, not those of {op}", op=group.anchor.op)
         if group.pools:
             return why("the kernel of {anchor} already pools", anchor=group.anchor.name)

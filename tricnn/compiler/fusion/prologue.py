@@ -55,7 +55,7 @@ def _why_impossible(kernels: Grouping, node: Node) -> Why | None:
     """Why a value cannot be recomputed wherever it is read; None if it can."""
     if kernels.operations(node) > LONGEST_PROLOGUE:
         return why("recomputing it takes more than {most} operations", most=LONGEST_PROLOGUE)
-    if node.op == "avg_pool2d_grad" and _cut_off(kernels, node):
+    if node.row.from_window == "share" and _cut_off(kernels, node):
         return why("windows at the border are cut off and divide by less")
     reasons = (_why_not_by(kernels, reader, node) for reader in kernels.readers[node.name])
     return next(filter(None, reasons), None) if kernels.readers[node.name] else why("nothing reads it")
@@ -88,7 +88,7 @@ def _read_as(kernels: Grouping, reader: Node, node: Node) -> str:
 
 def several_windows(node: Node) -> bool:
     """Is it the gradient of a pooling with pixels that lie in more than one window?"""
-    if node.op not in ("max_pool2d_grad", "avg_pool2d_grad"):
+    if not node.row.from_window:
         return False
     (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
     return sh < r or sw < s or any(node.attrs["padding"])

@@ -254,6 +254,7 @@ register(
     macs=lambda a, y, x, w, b=None: _macs(y, w),
     aten=_aten_conv,
     on_load=(0,), takes_sums=True,
+    product="forward",
     doc="y = cross-correlation of x with weight, plus bias",
 )  # fmt: skip
 register(
@@ -265,6 +266,7 @@ register(
     macs=lambda a, dx, dy, w, b=None: _macs(dy, w),
     aten=_aten_grad_input,
     on_load=(0,), takes_sums=True,
+    product="by_input",
     doc="dgrad: dx[n,c,h,w] = sum over k and the taps that reach (h,w) of dy[n,k,p,q] * w[k,c,r,s], plus bias",
 )  # fmt: skip
 register(
@@ -275,7 +277,7 @@ register(
     gradient=_grad_weight_gradient,
     macs=lambda a, dw, dy, x: _macs(dy, dw),
     aten=_aten_grad_weight,
-    on_load=(0, 1), weight_gradient=True,
+    on_load=(0, 1), product="by_weight",
     doc="wgrad: dw[k,c,r,s] = sum_{n,p,q} dy[n,k,p,q] * x[n, c, p*sh + r*dh - top, q*sw + s*dw - left]",
 )  # fmt: skip
 register(

@@ -34,5 +34,6 @@ register(
     gradient=lambda g, node, dy: [g.add("dropout", dy, **node.attrs)],
     aten=_aten,
     elementwise=True, keeps_zero=True, operations=160,
+    random=True,
     doc="y = x / (1 - p) where kept, else 0; inference leaves it out",
 )  # fmt: skip

@@ -43,6 +43,7 @@ register(
     numpy=lambda env, a, w, gamma, var: w * _rows(_scale(gamma, var, a["eps"]), w),
     gradient=_PREPARED,
     aten=lambda env, a, w, gamma, var: w * _rows(gamma * (var + a["eps"]).rsqrt(), w),
+    prepared=True,
     doc="weight * gamma * rsqrt(var + eps), per filter",
 )  # fmt: skip
 register(
@@ -52,5 +53,6 @@ register(
     numpy=lambda env, a, gamma, beta, mean, var, b=0: (b - mean) * _scale(gamma, var, a["eps"]) + beta,
     gradient=_PREPARED,
     aten=lambda env, a, gamma, beta, mean, var, b=0: (b - mean) * gamma * (var + a["eps"]).rsqrt() + beta,
+    prepared=True,
     doc="(bias - mean) * gamma * rsqrt(var + eps) + beta",
 )  # fmt: skip

@@ -77,6 +77,7 @@ register(
     macs=lambda a, y, x, w, b=None: w.per_image[0] * w.per_image[1],
     aten=_aten,
     on_load=(0,),
+    product="forward",
     doc="y = x weight^T + bias",
 )  # fmt: skip
 register(
@@ -87,6 +88,7 @@ register(
     macs=lambda a, dx, dy, w: w.per_image[0] * w.per_image[1],
     aten=lambda env, a, dy, w: dy @ w.to(dy.dtype),
     on_load=(0,),
+    product="by_input",
     doc="dx[n,f] = sum_o dy[n,o] * w[o,f]",
 )  # fmt: skip
 register(
@@ -96,6 +98,6 @@ register(
     gradient=_grad_weight_gradient,
     macs=lambda a, dw, dy, x: dw.per_image[0] * dw.per_image[1],
     aten=lambda env, a, dy, x: dy.t() @ x,
-    on_load=(0, 1), weight_gradient=True,
+    on_load=(0, 1), product="by_weight",
     doc="dw[o,f] = sum_n dy[n,o] * x[n,f]",
 )  # fmt: skip

@@ -101,6 +101,7 @@ register(
     gradient=lambda g, node, dy: [g.add("softmax_grad", dy, node.name)],
     aten=lambda env, a, x: x.softmax(1),
     moved=_softmax_moved, terms=_classes, unit=1.0,
+    probabilities=True,
     doc="y[n,k] = exp(x[n,k]) / sum_j exp(x[n,j])",
 )  # fmt: skip
 register(
@@ -135,5 +136,6 @@ register(
     moved=_loss_grad_moved, terms=_classes, unit=1.0,
     collapses=True, sibling_of="cross_entropy",
     loop_over=-1,
+    begins_backward=True,
     doc="dx = dloss * weight * (softmax(x) - t) / N",
 )  # fmt: skip

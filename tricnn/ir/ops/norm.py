@@ -196,6 +196,7 @@ register(
     numpy=lambda env, a, x, w, b, mean, var: _affine(x, mean, var, w, b, a["eps"]),
     gradient=_bn_gradient,
     aten=lambda env, a, x, w, b, mean, var: _t_affine(x, mean, var, w, b, a["eps"]),
+    running=True,
     doc="y = (x - running_mean) * rsqrt(running_var + eps) * weight + bias; training uses the batch's statistics "
     "unless it is frozen",
 )  # fmt: skip
@@ -216,6 +217,7 @@ register(
     aten=_t_stats,
     moved=_stats_moved,
     on_load=(0,), collapses=True, side_sum="stored",
+    moments=True,
     doc="[mean, biased variance] of each channel over N, H, W; deviations from the mean, never E[x^2] - E[x]^2",
 )  # fmt: skip
 register(
@@ -247,6 +249,7 @@ register(
     gradient=_TWICE,
     aten=_t_grad_input,
     finds_rows=True, finds_vectors=True, operations=14,
+    per_channel=True,
     doc="dx = weight * rstd * (dy - sum(dy)/m - xhat * sum(dy*xhat)/m), m = N*H*W",
 )  # fmt: skip
 register(
@@ -282,6 +285,7 @@ register(
     gradient=_TWICE,
     aten=lambda env, a, x: x[a["index"]],
     finds_rows=True,
+    row_of=True,
     doc="rows[index]",
 )  # fmt: skip
 register(

@@ -175,6 +175,7 @@ register(
     aten=_aten_index,
     on_load=(0,), sibling_of="max_pool2d",
     loop_over=-1,
+    index=True,
     doc="where in its window (row-major) the maximum is; the first of equals",
 )  # fmt: skip
 register(
@@ -186,6 +187,7 @@ register(
     aten=_aten_max_grad,
     terms=_window_area,
     gathers=True, keeps_zero=True, takes_sums=True,
+    from_window="chosen",
     doc="dx = sum of dy over the windows whose maximum is here",
 )  # fmt: skip
 register(
@@ -208,6 +210,7 @@ register(
     aten=_aten_avg_grad,
     terms=_window_area,
     gathers=True, keeps_zero=True, takes_sums=True,
+    from_window="share",
     doc="dx = sum of dy / count over the windows that cover this pixel",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...system.limits import MOST_AXES
 from ..init import Init
-from ..table import Attr, Kind, number, register, require, text
+from ..table import Attr, Kind, Source, number, register, require, text
 from ..types import DTYPES, N, TensorType
 
 
@@ -71,6 +71,7 @@ register(
            "shift": _numbers_attr()},
     shape=_input_shape,
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
+    source=Source.INPUT,
     doc="a tensor the caller gives at every step; a model multiplies it by scale and adds shift, by channel",
 )  # fmt: skip
 register(
@@ -78,6 +79,7 @@ register(
     attrs={"shape": _shape_attr(batch=False), "init": _init_attr()},
     shape=lambda a: TensorType(a["shape"], "float32"),
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
+    source=Source.PARAMETER,
     doc="a trainable tensor, kept in fp32",
 )  # fmt: skip
 register(
@@ -85,6 +87,7 @@ register(
     attrs={"shape": _shape_attr(batch=False), "init": _init_attr()},
     shape=lambda a: TensorType(a["shape"], "float32"),
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
+    source=Source.BUFFER,
     doc="a tensor that training updates without a gradient: running statistics",
 )  # fmt: skip
 
@@ -100,5 +103,6 @@ register(
     attrs={"value": number()},
     shape=lambda a: TensorType((), "float32"),
     numpy=lambda env, a: np.float32(a["value"]), aten=_fill_aten, gradient=_NO_GRADIENT,
+    source=Source.CONSTANT,
     doc="a constant scalar",
 )  # fmt: skip

@@ -144,6 +144,7 @@ register(
     numpy=lambda env, a, x: np.ascontiguousarray(x).reshape(x.shape[0], -1),
     gradient=lambda g, node, dy: [g.add("unflatten", dy, shape=g.type(node.inputs[0]).per_image)],
     aten=lambda env, a, x: x.flatten(1),
+    dense_view="flat",
     doc="[N, C, H, W] as [N, C*H*W], in that order",
 )  # fmt: skip
 register(
@@ -153,6 +154,7 @@ register(
     numpy=lambda env, a, x: x.reshape(x.shape[0], *a["shape"]),
     gradient=lambda g, node, dy: [g.add("flatten", dy)],
     aten=lambda env, a, x: x.reshape(x.shape[0], *a["shape"]),
+    dense_view="image",
     doc="[N, C*H*W] as [N, C, H, W]",
 )  # fmt: skip
 register(
@@ -184,6 +186,7 @@ register(
     gradient=_pad_gradient,
     aten=_aten_pad,
     copies=True,
+    pads=True,
     doc="zero channels before and after those of x",
 )  # fmt: skip
 register(
