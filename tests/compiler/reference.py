@@ -109,6 +109,20 @@ def run(
                 y = pooled(x, average=node.op == "avg_pool2d", **a)
             case "global_avg_pool":
                 y = F.adaptive_avg_pool2d(x, 1)
+            case "upsample_nearest2d":
+                y = F.interpolate(x, a["size"], mode="nearest")
+            case "upsample_bilinear2d":
+                y = F.interpolate(x, a["size"], mode="bilinear", align_corners=a["align_corners"])
+            case "adaptive_avg_pool2d":
+                y = F.adaptive_avg_pool2d(x, a["output_size"])
+            case "zero_pad2d":
+                y = padded(x, a["padding"])
+            case "channel_shuffle":
+                y = F.channel_shuffle(x, a["groups"])
+            case "pixel_shuffle":
+                y = F.pixel_shuffle(x, a["upscale_factor"])
+            case "pixel_unshuffle":
+                y = F.pixel_unshuffle(x, a["downscale_factor"])
             case "dropout":
                 y = x
                 if training:

@@ -101,6 +101,40 @@ class _Network:
             x, filters, kernel, bias=self.chance(), groups=groups, output_padding=output_padding, **options
         )
 
+    def resize(self, x: str) -> str:
+        """To another height and width: by nearest pixels, linear between them, or means of windows."""
+        h, w = self.b.type(x).spatial
+        most = 9 if h * w <= LARGE else min(h, w)
+        size = self.choice((h, w), (self.integer(1, most), self.integer(1, most)), (1, 1))
+        kind = "nearest" if self.exact else self.choice("nearest", "nearest", "half", "corners", "mean")
+        if kind == "mean":
+            return self.b.adaptive_avg_pool2d(x, size)
+        if kind == "nearest":
+            grows = h * w <= LARGE // 4 and self.chance()
+            return self.b.interpolate(x, scale_factor=(2, 3)) if grows else self.b.interpolate(x, size)
+        return self.b.interpolate(x, size, mode="bilinear", align_corners=kind == "corners")
+
+    def frame(self, x: str) -> str:
+        """Zeros around an image, or less of it, on each side alike or not."""
+        h, w = self.b.type(x).spatial
+        sides = [self.integer(-1 if n > 2 else 0, 2) for n in (h, h, w, w)]
+        return self.b.zero_pad2d(x, tuple(sides))
+
+    def shuffle(self, x: str) -> str:
+        """Channels among channels, into pixels, or pixels into channels."""
+        (h, w), channels = self.b.type(x).spatial, self.b.type(x).channels
+        divisors = [g for g in range(1, channels + 1) if channels % g == 0]
+        kinds = ["channels", *["grow"] * (channels % 4 == 0 and h * w <= LARGE), *["shrink"] * (h % 2 == w % 2 == 0)]
+        kind = self.choice(*kinds, kinds[-1])
+        if kind == "grow":
+            return self.b.pixel_shuffle(x, 2)
+        if kind == "shrink" and channels <= 8:
+            return self.b.pixel_unshuffle(x, 2)
+        return self.b.channel_shuffle(x, self.choice(*divisors))
+
+    def largest(self, x: str) -> str:
+        return self.b.global_max_pool(x)
+
     def weight(self, *shape: int) -> str:
         """A weight of its own, one that another layer has as well, or one computed of others."""
         same = [w for w in self.weights if self.b.type(w).shape == shape]
@@ -292,12 +326,13 @@ IMAGE_LAYERS = (
     *_EITHER, *_EITHER, *[_N.conv] * 3, *[_N.unit] * 4, *[_N.residual] * 2, *[_N.branches] * 2, _N.partial,
     *[_N.pool] * 5, *[_N.halve] * 2, *[_N.lrn] * 2, _N.mean, _N.flatten, _N.dense_image, *[_N.several] * 2, _N.norms,
     *[_N.stem] * 2, *[_N.conv_transpose] * 2,
+    *[_N.resize] * 3, *[_N.frame] * 2, *[_N.shuffle] * 3, _N.largest,
 )  # fmt: skip
 VECTOR_LAYERS = (*_EITHER, _N.dense, _N.dense, _N.dense_image, _N.dense_image, _N.softmax, _N.norms)
 #: what may read a convolution's result beside another one
 READERS = (
     _N.norm, _N.norm, _N.activation, _N.halve, _N.halve, _N.pool, _N.conv, _N.conv_transpose, _N.part, _N.flatten,
-    _N.add,
+    _N.add, _N.resize, _N.frame, _N.shuffle,
 )  # fmt: skip
 #: layers that an ``exact`` network does without
 ROUNDING = (_N.norm, _N.norms, _N.unit, _N.lrn, _N.mean, _N.softmax)

@@ -21,6 +21,7 @@ from .differentiate import differentiate
 from .expand import expand
 from .fold import fold_batch_norm
 from .fusion.fuser import fuse
+from .padding import absorb_padding
 from .plan import Plan
 from .policies import policy_named, rules_of
 from .siblings import join_slices, merge_siblings
@@ -84,6 +85,8 @@ PASSES = (
          lambda graph, aim: fold_batch_norm(graph), "infer", ()),
     Pass("tidied", "max_pool2d(relu(x)) = relu(max_pool2d(x)); f(flatten(x)) = flatten(f(x))",
          lambda graph, aim: tidy(graph), "", ()),
+    Pass("padding-absorbed", "conv2d(zero_pad2d(x; a), w; b) = conv2d(x, w; a + b)",
+         lambda graph, aim: absorb_padding(graph), "", ()),
     Pass("branches-joined", "concat(f(a), f(b)) = f(concat(a, b))",
          lambda graph, aim: join_branches(graph), "train", ("placement", "prologue")),
     Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",

@@ -180,14 +180,16 @@ class GraphBuilder:
         return self.add("adaptive_avg_pool2d", x, name=name, output_size=output_size)
 
     def global_max_pool(self, x: str, *, name: str | None = None) -> str:
-        """The largest pixel of each channel, [N, C, 1, 1]: max_pool2d with a window as large as the image; of rows,
-        then of columns, where the image has more pixels than a window may."""
+        """The largest pixel of each channel, [N, C, 1, 1]: max_pool2d with a window as large as the image; where that
+        has more pixels than a window may, of rows first, then of columns."""
         name = name or self.fresh("globalmaxpool")[len(self._prefix) :]
         self._channels(name, x, "[N, C, H, W]")
         h, w = self.type(x).spatial
-        if h * w > LARGEST_WINDOW:
-            x = self.max_pool2d(x, (1, w), name=f"{name}.rows")
-            w = 1
+        count = 0
+        while h * w > LARGEST_WINDOW:
+            window = (1, min(w, LARGEST_WINDOW)) if w > 1 else (min(h, LARGEST_WINDOW), 1)
+            x = self.max_pool2d(x, window, ceil_mode=True, name=f"{name}.part{count}")
+            (h, w), count = self.type(x).spatial, count + 1
         return self.max_pool2d(x, (h, w), name=name)
 
     def interpolate(

@@ -1,0 +1,27 @@
+"""Zeros around an image that a convolution reads.
+
+    conv2d(zero_pad2d(x; a), w; b) = conv2d(x, w; a + b)        a not negative
+
+So the padding costs nothing in either direction, and kernels that read whole tiles still may.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir.graph import Graph, Node
+from ..system.limits import WIDEST
+
+
+def absorb_padding(graph: Graph) -> Graph:
+    """The graph with every convolution of a padded image reading the image itself, with more padding of its own."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        before = graph.by_name[node.inputs[0]] if node.op == "conv2d" else node
+        if before.op == "zero_pad2d" and node is not before and min(before.attrs["padding"]) >= 0:
+            padding = tuple(a + b for a, b in zip(before.attrs["padding"], node.attrs["padding"], strict=True))
+            if max(padding) <= WIDEST:
+                inputs = (before.inputs[0], *node.inputs[1:])
+                node = replace(node, inputs=inputs, attrs={**node.attrs, "padding": padding})
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes)).pruned()
