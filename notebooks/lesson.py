@@ -42,7 +42,7 @@ def show(images: Iterable[Any], titles: Iterable[str], columns: int = 4, size: f
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows under their heads: the first column to the left, numbers to the right with thousands apart."""
-    cells = [list(head)] + [[f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in rows]
+    cells = [list(head)] + [[f"{v:,}" if type(v) is int else str(v) for v in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     for row in cells:
         first, *others = [cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
@@ -67,7 +67,8 @@ def digits(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Handwritten digits of scikit-learn as size x size images of 0 to 1: 1,500 to train on and 297 to test on, as
     (train images [N, 1, H, W], train labels [N], test images, test labels).
 
-    Each of the 8x8 pixels becomes a square; what is left of ``size`` is a margin of zeros."""
+    Each of the 8x8 pixels becomes a square; what is left of ``size`` is a margin of paper. Pixels have mean 0 and
+    variance 1, as networks like them."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -75,7 +76,7 @@ def digits(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     x = np.kron(data.images / 16, np.ones((1, times, times)))
     left = size - 8 * times
     x = np.pad(x, ((0, 0), (left // 2, left - left // 2), (left // 2, left - left // 2)))
-    x, y = x[:, None].astype(np.float32), data.target.astype(np.int64)
+    x, y = ((x - x.mean()) / x.std())[:, None].astype(np.float32), data.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[:1500], order[1500:]
     return x[train], y[train], x[test], y[test]
@@ -142,4 +143,6 @@ def command(name: str, network: Any, *options: str) -> Any:
 def kernel(model: Any, name: str) -> str:
     """The text of the kernel ``name`` in the file that the compiler emitted, from its heading to the next one's."""
     _, heading, rest = model.source.partition(f"\n# {name}: ")
+    if not heading:
+        raise KeyError(f"there is no kernel {name}; the plan names them: {model.plan}")
     return (heading + rest.partition("\n\n\n# ")[0]).strip()

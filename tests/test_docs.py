@@ -44,7 +44,7 @@ def test_the_glossary_says_where_things_are():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-@pytest.mark.parametrize("goal, work", [("demo", "tricnn.cli.demo"), ("test", "pytest")])
+@pytest.mark.parametrize("goal, work", [("demo", "tricnn.cli.demo"), ("test", "pytest"), ("notebooks", "build.py")])
 def test_make_says_what_it_does_and_how_long_that_takes_before_it_starts(goal, work):
     command = ["make", "-n", goal, "VENV=/nowhere"]  # prints what it would do, as in a fresh clone
     plain = {

@@ -1,6 +1,7 @@
 """The notebooks of the lecture run, are built from what they say, and need nothing but the public surface."""
 
 import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -47,7 +48,8 @@ def beyond_the_public_surface(text: str) -> list[str]:
             names = [node.module or "."]
         elif isinstance(node, ast.Attribute):
             foreign = isinstance(node.value, ast.Name) and node.value.id == "tricnn" and node.attr not in tricnn.__all__
-            found += [node.attr] if foreign or node.attr.startswith("_") else []
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            found += [node.attr] if foreign or private else []
             continue
         else:
             continue
@@ -142,3 +144,18 @@ def test_a_notebook_has_the_parts_of_a_lesson(script):
     for cell in checks:
         assert cell.startswith("# Check: "), "assertions stand in a cell of their own, which says what is checked"
         assert "print(" not in cell and "plt." not in cell
+
+
+def test_the_list_of_notebooks_is_whole():
+    listed = re.findall(r"^\| \d+ \| \[.*\]\((.*)\.ipynb\)", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert listed == [script.stem for script in SCRIPTS]
+
+
+def test_a_kernel_that_is_not_there_is_not_shown_as_nothing(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    lesson = importlib.import_module("lesson")
+    model = tricnn.compile(tricnn.graphs.lenet(), target="sm_90")
+    text = lesson.kernel(model, "k04_fc3")
+    assert text.startswith("# k04_fc3: linear") and text.count("@triton.jit") >= 1 and "k03" not in text
+    with pytest.raises(KeyError, match=r"no kernel k09.*k04_fc3"):
+        lesson.kernel(model, "k09_fc3")
