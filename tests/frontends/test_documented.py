@@ -1,12 +1,18 @@
-"""docs/pytorch.md lists the operations that are supported, all of them and no other."""
+"""docs/pytorch.md and docs/onnx.md list the operations that are supported, all of them and no other."""
 
 import re
 from pathlib import Path
 
+from tricnn.frontends.onnx_ops import ONNX
 from tricnn.frontends.torch_ops import supported
 
 
+def listed(page: str) -> list[str]:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    (found,) = re.findall(r"## Supported operat.*?```text\n(.*?)```", text, re.DOTALL)
+    return sorted(found.split())
+
+
 def test_the_documented_operations_are_the_supported_ones() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "pytorch.md").read_text()
-    (listed,) = re.findall(r"## Supported operations.*?```text\n(.*?)```", text, re.DOTALL)
-    assert sorted(f"aten.{name}" for name in listed.split()) == supported()
+    assert [f"aten.{name}" for name in listed("pytorch.md")] == supported()
+    assert listed("onnx.md") == sorted(ONNX)

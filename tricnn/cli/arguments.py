@@ -93,7 +93,7 @@ def file_path(text: str) -> str:
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=file_path, metavar="MODEL",
-        help="an architecture (tricnn list), a file with a graph as text, or package.module:factory of an nn.Module",
+        help="an architecture (tricnn list), a file (a graph as text, .onnx), or package.module:factory (an nn.Module)",
     )  # fmt: skip
     group = parser.add_argument_group("the size of an architecture")
     group.add_argument("--classes", type=whole(1, 1 << 24), metavar="N", help="how many classes")
@@ -171,7 +171,7 @@ def load_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
             raise UsageError(
                 f"{flags[next(iter(given))]} is for architectures; {name} is a file, which says its sizes itself"
             )
-        return read_graph(Path(name))
+        return onnx_graph(name) if name.endswith(".onnx") else read_graph(Path(name))
     if ":" in name:
         return imported_graph(name, given, defaults)
     near = difflib.get_close_matches(name, ARCHITECTURES, 3)
@@ -190,6 +190,13 @@ def imported_graph(name: str, given: Mapping[str, Any], defaults: Mapping[str, A
     if "width" in given:
         raise UsageError(f"--width is for architectures; {name} is a PyTorch module, which has its width")
     return graph_of(name, given, defaults)
+
+
+def onnx_graph(name: str) -> Graph:
+    """The graph of an ``.onnx`` file."""
+    from tricnn.frontends.onnx_import import from_onnx
+
+    return from_onnx(name)[0]
 
 
 def read_graph(path: Path) -> Graph:

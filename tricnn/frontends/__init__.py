@@ -1,5 +1,6 @@
-"""Networks from elsewhere: PyTorch modules."""
+"""Networks from elsewhere: PyTorch modules and ONNX files."""
 
+from .onnx_import import from_onnx
 from .torch_export import from_torch
 
-__all__ = ["from_torch"]
+__all__ = ["from_onnx", "from_torch"]

@@ -1,0 +1,264 @@
+"""``tricnn.from_onnx`` against onnx's own reference evaluator."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tricnn
+from tricnn.cli import main
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+RNG = np.random.default_rng(0)
+SHAPE = (4, 8, 8)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def positive(*shape: int) -> np.ndarray:
+    return RNG.uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+def model(nodes: list[Any], constants: dict[str, Any], *, opset: int = 20, shape: tuple[int, ...] = SHAPE,
+          batch: Any = "batch", outputs: tuple[str, ...] = ("y",)) -> Any:  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def check(proto: Any, shape: tuple[int, ...] = SHAPE, batch: int = 3) -> tricnn.Graph:
+    graph, state = tricnn.from_onnx(proto)
+    m = tricnn.compile(graph, batch=batch)
+    m.load_state_dict(state)
+    x = RNG.normal(size=(batch, *shape)).astype(np.float32)
+    expected = ReferenceEvaluator(proto).run(None, {"x": x})
+    found = m(x)
+    found = list(found.values()) if isinstance(found, dict) else [found]
+    for y, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(right).max())))
+    return graph
+
+
+def one(op: str, *constants: Any, **attributes: Any) -> Any:
+    """A model of one operator on x."""
+    names = [f"c{i}" for i in range(len(constants))]
+    inputs = ["x", *(n if c is not None else "" for n, c in zip(names, constants))]
+    known = {n: c for n, c in zip(names, constants) if c is not None}
+    return model([helper.make_node(op, inputs, ["y"], **attributes)], known)
+
+
+def i64(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+F32 = np.float32
+node = helper.make_node
+ALIKE = ["Relu", "Sigmoid", "Tanh", "HardSwish", "Mish", "Softplus", "Neg", "Abs", "Exp"]
+CASES: dict[str, Any] = {
+    "Conv": lambda: one("Conv", weights(6, 2, 3, 3), weights(6), group=2, strides=[2, 1], pads=[0, 1, 2, 1]),
+    "Conv SAME_UPPER": lambda: one("Conv", weights(6, 4, 3, 2), auto_pad="SAME_UPPER", strides=[2, 2]),
+    "Conv SAME_LOWER": lambda: one("Conv", weights(6, 4, 4, 2), auto_pad="SAME_LOWER", strides=[1, 1]),
+    "Conv VALID": lambda: one("Conv", weights(6, 4, 3, 3), auto_pad="VALID", dilations=[2, 1]),
+    "ConvTranspose": lambda: one("ConvTranspose", weights(4, 3, 3, 3), weights(3), strides=[2, 2], pads=[1, 1, 1, 1],
+                                 output_padding=[1, 1]),
+    "MaxPool": lambda: one("MaxPool", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 0, 1]),
+    "AveragePool": lambda: one("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "AveragePool counted": lambda: one("AveragePool", kernel_shape=[2, 2], pads=[1, 1, 0, 0], count_include_pad=1),
+    "GlobalAveragePool": lambda: one("GlobalAveragePool"),
+    "GlobalMaxPool": lambda: one("GlobalMaxPool"),
+    "ReduceMean": lambda: one("ReduceMean", i64(2, 3), keepdims=0),
+    "ReduceMax": lambda: one("ReduceMax", i64(-1, -2)),
+    "ReduceSum": lambda: one("ReduceSum", i64(2, 3)),
+    "BatchNormalization": lambda: one("BatchNormalization", weights(4), weights(4), weights(4), positive(4),
+                                      epsilon=1e-3),
+    "Clip": lambda: one("Clip", F32(-0.5), F32(0.7)),
+    "Clip at 6": lambda: one("Clip", F32(0), F32(6)),
+    "HardSigmoid": lambda: one("HardSigmoid", alpha=0.3, beta=0.4),
+    "HardSigmoid of PyTorch": lambda: one("HardSigmoid", alpha=1 / 6),
+    "Elu": lambda: one("Elu", alpha=1.3),
+    "Selu": lambda: one("Selu"),
+    "LeakyRelu": lambda: one("LeakyRelu", alpha=0.2),
+    "PRelu": lambda: one("PRelu", positive(4, 1, 1)),
+    "PRelu of one": lambda: one("PRelu", positive(1)),
+    "Gelu": lambda: one("Gelu"),
+    "Gelu tanh": lambda: one("Gelu", approximate="tanh"),
+    "Add by channel": lambda: one("Add", weights(4, 1, 1)),
+    "Sub by channel": lambda: one("Sub", weights(1, 4, 1, 1)),
+    "Mul by number": lambda: one("Mul", F32(3.0)),
+    "Div by number": lambda: one("Div", F32(3.0)),
+    "Pow": lambda: one("Pow", F32(2.0)),
+    "Max": lambda: model([node("Neg", ["x"], ["n"]), node("Max", ["x", "n"], ["y"])], {}),
+    "Pad": lambda: one("Pad", i64(0, 0, 1, 0, 0, 0, 2, 1)),
+    "Pad by axes": lambda: one("Pad", i64(1, 2), None, i64(3)),
+    "Slice": lambda: one("Slice", i64(1, 2), i64(3, 100), i64(1, 3)),
+    "Slice by steps": lambda: one("Slice", i64(1, 0), i64(8, 8), i64(2, 3), i64(2, 3)),
+    "Flatten": lambda: one("Flatten"),
+    "Reshape": lambda: one("Reshape", i64(0, -1)),
+    "Shuffle": lambda: model(
+        [node("Reshape", ["x", "a"], ["r"]), node("Transpose", ["r"], ["t"], perm=[0, 2, 1, 3, 4]),
+         node("Reshape", ["t", "b"], ["y"])], {"a": i64(-1, 2, 2, 8, 8), "b": i64(-1, 4, 8, 8)}),
+    "Split and Concat": lambda: model(
+        [node("Split", ["x", "s"], ["a", "b"], axis=1), node("Concat", ["b", "x", "a"], ["y"], axis=1)],
+        {"s": i64(1, 3)}),
+    "Transpose back": lambda: model(
+        [node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]), node("Mul", ["t", "g"], ["m"]),
+         node("Transpose", ["m"], ["y"], perm=[0, 3, 1, 2])], {"g": weights(4)}),
+    "Resize nearest": lambda: one("Resize", None, np.array([1, 1, 2, 3], F32), nearest_mode="floor",
+                                  coordinate_transformation_mode="asymmetric"),
+    "Resize linear": lambda: one("Resize", None, np.array([1, 1, 2, 2], F32), mode="linear"),
+    "Resize corners": lambda: one("Resize", None, np.array([1, 1, 2, 2], F32), mode="linear",
+                                  coordinate_transformation_mode="align_corners"),
+    "DepthToSpace": lambda: one("DepthToSpace", blocksize=2, mode="CRD"),
+    "DepthToSpace DCR": lambda: one("DepthToSpace", blocksize=2),
+    "SpaceToDepth": lambda: one("SpaceToDepth", blocksize=2),
+    "SiLU": lambda: model([node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])], {}),
+    "a gate": lambda: model([node("GlobalAveragePool", ["x"], ["g"]), node("Mul", ["x", "g"], ["y"])],
+                            {}),
+    **{op: (lambda op=op: one(op)) for op in ALIKE},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators(name: str) -> None:
+    check(CASES[name]())
+
+
+def test_lrn_is_pytorchs() -> None:
+    """onnx's reference evaluator normalises as many channels as there are images."""
+    graph, _ = tricnn.from_onnx(one("LRN", size=3, alpha=0.1, beta=0.6, bias=1.5))
+    x = RNG.normal(size=(2, *SHAPE)).astype(np.float32)
+    right = torch.nn.functional.local_response_norm(torch.from_numpy(x), 3, 0.1, 0.6, 1.5)
+    np.testing.assert_allclose(tricnn.compile(graph)(x), right, rtol=1e-5)
+
+
+def erf_gelu(first: str) -> Any:
+    """The two ways that exporters write gelu in."""
+    end = [("Mul", ["x", "a"], "m"), ("Mul", ["m", "half"], "y")] if first == "x" else [
+        ("Mul", ["x", "half"], "m"), ("Mul", ["m", "a"], "y")]  # fmt: skip
+    steps = [("Div", ["x", "root"], "d"), ("Erf", ["d"], "e"), ("Add", ["e", "one"], "a"), *end]
+    constants = {"root": F32(np.sqrt(2)), "one": F32(1), "half": F32(0.5)}
+    return model([node(op, ins, [out]) for op, ins, out in steps], constants)
+
+
+@pytest.mark.parametrize("first", ["x", "half"])
+def test_patterns_are_one_layer(first: str) -> None:
+    assert [n.op for n in check(erf_gelu(first)).nodes if n.inputs] == ["gelu"]
+    assert [n.op for n in check(CASES["SiLU"]()).nodes if n.inputs] == ["silu"]
+
+
+def network(opset: int = 20, batch: Any = "batch") -> Any:
+    """A small classifier with shape arithmetic in PyTorch's old manner, and two ways to a dense layer."""
+    norm = [f"bn1.{n}" for n in ("weight", "bias", "running_mean", "running_var")]
+    nodes = [
+        node("Conv", ["x", "conv1.weight"], ["z"], "/conv1/Conv", pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["z", *norm], ["b"], "/bn1/BatchNormalization"),
+        node("Relu", ["b"], ["r"], "/act/Relu"),
+        node("MaxPool", ["r"], ["p"], "/pool/MaxPool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Dropout", ["p"], ["q"], "/drop/Dropout"),
+        node("Shape", ["q"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"], axis=0),
+        node("Concat", ["n", "rest"], ["t"], axis=0),
+        node("Reshape", ["q", "t"], ["f"], "/Reshape"),
+        node("Gemm", ["f", "fc.weight", "fc.bias"], ["g"], "/fc/Gemm", transB=1, alpha=0.5, beta=2.0),
+        node("MatMul", ["g", "last"], ["m"], "/last/MatMul"),
+        node("Add", ["m", "last_bias"], ["y"], "/last/Add"),
+    ]  # fmt: skip
+    return model(nodes, {
+        "conv1.weight": weights(6, 4, 3, 3), "bn1.weight": positive(6), "bn1.bias": weights(6),
+        "bn1.running_mean": weights(6), "bn1.running_var": positive(6), "zero": i64(0), "rest": i64(-1),
+        "fc.weight": weights(5, 96), "fc.bias": weights(5), "last": weights(5, 3), "last_bias": weights(3),
+    }, opset=opset, batch=batch)  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, None])
+def test_a_network_with_shape_arithmetic(batch: Any) -> None:
+    graph = check(network(batch=batch))
+    layers = [n.name for n in graph.nodes if n.inputs]
+    assert layers[:5] == ["conv1", "bn1", "act.Relu", "pool.MaxPool", "drop.Dropout"]
+    assert "fc" in layers
+
+
+def test_what_came_in_can_be_trained() -> None:
+    graph, state = tricnn.from_onnx(network())
+    m = tricnn.compile(graph, "train", batch=4, dtype="fp64", executor="numpy")
+    m.load_state_dict(state)
+    loss, grads = m.loss_and_grads(RNG.normal(size=(4, *SHAPE)), np.array([0, 1, 2, 0]))
+    assert np.isfinite(loss)
+    assert "conv1.weight" in grads
+
+
+def test_files(tmp_path: Path, capsys: Any) -> None:
+    """A file by itself, one with its weights beside it, and the command line."""
+    proto = network()
+    whole, parted = tmp_path / "whole.onnx", tmp_path / "parted.onnx"
+    onnx.save(proto, whole)
+    onnx.save_model(proto, parted, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (graph, state), (other, beside) = (tricnn.from_onnx(path) for path in (whole, parted))
+    assert graph.nodes == other.nodes
+    assert all(np.array_equal(state[name], x) for name, x in beside.items())
+    assert main(["show", str(whole), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == graph.num_parameters
+
+
+def test_everything_unknown_is_said_at_once() -> None:
+    nodes = [node("CumSum", ["x", "axis"], ["a"], "/first"), node("Erf", ["a"], ["b"]),
+             node("Det", ["x"], ["c"]), node("Selu", ["x"], ["y"])]  # fmt: skip
+    with pytest.raises(tricnn.TricnnError) as caught:
+        tricnn.from_onnx(model(nodes, {"axis": np.int64(1)}))
+    assert str(caught.value).startswith(
+        "net cannot be imported, 2 problems: CumSum (in first): not supported | Det: not"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: p / "absent.onnx", "there is no such file"),
+        (lambda p: p, "it is a folder"),
+        (lambda p: 3, "from_onnx takes a path or an onnx.ModelProto, not int"),
+        (
+            lambda p: model([node("Relu", ["x"], ["y"])], {}, opset=6),
+            "operator set 6; supported are 7 to 28",
+        ),
+        (
+            lambda p: model([node("Relu", ["x"], ["y"])], {}, shape=("c", 8, 8)),
+            "give its (C, H, W) as input_sh",
+        ),
+        (lambda p: p.joinpath("bad.onnx").write_bytes(b"no model") and p / "bad.onnx", "not an ONNX model, or damaged"),
+    ],
+)
+def test_what_is_no_model_is_said_in_one_line(tmp_path: Path, make: Any, says: str) -> None:
+    with pytest.raises(tricnn.TricnnError) as caught:
+        tricnn.from_onnx(make(tmp_path))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+#: parameters as they are published: Krizhevsky et al., Szegedy et al. (without the heads of training), He et al.,
+#: Iandola et al. (version 1.1), Simonyan and Zisserman
+PUBLISHED = {
+    "bvlc_alexnet": 60_965_224, "inception_v1": 6_998_552, "resnet50": 25_557_032, "squeezenet": 1_235_496,
+    "vgg19": 143_667_240, "densenet121": None, "inception_v2": None, "shufflenet": None, "zfnet512": None,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_onnx_own_light_models(name: str) -> None:
+    """The models that come with onnx: operator set 9, not simplified."""
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    graph, state = tricnn.from_onnx(folder / f"light_{name}.onnx")
+    assert PUBLISHED[name] in (None, graph.num_parameters)
+    assert set(state) == {n.name for n in (*graph.parameters, *graph.buffers)}
+    tricnn.compile(graph).load_state_dict(state)
