@@ -1,6 +1,8 @@
-"""The rooms of the house: a module imports from its own room or from those below it, never upwards."""
+"""The rooms of the house: a module imports from its own room or from those below it, never upwards; a newcomer finds
+every file in docs/architecture.md, and no name in two rooms for two things."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,27 @@ def test_an_import_that_runs_upward_is_found(tmp_path: Path) -> None:
     written = ROOT / "tricnn" / "ir" / "graph.py"
     assert upward(written, "ir") == set()
     assert upward(written, "kernels") != set()  # the same imports would be wrong one floor below
+
+
+def files() -> set[str]:
+    """Every file of every room, by room and name; what packages and ``python -m`` need is no file to look for."""
+    found = {path.relative_to(ROOT / "tricnn") for room in ROOMS for path in (ROOT / "tricnn" / room).rglob("*.py")}
+    return {path.as_posix() for path in found if path.name not in ("__init__.py", "__main__.py")}
+
+
+def test_every_file_is_described_once_in_the_architecture() -> None:
+    """Who adds, moves or takes away a file says so in the list at the end of the page, in a line of words."""
+    section = (ROOT / "docs" / "architecture.md").read_text().split("## Every file, room by room")[1]
+    listed = re.findall(r"^- `([\w/]+\.py)`: \w|^- `([\w/]+\.py)`: `", section, re.MULTILINE)
+    assert sorted(one or other for one, other in listed) == sorted(files())
+
+
+#: names that one subject has at several stages of a graph's journey: as a row, in NumPy, fused, lowered, as a kernel
+SUBJECTS = """
+    conv dropout epilogue fold loss lrn pointwise pool pooling resample sums views
+"""
+
+
+def test_a_name_means_one_thing() -> None:
+    names = [Path(file).stem for file in files()]
+    assert {name for name in names if names.count(name) > 1} <= set(SUBJECTS.split())

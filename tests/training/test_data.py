@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tricnn.system.errors import DataError
-from tricnn.training import sources
+from tricnn.training import idx_sources
 from tricnn.training.data import (
     LOADERS,
     Dataset,
@@ -26,7 +26,7 @@ from tricnn.training.data import (
     steps_per_epoch,
 )
 from tricnn.training.idx import read_idx
-from tricnn.training.sources import DEBIAN, PARTS
+from tricnn.training.idx_sources import DEBIAN, PARTS
 
 RNG = np.random.default_rng(0)
 
@@ -61,7 +61,7 @@ def one_line(error):
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
     """A machine with no data set, no variable and no network."""
-    monkeypatch.setattr(sources, "DEBIAN", tmp_path / "no-datasets")
+    monkeypatch.setattr(idx_sources, "DEBIAN", tmp_path / "no-datasets")
     monkeypatch.delenv("TRICNN_DATA", raising=False)
     monkeypatch.delenv("TRICNN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -187,7 +187,7 @@ def test_a_download_is_checked_kept_and_not_repeated(nowhere, monkeypatch, tmp_p
     arrays = tiny_set()
     contents = {part + ".gz": gzip.compress(idx_bytes(array)) for part, array in arrays.items()}
     md5 = {part: hashlib.md5(contents[part + ".gz"]).hexdigest() for part in PARTS}
-    monkeypatch.setitem(sources.SOURCES, "mnist", dataclasses.replace(sources.SOURCES["mnist"], md5=md5))
+    monkeypatch.setitem(idx_sources.SOURCES, "mnist", dataclasses.replace(idx_sources.SOURCES["mnist"], md5=md5))
     asked = serve(monkeypatch, contents)
     notes = []
     first = load_dataset("mnist", note=notes.append)
@@ -209,7 +209,7 @@ def a_set_on_its_site(monkeypatch, arrays):
 
     contents = {part + ".gz": gzip.compress(idx_bytes(array)) for part, array in arrays.items()}
     md5 = {part: hashlib.md5(contents[part + ".gz"]).hexdigest() for part in PARTS}
-    monkeypatch.setitem(sources.SOURCES, "mnist", dataclasses.replace(sources.SOURCES["mnist"], md5=md5))
+    monkeypatch.setitem(idx_sources.SOURCES, "mnist", dataclasses.replace(idx_sources.SOURCES["mnist"], md5=md5))
     return serve(monkeypatch, contents)
 
 
@@ -217,13 +217,13 @@ def test_three_that_fetch_a_set_at_once_all_have_it_and_one_downloads(nowhere, m
     from concurrent.futures import ThreadPoolExecutor
 
     asked = a_set_on_its_site(monkeypatch, tiny_set())
-    at_once = sources._fetch
+    at_once = idx_sources._fetch
 
     def slowly(*given):
         time.sleep(0.1)
         return at_once(*given)
 
-    monkeypatch.setattr(sources, "_fetch", slowly)
+    monkeypatch.setattr(idx_sources, "_fetch", slowly)
     notes = []
     with ThreadPoolExecutor(3) as pool:  # a lock is one opening's, so threads contend for it as processes do
         found = list(pool.map(lambda _: load_dataset("mnist", note=notes.append).fingerprint, range(3)))
@@ -315,8 +315,8 @@ def test_fashion_mnist_is_what_its_paper_says(monkeypatch):
 
 
 def test_every_known_set_has_a_loader_and_every_idx_set_a_source():
-    assert set(sources.SOURCES) == set(LOADERS) - {"digits"}
-    for source in sources.SOURCES.values():
+    assert set(idx_sources.SOURCES) == set(LOADERS) - {"digits"}
+    for source in idx_sources.SOURCES.values():
         assert set(source.md5) == set(PARTS)
 
 

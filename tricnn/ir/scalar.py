@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .numpy_ops.memory import zero_where
+from .numpy_ops.nhwc import zero_where
 
 #: half a unit in the last place of fp32, and how many such a function of a GPU's special units may be off by
 HALF_UNIT, SPECIAL = 2.0**-24, 8.0

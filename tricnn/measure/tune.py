@@ -165,7 +165,7 @@ class Tuner:
             if reason:
                 outcome.refused[tile] = reason
                 continue
-            work = attempt(tile, partial(self.work, programs[tile], site))
+            work = attempt(tile, partial(self.work, programs[tile]))
             if work is not None:
                 attempt(tile, work)
             if tile not in outcome.refused:
@@ -215,7 +215,7 @@ class Tuner:
                 reasons[tile] = reasons[tile] or "refills registers that are still read"
         return reasons
 
-    def work(self, program: Program, site: Site) -> Work:
+    def work(self, program: Program) -> Work:
         """All of a site's launches, on the model's memory and workspaces of their own."""
         executor, batch = self.model.executor, self.batch
         values: dict[Any, Any] = {**self.tensors, **step_numbers(batch)}

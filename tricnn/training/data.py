@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..ir.wording import plural
 from ..system.errors import DataError, shown
 from .idx import read_idx
-from .sources import PARTS, find
+from .idx_sources import PARTS, find
 
 Images = NDArray[Any]
 Real = TypeVar("Real", np.float32, np.float64)

@@ -4,7 +4,7 @@ import numpy as np
 
 from tricnn.ir.numpy_ops.correlate import correlate, correlate_grad
 from tricnn.ir.numpy_ops.im2col import Axis, residues
-from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc
+from tricnn.ir.numpy_ops.nhwc import to_nchw, to_nhwc
 from tricnn.ir.numpy_ops.sizes import output_size
 
 Pair = tuple[int, int]

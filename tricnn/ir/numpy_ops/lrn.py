@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc
+from tricnn.ir.numpy_ops.nhwc import to_nchw, to_nhwc
 from tricnn.ir.numpy_ops.parallel import for_tiles
 
 

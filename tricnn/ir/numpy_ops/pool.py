@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc, zero_where
+from tricnn.ir.numpy_ops.nhwc import to_nchw, to_nhwc, zero_where
 from tricnn.ir.numpy_ops.parallel import for_tiles
 from tricnn.ir.numpy_ops.windows import Axis, Padding, Pair, Reach, axes
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tricnn.ir.numpy_ops.memory import to_nchw, to_nhwc
+from tricnn.ir.numpy_ops.nhwc import to_nchw, to_nhwc
 
 
 @dataclass(frozen=True, eq=False)

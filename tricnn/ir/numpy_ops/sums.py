@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tricnn.ir.numpy_ops.memory import to_nhwc
+from tricnn.ir.numpy_ops.nhwc import to_nhwc
 
 BLOCK = 128
 
