@@ -64,3 +64,20 @@ def test_make_says_what_it_does_and_how_long_that_takes_before_it_starts(goal, w
 def test_the_whole_table_is_current(zoo, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["zoo.py", "--check"])
     assert zoo.main() == 0, capsys.readouterr().err
+
+
+def test_every_folder_of_tests_is_described():
+    tests = DOCS.parent / "tests"
+    folders = {path.name for path in tests.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(re.findall(r"^\| `(\w+)/`", (tests / "README.md").read_text(), re.MULTILINE)) == folders
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "tests/README.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))]
+)
+def test_links_and_paths_of_a_page_lead_somewhere(page):
+    """Links to files, and files of the repository that a page names with their folder."""
+    path = DOCS.parent / page
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (path.parent / link).exists()] == []
