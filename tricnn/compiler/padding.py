@@ -2,7 +2,8 @@
 
     conv2d(zero_pad2d(x; a), w; b) = conv2d(x, w; a + b)        a not negative
 
-So the padding costs nothing in either direction, and kernels that read whole tiles still may.
+So the padding costs nothing in either direction, and kernels that read whole tiles still may. The rows say who makes
+such zeros and who reads its image amid them (``Op.pads``).
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ def absorb_padding(graph: Graph) -> Graph:
     """The graph with every convolution of a padded image reading the image itself, with more padding of its own."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        before = graph.by_name[node.inputs[0]] if node.op == "conv2d" else node
-        if before.op == "zero_pad2d" and node is not before and min(before.attrs["padding"]) >= 0:
-            padding = tuple(a + b for a, b in zip(before.attrs["padding"], node.attrs["padding"], strict=True))
-            if max(padding) <= WIDEST:
-                inputs = (before.inputs[0], *node.inputs[1:])
-                node = replace(node, inputs=inputs, attrs={**node.attrs, "padding": padding})
+        if node.row.pads == "operand":
+            padded = graph.by_name[node.inputs[0]]
+            if padded.row.pads == "result" and min(padded.attrs["padding"]) >= 0:
+                padding = tuple(a + b for a, b in zip(padded.attrs["padding"], node.attrs["padding"], strict=True))
+                if max(padding) <= WIDEST:
+                    inputs = (*padded.inputs, *node.inputs[1:])
+                    node = replace(node, inputs=inputs, attrs={**node.attrs, "padding": padding})
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes)).pruned()
