@@ -43,17 +43,27 @@ def check_size(nodes: int, outputs: int, line: int = 0) -> None:
 
 
 def derived_name(base: str, suffix: str, *taken: Container[str]) -> str:
-    """A name for what a pass makes of the layer ``base``: ``base.suffix``, numbered if somebody has it already.
+    """A name for what a pass makes of the layer ``base``: ``base.suffix``, numbered if somebody has it already. Numbers
+    are given without gaps, so the last one is found in few steps however many there are.
 
     A base too long to take the suffix is cut, with a checksum in place of what is lost.
     """
     if len(base) + len(suffix) > 120:
         base = f"{base[:60].rstrip('.')}_{crc32(base.encode()):08x}"
-    name, count = f"{base}.{suffix}", 1
-    while any(name in names for names in taken):
-        count += 1
-        name = f"{base}.{suffix}{count}"
-    return name
+
+    def free(number: int) -> bool:
+        return not any(name(number) in names for names in taken)
+
+    def name(number: int) -> str:
+        return f"{base}.{suffix}{number if number > 1 else ''}"
+
+    least, most = 0, 1  # number ``least`` is taken (or is none), and ``most`` is free in the end
+    while not free(most):
+        least, most = most, 2 * most
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if free(middle) else (middle, most)
+    return name(most)
 
 
 @dataclass(frozen=True)

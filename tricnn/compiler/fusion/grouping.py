@@ -36,6 +36,7 @@ class Grouping:
         self.groups: dict[str, Group] = {}  # by the name of the anchor
         self._home: dict[str, Group] = {}
         self.inlined: set[str] = set()
+        self._loaded: dict[str, int] = {}  # bytes of a value that kernels load, as long as these are as they are
         self._length: dict[str, int] = {}  # of what is inlined: how many operations compute it at one place
         self.prices = Prices(self, cost)
 
@@ -43,16 +44,19 @@ class Grouping:
 
     def start(self, anchor: Node) -> Group:
         """A new group of one node."""
+        self._loaded.clear()
         group = self.groups[anchor.name] = self._home[anchor.name] = Group(anchor)
         return group
 
     def join(self, group: Group, node: Node) -> None:
         """Let a node be computed by the kernel of a group."""
+        self._loaded.clear()
         group.add(node)
         self._home[node.name] = group
 
     def dissolve(self, group: Group) -> None:
         """Take a group apart: its nodes have no kernel again."""
+        self._loaded.clear()
         del self.groups[group.anchor.name]
         for member in group.members:
             del self._home[member.name]
@@ -122,18 +126,20 @@ class Grouping:
     def times_read(self, value: str) -> float:
         """How many times over all of a value is loaded: once by each kernel that reads it, and a slice of it for its
         share wherever the slice is read."""
-        times, parts = 0.0, [(value, 1.0)]
-        while parts:
-            value, share = parts.pop()
-            kernels = set()
-            for reader in self.readers[value]:
-                group = self._home.get(reader.name)
-                if reader.row.cuts:
-                    parts.append((reader.name, share * self.bytes(reader.name) / max(self.bytes(value), 1)))
-                elif group is None or group.anchor.name not in kernels:
-                    times += share
-                    kernels |= set() if group is None else {group.anchor.name}
-        return times
+        waiting = [value]
+        while waiting:
+            slices = [r.name for r in self.readers[waiting[-1]] if r.row.cuts]
+            unknown = [name for name in slices if name not in self._loaded]
+            if unknown:
+                waiting += unknown
+                continue
+            at = waiting.pop()
+            self._loaded[at] = self._kernels(at) * self.bytes(at) + sum(self._loaded[name] for name in slices)
+        return self._loaded[value] / self.bytes(value) if self.bytes(value) else float(self._kernels(value))
+
+    def _kernels(self, value: str) -> int:
+        """How many kernels read all of a value; a reader without a kernel will have one of its own."""
+        return len({id(self._home.get(r.name, r)) for r in self.readers[value] if not r.row.cuts})
 
     def first_use(self, reader: Node) -> int:
         """When the first kernel runs that needs what ``reader`` reads."""
