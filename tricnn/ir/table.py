@@ -110,8 +110,8 @@ class Op:
     gathers          each result looks at one place of its operand, another one than its own: it may be computed as it
                      is loaded, too
     through          a gather whose operand may be computed there, as it is loaded
-    pads             ``"result"``: it is its operand amid as many zeros as its attribute ``padding`` says; ``"operand"``:
-                     it reads its first operand amid such zeros
+    frames           ``"result"``: it is its operand amid as many zeros as its attribute ``padding`` says;
+                     ``"operand"``: it reads its first operand amid such zeros
     copies           a copy with a shape of its own, or an update of a small vector: never part of a pointwise chain
     elementwise      a result depends on the element alone: neither on its channel nor on where it is, so it is the same
                      under any shape
@@ -176,7 +176,7 @@ class Op:
     on_load: tuple[int, ...] = ()
     gathers: bool = False
     through: bool = False
-    pads: Literal["", "operand", "result"] = ""
+    frames: Literal["", "operand", "result"] = ""
     copies: bool = False
     elementwise: bool = False
     per_channel: bool = False

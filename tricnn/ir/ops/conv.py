@@ -253,7 +253,7 @@ register(
     gradient=_conv_gradient,
     macs=lambda a, y, x, w, b=None: _macs(y, w),
     aten=_aten_conv,
-    on_load=(0,), takes_sums=True, pads="operand",
+    on_load=(0,), takes_sums=True, frames="operand",
     product="forward",
     doc="y = cross-correlation of x with weight, plus bias",
 )  # fmt: skip

@@ -204,7 +204,7 @@ register(
     gradient=lambda g, node, dy: [g.add("zero_pad2d", dy, padding=tuple(-p for p in node.attrs["padding"]))],
     aten=_aten_pad,
     terms=lambda a, y, x: 1,
-    gathers=True, through=True, keeps_zero=True, pads="result",
+    gathers=True, through=True, keeps_zero=True, frames="result",
     doc="y[n,c,h,w] = x[n, c, h - top, w - left], 0 where there is none; negative padding cuts pixels off",
 )  # fmt: skip
 
