@@ -22,8 +22,10 @@ def conv2d_boxes(
     BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False,
 ):  # fmt: skip
-    """x: a descriptor of [N, H, W, C] in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K], with C a multiple of BLOCK_K; or of
-    images with more channels, of which C from X_FIRST are multiplied.
+    """y[n,p,q,j] = sum over r,s,c of x[n, p + r*STEP_H + FIRST_H, q + s*STEP_W + FIRST_W, c] * w(r, s, c, j)
+
+    for x: [N, H, W, C] and y: [N, P, Q, K]. x is a descriptor in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K], with C a
+    multiple of BLOCK_K; or it has more channels, of which C from X_FIRST are multiplied.
 
     Forward: w, a descriptor of [K, R*S*C] in boxes of [BLOCK_N, BLOCK_K], has w(r, s, c, j) at [j, (r, s, c)]. Padding
     is -FIRST, dilation STEP. GRADIENT: x is the gradient of a convolution's result, y that of its operand, and w, a

@@ -18,8 +18,10 @@ def matmul_boxes(
     C: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False,
 ):  # fmt: skip
-    """x: a descriptor of [ROWS, C] in boxes of [BLOCK_M, BLOCK_K]; or of wider rows, of which C elements from X_FIRST
-    are multiplied, C then a multiple of BLOCK_K.
+    """y[m,j] = sum over c of x[m,c] * w(c, j), for x: [ROWS, C] and y: [ROWS, K].
+
+    x is a descriptor in boxes of [BLOCK_M, BLOCK_K]; or its rows are wider, and C elements from X_FIRST are multiplied,
+    C then a multiple of BLOCK_K.
 
     Forward: w, a descriptor of [K, C] in boxes of [BLOCK_N, BLOCK_K], has w(c, j) at [j, c]. GRADIENT: x is the
     gradient of a product's result, y that of its operand, and w, a descriptor of [C, K] in boxes of [BLOCK_K, BLOCK_N],

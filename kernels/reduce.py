@@ -30,7 +30,7 @@ def sum_partials(
 
 @triton.jit
 def sum_partials_of_many(table, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr):
-    """The same for many tensors in one launch: each program adds one block of one of them.
+    """Sums of the partial results of many tensors in one launch: each program adds one block of one of them.
 
     table: [programs, 5] int64 says of each block: the addresses of its first partial result and of its sum (both
     fp32), how many parts there are, how many elements lie between two of them, and how many elements the block has, at

@@ -22,7 +22,7 @@ def sgd(p, g, v, count, rate, momentum, weight_decay, NESTEROV: tl.constexpr, BL
 def sgd_of_many(
     table, rate, momentum, weight_decay, NESTEROV: tl.constexpr, BLOCK: tl.constexpr, ROUNDED: tl.constexpr = None
 ):
-    """The same step for many parameters in one launch: each program updates one block of one of them.
+    """One step of `sgd` for many parameters in one launch: each program updates one block of one of them.
 
     table: [programs, 6] int64 says of each block: the addresses of p, g and v (all fp32) at its first element, how many
     elements it has, at most BLOCK, whether weight_decay is for it (1) or not (0), and the address of a copy of p that
