@@ -102,14 +102,11 @@ def kernel_text(program: Program, function: Function) -> str:
 def launched(function: Function) -> str:
     """The text of a function as it is launched: with no code that depends on a number's being 1 or a multiple of 16, so
     that Triton compiles it once, and what runs is what `build` has compiled and looked at."""
-    names, numbers = [name for name, _ in function.parameters], {number.value: number for number in StepNumber}
+    numbers = {number.value: number for number in StepNumber}
+    names = [name for name, _ in function.parameters]
     free = json.dumps([name for name in names if name in numbers])
     typed = [f"{n}: tl.int64" if n in numbers and numbers[n].type == "i64" else n for n in names]
-    plain = f"@triton.jit\ndef {function.name}({', '.join(names)}):"
-    assert plain in function.text
-    return function.text.replace(
-        plain, f"@triton.jit(do_not_specialize={free})\ndef {function.name}({', '.join(typed)}):"
-    )
+    return function.written(f"@triton.jit(do_not_specialize={free})", typed)
 
 
 def _narrow(line: str) -> str:

@@ -178,16 +178,16 @@ class Lowering:
     def _function(self, name: str, call: Call, parameters: Parameters, tile: tiles.Tile) -> str:
         """The name of the function that makes the call: a new one, or the one that has the same text."""
         types = tuple((parameter, self.type(argument)) for argument, parameter in parameters.items())
-        code = "\n".join(f"    {line}" for line in call.text(parameters).splitlines())
-        kernel = f"@triton.jit\ndef {name}({', '.join(parameters.values())}):\n{code}\n"
-        text = "\n\n".join([*(h.text.rstrip() + "\n" for h in call.helpers), kernel])
+        helpers = tuple(h.text for h in call.helpers)
+        function = Function(name, helpers, call.text(parameters), types, tile.warps, tile.stages)
         for made in (name, *(h.name for h in call.helpers)):
             assert made not in self.scope, f"two functions are called {made}"
             self.scope.reserve(made)
-        key = f"{' '.join(text.replace(name, '@').split())} {types} {tile.warps} {tile.stages}"  # lines break elsewhere
+        words = function.text.replace(name, "@").split()  # under a longer name, lines break elsewhere
+        key = f"{' '.join(words)} {types} {tile.warps} {tile.stages}"
         if key not in self._same:
             self._same[key] = name
-            self.functions[name] = Function(name, text, types, tile.warps, tile.stages)
+            self.functions[name] = function
         return self._same[key]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -47,14 +48,26 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Function:
-    """One kernel of the emitted file. ``text`` is its own code (helpers first), ``name`` the jitted function,
-    ``parameters`` its arguments with their Triton types."""
+    """One kernel of the emitted file: the texts of its helpers, the call of a template that it consists of, its
+    parameters with their Triton types, and how it is compiled."""
 
     name: str
-    text: str
+    helpers: tuple[str, ...]
+    call: str
     parameters: tuple[tuple[str, str], ...]
     num_warps: int
     num_stages: int
+
+    @property
+    def text(self) -> str:
+        """Its code, helpers first."""
+        return self.written("@triton.jit", (name for name, _ in self.parameters))
+
+    def written(self, decorator: str, parameters: Iterable[str]) -> str:
+        """Its code with this decorator, and with its parameters written so."""
+        body = textwrap.indent(self.call, "    ")
+        kernel = f"{decorator}\ndef {self.name}({', '.join(parameters)}):\n{body}\n"
+        return "\n\n".join([*(text.rstrip() + "\n" for text in self.helpers), kernel])
 
 
 @dataclass(frozen=True)
