@@ -2,8 +2,8 @@
 
 A table that does not know the name of a new operation makes it slower, silently: SiLU once took 40 launches in an
 Inception block where ReLU took 32. So a comparison with an operation's name, or a table of names, stands only where an
-operation has a template of its own, and each of those places is counted here. A number may not rise; whoever lowers one lowers it
-here, too.
+operation has a template of its own, and each of those places is counted here. A number may not rise; whoever lowers one
+lowers it here, too.
 """
 
 import ast
