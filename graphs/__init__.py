@@ -21,6 +21,7 @@ from .cifar_resnet import (
     cifar_resnet56,
     cifar_resnet110,
 )
+from .densenet import densenet121, densenet161, densenet169, densenet201
 from .googlenet import googlenet, googlenet_bn, inception_block
 from .inception_bn import inception_bn
 from .inception_resnet_v2 import inception_resnet_v2
@@ -28,8 +29,21 @@ from .inception_v3 import inception_v3
 from .inception_v4 import inception_v4
 from .lenet import lenet, lenet_sigmoid
 from .lenet5 import lenet5
-from .resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+from .mobilenet_v2 import mobilenet_v2
+from .resnet import (
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
 from .resnet_v2 import resnet18_v2, resnet34_v2, resnet50_v2, resnet101_v2, resnet152_v2
+from .squeezenet import squeezenet1_0, squeezenet1_1
 from .vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 _TINY: dict[str, Any] = {"num_classes": 10, "width": 1 / 16}
@@ -37,6 +51,9 @@ _AT_32 = {**_TINY, "input_shape": (3, 32, 32)}
 _AT_64 = {**_TINY, "input_shape": (3, 64, 64)}
 #: the smallest images that leave the Inceptions' last blocks 2x2 pixels
 _AT_107 = {**_TINY, "input_shape": (3, 107, 107)}
+#: narrow enough to leave one channel in each group of a ResNeXt's first stage
+_GROUPS_OF_4 = {**_AT_64, "width": 1 / 4}
+_GROUPS_OF_8 = {**_AT_64, "width": 1 / 8}
 _CIFAR = {"width": 1 / 4, "input_shape": (3, 16, 16)}
 
 #: every architecture, with the arguments that keep its topology and make it small enough to check without a GPU
@@ -72,6 +89,18 @@ _ZOO: dict[Callable[..., Graph], dict[str, Any]] = {
     resnet50_v2: _AT_64,
     resnet101_v2: _AT_64,
     resnet152_v2: _AT_64,
+    resnext50_32x4d: _GROUPS_OF_4,
+    resnext101_32x8d: _GROUPS_OF_8,
+    resnext101_64x4d: _GROUPS_OF_4,
+    wide_resnet50_2: _AT_64,
+    wide_resnet101_2: _AT_64,
+    densenet121: _AT_64,
+    densenet161: _AT_64,
+    densenet169: _AT_64,
+    densenet201: _AT_64,
+    squeezenet1_0: {**_AT_64, "width": 1 / 4},
+    squeezenet1_1: {**_AT_64, "width": 1 / 4},
+    mobilenet_v2: _AT_64,
     cifar_resnet20: _CIFAR,
     cifar_resnet32: _CIFAR,
     cifar_resnet44: _CIFAR,

@@ -11,6 +11,11 @@
 Shortcuts are the paper's option B: the identity, and a 1x1 convolution where the shape changes. Names are
 torchvision's. The dense layer starts as N(0, 0.01^2), after Goyal et al., "Accurate, large minibatch SGD" (2017),
 section 5.1.
+
+ResNeXt: Xie, Girshick, Dollar, Tu & He, "Aggregated residual transformations for deep neural networks" (CVPR 2017),
+table 1: the 3x3 convolution of a bottleneck in groups, of so many channels each in the first stage (32x4d: 32 of 4).
+Wide ResNet: Zagoruyko & Komodakis, "Wide residual networks" (BMVC 2016), table 8: twice as many channels within each
+bottleneck, as torchvision declares it for ResNet-50 and -101.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,6 +61,31 @@ def resnet152(
     return _resnet("resnet152", (3, 8, 36, 3), _bottleneck(stride_on), num_classes, input_shape, width)
 
 
+def resnext50_32x4d(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """ResNeXt-50 (32x4d): 3-4-6-3 bottlenecks, 3x3 convolutions in 32 groups of 4 channels."""
+    return _resnet("resnext50_32x4d", (3, 4, 6, 3), _grouped(32, 4), num_classes, input_shape, width)
+
+
+def resnext101_32x8d(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """ResNeXt-101 (32x8d): 3-4-23-3 bottlenecks, 3x3 convolutions in 32 groups of 8 channels."""
+    return _resnet("resnext101_32x8d", (3, 4, 23, 3), _grouped(32, 8), num_classes, input_shape, width)
+
+
+def resnext101_64x4d(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """ResNeXt-101 (64x4d): 3-4-23-3 bottlenecks, 3x3 convolutions in 64 groups of 4 channels."""
+    return _resnet("resnext101_64x4d", (3, 4, 23, 3), _grouped(64, 4), num_classes, input_shape, width)
+
+
+def wide_resnet50_2(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """Wide ResNet-50-2: ResNet-50 with twice the channels within each bottleneck."""
+    return _resnet("wide_resnet50_2", (3, 4, 6, 3), _grouped(1, 128), num_classes, input_shape, width)
+
+
+def wide_resnet101_2(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """Wide ResNet-101-2: ResNet-101 with twice the channels within each bottleneck."""
+    return _resnet("wide_resnet101_2", (3, 4, 23, 3), _grouped(1, 128), num_classes, input_shape, width)
+
+
 def _resnet(
     name: str, depths: Sequence[int], block: Block, num_classes: int, input_shape: ImageShape, width: float
 ) -> Graph:
@@ -82,12 +112,17 @@ def basic(b: GraphBuilder, x: str, filters: int, stride: int) -> str:
     return b.relu(b.add_(y, projection(b, x, filters, stride), name="add"), name="relu2")
 
 
-def bottleneck(b: GraphBuilder, x: str, filters: int, stride: int, *, strides: Callable[[int], tuple[int, int]]) -> str:
-    """1x1 down to ``filters``, 3x3, 1x1 up to four times as many, figure 5 right."""
+def bottleneck(
+    b: GraphBuilder, x: str, filters: int, stride: int, *, strides: Callable[[int], tuple[int, int]], groups: int = 1,
+    channels_of_64: int = 64,
+) -> str:  # fmt: skip
+    """1x1 down to ``filters``, 3x3, 1x1 up to four times as many, figure 5 right. With ``groups``, each of them has
+    ``channels_of_64`` channels for every 64 filters."""
     first, second = strides(stride)
-    y = conv(b, x, filters, 1, first, name="conv1")
+    within = groups * max(1, filters * channels_of_64 // 64)
+    y = conv(b, x, within, 1, first, name="conv1")
     y = b.relu(b.batch_norm(y, name="bn1"), name="relu1")
-    y = conv(b, y, filters, 3, second, name="conv2")
+    y = conv(b, y, within, 3, second, name="conv2", groups=groups)
     y = b.relu(b.batch_norm(y, name="bn2"), name="relu2")
     y = conv(b, y, 4 * filters, 1, name="conv3")
     y = b.batch_norm(y, name="bn3")
@@ -101,6 +136,10 @@ def _bottleneck(stride_on: str) -> Block:
     return partial(bottleneck, strides=lambda s: (s, 1) if stride_on == "1x1" else (1, s))
 
 
+def _grouped(groups: int, channels_of_64: int) -> Block:
+    return partial(bottleneck, strides=lambda s: (1, s), groups=groups, channels_of_64=channels_of_64)
+
+
 def projection(b: GraphBuilder, x: str, filters: int, stride: int) -> str:
     """The identity where the shape stays, else a 1x1 convolution with batch norm (option B)."""
     if stride == 1 and b.type(x).channels == filters:
@@ -108,6 +147,6 @@ def projection(b: GraphBuilder, x: str, filters: int, stride: int) -> str:
     return b.batch_norm(conv(b, x, filters, 1, stride, name="downsample.0"), name="downsample.1")
 
 
-def conv(b: GraphBuilder, x: str, filters: int, size: int, stride: int = 1, *, name: str) -> str:
+def conv(b: GraphBuilder, x: str, filters: int, size: int, stride: int = 1, *, name: str, groups: int = 1) -> str:
     """A convolution without bias (a batch norm follows or precedes), padded to keep the image's size at stride 1."""
-    return b.conv2d(x, filters, size, stride=stride, padding=size // 2, bias=False, name=name)
+    return b.conv2d(x, filters, size, stride=stride, padding=size // 2, groups=groups, bias=False, name=name)

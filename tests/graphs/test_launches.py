@@ -45,6 +45,18 @@ LAUNCHES = {
     "resnet50_v2": (287, 56),
     "resnet101_v2": (559, 107),
     "resnet152_v2": (831, 158),
+    "resnext50_32x4d": (275, 55),
+    "resnext101_32x8d": (553, 106),
+    "resnext101_64x4d": (553, 106),
+    "wide_resnet50_2": (275, 55),
+    "wide_resnet101_2": (530, 106),
+    "densenet121": (688, 123),
+    "densenet161": (909, 163),
+    "densenet169": (953, 171),
+    "densenet201": (1130, 203),
+    "squeezenet1_0": (87, 30),
+    "squeezenet1_1": (87, 30),
+    "mobilenet_v2": (277, 54),
     "cifar_resnet20": (116, 25),
     "cifar_resnet32": (182, 37),
     "cifar_resnet44": (248, 49),
@@ -55,15 +67,19 @@ LAUNCHES = {
     "cifar_resnet20_relu_preactivation": (116, 25),
     "cifar_resnet20_preactivation": (118, 25),
 }
+#: deeper members made of the same blocks as a shallower one
+DEEP = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2", "densenet161", "densenet169", "densenet201")
 #: MB per image, training
 BYTES = {"resnet18": 53, "resnet50": 245, "vgg16_bn": 260, "googlenet_bn": 78}
+#: the share of the unfused bytes that a fused training step may move
+SHARE = {"mobilenet_v2": 0.55, "densenet121": 0.55}
 
 
 def program(name: str, mode: str, fuse: str = "all"):
     return lowered(ARCHITECTURES[name](), mode, 256, "bf16", "sm_90", fuse=fuse)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in DEEP else []) for n in LAUNCHES])
 def test_launches(name):
     assert tuple(len(program(name, mode).launches) for mode in ("train", "infer")) == LAUNCHES[name]
 
@@ -72,6 +88,16 @@ def test_launches(name):
 @pytest.mark.parametrize("name", BYTES)
 def test_bytes_of_a_training_step(name, fuse):
     assert program(name, "train", fuse).dram_bytes() / 256e6 <= BYTES[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARE)
+def test_fusion_saves_bytes_of_depthwise_and_of_concatenated_layers_too(name):
+    assert program(name, "train").dram_bytes() <= SHARE[name] * program(name, "train", "none").dram_bytes()
+
+
+def test_every_network_has_its_launches():
+    assert set(LAUNCHES) == set(ARCHITECTURES)
 
 
 def figures(name: str, fuse: str) -> tuple[int, float]:

@@ -7,7 +7,12 @@ A module returns its logits, or while it trains and has auxiliary heads, the log
 
 from torch import nn
 
-from . import alexnet, cifar, inception, lenet, resnet, vgg
+from . import alexnet, cifar, dense, inception, lenet, mobile, resnet, vgg
+
+
+def bottlenecks(classes, width, depths, **options):
+    return resnet.ResNet(classes, width, depths, resnet.Bottleneck, **options)
+
 
 #: name in tricnn -> ``(num_classes, width, **options) -> module``; dropout left out
 REFERENCE = {
@@ -42,6 +47,18 @@ REFERENCE = {
     "resnet50_v2": lambda classes, width: resnet.ResNetV2(classes, width, [3, 4, 6, 3], resnet.PreBottleneck),
     "resnet101_v2": lambda classes, width: resnet.ResNetV2(classes, width, [3, 4, 23, 3], resnet.PreBottleneck),
     "resnet152_v2": lambda classes, width: resnet.ResNetV2(classes, width, [3, 8, 36, 3], resnet.PreBottleneck),
+    "resnext50_32x4d": lambda classes, width: bottlenecks(classes, width, [3, 4, 6, 3], groups=32, base=4),
+    "resnext101_32x8d": lambda classes, width: bottlenecks(classes, width, [3, 4, 23, 3], groups=32, base=8),
+    "resnext101_64x4d": lambda classes, width: bottlenecks(classes, width, [3, 4, 23, 3], groups=64, base=4),
+    "wide_resnet50_2": lambda classes, width: bottlenecks(classes, width, [3, 4, 6, 3], base=128),
+    "wide_resnet101_2": lambda classes, width: bottlenecks(classes, width, [3, 4, 23, 3], base=128),
+    "densenet121": lambda classes, width: dense.DenseNet(classes, width, [6, 12, 24, 16], 32),
+    "densenet161": lambda classes, width: dense.DenseNet(classes, width, [6, 12, 36, 24], 48),
+    "densenet169": lambda classes, width: dense.DenseNet(classes, width, [6, 12, 32, 32], 32),
+    "densenet201": lambda classes, width: dense.DenseNet(classes, width, [6, 12, 48, 32], 32),
+    "squeezenet1_0": lambda classes, width: mobile.SqueezeNet(classes, width, 96, 7, (6, 11)),
+    "squeezenet1_1": lambda classes, width: mobile.SqueezeNet(classes, width, 64, 3, (5, 8)),
+    "mobilenet_v2": mobile.MobileNetV2,
     "cifar_resnet20": lambda classes, width: cifar.Cifar(classes, width, 3, cifar.Original),
     "cifar_resnet32": lambda classes, width: cifar.Cifar(classes, width, 5, cifar.Original),
     "cifar_resnet44": lambda classes, width: cifar.Cifar(classes, width, 7, cifar.Original),

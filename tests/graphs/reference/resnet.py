@@ -43,11 +43,12 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, filters, stage, i, stride_on="3x3"):
+    def __init__(self, filters, stage, i, stride_on="3x3", groups=1, base=64):
         super().__init__()
-        stride = stride_of(stage, i)
-        self.conv1, self.bn1 = conv(filters, 1, stride if stride_on == "1x1" else 1), nn.LazyBatchNorm2d()
-        self.conv2, self.bn2 = conv(filters, 3, stride if stride_on == "3x3" else 1), nn.LazyBatchNorm2d()
+        stride, inner = stride_of(stage, i), filters * base // 64 * groups
+        self.conv1, self.bn1 = conv(inner, 1, stride if stride_on == "1x1" else 1), nn.LazyBatchNorm2d()
+        self.conv2 = nn.LazyConv2d(inner, 3, stride if stride_on == "3x3" else 1, 1, groups=groups, bias=False)
+        self.bn2 = nn.LazyBatchNorm2d()
         self.conv3, self.bn3 = conv(4 * filters, 1), nn.LazyBatchNorm2d()
         self.downsample = None
         if i == 0:
