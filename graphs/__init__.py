@@ -30,6 +30,7 @@ from .inception_v4 import inception_v4
 from .lenet import lenet, lenet_sigmoid
 from .lenet5 import lenet5
 from .mobilenet_v2 import mobilenet_v2
+from .mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from .resnet import (
     resnet18,
     resnet34,
@@ -43,6 +44,7 @@ from .resnet import (
     wide_resnet101_2,
 )
 from .resnet_v2 import resnet18_v2, resnet34_v2, resnet50_v2, resnet101_v2, resnet152_v2
+from .shufflenet_v2 import shufflenet_v2_x0_5, shufflenet_v2_x1_0, shufflenet_v2_x1_5, shufflenet_v2_x2_0
 from .squeezenet import squeezenet1_0, squeezenet1_1
 from .vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
@@ -101,6 +103,12 @@ _ZOO: dict[Callable[..., Graph], dict[str, Any]] = {
     squeezenet1_0: {**_AT_64, "width": 1 / 4},
     squeezenet1_1: {**_AT_64, "width": 1 / 4},
     mobilenet_v2: _AT_64,
+    mobilenet_v3_large: {**_AT_64, "width": 1 / 4},
+    mobilenet_v3_small: {**_AT_64, "width": 1 / 4},
+    shufflenet_v2_x0_5: {**_AT_64, "width": 1 / 4},
+    shufflenet_v2_x1_0: {**_AT_64, "width": 1 / 4},
+    shufflenet_v2_x1_5: {**_AT_64, "width": 1 / 4},
+    shufflenet_v2_x2_0: {**_AT_64, "width": 1 / 4},
     cifar_resnet20: _CIFAR,
     cifar_resnet32: _CIFAR,
     cifar_resnet44: _CIFAR,

@@ -57,6 +57,12 @@ LAUNCHES = {
     "squeezenet1_0": (87, 30),
     "squeezenet1_1": (87, 30),
     "mobilenet_v2": (277, 54),
+    "mobilenet_v3_large": (321, 73),
+    "mobilenet_v3_small": (264, 64),
+    "shufflenet_v2_x0_5": (356, 72),
+    "shufflenet_v2_x1_0": (356, 72),
+    "shufflenet_v2_x1_5": (356, 72),
+    "shufflenet_v2_x2_0": (356, 72),
     "cifar_resnet20": (116, 25),
     "cifar_resnet32": (182, 37),
     "cifar_resnet44": (248, 49),
@@ -68,11 +74,12 @@ LAUNCHES = {
     "cifar_resnet20_preactivation": (118, 25),
 }
 #: deeper members made of the same blocks as a shallower one
-DEEP = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2", "densenet161", "densenet169", "densenet201")
+DEEP = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2", "densenet161", "densenet169", "densenet201",
+        "shufflenet_v2_x0_5", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0")  # fmt: skip
 #: MB per image, training
 BYTES = {"resnet18": 53, "resnet50": 245, "vgg16_bn": 260, "googlenet_bn": 78}
 #: the share of the unfused bytes that a fused training step may move
-SHARE = {"mobilenet_v2": 0.55, "densenet121": 0.55}
+SHARE = {"mobilenet_v2": 0.55, "mobilenet_v3_large": 0.55, "shufflenet_v2_x1_0": 0.55, "densenet121": 0.55}
 
 
 def program(name: str, mode: str, fuse: str = "all"):

@@ -19,6 +19,7 @@ from .reference import REFERENCE
 DEEP = (
     "resnet101", "resnet152", "resnet101_v2", "resnet152_v2", "cifar_resnet110", "vgg13", "vgg19", "vgg19_bn",
     "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2", "densenet161", "densenet169", "densenet201",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0",
 )  # fmt: skip
 
 CASES = {
