@@ -16,7 +16,8 @@ import tricnn
 # %% [markdown]
 # ## Handwritten digits
 #
-# MNIST has 50,000 digits to train on and 10,000 to test on, centred, 28×28 pixels of grey, in 10 classes.
+# MNIST has 60,000 digits to train on (the slide says 50,000) and 10,000 to test on, centred, 28×28 pixels of grey, in
+# 10 classes.
 # scikit-learn ships a small relative, 1,797 digits of 8×8; each pixel is drawn here as 3×3, with a margin of two, to
 # have LeNet's size. (`tricnn train lenet --data mnist` takes the real one.)
 
@@ -38,8 +39,9 @@ show(x[:10, 0], y[:10], columns=10, size=1.1)
 # | dense, ReLU | 84 | 10,080 |
 # | dense | 10 | 840 |
 #
-# That is how it is drawn today; in 1998 it had sigmoids and average pooling. Each `b.` line below adds a layer and
-# gives back its name. `look` makes what is inside a result too.
+# That is how it is drawn today. The lecture first draws it with sigmoids and average pooling; the paper itself has a
+# scaled tanh and a trainable sub-sampling (`tricnn.graphs.lenet5`). Each `b.` line below adds a layer and gives back
+# its name. `look` makes what is inside a result too.
 
 
 # %%
@@ -147,9 +149,9 @@ weights, losses, scores = train(graph, rate=0.01, epochs=6)
 print("accuracy on digits it has never seen:", ", ".join(f"{s:.1%}" for s in scores))
 
 # %% [markdown]
-# And the network of 1998, with sigmoids and average pooling. Its gradients are small (notebook 8), so its steps are
-# ten times as large. It lies on a plateau all the same: for eight epochs it guesses, all classes about equally
-# likely. (Left alone it begins to learn after twenty.)
+# And with sigmoids and average pooling, as the lecture first draws it. Its gradients are small (notebook 8), so its
+# steps are ten times as large. It lies on a plateau all the same: for eight epochs it guesses, all classes about
+# equally likely. (Left alone it begins to learn after twenty.)
 
 # %%
 old = lenet("sigmoid", "avg_pool2d")
@@ -222,9 +224,8 @@ assert abs(np.trace(confusion) / 297 - scores[-1]) < 1e-9
 #
 # ## What the compiler made of it
 #
-# Inference: 12 layers, 5 kernels. Each convolution does its bias, pooling and ReLU on the way, in the order of
-# exercise
-# 3. The whole step of training, forward, loss and backward, has 16 kernels. Read the first one:
+# Inference: 12 layers, 5 kernels. Each convolution does its bias, pooling and ReLU on the way, in the order that
+# exercise 3 asks about. The whole step of training, forward, loss and backward, has 16 kernels.
 
 # %%
 m = tricnn.compile(graph, target="sm_90", batch=256, dtype="bf16")
