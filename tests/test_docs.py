@@ -81,3 +81,13 @@ def test_links_of_a_page_lead_somewhere(page):
     text = re.sub(r"```.*?```|`[^`]*`", "", path.read_text(), flags=re.DOTALL)
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     assert [link for link in links if link and not (path.parent / link).exists()] == []
+
+
+def test_the_reading_order_names_files_that_are_there():
+    """From declare to run: every stop has its file."""
+    page = (DOCS / "architecture.md").read_text()
+    stops = page[page.index("## From declare to run") : page.index("## Conventions every floor shares")]
+    named = set(re.findall(r"`((?:tricnn/)?[a-z]+/[\w/]+\.py)", stops))
+    root = DOCS.parent
+    assert len(named) > 20
+    assert [name for name in named if not (root / name).exists() and not (root / "tricnn" / name).exists()] == []
