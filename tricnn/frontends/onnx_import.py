@@ -7,7 +7,7 @@ are computed from it are recognised again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -54,7 +54,8 @@ def from_onnx(
         model = inliner.inline_local_functions(model)
     reader = _Reader(onnx, model, version, accepted_name(name or stem, "network"))
     reader.read(input_shape)
-    return reader.graph(), reader.state()
+    graph = reader.graph()
+    return graph, reader.state(graph)
 
 
 def _onnx() -> Any:
@@ -238,11 +239,7 @@ class _Reader:
         self.a.refuse(self.a.builder.name, "docs/onnx.md has the supported operators; simplifying the file may help")
         return self.a.builder.build().pruned()
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self, graph: Graph) -> dict[str, np.ndarray]:
         """The weights that the graph has, in the shapes that it has them in."""
-        named: Mapping[str, Any] = self.graph_nodes
-        return {name: self.a.numbers(Stored(name, self.a.stored[name].shape)) for name in named}
-
-    @property
-    def graph_nodes(self) -> dict[str, Any]:
-        return {n.name: n for n in self.a.builder.build().pruned().nodes if n.op in ("parameter", "buffer")}
+        names = [node.name for node in (*graph.parameters, *graph.buffers)]
+        return {name: self.a.numbers(Stored(name, self.a.stored[name].shape)) for name in names}

@@ -1,0 +1,69 @@
+"""``tricnn.to_onnx``: onnx's reference evaluator computes what we compute, and the file comes back as it went."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tricnn
+from tests.frontends import modules
+from tests.frontends.judge import lively
+
+onnx = pytest.importorskip("onnx")
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+
+def network(name: str) -> tuple[tricnn.Graph, tricnn.Model]:
+    """A network with weights drawn, its running statistics away from 0 and 1."""
+    if name in tricnn.graphs.ARCHITECTURES:
+        graph = tricnn.graphs.ARCHITECTURES[name](**tricnn.graphs.SMALL[name])
+        m = tricnn.compile(graph, batch=2)
+        rng = np.random.default_rng(0)
+        drawn = {n: x if x.ndim > 1 else rng.uniform(0.5, 1.5, x.shape) for n, x in m.state_dict().items()}
+        m.load_state_dict(drawn)
+        return graph, m
+    shape = {"Mobile": (3, 10, 10), "Arithmetic": (2, 7, 7), "Resized": (2, 8, 8), "Many": (2, 6, 6)}[name]
+    graph, state = tricnn.from_torch(lively(getattr(modules, name)()), (2, *shape), cache=False)
+    m = tricnn.compile(graph, batch=2)
+    m.load_state_dict(state)
+    return graph, m
+
+
+NAMES = ["lenet", "resnet18", "vgg11_bn", "googlenet_bn", "Mobile", "Arithmetic", "Many"]
+SLOW = [n for n in tricnn.graphs.ARCHITECTURES if n not in NAMES]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+def test_the_same_logits_there_and_back(name: str) -> None:
+    graph, m = network(name)
+    x = np.random.default_rng(1).normal(size=(2, *graph.types[graph.inputs[0].name].per_image)).astype(np.float32)
+    y = m(x)
+    right = list(y.values()) if isinstance(y, dict) else [y]
+    for fold in (False, True):
+        model = tricnn.to_onnx(graph, m.state_dict(), fold=fold)
+        kinds = {node.op_type for node in model.graph.node}
+        if name in ("resnet18", "vgg11_bn", "googlenet_bn"):
+            assert ("BatchNormalization" in kinds) == (not fold)
+        back, state = tricnn.from_onnx(model)
+        again = tricnn.compile(back, batch=2)
+        again.load_state_dict(state)
+        found = again(x)
+        evaluated = ReferenceEvaluator(model).run(None, {graph.inputs[0].name: x})
+        for by in (list(found.values()) if isinstance(found, dict) else [found], evaluated):
+            for one, other in zip(by, right, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(np.abs(other).max()))
+
+
+def test_a_file_and_what_does_not_fit(tmp_path: Path) -> None:
+    graph, m = network("lenet")
+    tricnn.to_onnx(graph, m.state_dict(), tmp_path / "lenet.onnx")
+    back, state = tricnn.from_onnx(tmp_path / "lenet.onnx")
+    assert back.num_parameters == graph.num_parameters
+    assert set(state) == set(m.state_dict())
+    with pytest.raises(tricnn.TricnnError, match=r"weights do not fit lenet: missing conv1\.weight"):
+        tricnn.to_onnx(graph, {})
+    b = tricnn.GraphBuilder("odd")
+    x = b.input("x", (4, 5, 5))
+    x = b.local_response_norm(b.adaptive_avg_pool2d(x, 3), 2)
+    with pytest.raises(tricnn.TricnnError, match=r"2 layers not in operator set 17: .*5x5 to 3x3.*; .*of size 2"):
+        tricnn.to_onnx(b.build(x), {})
