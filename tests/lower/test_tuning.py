@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.lower.tuned_cases import boxed_edges, edges, inferred_in_boxes, trained_in_boxes
-from tricnn.build.build import plan_digest
+from tricnn.build.settle import plan_digest
 from tricnn.check.exact import mistakes, mistakes_of, with_tile
 from tricnn.check.verify import verify_model
 from tricnn.compiler.pipeline import planned

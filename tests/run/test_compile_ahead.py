@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tricnn.build import compile_ahead, worker_pool
-from tricnn.build.build import settle
 from tricnn.build.compile import CompileError
 from tricnn.build.compile_ahead import Ready, compiled_ahead, settled_for_launch
+from tricnn.build.settle import settle
 from tricnn.compiler import pipeline
 from tricnn.compiler.plan import Plan
 from tricnn.emit.emit import emit

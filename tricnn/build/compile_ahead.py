@@ -23,9 +23,9 @@ from ..machine.targets import Target, parse_target
 from ..system.cores import workers
 from ..system.errors import TargetError
 from ..system.paths import user_path
-from .build import may_refill_early, remembered, settle
 from .compile import CompileError, excess
 from .emitted_module import emitted_file
+from .settle import may_refill_early, remembered, settle
 from .worker_pool import POOL, WorkerDied, as_launched
 
 
