@@ -14,7 +14,7 @@ from zlib import crc32
 
 from ..system.errors import GraphError, shown
 from ..system.limits import MOST_NODES, MOST_OUTPUTS
-from .table import OPS, Kind, Op, check_attrs, infer_type, no_macs
+from .table import OPS, Kind, Op, check_attrs, declared_operations, infer_type, no_macs
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def verified(node: Node, types: Mapping[str, TensorType]) -> Node:
         return node
     check_name(node.name, "layer name")
     if node.op not in OPS:
-        raise GraphError(f"layer {node.name}: unknown operation {shown(node.op)}; known: {', '.join(sorted(OPS))}")
+        raise GraphError(f"layer {node.name}: unknown operation {shown(node.op)}; known: {declared_operations()}")
     node = Node(node.name, node.op, node.inputs, check_attrs(node))
     object.__setattr__(node, "known", (inputs, infer_type(node, inputs)))
     return node

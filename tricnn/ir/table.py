@@ -253,6 +253,11 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
+def declared_operations() -> str:
+    """The operations that a network is declared of, in words: all but those that only differentiation makes."""
+    return ", ".join(name for name in sorted(OPS) if "_grad" not in name)
+
+
 def no_macs(*_: Any) -> int:
     return 0
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..system.errors import GraphError, TextError, shown
 from ..system.limits import LARGEST_LINE
 from .graph import NAME, Graph, Node, Output, check_size, topological
-from .table import OPS
+from .table import OPS, declared_operations
 from .types import N
 
 _BLANK = re.compile(r"[ \t]*(#.*)?")
@@ -198,7 +198,7 @@ def _statement(line: _Line, name: str) -> Node:
     at, op = line.at, line.take("name", "an operation")
     if op not in OPS:
         line.at = at
-        raise line.error(f"unknown operation; known: {', '.join(sorted(OPS))}")
+        raise line.error(f"unknown operation; known: {declared_operations()}")
     line.expect("(")
     inputs: list[str] = []
     attrs: dict[str, Any] = {}
