@@ -9,7 +9,7 @@ import triton
 from tricnn.build import hazards
 from tricnn.build.build import build
 from tricnn.build.compile import KernelSpec, compile_kernels
-from tricnn.build.inspect_binary import multiplies_from_registers
+from tricnn.build.inspect_binary import multiplies_beside_the_program
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.lower.from_graph import lowered
 
@@ -107,9 +107,9 @@ def test_a_kernel_that_has_the_hazard_is_caught_whatever_assembles_it(tmp_path: 
     """And not once every group is waited for, the only thing that is changed."""
     ptx, nvdisasm = REFILLED.read_text(), triton.knobs.nvidia.nvdisasm.path
     bad = assembled(ptx, tmp_path)
-    assert multiplies_from_registers(bad) and len(hazards.of_cubin(bad, nvdisasm)) >= 4
+    assert multiplies_beside_the_program(bad) and len(hazards.of_cubin(bad, nvdisasm)) >= 4
     good = assembled(ptx.replace("wait_group.sync.aligned 1", "wait_group.sync.aligned 0"), tmp_path)
-    assert multiplies_from_registers(good) and hazards.of_cubin(good, nvdisasm) == []
+    assert multiplies_beside_the_program(good) and hazards.of_cubin(good, nvdisasm) == []
 
 
 SOURCE = """import triton
@@ -133,7 +133,7 @@ def test_the_triton_at_hand_is_what_we_take_it_for(tmp_path: Path) -> None:
     signature = {"a": "*bf16", "b": "*bf16", "scale": "*fp32", "out": "*fp32", "rows": "i32"}
     specs = [KernelSpec("kernel", SOURCE, signature, {}, num_stages=stages) for stages in (1, 2)]
     plain, pipelined = compile_kernels(specs, "sm_90", cache_dir=tmp_path)
-    assert multiplies_from_registers(plain.binary) and multiplies_from_registers(pipelined.binary)
+    assert multiplies_beside_the_program(plain.binary) and multiplies_beside_the_program(pipelined.binary)
     assert plain.hazards == 0
     older = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
     assert (pipelined.hazards > 0) == older
@@ -154,4 +154,4 @@ def test_no_kernel_of_a_training_step_has_the_hazard(dtype: str) -> None:
     program = lowered(block(), "train", 64, dtype, "sm_90", fuse="all")
     built = build(program.plan, dtype, 64, "sm_90")
     assert [k["hazards"] for k in built.kernels] == [0] * len(built.kernels)
-    assert sum(multiplies_from_registers(c.binary) for c in built.compiled.values()) >= 3
+    assert sum(multiplies_beside_the_program(c.binary) for c in built.compiled.values()) >= 3

@@ -72,11 +72,6 @@ def named_instructions(cubin: bytes) -> dict[str, int]:
     return counts
 
 
-def multiplies_from_registers(cubin: bytes) -> bool:
-    """Whether a Hopper matrix instruction of a cubin takes its left operand from registers."""
-    return any(opcode in _CUDA_FROM_REGISTERS for opcode in _opcodes(cubin))
-
-
 def multiplies_beside_the_program(cubin: bytes) -> bool:
     """Whether a cubin may refill what a matrix instruction in flight reads: its registers, or tensor memory."""
     return any(code in _CUDA_FROM_REGISTERS or code in _CUDA_FROM_TENSOR_MEMORY for code in _opcodes(cubin))
