@@ -75,6 +75,7 @@ def test_what_a_factory_makes(folder: Path, capsys, what: str, options: list[str
     assert json.loads(capsys.readouterr().out)["parameters"] == parameters
 
 
+@pytest.mark.slow
 def test_a_module_is_compiled_and_verified_by_its_name(folder: Path, capsys) -> None:
     assert main(["compile", "tricnn_test_nets:net", "--mode", "train", "--input", "3,8,8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["graph"] == "net"
