@@ -14,6 +14,7 @@ the function is. Arithmetic simplifies itself as it is written (``1 * x`` is ``x
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,7 +222,10 @@ def _numpy_where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def _numpy_erf(x: Any) -> Any:
-    """The error function, by PyTorch: NumPy has none."""
+    """The error function, by PyTorch: NumPy has none. Of one number by Python, so that what a row is asked while its
+    table is made needs no PyTorch."""
+    if np.ndim(x) == 0:
+        return np.asarray(x).dtype.type(math.erf(x))
     import torch
 
     return torch.erf(torch.from_numpy(np.ascontiguousarray(x))).numpy().reshape(np.shape(x))
