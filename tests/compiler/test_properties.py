@@ -22,7 +22,8 @@ POLICIES = ("all", "auto", "epilogue", "none")
 DECLARED = {
     "input", "parameter", "buffer", "conv2d", "linear", "batch_norm", "relu", "sigmoid", "tanh", "add", "scale",
     "max_pool2d", "avg_pool2d", "global_avg_pool", "concat", "slice_channels", "pad_channels", "flatten", "unflatten",
-    "local_response_norm", "dropout", "softmax",
+    "local_response_norm", "dropout", "softmax", "conv_transpose2d", "upsample_nearest2d", "upsample_bilinear2d",
+    "adaptive_avg_pool2d", "zero_pad2d", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
 }  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def settled(examples: int):
 
 
 def test_every_operation_that_can_be_declared_is_drawn():
-    assert {node.op for seed in range(150) for node in drawn(seed, images=True).nodes} == DECLARED
+    assert {node.op for seed in range(300) for node in drawn(seed, images=True).nodes} == DECLARED
 
 
 def compiled(net: Graph, mode: str, policy: str, values: dict[str, np.ndarray], dtype: str = "fp64"):
