@@ -9,7 +9,7 @@ import matplotlib.image
 import numpy as np
 import torch
 
-from tricnn.cli.main import run as main
+from tricnn.cli.command_line import run as main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NETWORK = str(EXAMPLES / "my_network.txt")

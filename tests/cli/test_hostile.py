@@ -162,6 +162,8 @@ AT_THE_LIMITS = [
 SCRIPT = """
 import contextlib, io, json, resource, sys
 from tricnn.cli import main
+from tricnn.system import waiting
+waiting.SECONDS_BETWEEN_LINES = 3600  # what is said meanwhile is not what is looked at here
 resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 for path in sys.argv[1:]:

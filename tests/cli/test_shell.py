@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import tricnn as package
-from tricnn.cli.main import COMMANDS
+from tricnn.cli.command_line import COMMANDS
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(package.__file__))}
 TRICNN = [sys.executable, "-m", "tricnn"]

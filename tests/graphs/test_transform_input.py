@@ -122,7 +122,7 @@ def test_loading_pytorchs_weights_says_which_images_they_expect(name: str, tmp_p
 
 
 def test_show_says_what_becomes_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tricnn.cli.main import run
+    from tricnn.cli.command_line import run
 
     def shown(*arguments: str) -> str:
         assert run(["show", *arguments]) == 0

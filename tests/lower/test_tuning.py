@@ -57,7 +57,7 @@ def are_exact(kind, block, dtype):
 
 def are_exact_in_boxes(kind, block, dtype, monkeypatch):
     """With three programs only, where they stay, so that each computes tile after tile."""
-    monkeypatch.setattr(tiles, "programs", lambda: 3)
+    monkeypatch.setattr(tiles, "programs", lambda target: 3)
     wrong = {}
     with quick_interpreter():
         for problem, batch, template, descriptors in boxed_edges(kind, *block, dtype):
@@ -118,9 +118,9 @@ def test_a_kernel_that_computes_something_else_is_not_exact(monkeypatch):
     """The check can fail: a convolution that pads one pixel less."""
     ((problem, batch), *_) = edges("conv2d", 32, 32, 32, "bf16")
     assert mistakes(problem, Tile(32, 32, 32, 4, 2), batch) == 0
-    honest = lower_contractions.call_text
+    honest = lower_contractions.Call
     monkeypatch.setattr(
-        lower_contractions, "call_text", lambda t, p, sizes, *o: honest(t, p, {**sizes, "PT": sizes["PT"] - 1}, *o)
+        lower_contractions, "Call", lambda t, p, sizes, *o: honest(t, p, {**sizes, "PT": sizes["PT"] - 1}, *o)
     )
     assert mistakes(problem, Tile(32, 32, 32, 4, 2), batch) > 0
 
@@ -130,9 +130,9 @@ def test_boxes_from_somewhere_else_are_not_exact(monkeypatch, template, constant
     """The same of boxes: eight columns aside, or eight channels fewer."""
     case = next(c for c in boxed_edges("conv2d", 32, 32, 32, "bf16") if c.template == template)
     assert mistakes(case.problem, Tile(32, 32, 32, 4, 2), case.batch) == 0
-    honest = boxes.call_text
+    honest = boxes.Call
     monkeypatch.setattr(
-        boxes, "call_text", lambda t, p, sizes, *o: honest(t, p, {**sizes, constant: sizes[constant] - 8}, *o)
+        boxes, "Call", lambda t, p, sizes, *o: honest(t, p, {**sizes, constant: sizes[constant] - 8}, *o)
     )
     assert mistakes(case.problem, Tile(32, 32, 32, 4, 2), case.batch) > 0
 

@@ -76,6 +76,14 @@ def padded() -> Graph:
     return b.build(b.softmax(b.linear(b.flatten(b.add_(x, y)), 3, name="fc")))
 
 
+def masked() -> Graph:
+    """A number for each pixel, by which all its channels are multiplied: its gradient is a sum of channels."""
+    b = GraphBuilder("masked")
+    x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 6, 6)), 6, 3, padding=1, bias=False, name="c1"), name="b1"))
+    mask = b.sigmoid(b.conv2d(x, 1, 3, padding=1, name="c2"))
+    return b.build(b.linear(b.global_avg_pool(b.add("mul", x, mask, name="masked")), 3, name="fc"))
+
+
 def boxes() -> Graph:
     """Images of 8x7 pixels that 3x3 convolutions multiply as they lie in memory, forwards and backwards: in boxes of
     4x8, some of whose pixels are not there; with statistics, and with a result of more channels than a tile."""
@@ -94,7 +102,7 @@ def boxes() -> Graph:
 GRAPHS = {
     **{kind: network(kind) for kind in KINDS},
     **{f"net_{g.name}": g for g in NETS if g.name in ("lenet", "branches", "preactivation")},
-    **{g.name: g for g in (depthwise(), bottleneck(), inception(), vgg(), padded())},
+    **{g.name: g for g in (depthwise(), bottleneck(), inception(), vgg(), padded(), masked())},
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import file_path, whole
-from .main import Parser, guarded
+from .command_line import Parser, guarded
 
 if TYPE_CHECKING:
     from tricnn.ir import Graph
