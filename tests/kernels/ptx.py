@@ -1,8 +1,8 @@
-"""Runs PTX on the CPU: the first block of threads, side by side, without branches, as much as small kernels use of it.
+"""Runs PTX on the CPU: the first block of threads, side by side, branches only forward, as small kernels use it.
 
 What Triton's interpreter computes is not always what a GPU does, and no GPU is needed to see it: the instructions of
-the compiled kernel say so. Their meaning is that of the PTX ISA (9.7.1 to 9.7.9); approximations (ex2, rsqrt, div.full)
-are computed in float64 and rounded.
+the compiled kernel say so. Their meaning is that of the PTX ISA (9.7.1 to 9.7.9); approximations (ex2, rsqrt,
+div.full) are computed in float64 and rounded. A thread that branches does nothing until the label.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 LINE = re.compile(r"^\s+(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s+(.*?);", re.MULTILINE)
+STEP = re.compile(rf"{LINE.pattern}|^(\$\w+):", re.MULTILINE)  # an instruction, or a label
 NUMPY = {"f32": np.float32, "s32": np.int32, "u32": np.uint32, "b32": np.uint32, "s64": np.int64, "u64": np.uint64,
          "b64": np.uint64, "u16": np.uint16, "s16": np.int16, "b16": np.uint16, "u8": np.uint8, "b8": np.uint8,
          "pred": np.bool_, "f16": np.float16}  # fmt: skip
@@ -20,7 +21,7 @@ NUMPY = {"f32": np.float32, "s32": np.int32, "u32": np.uint32, "b32": np.uint32,
 def instructions(ptx: str) -> list[str]:
     """The names of the instructions that compute, without what moves, addresses and returns."""
     found = [name for _, _, name, _ in LINE.findall(ptx)]
-    return [n for n in found if not re.match(r"(ld|st|mov|ret|cvta|mul\.wide|add\.s64|and\.b32|shl)\b", n)]
+    return [n for n in found if not re.match(r"(ld|st|mov|ret|cvta|mul\.wide|mad\.wide|add\.s64|and\.b32|shl)\b", n)]
 
 
 class Threads:
@@ -32,8 +33,18 @@ class Threads:
         names = re.findall(r"\.param [^,)]*?(\w+_param_\d+)", ptx)
         self.parameters = dict(zip(names, arguments))
         body = ptx[ptx.index("{", ptx.index(".entry")) :]
-        for negated, guard, name, operands in LINE.findall(body):
-            active = self.registers[guard] ^ bool(negated) if guard else np.ones(threads, bool)
+        running, waiting, passed = np.ones(threads, bool), dict[str, np.ndarray](), set[str]()
+        for negated, guard, name, operands, label in STEP.findall(body):
+            if label:
+                running = running | waiting.pop(label, np.zeros(threads, bool))
+                passed.add(label)
+                continue
+            active = running & (self.registers[guard] ^ bool(negated)) if guard else running
+            if name.split(".")[0] == "bra":
+                assert operands not in passed, f"a branch back to {operands}"
+                waiting[operands] = waiting.get(operands, np.zeros(threads, bool)) | active
+                running = running & ~active
+                continue
             with np.errstate(all="ignore"):
                 self.run(name.split("."), self.operands(operands), active)
 
@@ -112,9 +123,9 @@ class Threads:
         elif op == "cvt":
             x = self.value(operands[1], "b16" if kind == "bf16" else kind)
             self.put(operands[0], convert(name, x), active)
-        elif op == "mul" and name[1] == "wide":
-            a, b = (self.value(x, kind).astype(kind[0].replace("s", "i") + "8") for x in operands[1:])
-            self.put(operands[0], a * b, active)
+        elif op in ("mul", "mad") and name[1] == "wide":
+            a, b = (self.value(x, kind).astype(kind[0].replace("s", "i") + "8") for x in operands[1:3])
+            self.put(operands[0], a * b + (self.value(operands[3], f"{kind[0]}64") if op == "mad" else 0), active)
         else:
             known = OPERATIONS[".".join(x for x in name[:-1] if x not in ("rn", "ftz", "lo"))]
             values = [self.value(x, "u32" if op in ("shl", "shr") and i else kind) for i, x in enumerate(operands[1:])]
@@ -176,4 +187,5 @@ OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
     "max.NaN": np.maximum, "min.NaN": np.minimum,
     "div": _truncated, "rem": lambda a, b: a - b * _truncated(a, b).astype(a.dtype),
     "div.full": _wide(np.divide), "ex2.approx": _wide(np.exp2), "rsqrt.approx": _wide(lambda a: 1 / np.sqrt(a)),
+    "sqrt": _wide(np.sqrt),
 }  # fmt: skip

@@ -201,8 +201,9 @@ def _special(y: Any, *parts: Any) -> Any:
 
 
 def _of_exp(y: Any, x: Any) -> Any:
-    """exp(x) is 2^(x * log2(e)), and that product is rounded."""
-    return (SPECIAL + np.abs(x)) * np.abs(y)
+    """exp(x) is 2^(x * log2(e)), and that product is rounded. Below -128 it is 0, above 128 infinity, whatever that
+    rounding does."""
+    return (SPECIAL + np.minimum(np.abs(x), 128.0)) * np.abs(y)
 
 
 def _of_difference(y: Any, x: Any) -> Any:
@@ -284,8 +285,8 @@ FUNCTIONS: dict[str, Meaning] = {
                    finite=False),
     "log1p": Meaning("log1p", "log1p", "log1p({0})", lambda p, y: [ONE / (1.0 + p[0])], operations=24,
                      error=_special, finite=False),
-    "sqrt": Meaning("sqrt", "sqrt", "tl.sqrt({0})", lambda p, y: [0.5 / y], operations=8, error=_special,
-                    finite=False),
+    # Triton's plain one takes subnormal numbers for 0: negative ones give no NaN, positive ones an infinite slope
+    "sqrt": Meaning("sqrt", "sqrt", "tl.sqrt_rn({0})", lambda p, y: [0.5 / y], operations=16, finite=False),
     "sigmoid": Meaning(
         _numpy_sigmoid, "sigmoid", "tl.sigmoid({0})", lambda p, y: [y * (1.0 - y)], operations=16, error=_of_exp
     ),
