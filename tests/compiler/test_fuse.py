@@ -235,6 +235,17 @@ def test_inference_kernels(declare, kernels):
     assert len(plan.kernels) == kernels, str(plan)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_result_that_a_transposed_convolution_reads_is_there(parts):
+    b = GraphBuilder("g")
+    x = b.input("x", (3, 4, 4))
+    joined = b.concat([b.conv2d(x, 2, 1) for _ in range(parts)], name="joined")
+    b.output(joined, "joined")
+    b.output(b.conv_transpose2d(joined, 3, 2), "image")
+    for policy in ("auto", "all", "none"):
+        check_plan(b.build(), "infer", policy)
+
+
 def test_residual_blocks_infer_in_a_kernel_per_convolution():
     """The shortcut's addition and the ReLU after it belong to the convolution computed last."""
     net = next(n for n in NETS if n.name == "residual")

@@ -139,7 +139,8 @@ def join_slices(graph: Graph) -> Graph:
     gradients = []
     for node in [n for n in graph.nodes if n.row.joins == "channels"]:
         readers = [r for r in graph.consumers[node.name] if r.inputs[0] == node.name]
-        if any(r.row.product in ("by_input", "by_weight") for r in readers):
+        of_product = any(r.row.product in ("by_input", "by_weight") for r in readers)
+        if of_product and node.name not in work.results:  # a result keeps its name
             gradients.append(node)
         else:
             work.absorb(node)

@@ -147,9 +147,6 @@ class _Fuser:
                 kernels.dissolve(before)
             there = [Site((value,), (node,), group) for value in kernels.within(group, node)]
             self.answers.add({site.edge: rule.answer(kernels, site, None) for site in there})  # of the group's values
-            if node.name in kernels.inlined:  # it is here on the way to others, and formed by whoever reads it
-                again = why("{reader} is recomputed wherever it is read", reader=node.name)
-                self.answers.settle((tail.name, node.name), Refused(rule.name, again, kernels.bytes(tail.name)))
             kernels.join(group, node)
             if not isinstance(rule, Epilogue):
                 self.take_beside(group, node)
@@ -193,19 +190,22 @@ class _Fuser:
         bodies, apart = [], []
         for group in kernels.groups.values():
             body, reads = kernels.body(group)
-            own = set(body)
             for site in [s for s in at_hand.sites(kernels, group, list(reads)) if self.ask(at_hand, s)]:
                 kernels.recompute(site.value, body, reads)
-            apart += [(group, v, n) for n in body.keys() - own for v in kernels.operands(body[n]) if v in reads]
+            own = {n.name for n in group.members} - kernels.inlined
+            again = [n for n in body.values() if n.name not in own]
+            apart += [(group, v, n.name) for n in again for v in kernels.operands(n) if v in reads]
             ordered = tuple(sorted(body.values(), key=lambda n: kernels.order[n.name]))
             read_later.update(reads)
             bodies.append((group, ordered, sorted(reads, key=lambda v: kernels.order[v])))
+        # What one kernel fuses, another may load, to compute the reader once more.
         for group, value, name in apart:
             if not self.answers.is_fused((value, name)):
                 continue
             loads = why("the kernel of {anchor} loads {value}, and computes {reader} again of it",
                         anchor=group.anchor.name, value=value, reader=name)  # fmt: skip
-            self.answers.settle((value, name), Refused(at_hand.name, loads, kernels.bytes(value)))
+            rule = PROLOGUE if name in kernels.inlined else at_hand
+            self.answers.settle((value, name), Refused(rule.name, loads, kernels.bytes(value)))
         bodies.sort(key=lambda item: kernels.order[item[0].anchor.name])
         made = []
         for group, ordered, reads_sorted in bodies:
