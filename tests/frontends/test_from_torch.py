@@ -47,7 +47,11 @@ def case(name: str) -> tuple[nn.Module, Graph]:
     return module, imported(module, shape)
 
 
-@pytest.mark.parametrize("name", CASES)
+#: those whose export takes many seconds; the operations in them have tests of their own
+LONG = ("resized", "arithmetic", "shapes")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in CASES])
 def test_what_it_computes(name: str) -> None:
     module, graph = case(name)
     check_infer(module, graph, CASES[name][1])

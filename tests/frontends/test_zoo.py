@@ -6,8 +6,17 @@ import tricnn
 from tests.graphs.comparison import Case
 from tricnn.lower.from_graph import lowered
 
-QUICK = ["lenet", "resnet18"]
-SLOW = ["alexnet_2012", "vgg11_bn", "googlenet_bn", "inception_v3", "resnet50", "cifar_resnet20", "inception_block"]
+QUICK = ["lenet"]
+SLOW = [
+    "resnet18",
+    "alexnet_2012",
+    "vgg11_bn",
+    "googlenet_bn",
+    "inception_v3",
+    "resnet50",
+    "cifar_resnet20",
+    "inception_block",
+]
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
