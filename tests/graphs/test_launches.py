@@ -74,11 +74,27 @@ LAUNCHES = {
     "cifar_resnet20_preactivation": (118, 25),
 }
 #: deeper members made of the same blocks as a shallower one, and those that take more than a second or two to plan
-DEEP = """
-    resnet101 resnet152 resnet101_v2 resnet152_v2 cifar_resnet110 inception_v4 inception_resnet_v2
-    resnext101_32x8d resnext101_64x4d wide_resnet50_2 wide_resnet101_2 densenet121 densenet161 densenet169 densenet201
-    mobilenet_v3_small shufflenet_v2_x0_5 shufflenet_v2_x1_5 shufflenet_v2_x2_0
-""".split()
+DEEP = [
+    "resnet101",
+    "resnet152",
+    "resnet101_v2",
+    "resnet152_v2",
+    "cifar_resnet110",
+    "inception_v4",
+    "inception_resnet_v2",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
+]
 #: MB per image, training
 BYTES = {"resnet18": 53, "resnet50": 245, "vgg16_bn": 260, "googlenet_bn": 78}
 #: the share of the unfused bytes that a fused training step may move
