@@ -19,6 +19,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def main() -> int:
         if options.command == "compare":
             return compared(options.old, options.new)
         cases = list(product(options.networks, options.modes, options.policies, options.targets))
-        tell = lambda text: print(text, file=sys.stderr)  # noqa: E731
+        tell = partial(print, file=sys.stderr)
         record(cases, options.file, options.batch, options.dtype, not options.no_text, tell)
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)

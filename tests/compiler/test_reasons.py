@@ -8,7 +8,7 @@ import pytest
 from tests.compiler.nets import NETS
 from tricnn.compiler.cost import Cost
 from tricnn.compiler.fusion import following
-from tricnn.compiler.fusion.answers import Decision, why
+from tricnn.compiler.fusion.answers import Decision, Why, why
 from tricnn.compiler.fusion.epilogue import Epilogue
 from tricnn.compiler.fusion.fuser import fuse
 from tricnn.compiler.fusion.pooling import Pooling
@@ -123,12 +123,14 @@ def test_a_copy_says_which_part_has_no_place() -> None:
     assert reason(graph, "y", "whole").startswith("placement: no kernel stores x (input)")
 
 
-SAYS_NO = lambda *arguments: why("the test {verb} so", verb="says")  # noqa: E731
+def says_no(*arguments: object) -> Why:
+    """A check's answer that nothing passes."""
+    return why("the test {verb} so", verb="says")
 
 
 def refuse_all(monkeypatch: pytest.MonkeyPatch, where: object, check: str) -> None:
     """Let a check refuse whatever it is asked."""
-    monkeypatch.setattr(where, check, SAYS_NO)
+    monkeypatch.setattr(where, check, says_no)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import nn
 import tricnn
 from tests.frontends import modules
 from tests.frontends.judge import check_infer, check_train, images, imported, lively, load
+from tricnn.frontends.assembler import NotImported
 from tricnn.ir import Graph
 
 LENET = (1, 12, 12)
@@ -149,7 +150,7 @@ def test_one_graph_for_every_batch_and_kind_of_example() -> None:
 def test_everything_unknown_is_said_at_once() -> None:
     """Each operation with its line of code; what follows is looked at too, and gives no error of its own."""
     module = modules.Unknown()
-    with pytest.raises(tricnn.TricnnError) as caught:
+    with pytest.raises(NotImported) as caught:
         imported(module, (2, 9, 9))
     message = str(caught.value)
     assert "\n" not in message
@@ -157,14 +158,14 @@ def test_everything_unknown_is_said_at_once() -> None:
     assert "`x = torch.cumsum(self.conv(x), 1)` and 1 more): not supported" in message
     assert message.endswith("docs/pytorch.md has the supported operations: write forward with those, or import a part "
                             "of the module")  # fmt: skip
-    found = caught.value.problems  # type: ignore[attr-defined]
+    found = caught.value.problems
     assert [p.operation for p in found] == [
         "aten.cumsum.default", "aten.erfinv.default", "aten.cumsum.default", "aten.roll.default",
     ]  # fmt: skip
     lines = Path(modules.__file__).read_text().split("\n")
     for problem in found:
-        number, code = re.fullmatch(r"modules\.py:(\d+) `(.*)`", problem.code).groups()  # type: ignore[union-attr]
-        assert lines[int(number) - 1].strip() == code
+        place = re.fullmatch(r"modules\.py:(\d+) `(.*)`", problem.code)
+        assert place and lines[int(place[1]) - 1].strip() == place[2]
 
 
 class _Wrong(nn.Module):

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 import tricnn
 from tests.frontends import modules
 from tests.frontends.judge import lively
-
-onnx = pytest.importorskip("onnx")
-from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 
 def network(name: str) -> tuple[tricnn.Graph, tricnn.Model]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ class _Reader:
             name = "logits" if len(outputs) == 1 else accepted_name(x.name, "output")
             self.a.site = Site("", False, f"output {x.name}")
             if value is not UNKNOWN:
-                found = self.a.attempt(lambda value=value: self.a.plain(value), None)  # type: ignore[misc]
+                found = self.a.attempt(partial(self.a.plain, value), None)
                 if isinstance(found, str):
                     self.a.builder.output(found, name)
         self.a.refuse(self.a.builder.name, "docs/onnx.md has the supported operators; simplifying the file may help")
