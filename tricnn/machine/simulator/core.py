@@ -48,7 +48,7 @@ assert int(Kind.EXIT) == EXIT == 19
 NEVER = 1e18
 RING = 16  # groups of copies or products in flight that are told apart
 PHASES = 8  # phases of one barrier that are told apart
-BARRIERS = 64
+BARRIERS = 64  # most barriers in shared memory that one program uses
 NAMED = 16  # barriers of a program that BAR.SYNC names
 (
     DRAM, L2, PORT, DRAM_LATENCY, L2_LATENCY, L1_LATENCY, PROGRAM_START, LOAD_SHARE, MATRIX_SLOWDOWN, MATRIX_QUEUE,

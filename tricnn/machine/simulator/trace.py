@@ -17,38 +17,27 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .core import BARRIERS
 from .decode import (
-    ABSOLUTE,
-    COMPLEMENT,
-    EXTENDED,
     GUARD,
     GUARD_MODIFIER,
-    HIGH,
     NEEDED,
-    NEGATED,
     NOTE,
     NOTE_ARM,
     NOTE_MATRICES,
     NOTE_ONCE,
-    NUMBERS,
-    OFFSET,
-    OR,
     RESULT,
     RESULT_2,
-    RIGHT,
-    SIGNED,
     SIZE,
     SOURCES,
     STEERING,
     TARGET,
     WHAT,
-    WIDE_ADDRESS,
-    XOR,
     Op,
 )
+from .lanes import LANES, MULTIPLY_WIDE, execute
+from .warp_accesses import bank_cycles, places, sector_bytes
 
-LANES = 32
-BARRIERS = 64  # most barriers in shared memory that one program uses
 #: iterations of a loop that are followed in full; from then on its accesses are those that were seen last
 FOLLOWED = 32
 #: instructions of one program after which its trace is given up
@@ -64,340 +53,8 @@ REFUSALS = {
     TOO_LONG: f"a program executes more than {MOST_INSTRUCTIONS:,} instructions",
     OFF_THE_END: "the code ends without an exit",
 }
-MASK = 0xFFFFFFFF
 # plain integers for compiled code
-_O = {op.name: int(op) for op in Op}
-ADD, MULTIPLY, MULTIPLY_WIDE, MULTIPLY_HIGH = _O["ADD"], _O["MULTIPLY"], _O["MULTIPLY_WIDE"], _O["MULTIPLY_HIGH"]
-LOGIC, COMPARE, PREDICATE_LOGIC, SELECT = _O["LOGIC"], _O["COMPARE"], _O["PREDICATE_LOGIC"], _O["SELECT"]
-SHIFT, SHIFT_ADD, EXTEND, PERMUTE, MINMAX = _O["SHIFT"], _O["SHIFT_ADD"], _O["EXTEND"], _O["PERMUTE"], _O["MINMAX"]
-COPY, LANE, FIRST_LANE, ELECT, VOTE, SHUFFLE = (
-    _O["COPY"], _O["LANE"], _O["FIRST_LANE"], _O["ELECT"], _O["VOTE"], _O["SHUFFLE"])  # fmt: skip
-PACK, UNPACK, TO_FLOAT, FROM_FLOAT, RECIPROCAL = (
-    _O["PACK"], _O["UNPACK"], _O["TO_FLOAT"], _O["FROM_FLOAT"], _O["RECIPROCAL"])  # fmt: skip
-ONES, LEADING, BRANCH, EXIT, REFUSED, SET = (
-    _O["ONES"], _O["LEADING"], _O["BRANCH"], _O["EXIT"], _O["REFUSED"], _O["SET"])  # fmt: skip
-UNKNOWN, NOTHING = _O["UNKNOWN"], _O["NOTHING"]
-
-
-@njit(cache=True, error_model="numpy")
-def _modified(value, modifier):
-    """A 32-bit value with its operand's modifier; minus carries into bit 32, as the adder's complement does."""
-    if modifier & ABSOLUTE and value >> 31:
-        value = (-value) & MASK
-    if modifier & NEGATED:
-        return ((~value) & MASK) + 1
-    if modifier & COMPLEMENT:
-        return (~value) & MASK
-    return value
-
-
-@njit(cache=True, error_model="numpy")
-def _signed(value):
-    value &= MASK
-    return value - (1 << 32) if value >> 31 else value
-
-
-@njit(cache=True, error_model="numpy")
-def _compute(row, values, known, on, warp_first):
-    """Execute one instruction for the lanes that are on. values, known: [row, lane]."""
-    what, result, result2 = row[WHAT], row[RESULT], row[RESULT_2]
-    n0, n1 = row[NUMBERS], row[NUMBERS + 1]
-    r0, r1, r2, r3, r4 = row[SOURCES], row[SOURCES + 2], row[SOURCES + 4], row[SOURCES + 6], row[SOURCES + 8]
-    m0, m1, m2, m3, m4 = (row[SOURCES + 1], row[SOURCES + 3], row[SOURCES + 5], row[SOURCES + 7], row[SOURCES + 9])
-    if what in (FIRST_LANE, ELECT):
-        first = 0
-        while not on[first]:
-            first += 1
-        for lane in range(LANES):
-            if what == ELECT:
-                if on[lane]:
-                    values[result, lane], known[result, lane] = int(lane == first), True
-            else:  # a uniform register is the whole warp's
-                values[result, lane], known[result, lane] = values[r0, first], known[r0, first]
-        return
-    if what == VOTE:
-        bits, sure, every = 0, True, True
-        for lane in range(LANES):
-            if on[lane]:
-                p = values[r0, lane] ^ (1 if m0 else 0)
-                sure = sure and known[r0, lane]
-                every = every and p != 0
-                bits |= p << lane
-        answer = bits if n1 else (int(every) if n0 else int(bits != 0))
-        for lane in range(LANES):
-            values[result, lane], known[result, lane] = answer, sure
-        return
-    if what == SHUFFLE:
-        moved = np.empty(LANES, np.int64)
-        sure_of = np.empty(LANES, np.bool_)
-        for lane in range(LANES):
-            other = values[r1, lane] & 31
-            if n0:
-                other = lane ^ other
-            moved[lane], sure_of[lane] = values[r0, other], known[r0, other] and known[r1, lane]
-        for lane in range(LANES):
-            if on[lane]:
-                values[result, lane], known[result, lane] = moved[lane], sure_of[lane]
-        return
-    # of predicates the complement is of one bit
-    flip0, flip1, flip2, flip3, flip4 = m0 != 0, m1 != 0, m2 != 0, m3 != 0, m4 != 0
-    extended = what in (MULTIPLY_WIDE, MULTIPLY_HIGH)
-    for lane in range(LANES):
-        if not on[lane]:
-            continue
-        sure0, sure1, sure2, sure3 = known[r0, lane], known[r1, lane], known[r2, lane], known[r3, lane]
-        sure = sure0 and sure1 and sure2 and sure3 and known[r4, lane]
-        x, y, z = _modified(values[r0, lane], m0), _modified(values[r1, lane], m1), _modified(values[r2, lane], m2)
-        fourth = values[r3, lane]
-        p0, p1, p2 = values[r0, lane] ^ flip0, values[r1, lane] ^ flip1, values[r2, lane] ^ flip2
-        p3, p4 = fourth ^ flip3, values[r4, lane] ^ flip4
-        out, second, certain, certain2 = 0, 0, sure, sure
-        if what == ADD:
-            total = x + y + z + p3 + p4
-            out, second = total, int(total >> 32 != 0)
-        x, y, z = x & MASK, y & MASK, z & MASK
-        if what == UNKNOWN:
-            certain = certain2 = False
-            for register in range(n0, n0 + n1):
-                known[register, lane] = False
-        elif what == SET:
-            out, certain = 1, True
-        elif what == LANE:
-            out, certain = lane + (warp_first if n0 else 0), True
-        elif what == MULTIPLY:
-            out = x * y + z + p3  # the lower half is right however it overflows
-        elif extended:
-            if n0 & SIGNED:
-                x, y = _signed(x), _signed(y)
-            product = np.uint64(x) * np.uint64(y)
-            addend = np.uint64(z) | (np.uint64(fourth) << np.uint64(32))
-            whole = product + addend
-            high = np.int64(whole >> np.uint64(32))
-            if what == MULTIPLY_HIGH:
-                out = high
-            else:
-                out, second = np.int64(whole & np.uint64(MASK)), int(whole < addend)
-                values[result + 1, lane], known[result + 1, lane] = high, sure
-        elif what == LOGIC:
-            for k in range(8):
-                if n0 >> k & 1:
-                    out |= (x if k & 4 else ~x) & (y if k & 2 else ~y) & (z if k & 1 else ~z)
-            second = int(out & MASK != 0)
-        elif what == COMPARE:
-            if n1 & SIGNED:
-                x, y = _signed(x), _signed(y)
-            if n0 < 2:
-                holds = x < y or (n0 == 1 and x == y)
-            elif n0 < 4:
-                holds = x > y or (n0 == 3 and x == y)
-            else:
-                holds = (x == y) != (n0 == 5) if n0 < 6 else n0 == 6
-            clear = sure0 and sure1
-            if n1 & EXTENDED and x == y:  # of 64-bit numbers: the lower halves decide where the upper ones are equal
-                holds = p3 != 0
-                clear = clear and sure3
-            also = p2 != 0
-            for number in range(2):
-                h = holds != (number == 1)
-                if n1 & OR:
-                    value, sure_of = h or also, (clear and sure2) or (clear and h) or (sure2 and also)
-                elif n1 & XOR:
-                    value, sure_of = h != also, clear and sure2
-                else:
-                    value, sure_of = h and also, (clear and sure2) or (clear and not h) or (sure2 and not also)
-                if number == 0:
-                    out, certain = int(value), sure_of
-                else:
-                    second, certain2 = int(value), sure_of
-        elif what == PREDICATE_LOGIC:
-            possible, possible2, every, every2 = False, False, True, True
-            for k in range(8):  # every value that what is not known may have
-                if (
-                    (sure0 and (k >> 2 & 1) != p0) or (sure1 and (k >> 1 & 1) != p1) or (sure2 and (k & 1) != p2)
-                ):  # fmt: skip
-                    continue
-                h, h2 = (n0 >> k & 1) != 0, (n1 >> k & 1) != 0
-                possible, possible2, every, every2 = possible or h, possible2 or h2, every and h, every2 and h2
-            out, second, certain, certain2 = int(possible), int(possible2), possible == every, possible2 == every2
-        elif what == SELECT:
-            out, certain = (x, sure0 and sure2) if p2 else (y, sure1 and sure2)
-        elif what == SHIFT:
-            joined = np.uint64(x) | (np.uint64(z) << np.uint64(32))
-            if y > 63:
-                joined = np.uint64(0) if not (n0 & RIGHT and n0 & SIGNED) else np.uint64(np.int64(joined) >> 63)
-            elif n0 & RIGHT:
-                joined = np.uint64(np.int64(joined) >> y) if n0 & SIGNED else joined >> np.uint64(y)
-            else:
-                joined = joined << np.uint64(y)
-            if n0 & HIGH:
-                joined >>= np.uint64(32)
-            out = np.int64(joined & np.uint64(MASK))
-        elif what == SHIFT_ADD:
-            shifted = (x << n0) & MASK
-            if n1 & HIGH:
-                upper = (MASK if x >> 31 else 0) if n1 & SIGNED else z
-                joined = (np.uint64(x) | (np.uint64(upper) << np.uint64(32))) << np.uint64(n0)
-                shifted = np.int64(joined >> np.uint64(32))
-            total = shifted + y + p3
-            out, second = total, int(total >> 32 != 0)
-        elif what == EXTEND:
-            bits = y & 31
-            out = x & ((1 << bits) - 1)
-            if n0 & SIGNED and bits and out >> (bits - 1) & 1:
-                out |= ~((1 << bits) - 1)
-        elif what == PERMUTE:
-            for k in range(4):
-                selected = y >> (4 * k) & 15
-                byte = (x if selected & 4 == 0 else z) >> (8 * (selected & 3)) & 255
-                if selected & 8:
-                    byte = 255 if byte & 128 else 0
-                out |= byte << (8 * k)
-        elif what == MINMAX:
-            if n1:
-                x, y = (x + y) & MASK, z
-            if n0 & SIGNED:
-                x, y = _signed(x), _signed(y)
-            out = min(x, y) if p3 else max(x, y)
-        elif what == COPY:
-            out, second, certain, certain2 = x, y, sure0, sure1
-        elif what == PACK:
-            out = x & ~n1
-            for k in range(7):
-                if n1 >> k & 1:
-                    out |= values[n0 + k, lane] << k
-                    certain = certain and known[n0 + k, lane]
-        elif what == UNPACK:
-            for k in range(7):
-                if n1 >> k & 1:
-                    values[n0 + k, lane], known[n0 + k, lane] = x >> k & 1, sure0
-        elif what == TO_FLOAT:
-            exact = _signed(x) if n0 & SIGNED else x
-            near = np.float32(exact)
-            if n1 and np.float64(near) < exact:  # towards plus infinity
-                near = np.nextafter(near, np.float32(np.inf))
-            out = _bits(near)
-        elif what == FROM_FLOAT:
-            number = np.float64(_float(x))
-            out = 0 if not number > 0 else (MASK if number >= 4294967295.0 else np.int64(number))
-        elif what == RECIPROCAL:
-            out = _bits(np.float32(1) / _float(x))
-        elif what == ONES:
-            while x:
-                x &= x - 1
-                out += 1
-        elif what == LEADING:
-            out = -1
-            while x:
-                x >>= 1
-                out += 1
-        values[result2, lane], known[result2, lane] = second & MASK, certain2
-        values[result, lane], known[result, lane] = out & MASK, certain
-
-
-@njit(cache=True, error_model="numpy")
-def _bits(number):
-    """The 32 bits of a float."""
-    one = np.empty(1, np.float32)
-    one[0] = number
-    return np.int64(one.view(np.uint32)[0])
-
-
-@njit(cache=True, error_model="numpy")
-def _float(bits):
-    one = np.empty(1, np.uint32)
-    one[0] = np.uint32(bits)
-    return one.view(np.float32)[0]
-
-
-@njit(cache=True, error_model="numpy")
-def _places(row, values, known, on, out):
-    """The address of each lane that is on, in ``out``; False if one is not known."""
-    low, low2, high, high2 = row[SOURCES], row[SOURCES + 2], row[SOURCES + 4], row[SOURCES + 6]
-    for lane in range(LANES):
-        if not on[lane]:
-            continue
-        if not (known[low, lane] and known[low2, lane] and known[high, lane] and known[high2, lane]):
-            return False
-        at = values[low, lane] + values[low2, lane] + row[OFFSET]
-        at += (values[high, lane] + values[high2, lane]) << 32
-        out[lane] = at if row[WIDE_ADDRESS] else at & MASK
-    return True
-
-
-@njit(cache=True, error_model="numpy")
-def bank_cycles(at, on, size):
-    """Clocks that a warp's access of shared memory takes.
-
-    Its 32 banks give 4 bytes each in a clock, so threads are served in groups whose accesses of ``size`` bytes are 128
-    bytes together, and a group takes as many clocks as the busiest bank has different words (CUDA programming guide,
-    shared memory of compute capability 5.0 and later)."""
-    granule = max(4, size)
-    group = min(32, 128 // granule)
-    banks = 128 // granule
-    cycles = 0
-    counts = np.zeros(32, np.int64)
-    seen = np.empty(32, np.int64)
-    for first in range(0, LANES, group):
-        counts[:] = 0
-        n, worst = 0, 0
-        for lane in range(first, first + group):
-            if not on[lane]:
-                continue
-            word = at[lane] // granule
-            new = True
-            for k in range(n):
-                if seen[k] == word:
-                    new = False
-                    break
-            if new:
-                seen[n] = word
-                n += 1
-                bank = word % banks
-                counts[bank] += 1
-                worst = max(worst, counts[bank])
-        cycles += worst
-    return cycles
-
-
-@njit(cache=True, error_model="numpy")
-def sector_bytes(at, on, tags, valid, ages, clock, cached):
-    """Bytes of the 32-byte sectors that a warp's access of global memory touches; if ``cached``, of those only that the
-    first-level cache (lines of 128 bytes, sectors filled one by one, the oldest line of a set replaced) lacks."""
-    seen = np.empty(32, np.int64)
-    n, moved = 0, 0
-    for lane in range(LANES):
-        if not on[lane]:
-            continue
-        sector = at[lane] >> 5
-        new = True
-        for k in range(n - 1, -1, -1):
-            if seen[k] == sector:
-                new = False
-                break
-        if not new:
-            continue
-        seen[n] = sector
-        n += 1
-        if not cached:
-            moved += 32
-            continue
-        line, bit = sector >> 2, 1 << (sector & 3)
-        index = (line ^ line >> 3 ^ line >> 6 ^ line >> 9 ^ line >> 12) % tags.shape[0]
-        way, oldest = -1, 0
-        for k in range(tags.shape[1]):
-            if tags[index, k] == line:
-                way = k
-                break
-            if ages[index, k] < ages[index, oldest]:
-                oldest = k
-        if way < 0:
-            way = oldest
-            tags[index, way], valid[index, way] = line, 0
-        ages[index, way] = clock
-        if valid[index, way] & bit == 0:
-            valid[index, way] |= bit
-            moved += 32
-    return moved
+BRANCH, EXIT, REFUSED = int(Op.BRANCH), int(Op.EXIT), int(Op.REFUSED)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -515,7 +172,7 @@ def follow(
                                     return why, pc
                             if row[column] and some:
                                 if sure:
-                                    _compute(row, values[w], known[w], on, w * LANES)
+                                    execute(row, values[w], known[w], on, w * LANES)
                                 else:  # whether it happens is not known, so what it would leave is not either
                                     for lane in range(LANES):
                                         if on[lane]:
@@ -560,7 +217,7 @@ def _note(
             first += 1
         on_one = np.zeros(LANES, np.bool_)
         on_one[first] = True
-        if not _places(row, values, known, on_one, place):
+        if not places(row, values, known, on_one, place):
             return UNKNOWN_BARRIER
         b = _barrier(barriers, place[first])
         if b < 0:
@@ -611,7 +268,7 @@ def _note(
         elif note == 1 or note == NOTE_MATRICES:
             if some:
                 value = max(1.0, size / 4.0)
-                if _places(row, values, known, on, place):
+                if places(row, values, known, on, place):
                     value = bank_cycles(place, on, size)
         else:
             if note == 4:
@@ -619,7 +276,7 @@ def _note(
                 for lane in range(LANES):
                     if on[lane] and known[wanted, lane]:
                         on[lane] = values[wanted, lane] ^ flip != 0
-            if _places(row, values, known, on, place):
+            if places(row, values, known, on, place):
                 totals[3] += 1
                 value = sector_bytes(place, on, tags, valid, ages, totals[3], note == 2)
             else:
