@@ -31,9 +31,10 @@ ALLOWED = {
     "cli/show_command.py": 1,  # attributes of an input, scale and shift, which are operations' names as well
     "machine/candidates.py": 2,  # the kinds of problems that have tiles, which templates give their names
     "check/exact.py": 3,  # an exact problem for each kind of product
-    "frontends/torch_ops.py": 1,  # the registry: what PyTorch calls our operations
+    "frontends/torch_pointwise.py": 1,  # the registry: what PyTorch calls our operations
     "frontends/onnx_export.py": 1,  # the registry: what ONNX calls our operations
-    "frontends/onnx_ops.py": 4,  # what patterns in files are made of (silu, gelu); batch norm's operands
+    "frontends/onnx_pointwise.py": 3,  # what patterns in files are made of (silu, gelu)
+    "frontends/onnx_layers.py": 1,  # batch norm's operands
     "report/plots.py": 2,  # what a legend calls the three products of a convolution
 }
 

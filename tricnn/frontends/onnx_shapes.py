@@ -1,0 +1,156 @@
+"""ONNX operators in our words: shapes, slices, joins, padding, and images of another size.
+
+A reader takes the assembler, the node, its inputs and its attributes (onnx_ops.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from . import torch_shapes
+from .assembler import BATCH, Tensor, Unsupported, described
+from .onnx_inputs import given, ints, two_dimensional
+from .readers import Reader, entering
+
+READERS: dict[str, Reader] = {}
+reads = entering(READERS)
+
+
+def seen_as(a: Any, x: Any, shape: Sequence[int]) -> Any:
+    a.shape = tuple(shape)
+    return torch_shapes.reshaped(a, x)
+
+
+@reads("Reshape")
+def reshape(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    x = inputs[0]
+    wanted = ints(given(a, inputs, 1, attributes.get("shape")))
+    if not attributes.get("allowzero", 0):
+        wanted = [x.shape[i] if d == 0 else d for i, d in enumerate(wanted)]
+    if isinstance(x, Tensor) and wanted and wanted[0] == a.batch and a.batch is not None:
+        wanted[0] = BATCH
+    known = prod(d for d in wanted if d != -1)
+    if prod(x.shape) % max(known, 1):
+        raise Unsupported(f"{described(x.shape)} seen as {wanted}", "the batch must stay open: -1 or 0")
+    return seen_as(a, x, [prod(x.shape) // known if d == -1 else d for d in wanted])
+
+
+@reads("Flatten")
+def flatten(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    x, axis = inputs[0], attributes.get("axis", 1)
+    return seen_as(a, x, (prod(x.shape[:axis]), prod(x.shape[axis:])))
+
+
+@reads("Squeeze")
+def squeeze(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    x = inputs[0]
+    axes = given(a, inputs, 1, attributes.get("axes"))
+    gone = [d % len(x.shape) for d in ints(axes)] if axes is not None else [i for i, d in enumerate(x.shape) if d == 1]
+    return seen_as(a, x, [d for i, d in enumerate(x.shape) if i not in gone])
+
+
+@reads("Unsqueeze")
+def unsqueeze(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    x = inputs[0]
+    axes = ints(given(a, inputs, 1, attributes.get("axes")))
+    rank = len(x.shape) + len(axes)
+    new, old = {d % rank for d in axes}, iter(x.shape)
+    return seen_as(a, x, [1 if i in new else next(old) for i in range(rank)])
+
+
+@reads("Transpose")
+def transpose(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    x = a.tensor(inputs[0])
+    return torch_shapes.permuted(a, x, attributes.get("perm", list(range(len(x.shape)))[::-1]))
+
+
+@reads("Concat")
+def concat(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
+    return torch_shapes.concat(a, inputs, attributes["axis"])
+
+
+@reads("Split")
+def split(a: Any, node: Any, inputs: Any, attributes: Any) -> list[Any]:
+    x, axis = a.tensor(inputs[0]), attributes.get("axis", 0)
+    sizes = given(a, inputs, 1, attributes.get("split"))
+    if sizes is None:
+        size = -(-x.shape[axis] // len(node.output))
+        return torch_shapes.split(a, x, size, axis)
+    return torch_shapes.split_with_sizes(a, x, ints(sizes), axis)
+
+
+@reads("Slice")
+def slice_(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    x = a.tensor(inputs[0])
+    starts, ends = (ints(given(a, inputs, i + 1, attributes.get(n))) for i, n in enumerate(("starts", "ends")))
+    axes = ints(given(a, inputs, 3, attributes.get("axes", range(len(starts)))))
+    steps = ints(given(a, inputs, 4, [1] * len(starts)))
+    for axis, start, end, step in zip(axes, starts, ends, steps):
+        x = torch_shapes.sliced(a, x, axis, start, end, step)
+    return x
+
+
+@reads("Pad")
+def pad(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    x = a.tensor(inputs[0])
+    amounts = ints(given(a, inputs, 1, attributes.get("pads")))
+    value = given(a, inputs, 2, attributes.get("value", 0.0))
+    axes = [d % len(x.shape) for d in ints(given(a, inputs, 3, range(len(x.shape))))]
+    by_axis = {axis: (amounts[i], amounts[i + len(axes)]) for i, axis in enumerate(axes)}
+    if attributes.get("mode", "constant") != "constant":
+        raise Unsupported(f"{attributes['mode']} padding", "supported is padding by a number")
+    a.shape = x.shape
+    ordered = [v for axis in reversed(range(len(x.shape))) for v in by_axis.get(axis, (0, 0))]
+    return torch_shapes.pad(a, x, ordered, "constant", float(np.asarray(value).item()))
+
+
+@reads("Resize", "Upsample")
+def resize(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
+    x, mode = a.tensor(inputs[0]), attributes.get("mode", "nearest")
+    two_dimensional(x)
+    old = node.op_type == "Upsample" or a.version < 11
+    place = 1 if old else 2
+    scales = given(a, inputs, place, attributes.get("scales"))
+    sizes = None if old else given(a, inputs, 3)
+    scales = None if scales is None or not np.size(scales) else [float(s) for s in np.reshape(scales, -1)]
+    axes = attributes.get("axes")
+    if axes is not None and list(axes) == [2, 3]:
+        scales = None if scales is None else [1.0, 1.0, *scales]
+        sizes = None if sizes is None else [*x.shape[:2], *ints(sizes)]
+    size = [int(np.floor(n * s)) for n, s in zip(x.shape, scales)] if scales is not None else ints(sizes)
+    if size[1] != x.shape[1]:
+        raise Unsupported("channels are resized", "supported is resizing height and width")
+    where = attributes.get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    rounds = attributes.get("nearest_mode", "floor" if old else "round_prefer_floor")
+    whole = all(q % p == 0 for p, q in zip(x.shape[2:], size[2:]))
+    exact = scales is None or all(n * s == q for n, s, q in zip(x.shape[2:], scales[2:], size[2:]))
+    if attributes.get("antialias", 0) or not exact:
+        raise Unsupported("antialiasing, or a scale that gives no whole size", "give it sizes")
+    if mode == "nearest" and ((where == "asymmetric" and rounds == "floor") or (where == "half_pixel" and whole)):
+        return a.made(a.add("upsample_nearest2d", a.image(x), size=tuple(size[2:])))
+    if mode in ("linear", "bilinear") and where in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        corners = where == "align_corners"
+        return a.made(a.add("upsample_bilinear2d", a.image(x), size=tuple(size[2:]), align_corners=corners))
+    raise Unsupported(f"mode {mode} with {where}, {rounds}", "supported is PyTorch's nearest and bilinear")
+
+
+@reads("DepthToSpace")
+def depth_to_space(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
+    """CRD is PyTorch's order of channels; DCR has the place in the block first."""
+    image, r = a.image(inputs[0]), attributes["blocksize"]
+    if attributes.get("mode", "DCR") == "DCR":
+        image = a.add("channel_shuffle", image, groups=r * r)
+    return a.made(a.add("pixel_shuffle", image, upscale_factor=r))
+
+
+@reads("SpaceToDepth")
+def space_to_depth(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
+    """The place in the block comes before the channel."""
+    image = a.image(inputs[0])
+    channels = a.type(image).channels
+    apart = a.add("pixel_unshuffle", image, downscale_factor=attributes["blocksize"])
+    return a.made(a.add("channel_shuffle", apart, groups=channels))

@@ -1,0 +1,314 @@
+"""From an exported program to a graph: its nodes read one by one, its inputs and outputs under the module's names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..ir.graph import Graph
+from ..system.errors import GraphError
+from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, accepted_name
+from .torch_names import OTHERWISE, advice, target_name
+from .torch_ops import ATEN
+from .torch_source import code_of
+
+if TYPE_CHECKING:
+    import torch
+
+    Module = torch.nn.Module
+
+
+def assembled(module: Module, program: Any, inputs: Sequence[Any], name: str, loss_weights: dict[str, float]) -> Graph:
+    """The graph of an exported program."""
+    reader = _Reader(module, program, name)
+    reader.read()
+    reader.outputs(training_only(module, inputs, reader.structure), loss_weights)
+    reader.a.refuse(name, OTHERWISE)
+    reader.a.declare_unused()
+    return reader.a.builder.build()
+
+
+class _Reader:
+    """Goes through the calls of an exported program."""
+
+    def __init__(self, module: Module, program: Any, name: str):
+        self.module, self.program = module, program
+        self.first_name: dict[str, str] = {}  # of a parameter with several names: the first
+        self.a = Assembler(name, self.declared())
+        self.values: dict[Any, Any] = {}
+        self.paths = dict(module.named_modules(remove_duplicate=False))
+        given = [s.arg for s in program.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"]
+        values = [arg.name if is_tensor(arg) else None for arg in given]
+        self.results = [value for value in values if value is not None]
+        self.structure = structure_of(values, program.call_spec.out_spec)
+        self.rewritten = {n: found for n in program.graph.nodes if (found := rewriting(n)) is not None}
+
+    def declared(self) -> dict[str, Declared]:
+        """Every parameter and persistent buffer by its names."""
+        stored: dict[str, Declared] = {}
+        first: dict[int, str] = {}
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        buffers = dict(self.module.named_buffers(remove_duplicate=False))
+        training = any(p.requires_grad for p in parameters.values())
+        for name in self.module.state_dict():
+            x: torch.Tensor = parameters[name] if name in parameters else buffers[name]
+            stored[name] = Declared(tuple(x.shape), name in parameters and (x.requires_grad or not training))
+            self.first_name[name] = first.setdefault(id(x), name)
+        return stored
+
+    def placeholders(self) -> None:
+        """Parameters, buffers and inputs."""
+        by_name = {n.name: n for n in self.program.graph.nodes if n.op == "placeholder"}
+        for spec in self.program.graph_signature.input_specs:
+            node = by_name.get(getattr(spec.arg, "name", None))
+            if node is None:
+                continue
+            kind, target = spec.kind.name, spec.target
+            if kind in ("PARAMETER", "BUFFER") and target in self.first_name:
+                name = self.first_name[target]
+                self.values[node] = Stored(name, self.a.stored[name].shape)
+            elif kind in ("BUFFER", "CONSTANT_TENSOR"):
+                self.values[node] = constant_of(self.program, self.module, target)
+            elif kind == "USER_INPUT" and hasattr(node.meta.get("val"), "shape"):
+                self.values[node] = self.input(node)
+
+    def input(self, node: Any) -> Any:
+        shape = node.meta["val"].shape
+        if isinstance(shape[0], int):
+            raise GraphError(
+                f"{self.a.builder.name}: forward fixes the batch size to {shape[0]}; write it as x.shape[0] or -1, "
+                "never as a number, and decide nothing by it"
+            )
+        if not all(isinstance(d, int) for d in shape[1:]):
+            raise GraphError(f"{self.a.builder.name}: input {node.name} has more than one open size")
+        name = self.a.fresh(node.name)
+        return self.a.made(self.a.builder.input(name, tuple(shape[1:])))
+
+    def read(self) -> None:
+        """Read every call that an output needs."""
+        self.placeholders()
+        self.mutations()
+        needed = self.needed()
+        for node in self.program.graph.nodes:
+            if node.op != "call_function" or node not in needed:
+                continue
+            value = node.meta.get("val")
+            if isinstance(value, int | float | bool) or type(value).__name__ in ("SymInt", "SymFloat", "SymBool"):
+                self.values[node] = concrete(value)
+                continue
+            self.values[node] = self.call(node)
+
+    def call(self, node: Any) -> Any:
+        """What one call gives."""
+        target, args, kwargs = self.rewritten.get(node) or (target_name(node.target), node.args, node.kwargs)
+        value = node.meta.get("val")
+        shapes = shapes_of(value)
+        self.a.site = self.site(node, target)
+        self.a.shape = shapes
+        self.a.floating = bool(getattr(value, "is_floating_point", lambda: True)())
+        if target not in ATEN:
+            self.a.problem("not supported", advice(target))
+            return self.a.stand_in(shapes)
+        options = {key: self.given(x) for key, x in kwargs.items()}
+        operands = [self.given(x) for x in args]
+        flat = [y for x in operands for y in (x if isinstance(x, list) else [x])]
+        if any(x is UNKNOWN for x in flat):
+            return self.a.stand_in(shapes)
+        return self.a.attempt(lambda: ATEN[target](self.a, *operands, **options), shapes)
+
+    def given(self, argument: Any) -> Any:
+        """An argument of a call, exported nodes replaced by what they gave."""
+        if isinstance(argument, list | tuple):
+            return [self.given(item) for item in argument]
+        if type(argument).__name__ == "Node":
+            return self.values.get(argument)
+        return argument
+
+    def needed(self) -> set[Any]:
+        """The nodes that an output depends on."""
+        by_name = {n.name: n for n in self.program.graph.nodes}
+        waiting = [by_name[name] for name in self.results]
+        found: set[Any] = set()
+        while waiting:
+            node = waiting.pop()
+            if node in found:
+                continue
+            found.add(node)
+            if node in self.rewritten:
+                _, args, _ = self.rewritten[node]
+                waiting += [x for x in args if type(x).__name__ == "Node"]
+            else:
+                waiting += node.all_input_nodes
+        return found
+
+    def mutations(self) -> None:
+        """Note what forward changes besides running statistics."""
+        by_name = {n.name: n for n in self.program.graph.nodes}
+        for spec in self.program.graph_signature.output_specs:
+            if spec.kind.name != "BUFFER_MUTATION" or spec.target.endswith("num_batches_tracked"):
+                continue
+            node = by_name[spec.arg.name]
+            source = node.args[0] if node.args and node.target.__name__ == "getitem" else node
+            if "batch_norm" not in target_name(getattr(source, "target", "")):
+                site = self.site(node, target_name(node.target))
+                self.a.problem(f"forward changes the buffer {spec.target}", "only batch norm may change buffers", site)
+
+    def site(self, node: Any, target: str) -> Site:
+        """Where a call is in the module."""
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        path = re.sub(r"@\d+$", "", stack[-1]) if stack else ""
+        path = path if path in self.paths else ""
+        layer = self.paths[path]
+        alone = type(layer).__module__.startswith("torch.nn.modules") and not list(layer.children())
+        return Site(accepted_name(path, "") if path else "", alone, target, code_of(node))
+
+    def outputs(self, extra: set[str] | None, loss_weights: dict[str, float]) -> None:
+        """Declare the outputs; ``extra`` are those of training only, all but the first if it is None."""
+        by_name = {n.name: n for n in self.program.graph.nodes}
+        paths = list(self.structure.items())
+        names = [path for path, _ in paths]
+        if extra is not None and names and len(extra) == len(names) - 1:
+            names = ["logits" if path not in extra else path for path in names]
+        for (path, node_name), name in zip(paths, names):
+            node = by_name[node_name]
+            self.a.site = self.site(node, f"output {name}")
+            given = self.values.get(node)
+            if given is UNKNOWN:
+                continue
+            value = self.a.attempt(partial(self.a.plain, given), shapes_of(node.meta.get("val")))
+            if not isinstance(value, str):  # a stand-in
+                continue
+            only = extra is not None and path in extra
+            self.a.builder.output(value, name, loss_weight=loss_weights.pop(name, 1.0), training_only=only)
+        if loss_weights:
+            raise GraphError(
+                f"loss_weights: there is no output {', '.join(loss_weights)}; the outputs are {', '.join(names)}"
+            )
+
+
+def is_tensor(argument: Any) -> bool:
+    return type(argument).__name__ == "TensorArgument"
+
+
+def constant_of(program: Any, module: Module, target: str) -> Any:
+    """A tensor that no state_dict has: a number if it is one, else None."""
+    x = program.constants.get(target)
+    if x is not None and x.numel() == 1 and not x.is_meta and type(x).__name__ != "FakeTensor":
+        return x.item()
+    return None
+
+
+def concrete(value: Any) -> Any:
+    """A size with BATCH for the batch."""
+    if isinstance(value, int | float | bool):
+        return value
+    expression = value.node.expr
+    found = expression.subs(dict.fromkeys(expression.free_symbols, BATCH))
+    return int(found) if found.is_Integer else float(found)
+
+
+def shapes_of(value: Any) -> Any:
+    """The shape of a tensor, or a list of those of several, with BATCH for the batch."""
+    if isinstance(value, list | tuple):
+        return [shapes_of(v) for v in value]
+    return tuple(concrete(d) for d in value.shape) if hasattr(value, "shape") else None
+
+
+def structure_of(leaves: Sequence[Any], spec: Any) -> dict[str, Any]:
+    """The outputs by name, in order: what is None is left out."""
+    from torch.utils import _pytree as pytree
+
+    tree = pytree.tree_unflatten(list(leaves), spec)
+    named: dict[str, Any] = {}
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        if leaf is not None:
+            name = output_name(path)
+            while name in named:
+                name += "_"
+            named[name] = leaf
+    return named
+
+
+def output_name(path: Sequence[Any]) -> str:
+    """The name of an output by the keys that lead to it."""
+    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
+    if not parts:
+        return "logits"
+    if all(part.isdigit() for part in parts):
+        return "output" + "_".join(parts)
+    return accepted_name(".".join(parts), "output")
+
+
+def training_only(module: Module, inputs: Sequence[Any], structure: dict[str, Any]) -> set[str] | None:
+    """The outputs that the module has in train() only, found by running it in eval() on tensors without numbers; None
+    if there is nothing to find."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils import _pytree as pytree
+
+    if not module.training or len(structure) < 2:
+        return None
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        module.eval()
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+            result = module(*[x if x.is_meta else fake.from_tensor(x) for x in inputs])
+    except Exception:  # nothing can be said then
+        return None
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+    found = pytree.tree_flatten_with_path(result)[0]
+    kept = {output_name(path) for path, leaf in found if leaf is not None}
+    if kept == {"logits"} and "logits" not in structure:
+        kept = {next(iter(structure))}
+    return set(structure) - kept
+
+
+def state_of(module: Module) -> dict[str, torch.Tensor]:
+    """The module's state as it is, without what is on the meta device."""
+    return {name: x.detach() for name, x in module.state_dict().items() if not x.is_meta}
+
+
+# --- calls that are several in ATen and one in ours -----------------------------------------------------------------
+
+
+def rewriting(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
+    """The one call that a node and what is before it amount to; None for most."""
+    return local_response_norm(node) or subsampled(node)
+
+
+def subsampled(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
+    """x[:, :, ::sh, ::sw], which is one slice after the other."""
+    steps = []
+    at = node
+    for dim in (3, 2):
+        whole = target_name(at.target) == "aten.slice.Tensor" and len(at.args) == 5 and at.args[1] == dim
+        if not whole or at.args[2] != 0 or at.args[3] < 2**62 or (at is not node and len(at.users) > 1):
+            return None
+        steps.append(at.args[4])
+        at = at.args[0]
+    return "tricnn.subsampled.default", (at, (steps[1], steps[0])), {}
+
+
+def local_response_norm(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
+    """x / (k + alpha * mean of x^2 over ``size`` channels)^beta, as torch.nn.functional writes it."""
+    if target_name(node.target) != "aten.div.Tensor" or len(node.args) != 2:
+        return None
+    x, power = node.args
+    steps = ("pow.Tensor_Scalar", "add.Tensor", "mul.Tensor", "view.default", "squeeze.dim", "avg_pool3d.default",
+             "pad.default", "view.default", "mul.Tensor")  # fmt: skip
+    arguments = []
+    at = power
+    for step in steps:
+        if type(at).__name__ != "Node" or target_name(at.target) != f"aten.{step}":
+            return None
+        arguments.append(at.args)
+        at = at.args[0]
+    size = arguments[5][1][0]
+    if arguments[8] != (x, x) or arguments[6][1] != [0, 0, 0, 0, size // 2, (size - 1) // 2]:
+        return None
+    beta, k, alpha = (arguments[i][1] for i in range(3))
+    return "tricnn.local_response_norm.default", (x, size, alpha, beta, k), {}

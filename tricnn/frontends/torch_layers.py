@@ -1,0 +1,235 @@
+"""ATen operations in our words: products, normalisation and pooling.
+
+A reader takes the :class:`~tricnn.frontends.assembler.Assembler` and the call's arguments (torch_ops.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from ..ir.ops.pool import LARGEST_WINDOW
+from .assembler import Assembler, Tensor, Unsupported, described
+from .readers import Reader, entering
+from .torch_names import aten_name
+from .torch_pointwise import by_number
+from .views import View
+
+READERS: dict[str, Reader] = {}
+reads = entering(READERS, aten_name)
+
+
+def two(value: Any) -> tuple[int, int]:
+    """An integer or a list of one or two as a pair."""
+    values = [value, value] if isinstance(value, int) else list(value) * (2 if len(value) == 1 else 1)
+    return int(values[0]), int(values[1])
+
+
+def windowed(a: Assembler, x: Any, padding: Sequence[int], value: float = 0.0) -> tuple[str, tuple[int, ...]]:
+    """An image and the padding of the windows over it, what was added before by F.pad included."""
+    if isinstance(x, Tensor) and x.padded and x.padded_with == value and min(x.padding) >= 0:
+        return a.image(unpadded(x)), tuple(p + q for p, q in zip(x.padding, padding))
+    return a.image(x), tuple(padding)
+
+
+def unpadded(x: Tensor) -> Tensor:
+    """The value that was padded."""
+    return Tensor(x.value, x.view, site=x.site)
+
+
+def bordered(a: Assembler, x: Any, sides: tuple[int, int, int, int], fill: float = 0.0) -> Tensor:
+    """An image amid (top, bottom, left, right) more pixels, or fewer; whoever reads it adds them."""
+    amid = isinstance(x, Tensor) and x.padded and x.padded_with == fill
+    if amid and all(p * q >= 0 for p, q in zip(x.padding, sides)):  # nothing is padded where something was cut off
+        top, bottom, left, right = (p + q for p, q in zip(x.padding, sides))
+        return Tensor(x.value, x.view, (top, bottom, left, right), fill, a.site)
+    image = a.made(a.image(x))
+    return Tensor(image.value, image.view, sides, fill, a.site)
+
+
+def four(padding: Any) -> tuple[int, int, int, int]:
+    """PyTorch's padding, alike on both sides, as (top, bottom, left, right)."""
+    h, w = two(padding)
+    return h, h, w, w
+
+
+@reads("conv2d.default")
+def conv2d(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+           groups: int = 1) -> Tensor:  # fmt: skip
+    image, pads = windowed(a, x, four(padding))
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("conv2d", image, *operands, owner=weight.name, stride=two(stride), padding=pads,
+                        dilation=two(dilation), groups=groups))  # fmt: skip
+
+
+@reads("conv2d.padding")
+def conv2d_same(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: str = "valid",
+                dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
+    """``padding="same"``: an odd one out is at the end, as PyTorch has it."""
+    if padding == "valid":
+        return conv2d(a, x, weight, bias, stride, 0, dilation, groups)
+    pads: list[int] = []
+    for size, step in zip(weight.shape[2:], two(dilation)):
+        total = (size - 1) * step
+        pads += [total // 2, total - total // 2]
+    image, around = windowed(a, x, pads)
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("conv2d", image, *operands, owner=weight.name, stride=two(stride), padding=around,
+                        dilation=two(dilation), groups=groups))  # fmt: skip
+
+
+@reads("conv_transpose2d.input")
+def conv_transpose2d(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("conv_transpose2d", a.image(x), *operands, owner=weight.name, stride=two(stride),
+                        padding=four(padding), output_padding=two(output_padding), dilation=two(dilation),
+                        groups=groups))  # fmt: skip
+
+
+@reads("linear.default")
+def linear(a: Assembler, x: Any, weight: Any, bias: Any = None) -> Tensor:
+    x = a.tensor(x)
+    if len(x.shape) != 2:
+        raise Unsupported(f"a dense layer on {described(x.shape)}", "dense layers take [N, F]: flatten before")
+    features = a.plain(x)
+    operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
+    return a.made(a.add("linear", features, *operands, owner=weight.name))
+
+
+# --- normalisation --------------------------------------------------------------------------------------------------
+
+
+@reads("_native_batch_norm_legit_functional.default")
+def batch_norm_training(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
+                        momentum: float, eps: float) -> list[Any]:  # fmt: skip
+    return [_batch_norm(a, x, weight, bias, mean, var, momentum, eps, frozen=not training), None, None, mean, var]
+
+
+@reads("_native_batch_norm_legit_no_training.default")
+def batch_norm_frozen(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float,
+                      eps: float) -> list[Any]:  # fmt: skip
+    return [_batch_norm(a, x, weight, bias, mean, var, momentum, eps, frozen=True), None, None]
+
+
+@reads("batch_norm.default")
+def batch_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float,
+               eps: float, cudnn: bool = True) -> Tensor:  # fmt: skip
+    return _batch_norm(a, x, weight, bias, mean, var, momentum, eps, frozen=not training)
+
+
+def _batch_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float, *,
+                frozen: bool) -> Tensor:  # fmt: skip
+    if mean is None or var is None:
+        raise Unsupported("batch norm without running statistics", "give it track_running_stats=True")
+    if weight is None or bias is None:
+        raise Unsupported("batch norm without weight and bias", "give it affine=True")
+    value = a.plain(x)
+    vectors = [a.parameter(v, what) for v, what in ((weight, "weight"), (bias, "bias"), (mean, "mean"), (var, "var"))]
+    return a.made(a.add("batch_norm", value, *vectors, owner=weight.name, eps=eps, momentum=momentum, frozen=frozen))
+
+
+@reads("tricnn.local_response_norm.default")
+def local_response_norm(a: Assembler, x: Any, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    return a.made(a.add("local_response_norm", a.image(x), size=size, alpha=alpha, beta=beta, k=k))
+
+
+# --- pooling --------------------------------------------------------------------------------------------------------
+
+
+@reads("max_pool2d.default")
+def max_pool2d(a: Assembler, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+               ceil_mode: bool = False) -> Tensor:  # fmt: skip
+    if two(dilation) != (1, 1):
+        raise Unsupported("pooling with dilation", "poolings are supported with dilation=1")
+    image, pads = windowed(a, x, four(padding), -float("inf"))
+    size = two(kernel_size)
+    step = two(stride) if stride else size
+    return a.made(a.add("max_pool2d", image, kernel_size=size, stride=step, padding=pads, ceil_mode=ceil_mode))
+
+
+@reads("max_pool2d_with_indices.default")
+def max_pool2d_with_indices(a: Assembler, *args: Any, **attrs: Any) -> list[Any]:
+    return [max_pool2d(a, *args, **attrs), None]
+
+
+@reads("avg_pool2d.default")
+def avg_pool2d(a: Assembler, x: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
+               count_include_pad: bool = True, divisor_override: Any = None) -> Tensor:  # fmt: skip
+    if divisor_override is not None:
+        raise Unsupported(f"divisor_override={divisor_override}", "average pooling divides by its own count")
+    size = two(kernel_size)
+    step = two(stride) if stride else size
+    if isinstance(x, Tensor) and x.padded and (any(four(padding)) or ceil_mode):
+        x = a.with_padding(x)  # two paddings, of which one counts
+    elif isinstance(x, Tensor) and x.padded:
+        count_include_pad = True
+    image, pads = windowed(a, x, four(padding))
+    return a.made(a.add("avg_pool2d", image, kernel_size=size, stride=step, padding=pads, ceil_mode=ceil_mode,
+                        count_include_pad=count_include_pad))  # fmt: skip
+
+
+@reads("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
+def adaptive_avg_pool2d(a: Assembler, x: Any, size: Sequence[int]) -> Tensor:
+    image = a.image(x)
+    if two(size) == (1, 1):
+        return a.made(a.add("global_avg_pool", image))
+    if two(size) == a.type(image).spatial:
+        return a.made(image)
+    return a.made(a.add("adaptive_avg_pool2d", image, output_size=two(size)))
+
+
+@reads("adaptive_max_pool2d.default")
+def adaptive_max_pool2d(a: Assembler, x: Any, size: Sequence[int]) -> list[Any]:
+    image = a.image(x)
+    (h, w), (p, q) = a.type(image).spatial, two(size)
+    if (p, q) == (h, w):
+        return [a.made(image), None]
+    if h % p or w % q:
+        raise Unsupported(f"adaptive max pooling of {h}x{w} to {p}x{q}", "the sizes must divide, or be 1x1")
+    return [a.made(_largest(a, image, (h // p, w // q))), None]
+
+
+def _largest(a: Assembler, image: str, window: tuple[int, int]) -> str:
+    """The largest pixel of windows side by side; of their rows, then of columns, where they are large."""
+    h, w = window
+    if h * w > LARGEST_WINDOW:
+        image, w = a.add("max_pool2d", image, stem="rows", kernel_size=(1, w), stride=(1, w)), 1
+    return a.add("max_pool2d", image, kernel_size=(h, w), stride=(h, w))
+
+
+@reads("mean.dim")
+def mean(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    return _over_pixels(a, "global_avg_pool", x, dims, keepdim)
+
+
+@reads("amax.default")
+def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
+    return _over_pixels(a, "amax", x, dims or None, keepdim)
+
+
+@reads("sum.dim_IntList")
+def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The mean times the number of pixels."""
+    x = a.tensor(x)
+    pixels = prod(x.view.base[2:])
+    return by_number(a, _over_pixels(a, "global_avg_pool", x, dims, keepdim), pixels, 0)
+
+
+def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Tensor:
+    """What a reduction over all pixels is: ``op``, wherever the pixels' axes have been moved to."""
+    x = a.tensor(x)
+    rank = len(x.shape)
+    gone = sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))
+    if len(x.view.base) == 4 and x.view.axes(gone) == _pixel_axes(x.view.base):
+        left = x.view.without(gone, keep=keepdim)
+        value = _largest(a, x.value, a.type(x.value).spatial) if op == "amax" else a.add(op, x.value)
+        return a.made(value, View((*x.view.base[:2], 1, 1), left.dims))
+    raise Unsupported(
+        f"a reduction of {described(x.shape)} over dimensions {gone}", "supported is that over height and width"
+    )
+
+
+def _pixel_axes(shape: Sequence[int]) -> frozenset[int]:
+    return frozenset(axis for axis in (2, 3) if shape[axis] > 1)

@@ -1,0 +1,284 @@
+"""ATen operations in our words: activations and arithmetic, element by element.
+
+A reader takes the :class:`~tricnn.frontends.assembler.Assembler` and the call's arguments (torch_ops.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from numbers import Number
+from typing import Any
+
+from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
+from .readers import Reader, entering
+from .torch_names import aten_name
+from .views import View
+
+READERS: dict[str, Reader] = {}
+reads = entering(READERS, aten_name)
+
+
+#: activations and functions of one operand, by the name that both have
+SAME_NAME = (
+    "relu", "relu6", "sigmoid", "tanh", "silu", "hardsigmoid", "hardswish", "mish",
+    "neg", "abs", "square", "sqrt", "exp", "log",
+)  # fmt: skip
+
+
+def unary(a: Assembler, op: str, x: Any, **attrs: Any) -> Tensor:
+    """A pointwise operation: it takes place on the value as it lies, and its result is seen as its operand was."""
+    x = a.tensor(x)
+    return a.made(a.add(op, x.value, **attrs), x.view)
+
+
+def _enter(op: str) -> None:
+    @reads(f"{op}.default")
+    def read(a: Assembler, x: Any) -> Tensor:
+        return unary(a, op, x)
+
+
+for _name in SAME_NAME:
+    _enter(_name)
+
+
+@reads("leaky_relu.default")
+def leaky_relu(a: Assembler, x: Any, negative_slope: float = 0.01) -> Tensor:
+    return unary(a, "leaky_relu", x, negative_slope=negative_slope)
+
+
+@reads("elu.default")
+def elu(a: Assembler, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    return by_number(a, unary(a, "elu", by_number(a, x, input_scale, 0), alpha=alpha), scale, 0)
+
+
+@reads("celu.default")
+def celu(a: Assembler, x: Any, alpha: float = 1.0) -> Tensor:
+    """alpha * elu(x / alpha), for alpha > 0."""
+    return by_number(a, unary(a, "elu", by_number(a, x, 1 / alpha, 0)), alpha, 0)
+
+
+@reads("selu.default")
+def selu(a: Assembler, x: Any) -> Tensor:
+    """Klambauer et al., "Self-normalizing neural networks" (2017), equation 2."""
+    return elu(a, x, 1.6732632423543772, 1.0507009873554805)
+
+
+@reads("gelu.default")
+def gelu(a: Assembler, x: Any, *, approximate: str = "none") -> Tensor:
+    return unary(a, "gelu" if approximate == "none" else "gelu_tanh", x)
+
+
+@reads("softplus.default")
+def softplus(a: Assembler, x: Any, beta: float = 1, threshold: float = 20) -> Tensor:
+    return unary(a, "softplus", x, beta=beta)
+
+
+@reads("log_sigmoid.default")
+def log_sigmoid(a: Assembler, x: Any) -> Tensor:
+    """log(sigmoid(x)) = -softplus(-x)."""
+    return unary(a, "neg", unary(a, "softplus", unary(a, "neg", x)))
+
+
+@reads("clamp.default", "hardtanh.default")
+def clamp(a: Assembler, x: Any, min: Any = None, max: Any = None, **limits: Any) -> Tensor:
+    low, high = limits.get("min_val", min), limits.get("max_val", max)
+    if a.site.operation.startswith("aten.hardtanh"):
+        low, high = -1.0 if low is None else low, 1.0 if high is None else high
+    bounds = {"min": low, "max": high}
+    return unary(a, "clamp", x, **{key: float(bound) for key, bound in bounds.items() if bound is not None})
+
+
+@reads("clamp_min.default")
+def clamp_min(a: Assembler, x: Any, least: Any) -> Tensor:
+    return clamp(a, x, least)
+
+
+@reads("clamp_max.default")
+def clamp_max(a: Assembler, x: Any, most: Any) -> Tensor:
+    return clamp(a, x, None, most)
+
+
+@reads("pow.Tensor_Scalar")
+def power(a: Assembler, x: Any, exponent: Any) -> Tensor:
+    if exponent == 1:
+        return a.tensor(x)
+    if exponent == 2:
+        return unary(a, "square", x)
+    if exponent == 0.5:
+        return unary(a, "sqrt", x)
+    raise Unsupported(f"a power of {exponent}", "supported are powers of 1, 2 and 0.5")
+
+
+@reads("prelu.default")
+def prelu(a: Assembler, x: Any, weight: Any) -> Tensor:
+    value = a.plain(x)
+    channels = a.type(value).channels
+    if isinstance(weight, Stored) and weight.shape == (1,) != (channels,):
+        raise Unsupported("one slope for all channels", f"give it one for each: nn.PReLU({channels})")
+    return a.made(a.add("prelu", value, a.parameter(weight, "weight", (channels,)), owner=weight.name))
+
+
+@reads("native_dropout.default")
+def native_dropout(a: Assembler, x: Any, p: float, train: Any = True) -> list[Any]:
+    return [dropout(a, x, p, train is not False), None]
+
+
+@reads("dropout.default")
+def dropout(a: Assembler, x: Any, p: float, train: bool) -> Tensor:
+    if not train or p == 0:
+        return a.tensor(x)
+    return unary(a, "dropout", x, p=p)
+
+
+@reads("softmax.int", "_softmax.default")
+def softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
+    value = a.plain(x)
+    if dim not in (1, -1) or len(a.type(value).shape) != 2:
+        raise Unsupported(
+            f"softmax of {a.type(value)} over dimension {dim}", "supported is that of [N, classes] over 1"
+        )
+    return a.made(a.add("softmax", value))
+
+
+def order_of(view: View) -> tuple[int, ...] | None:
+    """The order that a view puts whole axes in; None where it does more than that."""
+    whole = View.of(view.base).dims
+    if len(view.dims) != len(whole):
+        return None
+    order: list[int] = []
+    for dim in view.dims:
+        here = next((i for i, other in enumerate(whole) if other == dim and i not in order), None)
+        if here is None:
+            return None
+        order.append(here)
+    return tuple(order)
+
+
+def together(a: Assembler, xs: Sequence[Any]) -> tuple[list[str], View | None]:
+    """Values that an operation looks at place by place, and the view that its result is under."""
+    tensors = [a.tensor(x) for x in xs]
+    first = tensors[0].view
+    if all(t.view == first for t in tensors):
+        return [t.value for t in tensors], first
+    order = order_of(first)
+    if order is not None and order != tuple(range(len(order))):
+        back = tuple(order.index(i) for i in range(len(order)))
+        undone = [Tensor(t.value, t.view.permuted(back), site=t.site) for t in tensors]
+        values = [a.plain(t) for t in undone]
+        return values, View.of(first.base).permuted(order)
+    return [a.plain(t) for t in tensors], None
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, Number) and not isinstance(x, bool | complex)
+
+
+def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
+    """A pointwise operation of two values, or of a value and a parameter. One may be smaller: [C], [N, C, 1, 1] or
+    [N, 1, H, W] beside [N, C, H, W], wherever a permutation has put those axes."""
+    if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+        a.tensor(x)
+    operands = [v if isinstance(v, Stored) else a.tensor(v) for v in (x, y)]
+    tensors = [v for v in operands if isinstance(v, Tensor)]
+    if len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
+        values, view = together(a, tensors)
+        return a.made(a.add(op, *values), view)
+    whole = max(tensors, key=lambda v: (len(v.shape), prod(v.shape)))
+    place = next(i for i, v in enumerate(operands) if v is whole)
+    if order_of(whole.view) is None:
+        operands[place] = whole = a.made(a.plain(whole))
+    order = order_of(whole.view) or ()
+    back = [order.index(i) for i in range(len(order))]
+    values = [_beside(a, v, whole, back) for v in operands]
+    return a.made(a.add(op, *values), View.of(a.type(values[place]).at(BATCH)).permuted(order))
+
+
+def _beside(a: Assembler, part: Any, whole: Tensor, back: Sequence[int]) -> str:
+    """An operand's name, its axes in the order [N, C, H, W] that ``back`` puts those of the whole in."""
+    rank = len(whole.shape)
+    shape = (1,) * (rank - len(part.shape)) + tuple(part.shape)
+    fits = len(shape) == rank and all(p in (1, w) for p, w in zip(shape, whole.shape))
+    if not fits:
+        raise Unsupported(
+            f"arithmetic between {described(whole.shape)} and {described(part.shape)}",
+            "beside [N, C, H, W] may be [C], [N, C, 1, 1] and [N, 1, H, W]",
+        )
+    if isinstance(part, Stored):
+        there = [shape[i] for i in back]
+        channels = whole.shape[back[1]]
+        if there != [1, channels, *[1] * (rank - 2)]:
+            raise Unsupported(
+                f"arithmetic with {part.name}, {list(part.shape)}", "a parameter has a number per channel"
+            )
+        return a.parameter(part, "operand", (channels,))
+    view = part.view.reshaped(shape)
+    assert view is not None  # dimensions of 1 can be put before any
+    return a.plain(Tensor(part.value, view.permuted(back), site=part.site))
+
+
+@reads("add.Tensor", "add.Scalar")
+def add(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
+    if alpha != 1:
+        y = multiply(a, y, alpha)
+    if _number(y):
+        return by_number(a, x, 1, y)
+    if _number(x):
+        return by_number(a, y, 1, x)
+    return binary(a, "add", x, y)
+
+
+@reads("sub.Tensor", "sub.Scalar")
+def subtract(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
+    if alpha != 1:
+        y = multiply(a, y, alpha)
+    if _number(y):
+        return by_number(a, x, 1, -y)
+    if _number(x):
+        return by_number(a, y, -1, x)
+    return binary(a, "sub", x, y)
+
+
+@reads("rsub.Scalar", "rsub.Tensor")
+def subtract_from(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
+    return subtract(a, y, x, alpha)
+
+
+@reads("mul.Tensor", "mul.Scalar")
+def multiply(a: Assembler, x: Any, y: Any) -> Any:
+    if _number(x) and _number(y):
+        return x * y
+    if _number(y):
+        return by_number(a, x, y, 0)
+    if _number(x):
+        return by_number(a, y, x, 0)
+    return binary(a, "mul", x, y)
+
+
+@reads("div.Tensor", "div.Scalar")
+def divide(a: Assembler, x: Any, y: Any) -> Tensor:
+    if _number(y) and y != 0:
+        return by_number(a, x, 1 / y, 0)
+    if _number(x):
+        raise Unsupported("a number is divided by a layer", "supported are quotients of two layers, or by a number")
+    return binary(a, "div", x, y)
+
+
+@reads("maximum.default")
+def maximum(a: Assembler, x: Any, y: Any) -> Tensor:
+    return binary(a, "maximum", x, y)
+
+
+@reads("minimum.default")
+def minimum(a: Assembler, x: Any, y: Any) -> Tensor:
+    return binary(a, "minimum", x, y)
+
+
+def by_number(a: Assembler, x: Any, factor: Any, term: Any) -> Tensor:
+    """``factor * x + term``."""
+    x = a.tensor(x)
+    if factor == -1:
+        x = unary(a, "neg", x)
+    elif factor != 1:
+        x = unary(a, "scale", x, factor=factor)
+    return x if term == 0 else unary(a, "shift", x, amount=term)
