@@ -8,7 +8,7 @@ import torch
 from tests.compiler.reference import POINTWISE
 from tests.ir.samples import ACTIVATIONS
 from tricnn.compiler.differentiate import _Gradients
-from tricnn.ir import OPS, Graph, Node, Output, ShapeError, scalar
+from tricnn.ir import OPS, Graph, Node, Output, ShapeError, scalar, scalar_facts
 from tricnn.ir.scalar import Attribute, Value, exp, maximum, tanh, where
 from tricnn.ir.types import N
 from tricnn.run.interpreter import interpret
@@ -154,13 +154,13 @@ def test_what_is_used_twice_is_computed_once():
 
 
 def test_what_becomes_of_zeros():
-    zero = {"x": 0.0, "a": scalar.FINITE}
-    assert scalar.of_zeros(X * A, {}, zero) == 0.0
-    assert scalar.of_zeros(X + A, {}, zero) == scalar.FINITE
-    assert scalar.of_zeros(X * exp(A), {}, zero) is None  # exp may be infinite
-    assert scalar.of_zeros(X / A, {}, zero) is None  # 0 / 0
-    assert scalar.of_zeros(maximum(X, Attribute("low")), {"low": -1.0}, zero) == 0.0
-    assert scalar.of_zeros(maximum(X, Attribute("low")), {"low": 1.0}, zero) == 1.0
+    zero = {"x": 0.0, "a": scalar_facts.FINITE}
+    assert scalar_facts.of_zeros(X * A, {}, zero) == 0.0
+    assert scalar_facts.of_zeros(X + A, {}, zero) == scalar_facts.FINITE
+    assert scalar_facts.of_zeros(X * exp(A), {}, zero) is None  # exp may be infinite
+    assert scalar_facts.of_zeros(X / A, {}, zero) is None  # 0 / 0
+    assert scalar_facts.of_zeros(maximum(X, Attribute("low")), {"low": -1.0}, zero) == 0.0
+    assert scalar_facts.of_zeros(maximum(X, Attribute("low")), {"low": 1.0}, zero) == 1.0
 
 
 def test_a_branch_of_zero_stays_zero_whatever_comes():
@@ -187,5 +187,5 @@ def test_fp32_is_within_the_bound_that_rounding_has(op):
     operands = dict(zip(row.inputs, values, strict=True))
     exact = {k: v.astype(np.float64) for k, v in operands.items()}
     error = np.abs(scalar.evaluate(row.scalar, attrs, operands) - scalar.evaluate(row.scalar, attrs, exact))
-    bound = scalar.rounding(row.scalar, attrs, exact)
+    bound = scalar_facts.rounding(row.scalar, attrs, exact)
     assert np.all(error <= bound * 1.0001)

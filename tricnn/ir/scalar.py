@@ -4,8 +4,8 @@
     silu = x * sigmoid(x)
 
 is all that there is to say of SiLU. Derived from it are the NumPy and PyTorch functions (:func:`evaluate`), the text of
-a Triton kernel (:func:`text`), the derivative (:func:`derivative`), how many operations it takes (:func:`operations`),
-what it makes of zeros (:func:`of_zeros`), and how far rounding inside of it may move the result (:func:`rounding`).
+a Triton kernel (:func:`text`), the derivative (:func:`derivative`) and how many operations it takes
+(:func:`operations`). What is known of its result without computing it is in scalar_facts.py.
 
 An expression is a :class:`Value` (an operand), an :class:`Attribute` of the layer, a :class:`Number`, or a
 :class:`Function` of expressions. ``FUNCTIONS`` is the table of functions; each of its rows says in every language what
@@ -179,6 +179,7 @@ class Meaning:
     operations    of the vector units (in flop: an instruction is two)
     error         ``(result, parts) -> array``: what it is off by for exact parts, in halves of a unit of fp32
     finite        its result is finite if its parts are
+    rises         its result never falls where all its parts rise
     """
 
     numpy: str | Callable[..., Any]
@@ -190,6 +191,7 @@ class Meaning:
     operations: int = 2
     error: Callable[..., Any] = lambda y, *parts: np.abs(y)
     finite: bool = True
+    rises: bool = False
 
 
 def _exact(y: Any, *parts: Any) -> Any:
@@ -250,7 +252,7 @@ def _comparison(numpy: str, torch: str, sign: str) -> Meaning:
 _TWO_BY_PI = 1.1283791670955126  # 2 / sqrt(pi)
 
 FUNCTIONS: dict[str, Meaning] = {
-    "add": Meaning("add", "add", "{0} + {1}", lambda p, y: [ONE, ONE], 1, (1, 1)),
+    "add": Meaning("add", "add", "{0} + {1}", lambda p, y: [ONE, ONE], 1, (1, 1), rises=True),
     "sub": Meaning("subtract", "sub", "{0} - {1}", lambda p, y: [ONE, -ONE], 1, (1, 2)),
     "mul": Meaning("multiply", "mul", "{0} * {1}", lambda p, y: [p[1], p[0]], 2, (2, 3)),
     "div": Meaning(
@@ -264,10 +266,12 @@ FUNCTIONS: dict[str, Meaning] = {
     "maximum": Meaning(
         "maximum", "maximum", "tl.maximum({0}, {1}, tl.PropagateNan.ALL)",
         lambda p, y: _half_where_equal(p, lambda a, b: a < b), error=_exact,
+        rises=True,
     ),
     "minimum": Meaning(
         "minimum", "minimum", "tl.minimum({0}, {1}, tl.PropagateNan.ALL)",
         lambda p, y: _half_where_equal(p, lambda a, b: a > b), error=_exact,
+        rises=True,
     ),
     "where": Meaning(
         _numpy_where, "where", "tl.where({0}, {1}, {2})",
@@ -278,23 +282,27 @@ FUNCTIONS: dict[str, Meaning] = {
     "at_most": _comparison("less_equal", "le", "<="),
     "at_least": _comparison("greater_equal", "ge", ">="),
     "equal": _comparison("equal", "eq", "=="),
-    "exp": Meaning("exp", "exp", "tl.exp({0})", lambda p, y: [y], operations=8, error=_of_exp, finite=False),
+    "exp": Meaning("exp", "exp", "tl.exp({0})", lambda p, y: [y], operations=8, error=_of_exp, finite=False,
+                   rises=True),
     "expm1": Meaning("expm1", "expm1", "expm1({0})", lambda p, y: [y + 1.0], operations=24, error=_special,
-                     finite=False),
+                     finite=False, rises=True),
     "log": Meaning("log", "log", "tl.log({0})", lambda p, y: [ONE / p[0]], operations=8, error=_of_difference,
-                   finite=False),
+                   finite=False, rises=True),
     "log1p": Meaning("log1p", "log1p", "log1p({0})", lambda p, y: [ONE / (1.0 + p[0])], operations=24,
-                     error=_special, finite=False),
+                     error=_special, finite=False, rises=True),
     # Triton's plain one takes subnormal numbers for 0: negative ones give no NaN, positive ones an infinite slope
-    "sqrt": Meaning("sqrt", "sqrt", "tl.sqrt_rn({0})", lambda p, y: [0.5 / y], operations=16, finite=False),
+    "sqrt": Meaning("sqrt", "sqrt", "tl.sqrt_rn({0})", lambda p, y: [0.5 / y], operations=16, finite=False, rises=True),
     "sigmoid": Meaning(
-        _numpy_sigmoid, "sigmoid", "tl.sigmoid({0})", lambda p, y: [y * (1.0 - y)], operations=16, error=_of_exp
+        _numpy_sigmoid, "sigmoid", "tl.sigmoid({0})", lambda p, y: [y * (1.0 - y)], operations=16, error=_of_exp,
+        rises=True,
     ),
     "tanh": Meaning(
-        "tanh", "tanh", "2.0 * tl.sigmoid(2.0 * {0}) - 1.0", lambda p, y: [1.0 - y * y], 1, (3,), 16, _of_difference
+        "tanh", "tanh", "2.0 * tl.sigmoid(2.0 * {0}) - 1.0", lambda p, y: [1.0 - y * y], 1, (3,), 16, _of_difference,
+        rises=True,
     ),
     "erf": Meaning(
-        _numpy_erf, "erf", "tl.erf({0})", lambda p, y: [_TWO_BY_PI * exp(-(p[0] * p[0]))], operations=32, error=_special
+        _numpy_erf, "erf", "tl.erf({0})", lambda p, y: [_TWO_BY_PI * exp(-(p[0] * p[0]))], operations=32,
+        error=_special, rises=True,
     ),
 }  # fmt: skip
 
@@ -337,7 +345,7 @@ def evaluate(e: Expression, attrs: Mapping[str, Any], operands: Mapping[str, Any
         elif isinstance(x, Value):
             known[x] = operands[x.name]
         else:
-            known[x] = number(_number(x, attrs))
+            known[x] = number(number_of(x, attrs))
     return known[e]
 
 
@@ -349,7 +357,7 @@ def _library(name: str) -> Any:
     return torch
 
 
-def _number(x: Expression, attrs: Mapping[str, Any]) -> float:
+def number_of(x: Expression, attrs: Mapping[str, Any]) -> float:
     """The value of a number, or of a layer's attribute."""
     if isinstance(x, Number):
         return x.value
@@ -375,7 +383,7 @@ def text(
             if uses[x] > 1:
                 written[x] = let(x.name, written[x][0]), 3
         else:
-            written[x] = repr(_number(x, attrs)), 3
+            written[x] = repr(number_of(x, attrs)), 3
     return written[e][0]
 
 
@@ -427,92 +435,3 @@ def substitute(e: Expression, replacements: Mapping[Expression, Expression]) -> 
 def operations(e: Expression) -> int:
     """Operations of the vector units for one element, what is used twice computed once."""
     return sum(FUNCTIONS[x.name].operations for x in parts_first(e) if isinstance(x, Function))
-
-
-#: a number that is not known, but is finite
-FINITE = "finite"
-Known = float | str | None
-
-
-def of_zeros(e: Expression, attrs: Mapping[str, Any], operands: Mapping[str, Known]) -> Known:
-    """What is known of its value, given what is of its operands: a number, ``FINITE``, or None (anything)."""
-    known: dict[Expression, Known] = {}
-    for x in parts_first(e):
-        if isinstance(x, Function):
-            parts = [known[part] for part in x.parts]
-            known[x] = _of_known(x.name, parts)
-        elif isinstance(x, Value):
-            known[x] = operands[x.name]
-        else:
-            known[x] = FINITE if isinstance(x, Attribute) and x.name not in attrs else _number(x, attrs)
-    return known[e]
-
-
-def _of_known(name: str, parts: Sequence[Known]) -> Known:
-    if all(isinstance(p, float) for p in parts):
-        with np.errstate(all="ignore"):
-            call = FUNCTIONS[name].numpy
-            result = (getattr(np, call) if isinstance(call, str) else call)(
-                *[np.float64(p) for p in parts if isinstance(p, float)]
-            )
-        return float(result)
-    if name == "where" and isinstance(parts[0], float):
-        return parts[1] if parts[0] else parts[2]
-    if name == "where" and isinstance(parts[1], float) and parts[1] == parts[2]:
-        return parts[1]
-    bounded = all(p == FINITE or (isinstance(p, float) and np.isfinite(p)) for p in parts)
-    if name == "mul" and bounded and 0.0 in parts:
-        return 0.0
-    return FINITE if bounded and FUNCTIONS[name].finite else None
-
-
-def rounding(e: Expression, attrs: Mapping[str, Any], operands: Mapping[str, Any]) -> Any:
-    """How far the result may be, for exact operands, because every function in it is computed in fp32.
-
-    An array, of float64 operands that broadcast. Each function is off by its own rounding (``Meaning.error``), and
-    moves by what its parts are off by: to first order, and by the difference of the branches where a condition may go
-    either way.
-    """
-    known: dict[Expression, tuple[Any, Any]] = {}
-    for x in parts_first(e):
-        if not isinstance(x, Function):
-            value = evaluate(x, attrs, operands)
-            known[x] = value, 0.0 if isinstance(x, Value) else abs(value - np.float32(value))
-            continue
-        found, errors = [known[part][0] for part in x.parts], [known[part][1] for part in x.parts]
-        meaning = FUNCTIONS[x.name]
-        call = getattr(np, meaning.numpy) if isinstance(meaning.numpy, str) else meaning.numpy
-        y = call(*found)
-        if np.asarray(y).dtype == bool:
-            a, b = found
-            known[x] = y, np.abs(np.asarray(a) - b) <= errors[0] + errors[1] if np.any(errors[0] + errors[1]) else False
-        elif x.name == "where":
-            either, a, b = errors
-            known[x] = y, np.where(found[0], a, b) + np.where(either, np.abs(np.subtract(*found[1:])) + a + b, 0.0)
-        else:
-            moved: Any = 0.0
-            for i, error in enumerate(errors):
-                if np.any(error):
-                    up, down = (call(*found[:i], found[i] + s * error, *found[i + 1 :]) for s in (1, -1))
-                    distance = np.fmax(np.abs(up - y), np.abs(down - y))  # outside its domain a step says nothing
-                    moved = moved + np.where(np.isfinite(distance), distance, 0.0)
-            known[x] = y, moved + HALF_UNIT * meaning.error(y, *found)
-    return known[e][1]
-
-
-#: functions that never fall where all their parts rise
-RISING = ("add", "maximum", "minimum", "exp", "expm1", "log", "log1p", "sqrt", "sigmoid", "tanh", "erf")
-
-
-def rises(e: Expression) -> bool:
-    """Can it be seen that a larger operand never gives a smaller result?"""
-    known: dict[Expression, bool] = {}
-    for x in parts_first(e):
-        if isinstance(x, Function):
-            parts = [known[part] for part in x.parts]
-            positive = [isinstance(part, Number) and part.value > 0 for part in x.parts]
-            known[x] = (x.name in RISING and all(parts)) or (x.name == "mul" and any(positive) and all(parts))
-            known[x] = known[x] or (x.name == "div" and parts[0] and positive[1])
-        else:
-            known[x] = True
-    return known[e]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..compiler.plan import Kernel, Place, Plan
 from ..ir.graph import Node
-from ..ir.scalar import FINITE, Known, of_zeros
+from ..ir.scalar_facts import FINITE, Known, of_zeros
 from ..ir.table import Source
 from .call import Helper, helper
 from .names import Argument, Scope, StepNumber

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import scalar
+from .. import scalar, scalar_facts
 from ..scalar import (
     Attribute,
     Expression,
@@ -146,7 +146,7 @@ def pointwise(
 
     alone = len(names) == 1
     _row(name, names, expression, doc, attrs, aten=aten, gradient=rule, per_channel=alone,
-         rises=alone and (scalar.rises(expression) if rises is None else rises))  # fmt: skip
+         rises=alone and (scalar_facts.rises(expression) if rises is None else rises))  # fmt: skip
 
 
 def _instead(gradient: Expression, expression: Expression, names: list[str]) -> Expression | None:
@@ -174,9 +174,9 @@ def _row(
         return scalar.evaluate(expression, a, dict(zip(names, wide, strict=True)), "torch").to(whole.dtype)
 
     def rounding(a: Any, *operands: Any) -> Any:
-        return scalar.rounding(expression, a, dict(zip(names, aligned(operands), strict=True)))
+        return scalar_facts.rounding(expression, a, dict(zip(names, aligned(operands), strict=True)))
 
-    zeros = {v: 0.0 if v == names[0] else scalar.FINITE for v in names}
+    zeros = {v: 0.0 if v == names[0] else scalar_facts.FINITE for v in names}
     register(
         name, Kind.POINTWISE, " ".join(names),
         attrs=attrs,
@@ -186,7 +186,7 @@ def _row(
         batched=None if len(names) == 1 else dict.fromkeys(names),
         scalar=expression, rounding=rounding,
         elementwise=True, finds_vectors=True,
-        keeps_zero=scalar.of_zeros(expression, {}, zeros) == 0.0,
+        keeps_zero=scalar_facts.of_zeros(expression, {}, zeros) == 0.0,
         operations=scalar.operations(expression),
         doc=doc,
         **facts,
