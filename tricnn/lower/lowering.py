@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 
 from ..compiler.plan import Kernel, Plan
 from ..compiler.views import pixel_ordered
@@ -76,6 +76,13 @@ class Lowering:
             tile = replace(tile, stages=1)
         self.choices.append(tiles.Choice(name, kernel.name, problem, tile))
         return tile
+
+    def pass_tile(self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], channels: int) -> tiles.Tile:
+        """The tile of a kernel that passes over an image's pixels once. Where it leaves sums over them its tile is
+        another one, and its kind of problem is called ``..._with_sums``."""
+        if any(n.row.side_sum == "stored" for n in kernel.nodes):
+            return self.tile(name, kernel, f"{kind}_with_sums", shape, partial(tiles.with_sums, channels))
+        return self.tile(name, kernel, kind, shape, partial(tiles.elementwise, channels))
 
     def multiplied(self, raw: str) -> str:
         """The buffer from which products read a weight, in the type of the activations if that can be had.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import prod
 
 from ..compiler.plan import Kernel
-from ..machine import tiles
 from . import traffic
 from .call import Call, Text, blocks
 from .epilogue import epilogue
@@ -22,10 +20,8 @@ def lower_pointwise(state: Lowering, kernel: Kernel) -> None:
     type_ = plan.type(kernel.anchor.name)
     channels = type_.per_image[-1] if not type_.batched and type_.per_image else (type_.channels if type_.shape else 1)
     pixels = type_.pixels if type_.batched else type_.elements(1) // channels
-    sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
     shape = {"PIXELS": pixels, "C": channels}
-    rule = partial(tiles.with_sums if sums else tiles.elementwise, channels)
-    tile = state.tile(name, kernel, "pointwise_with_sums" if sums else "pointwise", shape, rule)
+    tile = state.pass_tile(name, kernel, "pointwise", shape, channels)
     body = state.body(kernel)
     at = At("pixel", "channel", "mask", channels)
     body.known[kernel.anchor.name, at] = body.compute(kernel.anchor, at)

@@ -80,9 +80,7 @@ def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
         return
     constants = _window(state, node, node.name, node.inputs[0])
     c, rows = constants["C"], constants["H"] * constants["W"]
-    sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
-    kind, rule = (f"{node.op}_with_sums", tiles.with_sums) if sums else (node.op, tiles.elementwise)
-    tile = state.tile(name, kernel, kind, constants, partial(rule, c))
+    tile = state.pass_tile(name, kernel, node.op, constants, c)
     load, store = state.body(kernel), state.body(kernel)
     load_dy = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
     epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import prod
 
 from ..compiler.plan import Kernel
 from ..ir.ops.resample import axes_taps, axis_kind
-from ..machine import tiles
 from . import traffic
 from .call import BATCH, Call, blocks
 from .epilogue import epilogue
@@ -25,9 +23,7 @@ def lower_resample(state: Lowering, kernel: Kernel) -> None:
     axes = axes_taps(node.op, node.attrs, x, y)
     (h, w), (p, q), (r, s), c = x.spatial, y.spatial, (axis.most for axis in axes), x.channels
     constants = {"C": c, "H": h, "W": w, "R": r, "S": s, "P": p, "Q": q}
-    sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
-    tile_kind, rule = (f"{node.op}_with_sums", tiles.with_sums) if sums else (node.op, tiles.elementwise)
-    tile = state.tile(name, kernel, tile_kind, constants, partial(rule, c))
+    tile = state.pass_tile(name, kernel, node.op, constants, c)
     load, store = state.body(kernel), state.body(kernel)
     load_x = load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
     epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
