@@ -127,7 +127,7 @@ def _forms(facts: Mapping[str, Any]) -> dict[str, Form] | None:
 
 
 def plan_digest(plan: Plan, dtype: str, batch: int, target: str) -> str:
-    """What decides which tiles a plan ends up with: the next build of it begins with those."""
+    """The key under which a plan's settled forms are remembered: a digest of all that decides them."""
     known = [str(plan), dtype, batch, target, toolchain(), _lowering(), tuning.digest(target)]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 

@@ -98,8 +98,8 @@ def compiled(
 def verify_model(
     model: Model, batch: int, seed: int = 0, on_done: Callable[[Check], None] | None = None, watch: Watch = unwatched
 ) -> list[Check]:
-    """The same for a model that is compiled already. Its parameters are replaced by random ones. Each launch is made
-    inside ``watch(launch)``."""
+    """A check of each value that each kernel of a compiled model wrote, as :func:`verify` gives them for a graph. The
+    model's parameters are replaced by random ones. Each launch is made inside ``watch(launch)``."""
     rng = np.random.default_rng(seed)
     given = random_batch(model, batch, rng)
     model.load_state_dict(random_state(model, given, rng))

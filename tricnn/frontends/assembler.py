@@ -206,7 +206,8 @@ class Assembler:
         return None
 
     def image(self, x: Any) -> str:
-        """The same, for an operation on [N, C, H, W] only."""
+        """The name of a value of our graph [N, C, H, W], for an operation that takes nothing else; raises Unsupported
+        for another shape."""
         value = self.plain(x)
         if len(self.type(value).shape) != 4:
             raise Unsupported(f"it is applied to {self.type(value)}", "it is supported on [N, C, H, W]")

@@ -134,7 +134,7 @@ class OnnxAssembler(Assembler):
         return super().parameter(x, what, shape)
 
     def untrained(self, x: Stored) -> Stored:
-        """The same as a buffer."""
+        """A stored tensor as a buffer, which training does not change."""
         self.stored[x.name] = replace(self.stored[x.name], trained=False)
         return x
 

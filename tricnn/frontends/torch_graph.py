@@ -268,7 +268,7 @@ def training_only(module: Module, inputs: Sequence[Any], structure: dict[str, An
 
 
 def state_of(module: Module) -> dict[str, torch.Tensor]:
-    """The module's state as it is, without what is on the meta device."""
+    """The tensors of the module's ``state_dict`` by name, but for those on the meta device, which have no numbers."""
     return {name: x.detach() for name, x in module.state_dict().items() if not x.is_meta}
 
 

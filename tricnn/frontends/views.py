@@ -30,7 +30,7 @@ Dim = tuple[Factor, ...]
 
 
 def joined(factors: Sequence[Factor]) -> Dim:
-    """The same factors, neighbours that count one axis on made one."""
+    """A dimension of these factors, two neighbours made one where the second counts on where the first ends."""
     result: list[Factor] = []
     for factor in factors:
         if factor.extent == 1:
@@ -52,7 +52,7 @@ class View:
 
     @classmethod
     def of(cls, shape: Sequence[int]) -> View:
-        """Every axis as it is."""
+        """The view of a value under its own shape: dimension i is axis i."""
         return cls(tuple(shape), tuple(joined([Factor(i, extent)]) for i, extent in enumerate(shape)))
 
     @property
@@ -75,8 +75,8 @@ class View:
         return View(self.base, tuple(self.dims[i] for i in order))
 
     def reshaped(self, shape: Sequence[int]) -> View | None:
-        """The same numbers in the same order under another shape; None where a new dimension would begin within a
-        factor, at a place that does not divide it."""
+        """The view of these numbers, in their order, under another shape; None where a new dimension would begin
+        within a factor, at a place that does not divide it."""
         waiting = [f for dim in self.dims for f in dim][::-1]
         dims = []
         for extent in shape:

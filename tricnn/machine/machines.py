@@ -71,7 +71,7 @@ class Machine:
         return 1e6 * max(moved / self.bandwidth, flops / self.rate(dtype))
 
     def reached(self) -> Machine:
-        """The same machine with the rates that were measured, where somebody did, in place of the data sheet's."""
+        """A machine with measured rates in place of the data sheet's, where somebody measured them."""
         copy, narrow = self.measured.copy or self.memory, self.measured.narrow or self.narrow
         return replace(self, memory=copy, narrow=narrow)
 

@@ -135,7 +135,7 @@ def in_turns(works: list[Work], rehearse: bool, seconds: float = 1.5) -> list[li
 
 
 def captured(work: Work, rehearse: bool) -> Work:
-    """The same launches, replayed as one CUDA graph: what the device needs when no time is lost in Python."""
+    """Work whose launches are replayed as one CUDA graph: what the device needs when no time is lost in Python."""
     if rehearse:
         return work
     import torch

@@ -16,7 +16,7 @@ Values = Mapping[str, np.ndarray]
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
-    """The same array with channels-last memory, copied only if it must be."""
+    """An array [N, C, H, W] whose memory is channels-last, copied only if the given one's is not."""
     if x.ndim != 4:
         return np.asarray(x, order="C")  # ascontiguousarray would give a scalar an axis
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)

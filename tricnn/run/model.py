@@ -287,8 +287,8 @@ class Model:
             return loss, {name: as_given(g, x, self.wide) for name, g in grads.items()}
 
     def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
-        """The same, gradients in the layout of :meth:`parameters` (what an optimiser wants), as they lie in the model's
-        memory: the next step, of any thread, overwrites them."""
+        """The loss of a step and its gradients by parameter, in the layout of :meth:`parameters` (what an optimiser
+        wants), as they lie in the model's memory: the next step, of any thread, overwrites them."""
         with self.executor.lock:
             loss, grads = self._step(x, labels)
             if self.executor.name == "triton":

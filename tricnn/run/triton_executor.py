@@ -152,7 +152,7 @@ class TritonExecutor:
         return self._flat(name, x).to(self.device)
 
     def _flat(self, name: str, x: Any) -> Any:
-        """The same on the host."""
+        """A NumPy array in PyTorch's layout as flat storage on the host."""
         stored = to_storage(np.asarray(x, dtype=np.float32), self.program.order.get(name))
         return self.torch.as_tensor(np.ascontiguousarray(stored).reshape(-1).copy())
 

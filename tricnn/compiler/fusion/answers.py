@@ -22,7 +22,8 @@ class Why:
 
     @property
     def general(self) -> str:
-        """The same without the values (but for the operation's name), so that equal reasons can be counted."""
+        """The reason's text with the names of its facts in place of their values (but for the operation's name), so
+        that equal reasons can be counted."""
         return self.text.format(**{name: value if name in KEPT else f"<{name}>" for name, value in self.facts})
 
 
@@ -59,7 +60,7 @@ class Refused:
 
     @property
     def general(self) -> str:
-        """The same without the values of this site."""
+        """The refusal in words that hold for any site: the rule, and its reason without this site's values."""
         return f"{self.rule}: {self.why.general}"
 
 
@@ -87,7 +88,7 @@ class Decision:
 
     @property
     def general(self) -> str:
-        """The same without the names and numbers of this edge."""
+        """What all rules answered, in words that hold for any edge, so that edges with equal answers can be counted."""
         return "; ".join(answer.general for answer in self.answers)
 
     @property

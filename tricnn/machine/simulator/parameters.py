@@ -38,5 +38,5 @@ class Hopper:
     clocks: float = 160_000.0  # how long the model runs before what is left is extrapolated
 
     def scaled(self, **factors: float) -> Hopper:
-        """The same GPU with some figures multiplied."""
+        """Parameters of the model with some of its figures multiplied, by name."""
         return Hopper(**{f.name: getattr(self, f.name) * factors.get(f.name, 1.0) for f in fields(self)})
