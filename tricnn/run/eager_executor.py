@@ -11,6 +11,7 @@ import numpy as np
 
 from ..compiler.plan import Plan
 from ..ir.table import OPS, Environment, Source
+from .launches import Watcher
 
 #: held while PyTorch's settings, which are the whole process's, are those of one executor
 SETTINGS = threading.RLock()
@@ -70,9 +71,16 @@ class EagerExecutor:
     def _last_channels(self, x: Any) -> Any:
         return x.contiguous(memory_format=self.torch.channels_last) if x.dim() == 4 else x.contiguous()
 
-    def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
+    def run(
+        self, inputs: Mapping[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None
+    ) -> dict[str, Any]:
+        """Outputs and gradients of one step by the name of their value; buffers are updated. ``watch`` is called with
+        every parameter and its gradient as soon as that is computed; what it changes of it stays."""
         torch, graph, env = self.torch, self.plan.graph, Environment(seed, step)
         keep = set(graph.results)
+        of: dict[str, list[str]] = {}  # value -> the parameters whose gradient it is
+        for parameter, value in graph.gradients:
+            of.setdefault(value, []).append(parameter)
         values = dict(self.values)
         settings = tf32_products(torch, self.dtype == "tf32") if self.device == "cuda" else nullcontext()
         with settings, torch.no_grad():
@@ -91,6 +99,9 @@ class EagerExecutor:
                     if kind.startswith("float"):
                         y = y.to(self.real if kind == "float" else self.wide)
                     values[node.name] = self._last_channels(y) if y.dim() == 4 else y
+                    if watch is not None:
+                        for parameter in of.get(node.name, ()):
+                            watch(parameter, values[node.name])
                 for value in node.inputs:
                     if self._last[value] == i and value not in keep and value not in self.values:
                         values.pop(value, None)

@@ -29,6 +29,7 @@ from ..system.errors import CheckpointError, GraphError, ShapeError, TargetError
 from .dump import Dump
 from .eager_executor import EagerExecutor
 from .inputs import as_given, check_images, check_labels, is_tensor
+from .launches import Watcher
 from .numpy_executor import NumpyExecutor
 from .rounded_weights import RoundedWeights
 from .triton_executor import TritonExecutor, interpreting, pick_device
@@ -286,11 +287,15 @@ class Model:
             loss, grads = self._step(x, labels)
             return loss, {name: as_given(g, x, self.wide) for name, g in grads.items()}
 
-    def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+    def loss_and_storage_grads(self, x: Any, labels: Any, watch: Watcher | None = None) -> tuple[float, dict[str, Any]]:
         """The loss of a step and its gradients by parameter, in the layout of :meth:`parameters` (what an optimiser
-        wants), as they lie in the model's memory: the next step, of any thread, overwrites them."""
+        wants), as they lie in the model's memory: the next step, of any thread, overwrites them.
+
+        ``watch(parameter, gradient)`` is called in the middle of the step, as soon as each gradient is finished; what
+        it changes of it is what is returned.
+        """
         with self.executor.lock:
-            loss, grads = self._step(x, labels)
+            loss, grads = self._step(x, labels, watch)
             if self.executor.name == "triton":
                 tensors = self.executor.bind(len(x))
                 return loss, {p: self.executor.stored(tensors, v) for p, v in self.plan.graph.gradients}
@@ -311,13 +316,13 @@ class Model:
         """The type of results: ``float32``, or ``float64`` for fp64."""
         return "float64" if self.dtype == "fp64" else "float32"
 
-    def _step(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]:
+    def _step(self, x: Any, labels: Any, watch: Watcher | None = None) -> tuple[float, dict[str, Any]]:
         if self.mode != "train":
             raise TargetError("this model was compiled for inference; compile with mode='train' to train it")
         graph, given = self.plan.graph, self._inputs(x, labels)
         if self._drawn:
             self._say_what_is_zero()
-        results = self.executor.run(given, len(x), self.seed, self.step)
+        results = self.executor.run(given, len(x), self.seed, self.step, watch)
         self.step += 1
         return float(results[graph.outputs[0].value]), {p: results[v] for p, v in graph.gradients}
 

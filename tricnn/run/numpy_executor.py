@@ -11,6 +11,7 @@ import numpy as np
 from ..compiler.plan import Kernel, Plan
 from ..ir.table import Environment, Kind
 from .interpreter import Values, channels_last, fetch, run_kernel, run_nodes, store
+from .launches import Watcher, finished_after
 
 #: dtype -> what is computed in, and how many bits of mantissa a stored activation keeps (None: all)
 COMPUTE = {"fp64": np.float64, "fp32": np.float32, "tf32": np.float32, "fp16": np.float32, "bf16": np.float32}
@@ -40,6 +41,7 @@ class NumpyExecutor:
         self.values: dict[str, np.ndarray] = {}
         self._prepared: dict[str, np.ndarray] = {}
         self._last: list[list[str]] = _last_uses(plan)
+        self._finished = finished_after(plan, [[plan.place(v).buffer for v in k.writes] for k in plan.kernels])
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Take parameters and buffers (every one of the graph's)."""
@@ -60,8 +62,14 @@ class NumpyExecutor:
     def to_storage(self, name: str, x: Any) -> np.ndarray:
         return channels_last(np.array(x, dtype=self.real))
 
-    def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, np.ndarray]:
-        """One step. Returns outputs and gradients by the name of their value; buffers are updated."""
+    def run(
+        self, inputs: Mapping[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None
+    ) -> dict[str, np.ndarray]:
+        """Outputs and gradients of one step by the name of their value; buffers are updated.
+
+        ``watch`` is called between kernels, as soon as a parameter's gradient is finished, with the parameter and the
+        gradient; what it changes of it stays.
+        """
         graph = self.plan.graph
         memory = {**self.values, **self._prepared}
         for node in graph.inputs:
@@ -73,11 +81,15 @@ class NumpyExecutor:
             if name in self.plan.within:
                 store(self.plan, memory, name, memory[name])
         env = Environment(seed, step)
-        for kernel, finished in zip(self.plan.kernels, self._last, strict=True):
+        gradients = dict(graph.gradients)
+        for kernel, finished, told in zip(self.plan.kernels, self._last, self._finished, strict=True):
             written = run_kernel(self.plan, kernel, self._as_multiplied(kernel, memory), env)
             for value, x in written.items():
                 stored = self.plan.type(value).dtype == "float"
                 store(self.plan, memory, value, round_stored(x, self.dtype) if stored else x)
+            if watch is not None:
+                for parameter in told:
+                    watch(parameter, fetch(self.plan, memory, gradients[parameter], env, "the caller"))
             for value in finished:
                 del memory[value]
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..lower.program import Launch, Program
+from .launches import between_launches
 
 
 def poison(tensor: Any) -> None:
@@ -33,23 +34,13 @@ def first_written(launches: Sequence[Launch]) -> list[tuple[str, ...]]:
 def poisoned(module: Any, program: Program, tensors: Mapping[str, Any]) -> Iterator[None]:
     """Inside, the ``step`` of an emitted module finds every buffer poisoned that a launch is the first to write; not
     those that it updates in place, which are memory of what it reads."""
-    fresh = iter(zip(program.launches, first_written(program.launches), strict=True))
+    fresh = first_written(program.launches)
 
-    class Watched:
-        def __init__(self, function: Any):
-            self.function = function
+    def poison_fresh(launch: int) -> None:
+        kept = {tensors[b].data_ptr() for b in program.launches[launch].reads}
+        for name in fresh[launch]:
+            if tensors[name].data_ptr() not in kept:
+                poison(tensors[name])
 
-        def __getitem__(self, grid: Any) -> Any:
-            launch, buffers = next(fresh)
-            kept = {tensors[b].data_ptr() for b in launch.reads}
-            for name in buffers:
-                if tensors[name].data_ptr() not in kept:
-                    poison(tensors[name])
-            return self.function[grid]
-
-    functions = {f.name: getattr(module, f.name) for f in program.functions}
-    vars(module).update({name: Watched(function) for name, function in functions.items()})
-    try:
+    with between_launches(module, program, before=poison_fresh):
         yield
-    finally:
-        vars(module).update(functions)

@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from math import prod
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..system.errors import TargetError
 from .captured_step import capture, worth_capturing
 from .channels_last import to_logical, to_storage
 from .interpreter import run_nodes
+from .launches import Watcher, between_launches, finished_after
 from .poison import poisoned
 from .rounded_weights import RoundedWeights
 
@@ -175,15 +176,21 @@ class TritonExecutor:
         stored = to_storage(source)
         target.view(stored.shape).copy_(stored)
 
-    def run(self, inputs: Mapping[str, Any], batch: int, seed: int, step: int) -> dict[str, Any]:
-        """One step. Returns outputs and gradients by the name of their value, as device tensors in logical shape."""
+    def run(
+        self, inputs: Mapping[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None
+    ) -> dict[str, Any]:
+        """Outputs and gradients of one step by the name of their value, as device tensors in logical shape.
+
+        ``watch`` is called between launches, as soon as a parameter's gradient is finished, with the parameter and the
+        gradient as it lies; what it changes of it stays.
+        """
         self._check_size(batch)
         self._after_other_streams()
         tensors = self.bind(batch)
         for node in self.plan.graph.inputs:
             self.put(tensors, node.name, inputs[node.name])
         self._round()
-        self.launch(tensors, batch, seed, step)
+        self.launch(tensors, batch, seed, step, watch)
         if self.program.rounded:
             self.rounded.forget()  # whatever becomes of the parameters now, in kernels that PyTorch does not see
         return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
@@ -203,16 +210,32 @@ class TritonExecutor:
             return tensors[place.buffer]
         return tensors[place.buffer][place.offset : place.offset + prod(type_.per_image)]
 
-    def launch(self, tensors: dict[str, Any], batch: int, seed: int, step: int) -> None:
-        """The step's kernels, one by one, or, where they are short, as one CUDA graph (TRICNN_CAPTURE=0: never)."""
-        if batch not in self._captured:
+    def launch(self, tensors: dict[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None) -> None:
+        """Launch the step's kernels, one by one or, where they are short and nobody watches, as one CUDA graph
+        (TRICNN_CAPTURE=0: never)."""
+        if watch is None and batch not in self._captured:
             self._captured[batch] = self._capture(tensors, batch) if self.captures(batch) else None
-        replay = self._captured[batch]
+        replay = self._captured.get(batch) if watch is None else None
         if replay is not None:
             replay()
-        else:
-            with poisoned(self.module, self.program, tensors) if self.poisons else nullcontext():
-                self.module.step(tensors, batch, seed, step)
+            return
+        with ExitStack() as stack:
+            if self.poisons:
+                stack.enter_context(poisoned(self.module, self.program, tensors))
+            if watch is not None:
+                stack.enter_context(self._watched(watch, tensors))
+            self.module.step(tensors, batch, seed, step)
+
+    def _watched(self, watch: Watcher, tensors: dict[str, Any]) -> AbstractContextManager[None]:
+        """Inside, ``watch`` is told of every gradient after the launch that finishes it."""
+        finished = finished_after(self.plan, [launch.writes for launch in self.program.launches])
+        values = dict(self.plan.graph.gradients)
+
+        def tell(launch: int) -> None:
+            for parameter in finished[launch]:
+                watch(parameter, self.stored(tensors, values[parameter]))
+
+        return between_launches(self.module, self.program, after=tell)
 
     def _capture(self, tensors: dict[str, Any], batch: int) -> Callable[[], None] | None:
         buffers = {self.plan.place(name).buffer for name, _ in self.plan.graph.updates}

@@ -1,0 +1,57 @@
+"""Several processes that train one network: their gradients are those of one process with the whole batch."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.training.many import BATCH, WORLD, images_of, network, one_process
+
+SCRIPT = "from tests.training.many import main; main()"
+
+
+@pytest.fixture(scope="module", params=["numpy", pytest.param("triton", marks=pytest.mark.slow)])
+def together(request, tmp_path_factory):
+    """(executor, what each of two processes found), see many.py."""
+    folder = tmp_path_factory.mktemp(request.param)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, request.param, str(rank), str(folder)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(WORLD)
+    ]
+    for process in started:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    return request.param, [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(WORLD)]
+
+
+def test_gradients_are_those_of_the_whole_batch(together):
+    executor, found = together
+    loss, gradients = one_process(executor)
+    for rank in found:
+        for step in rank["gradients"]:  # the first finds out the order, the second sums as gradients are finished
+            for name, wanted in gradients.items():
+                atol = 2e-6 * np.abs(wanted).max()
+                np.testing.assert_allclose(step[name], wanted, rtol=2e-4, atol=atol, err_msg=name)
+        assert rank["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_all_processes_have_the_same_bits(together):
+    _, (first, second) = together
+    for name, gradient in first["gradients"][1].items():
+        assert gradient.tobytes() == second["gradients"][1][name].tobytes(), name
+
+
+def test_sums_begin_before_the_step_ends(together):
+    _, (first, _) = together
+    assert len(first["buckets"]) > 1  # 64 bytes a bucket
+    assert first["begun"].index("sum") < len(first["begun"]) - 1  # gradients were finished after the first sum began
+    finished = [name for name in first["begun"] if name != "sum"]
+    assert sorted(finished) == sorted(p.name for p in network().parameters)  # each once
+
+
+def test_unequal_shares_are_weighed():
+    assert [len(images_of(rank)[1]) for rank in range(WORLD)] == [BATCH // 2 + 1, BATCH // 2]

@@ -1,0 +1,112 @@
+"""Gradients summed over processes while the rest of the backward pass runs.
+
+Gradients are packed in buckets in the order in which a step finishes them. As soon as the last one of a bucket is
+finished, its sum over all processes begins (an all-reduce that does not wait); when the step has ended, the sums are
+waited for and take the gradients' place. (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel
+Training", VLDB 2020, section 3.2.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: bytes of gradients in a bucket: few enough that the first sum begins early, enough that a sum is not all latency
+BUCKET_BYTES = 25 * 2**20
+
+
+class GradientExchange:
+    """The sum over processes of every gradient of a step, each times this process's ``share``:
+
+        g = sum over ranks r of share_r * g_r
+
+    With ``share_r`` = (images of rank r) / (images of all ranks), and each g_r of the mean loss of the rank's images,
+    g is the gradient of the mean loss of all images. Pass ``watch`` to ``loss_and_storage_grads``, then call
+    :meth:`finish`. The first step finds out in which order gradients are finished, and sums them at its end; buckets
+    are made from it. All processes run the same plan, so their buckets are the same.
+    """
+
+    def __init__(self, distributed: Any, bucket_bytes: int = BUCKET_BYTES):
+        self.distributed = distributed
+        self.bucket_bytes = bucket_bytes
+        self.share = 1.0
+        self._order: list[tuple[str, Any]] = []  # as this step finished them
+        self._buckets: list[_Bucket] = []
+        self._of: dict[str, _Bucket] = {}
+
+    def watch(self, parameter: str, gradient: Any) -> None:
+        """Take a gradient that is finished; begin the sum of its bucket if it is the last one of that."""
+        gradient = _as_tensor(gradient)
+        bucket = self._of.get(parameter)
+        if bucket is None:
+            self._order.append((parameter, gradient))
+        elif bucket.take(parameter, gradient, self.share):
+            bucket.begin(self.distributed)
+
+    def finish(self) -> None:
+        """Wait for all sums, and write them where the gradients were."""
+        if self._order:
+            self._make_buckets()
+        for bucket in self._buckets:
+            bucket.finish()
+
+    @property
+    def bytes_by_bucket(self) -> list[int]:
+        """How many bytes each bucket sums, in the order in which the sums begin."""
+        return [bucket.flat.numel() * bucket.flat.element_size() for bucket in self._buckets]
+
+    def _make_buckets(self) -> None:
+        """Buckets of the gradients in their order, and the sums of this first step."""
+        groups: list[list[tuple[str, Any]]] = [[]]
+        size = 0
+        for parameter, gradient in self._order:
+            count = gradient.numel() * gradient.element_size()
+            if size and size + count > self.bucket_bytes:
+                groups.append([])
+                size = 0
+            groups[-1].append((parameter, gradient))
+            size += count
+        self._order = []
+        for group in groups:
+            bucket = _Bucket({parameter: gradient.shape for parameter, gradient in group}, group[0][1])
+            self._buckets.append(bucket)
+            self._of.update(dict.fromkeys(bucket.parts, bucket))
+            for parameter, gradient in group:
+                bucket.take(parameter, gradient, self.share)
+            bucket.begin(self.distributed)
+
+
+class _Bucket:
+    """Some gradients in one piece of memory, and their sum on its way."""
+
+    def __init__(self, shapes: Mapping[str, Any], like: Any):
+        counts = [shape.numel() for shape in shapes.values()]
+        self.flat = like.new_zeros(sum(counts))
+        pieces = self.flat.split(counts)
+        self.parts = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        self.taken: dict[str, Any] = {}
+        self.work: Any = None
+
+    def take(self, parameter: str, gradient: Any, share: float) -> bool:
+        """Pack one gradient times ``share``. Is the bucket full?"""
+        self.parts[parameter].copy_(gradient).mul_(share)
+        self.taken[parameter] = gradient
+        return len(self.taken) == len(self.parts)
+
+    def begin(self, distributed: Any) -> None:
+        """Start the sum over all processes."""
+        self.work = distributed.all_reduce(self.flat, async_op=True)
+
+    def finish(self) -> None:
+        """Wait for the sum, and write it where the gradients were."""
+        self.work.wait()
+        for parameter, gradient in self.taken.items():
+            gradient.copy_(self.parts[parameter])
+        self.taken.clear()
+
+
+def _as_tensor(gradient: Any) -> Any:
+    """A torch tensor of the same memory."""
+    import torch
+
+    return gradient if isinstance(gradient, torch.Tensor) else torch.from_numpy(gradient)

@@ -1,0 +1,120 @@
+"""The processes of a run: one alone, or several that torchrun started, which train one network together.
+
+    torchrun --nproc-per-node 8 -m tricnn train resnet50 ...
+
+Every process computes its share of each batch; what they must agree on (gradients, the loss, when to stop and when to
+save) is summed over all of them, in the same order everywhere, so that all take the same decisions from the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from ..system.errors import TricnnError
+
+#: seconds that one process waits for the others before it takes one of them to be dead or hung
+PATIENCE = 600.0
+
+
+class ProcessLost(TricnnError):
+    """Another process of the run died, or no longer answers."""
+
+
+@dataclass
+class Processes:
+    """``world`` processes of which this is number ``rank`` (from 0). ``distributed`` is torch.distributed; None where
+    there is one process, which needs none."""
+
+    rank: int = 0
+    world: int = 1
+    distributed: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Is this the process that writes files and speaks?"""
+        return self.rank == 0
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """The sum over processes of each number, in float64: the same bits in all of them.
+
+        Raises ProcessLost.
+        """
+        if self.distributed is None:
+            return list(map(float, numbers))
+        import torch
+
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        with self.answering():
+            self.distributed.all_reduce(sums)
+        return [float(x) for x in sums]
+
+    def of_first(self, value: Any) -> Any:
+        """What the first process gives, in every process. Raises ProcessLost."""
+        if self.distributed is None:
+            return value
+        box = [value]
+        with self.answering():
+            self.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Inside, a failure to reach the other processes is a ProcessLost, in one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.distributed is None:
+                raise
+            reason = " ".join(str(error).split())[:160]
+            raise ProcessLost(
+                f"process {self.rank} of {self.world} cannot reach another one, which died or hangs ({reason}); start "
+                "the same command with --resume"
+            ) from None
+
+    def shared(self, count: int) -> slice:
+        """Which of ``count`` things are this process's: consecutive ones, the first processes having one more where
+        they cannot be dealt out evenly."""
+        least, more = divmod(count, self.world)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+
+ALONE = Processes()
+
+
+def started_by_torchrun() -> bool:
+    """Did torchrun, or another launcher with its environment, start this process among others?"""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+@contextmanager
+def joined(patience: float = PATIENCE) -> Iterator[Processes]:
+    """The processes that torchrun started, connected until the block ends; :data:`ALONE` where it did not.
+
+    Tensors on the CPU are summed by gloo, those on GPUs by NCCL; each process uses the GPU of its LOCAL_RANK. Raises
+    ProcessLost if the others cannot be reached within ``patience`` seconds.
+    """
+    if not started_by_torchrun():
+        yield ALONE
+        return
+    import torch
+    import torch.distributed as distributed
+
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    processes = Processes(rank, world, distributed)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+    with processes.answering():
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=patience), rank=rank, world_size=world
+        )
+    try:
+        yield processes
+    finally:
+        distributed.destroy_process_group()
