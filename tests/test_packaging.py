@@ -18,7 +18,10 @@ root = pathlib.Path(sys.argv[1])
 for module in (tricnn.kernels, tricnn.graphs):
     assert pathlib.Path(module.__file__).is_relative_to(root), module.__file__
 assert importlib.util.find_spec("kernels") is None and importlib.util.find_spec("graphs") is None
-assert (pathlib.Path(tricnn.__file__).parent / "py.typed").is_file()
+package = pathlib.Path(tricnn.__file__).parent
+assert (package / "py.typed").is_file()
+page = package / "report" / "page"
+assert [p for p in ("templates/page.html", "assets/page.css", "assets/page.js") if not (page / p).is_file()] == []
 print("fine")
 """
 # The environment that runs the tests may have an editable install of its own: only the one in this folder counts.

@@ -1,4 +1,4 @@
-"""The command line: ``tricnn list | show | compile | explain | verify | train | bench``."""
+"""The command line: ``tricnn list | show | compile | explain | verify | train | tune | bench | report``."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "a network on a data set of images",
     "tune": "the fastest tiles for the GPU at hand, into a file",
     "bench": "fused, unfused and PyTorch, side by side",
+    "report": "what the compiler did, as one page for a browser",
 }
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE: neither the input's fault nor an answer
@@ -39,6 +40,7 @@ examples:
   tricnn verify lenet                                    do those kernels compute the right numbers?
   tricnn train lenet --data digits --out out/digits      98 % of handwritten digits in about a minute
   tricnn bench lenet                                     how fast it is here
+  tricnn report lenet --mode train --out lenet.html      its kernels, edges and bytes as a page
 
 MODEL is an architecture of `tricnn list` or a file with a graph as text.
 `tricnn COMMAND --help` has the options and more examples. With --json a command prints one JSON object.

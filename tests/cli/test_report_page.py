@@ -1,0 +1,181 @@
+"""``tricnn report``: one file that says what the compiler did, whole without a network and without scripts."""
+
+import base64
+import contextlib
+import io
+import json
+import re
+import zlib
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.cli.browser import needs_browser, opened
+from tricnn.cli import main
+from tricnn.report.page.write import page
+
+HOW = ("--mode", "train", "--batch", "256", "--dtype", "bf16", "--target", "sm_90")
+
+
+class Page(HTMLParser):
+    """The ids and the links of a page, and whether its tags are closed in order."""
+
+    VOID = frozenset(["meta", "link", "input", "br", "hr", "img"])
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            elif name in ("href", "src"):
+                self.links.append(value)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> in line {self.getpos()[0]}"
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """The page of a network, and its object; each made once."""
+    folder, made = tmp_path_factory.mktemp("pages"), {}
+
+    def make(*arguments):
+        if arguments not in made:
+            out, printed = folder / f"{len(made)}.html", io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                assert main(["report", *arguments, "--out", str(out), "--json"]) == 0
+            made[arguments] = out, json.loads(printed.getvalue())
+        return made[arguments]
+
+    return make
+
+
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "googlenet_bn")]
+LARGE_PART = pytest.param("googlenet_bn", "inception4c_branch3_1", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("network", ["lenet", "resnet18", *LARGE])
+def test_a_page_is_one_file_and_its_links_lead_somewhere(reported, network):
+    path, facts = reported(network, *HOW)
+    text = path.read_text()
+    parsed = Page(text)
+    assert parsed.open == [] and len(text) < 2_000_000
+    assert [name for name, count in Counter(parsed.ids).items() if count > 1] == []
+    assert {link[0] for link in parsed.links if link != "data:,"} == {"#"}, "nothing may be asked of a network"
+    assert {link[1:] for link in parsed.links if link[0] == "#"} - set(parsed.ids) == set()
+    assert "url(" not in text and "@import" not in text
+    for kernel in facts["kernels"]:
+        assert kernel["name"] in parsed.ids and kernel["id"] in parsed.ids  # page.html#k29
+    assert set(facts["layers"]) <= set(parsed.ids)  # page.html#layer1.0.conv1
+
+
+def folds(scope):
+    yield scope
+    for member in scope["members"]:
+        if not isinstance(member, str):
+            yield from folds(member)
+
+
+@pytest.mark.parametrize("network", ["lenet", "resnet18"])
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_what_folds_say_sums_to_the_whole(reported, network, mode):
+    """Each launch is in one fold of a level, so that a reader can add them up; the totals are those of ``compile``."""
+    _, facts = reported(network, "--mode", mode, *HOW[2:])
+    root = facts["scopes"]
+    assert (root["launches"], root["dram_bytes"]) == (facts["launches"], facts["dram_bytes"])
+    assert (root["unfused_launches"], root["unfused_bytes"]) == tuple(
+        facts["unfused"][key] for key in ("launches", "dram_bytes")
+    )
+    by_layer = Counter()
+    for kernel in facts["kernels"]:
+        by_layer[kernel["layer"]] += len(kernel["launches"])
+    for fold in folds(root):
+        inner = sum(by_layer[m] if isinstance(m, str) else m["launches"] for m in fold["members"])
+        assert fold["launches"] == inner and fold["layers"] >= len(fold["members"])
+
+
+def test_a_page_carries_its_object(reported):
+    path, facts = reported("lenet", *HOW)
+    packed = re.search(r'id="tricnn-report">([^<]+)<', path.read_text())[1]
+    carried = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert carried == {key: value for key, value in facts.items() if key not in ("page", "verification")}
+
+
+def test_text_of_a_user_is_text(tmp_path, reported):
+    """A network's own names and what rules say of them are escaped, whatever they hold."""
+    _, facts = reported("lenet", *HOW)
+    evil = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>"
+    changed = json.loads(json.dumps(facts).replace("conv1", json.dumps(evil)[1:-1]))
+    text = page({key: value for key, value in changed.items() if key not in ("page", "verification")})
+    assert "<img" not in text and text.count("<script") == 2 and "alert(2)</script>" not in text
+    assert "&lt;img src=x" in text
+
+
+def test_verification_is_on_the_page(tricnn, tiny):
+    ran = tricnn("report", tiny, "--mode", "infer", "--verify", "--out", "tiny.html")
+    assert ran.status == 0, ran.err
+    text = Path("tiny.html").read_text()
+    assert "all within tolerance" in text and text.count("<td>ok</td>") >= 2
+
+
+@pytest.mark.parametrize(
+    "out, said", [("nowhere/x.html", "there is no folder nowhere"), (".", "is a folder"), ("", "--out")]
+)
+def test_where_no_page_can_be_written(tricnn, out, said):
+    ran = tricnn("report", "lenet", "--out", out)
+    assert ran.status == 2 and said in ran.err and ran.out == ""
+
+
+@needs_browser
+@pytest.mark.parametrize("network, part", [("resnet18", "layer3_1_conv2"), LARGE_PART])
+def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, network, part):
+    """No error; a fold opens; a click on a kernel shows it with its source; so does its name in the search field."""
+    path, facts = reported(network, *HOW)
+    steps = """
+    const panel = document.getElementById("panel"), seen = {};
+    const fold = document.querySelector("details.scope");
+    fold.querySelector("summary").click();
+    seen.fold = fold.open;
+    document.querySelector("#at\\\\:network a[data-kernel]").click(); await wait();
+    seen.clicked = panel.querySelector(".title").textContent;
+    seen.code = panel.querySelectorAll("pre b").length;
+    document.dispatchEvent(new KeyboardEvent("keydown", {key: "j", bubbles: true})); await wait();
+    seen.next = panel.querySelector(".title") && panel.querySelector(".title").textContent;
+    document.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape", bubbles: true})); await wait();
+    seen.closed = panel.hidden;
+    const box = document.querySelector("#find input");
+    box.value = PART; document.getElementById("find").requestSubmit(); await wait();
+    seen.found = panel.querySelector(".title").textContent;
+    return seen;"""
+    found, errors = opened(path, tmp_path, steps.replace("PART", json.dumps(part)))
+    assert errors == []
+    names = [kernel["name"] for kernel in facts["kernels"]]
+    assert found["fold"] and found["closed"] and found["code"] > 10
+    assert found["next"] == names[names.index(found["clicked"]) + 1]
+    assert part in found["found"]
+
+
+@needs_browser
+@pytest.mark.parametrize("fragment", ["#k09", "#layer1.0.conv1"])
+def test_a_deep_link_opens_what_it_names(tmp_path, reported, fragment):
+    path, facts = reported("resnet18", *HOW)
+    steps = """await wait();
+    const row = document.getElementById(location.hash.slice(1));
+    const title = document.querySelector("#panel .title");
+    const open = row.closest("details").open;
+    return {title: title && title.textContent, open, shown: row.getClientRects().length};"""
+    found, errors = opened(path, tmp_path, steps, fragment)
+    assert errors == []
+    assert found["open"]
+    if fragment == "#k09":
+        assert found["title"] == next(k["name"] for k in facts["kernels"] if k["id"] == "k09")
+    else:
+        assert found["shown"] > 0, "every fold around it is open"

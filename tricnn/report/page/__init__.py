@@ -1,0 +1,1 @@
+"""``tricnn report``: what the compiler did to a network, as one page that needs nothing but a browser."""

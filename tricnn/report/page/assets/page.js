@@ -1,0 +1,143 @@
+// What the page does when it may run scripts: a panel for the kernel that was clicked, finding by name, deep links, keys.
+// Without scripts all of it is there as tables, and links open what they point at.
+"use strict";
+(() => {
+  const panel = document.getElementById("panel");
+  const find = document.getElementById("find");
+  const box = find.querySelector("input");
+  const kernels = [...document.querySelectorAll("details.kernel")];
+  const byName = new Map(kernels.map((k) => [k.dataset.name, k]));
+  const byId = new Map(kernels.map((k) => [k.dataset.name.split("_")[0], k]));
+  let shown = null; // the kernel in the panel
+  let place = null; // what stands where it was
+
+  const button = (text, title, act) => {
+    const made = document.createElement("button");
+    made.type = "button";
+    made.textContent = text;
+    made.title = title;
+    made.addEventListener("click", act);
+    return made;
+  };
+
+  function open(element) {
+    for (let e = element; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+  }
+
+  // The code of a kernel's functions stands once in the page; the panel shows a copy.
+  function code(kernel) {
+    const into = kernel.querySelector(".code-of");
+    if (into.childElementCount) return;
+    for (const name of into.dataset.functions.split(" ")) {
+      const source = document.getElementById("source:" + name);
+      if (!source) continue;
+      const title = document.createElement("h3");
+      title.textContent = name;
+      into.append(title, source.querySelector("pre").cloneNode(true));
+    }
+  }
+
+  function close() {
+    if (!shown) return;
+    shown.querySelector(".code-of").replaceChildren();
+    shown.open = false;
+    place.replaceWith(shown);
+    shown = place = null;
+    panel.replaceChildren();
+    panel.hidden = true;
+    document.body.classList.remove("reading");
+    mark(null);
+  }
+
+  function mark(name) {
+    for (const e of document.querySelectorAll(".current")) e.classList.remove("current");
+    if (name) for (const e of document.querySelectorAll(`main [data-kernel="${CSS.escape(name)}"]`)) e.classList.add("current");
+  }
+
+  function show(kernel) {
+    if (kernel === shown) return;
+    close();
+    place = document.createElement("div");
+    kernel.replaceWith(place);
+    const bar = document.createElement("div");
+    bar.className = "bar";
+    const title = document.createElement("span");
+    title.className = "title name";
+    title.textContent = kernel.dataset.name;
+    bar.append(title, button("‹", "the kernel before (k)", () => step(-1)), button("›", "the next kernel (j)", () => step(1)),
+      button("✕", "close (Esc)", leave));
+    panel.append(bar, kernel);
+    kernel.open = true;
+    code(kernel);
+    panel.hidden = false;
+    document.body.classList.add("reading");
+    panel.scrollTop = 0;
+    shown = kernel;
+    mark(kernel.dataset.name);
+  }
+
+  function leave() {
+    close();
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+
+  function step(by) {
+    const next = kernels[kernels.indexOf(shown) + by];
+    if (next) location.hash = next.id;
+  }
+
+  // #k29, #k29_layer3_1_conv1, #layer1.0.conv1, #layer1.0, #at:network
+  function follow() {
+    const name = decodeURIComponent(location.hash.slice(1));
+    if (!name) return;
+    const target = document.getElementById(name);
+    const kernel = (target && target.closest("details.kernel")) || (target ? null : byName.get(name) || byId.get(name));
+    if (kernel) return show(kernel);
+    if (!target) return;
+    open(target);
+    target.scrollIntoView({ block: target.tagName === "TR" ? "center" : "start" });
+  }
+
+  function search(text) {
+    const name = text.trim();
+    if (!name) return false;
+    const named = (id) => document.getElementById(id);
+    const kernel = byName.get(name) || byId.get(name);
+    const hit = kernel || named(name) || kernels.find((k) => k.dataset.name.includes(name)) ||
+      [...document.querySelectorAll("table.layers tr[id]")].find((row) => row.id.includes(name));
+    box.setCustomValidity(hit ? "" : "no kernel or layer has this in its name");
+    if (!hit) return box.reportValidity(), false;
+    if (location.hash === "#" + hit.id) follow();
+    location.hash = hit.id;
+    return true;
+  }
+
+  find.hidden = false;
+  find.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (search(box.value)) box.blur();
+  });
+  box.addEventListener("input", () => box.setCustomValidity(""));
+  const list = document.getElementById("names");
+  for (const name of [...byName.keys(), ...[...document.querySelectorAll("table.layers tr[id]")].map((row) => row.id)]) {
+    list.append(new Option(name));
+  }
+
+  document.getElementById("theme").addEventListener("click", () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape") return document.activeElement === box ? box.blur() : leave();
+    if (document.activeElement === box) return;
+    if (event.key === "/") event.preventDefault(), box.focus();
+    else if (event.key === "j" && shown) step(1);
+    else if (event.key === "k" && shown) step(-1);
+  });
+
+  addEventListener("hashchange", follow);
+  follow();
+})();
