@@ -144,8 +144,10 @@ def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, net
     const fold = document.querySelector("details.scope");
     fold.querySelector("summary").click();
     seen.fold = fold.open;
-    document.querySelector("#at\\\\:network a[data-kernel]").click(); await wait();
+    document.querySelector("#at\\\\:network svg a[data-kernels]").dispatchEvent(new MouseEvent("click"));
+    await wait();
     seen.clicked = panel.querySelector(".title").textContent;
+    seen.marked = document.querySelectorAll("svg a.current").length;
     seen.code = panel.querySelectorAll("pre b").length;
     document.dispatchEvent(new KeyboardEvent("keydown", {key: "j", bubbles: true})); await wait();
     seen.next = panel.querySelector(".title") && panel.querySelector(".title").textContent;
@@ -158,7 +160,7 @@ def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, net
     found, errors = opened(path, tmp_path, steps.replace("PART", json.dumps(part)))
     assert errors == []
     names = [kernel["name"] for kernel in facts["kernels"]]
-    assert found["fold"] and found["closed"] and found["code"] > 10
+    assert found["fold"] and found["closed"] and found["code"] > 10 and found["marked"]
     assert found["next"] == names[names.index(found["clicked"]) + 1]
     assert part in found["found"]
 

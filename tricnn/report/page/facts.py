@@ -152,11 +152,14 @@ def _edges(program: Program, homes: Homes) -> list[dict[str, Any]]:
             inside[name].append(kernel.name)
     rows = []
     for d in program.plan.decisions:
+        behind = sum(name in homes.backward for name in (d.producer, d.consumer))
         together = [k for k in inside[d.consumer] if k in inside[d.producer]]
         rows.append({
             "producer": d.producer, "consumer": d.consumer, "fused": d.fused, "why": d.text,
             "from_layer": homes.layer(d.producer), "to_layer": homes.layer(d.consumer),
-            "stored_by": writes.get(d.producer), "kernels": together if d.fused and together else inside[d.consumer],
+            "pass": ("forward", "saved", "backward")[behind],
+            "stored_by": writes.get(d.producer),
+            "kernels": together if d.fused and together else inside[d.consumer][:1],
         })  # fmt: skip
     return rows
 
@@ -174,23 +177,36 @@ def _layers(homes: Homes) -> dict[str, dict[str, Any]]:
         mains = [anchored[name] for name in names if name in anchored]
         return list(dict.fromkeys([*mains, *(k for name in names for k in kernels[name])]))
 
+    shared: dict[str, list[str]] = defaultdict(list)  # nodes of what passes made of a layer and others
+    for node in plan.graph.nodes:
+        for other in homes.made_of(node.name)[1:]:
+            shared[other].append(node.name)
     rows = {}
     for layer, nodes in homes.nodes.items():
-        names = [node.name for node in nodes]
-        node = declared.by_name.get(layer)
+        names = [*(node.name for node in nodes), *shared[layer]]
+        own_node = declared.by_name.get(layer)
         known = declared.types.get(layer) or plan.graph.types.get(layer)
-        inputs = [homes.layer(v) for v in node.inputs if declared.by_name[v].row.source is None] if node else []
         own = [name for name in names if name == layer]
         rest = [name for name in names if name not in homes.backward and name != layer]
         rows[layer] = {
-            "op": node.op if node else nodes[0].op,
+            "op": own_node.op if own_node else nodes[0].op,
             "type": str(known) if known is not None else "",
-            "declared": node is not None,
-            "inputs": list(dict.fromkeys(inputs)),
-            "forward": list(dict.fromkeys([*computing(own), *computing(rest)])),
+            "declared": own_node is not None,
+            "inputs": _inputs(homes, layer),
+            "forward": computing([*own, *rest]),
             "backward": computing([name for name in names if name in homes.backward]),
         }
     return rows
+
+
+def _inputs(homes: Homes, layer: str) -> list[str]:
+    """The layers that a layer was declared to read, or, of one that passes made, those that it reads."""
+    graph, node = homes.plan.graph, homes.declared.by_name.get(layer)
+    if node is not None:
+        return list(dict.fromkeys(v for v in node.inputs if homes.declared.by_name[v].row.source is None))
+    read = (v for n in homes.nodes[layer] if n.name not in homes.backward for v in n.inputs)
+    return list(dict.fromkeys(name for v in read if graph.by_name[v].row.source is None
+                              and v not in homes.backward and (name := homes.layer(v)) != layer))  # fmt: skip
 
 
 def _scopes(homes: Homes, kernels: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from markupsafe import Markup, escape
 from pygments.lexers import PythonLexer
-from pygments.token import Comment, Keyword, Name, Number, String
+from pygments.token import Comment, Keyword, Name, String
 
-#: the classes of page.css, by kind of token; what is not here is plain text
-CLASSES: tuple[tuple[Any, str], ...] = (
-    (Comment, "c"), (Keyword, "k"), (String, "s"), (Number, "m"), (Name.Decorator, "d"), (Name.Function, "f"),
+#: short elements, which page.css colours, by kind of token; what is not here is plain text
+ELEMENTS: tuple[tuple[Any, str], ...] = (
+    (Comment, "i"), (Keyword, "u"), (Name.Decorator, "u"), (String, "s"), (Name.Function, "em"),
 )  # fmt: skip
 
 
@@ -24,12 +24,12 @@ def _lines(source: str) -> Iterator[list[Markup]]:
     """The pieces of each line."""
     line: list[Markup] = []
     for kind, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens(source):
-        name = next((name for known, name in CLASSES if kind in known), "")
+        name = next((name for known, name in ELEMENTS if kind in known), "")
         for number, part in enumerate(text.split("\n")):
             if number:
                 yield line
                 line = []
             if part:
-                line.append(Markup('<i class="{}">{}</i>').format(name, part) if name else escape(part))
+                line.append(Markup("<{0}>{1}</{0}>").format(name, part) if name else escape(part))
     if line:
         yield line

@@ -77,8 +77,34 @@ class Homes:
         self._scopes = {name.rpartition(".")[0] for name in self._layers}
 
     def layer(self, name: str) -> str:
-        """The declared layer that a node computes or was made of; for what passes made of several layers (merged
-        siblings, the loss) a layer by its own name."""
+        """The declared layer that a node computes or was made of. What passes made of several layers (merged siblings)
+        belongs to the first of them; what none of them reads (the loss) is a layer by its own name."""
+        named = self._named(name)
+        return self.parts[named][0] if named in self.parts else named
+
+    def made_of(self, name: str) -> list[str]:
+        """The layers that a node was made of."""
+        named = self._named(name)
+        return self.parts.get(named, [named])
+
+    @cached_property
+    def parts(self) -> Mapping[str, list[str]]:
+        """What passes made of several layers, and those layers: the ones that read it in the forward pass."""
+        found: dict[str, list[str]] = {}
+        for node in reversed(self.plan.graph.nodes):
+            reader = self._named(node.name)
+            if node.name in self.backward or (reader not in self._layers and reader not in found):
+                continue
+            for value in node.inputs:
+                made = self._named(value)
+                if made in self._layers or made == reader or self.plan.graph.by_name[value].row.source is not None:
+                    continue
+                readers = [reader] if reader in self._layers else found[reader]
+                found[made] = list(dict.fromkeys([*readers, *found.get(made, [])]))
+        return found
+
+    def _named(self, name: str) -> str:
+        """The declared layer in a node's name; without one the first part of the name behind its scope."""
         head = name
         while head:
             if head in self._layers:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from ..figures import brief, plural, scaled, size, times
 from .highlight import highlighted
+from .network_picture import Network
 
 HERE = Path(__file__).parent
 
@@ -28,7 +29,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     made.filters |= {"size": size, "scaled": scaled, "times": times, "highlighted": highlighted, "hue": hue}
-    made.filters |= {"tail": tail, "plural": lambda noun, count: plural(count, noun), "us": lambda us: brief(us / 1e6)}
+    made.filters |= {"tail": tail, "kernel_number": lambda name: name.partition("_")[0]}
+    made.filters |= {"plural": lambda noun, count: plural(count, noun), "us": lambda us: brief(us / 1e6)}
     made.globals |= {"css": asset("page.css"), "js": asset("page.js")}
     return made
 
@@ -68,7 +70,7 @@ def page(facts: Mapping[str, Any], verification: Mapping[str, Any] | None = None
     return environment().get_template("page.html").render(
         **facts, edges_of=edges, readers=readers, verification=verification, sidecar=packed(facts),
         scope_paths=scope_paths,
-        compiled=any("registers" in f for f in facts["functions"].values()),
+        network=Network(facts), compiled=any("registers" in f for f in facts["functions"].values()),
         by_name={kernel["name"]: kernel for kernel in facts["kernels"]},
     )  # fmt: skip
 

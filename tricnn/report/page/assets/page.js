@@ -51,7 +51,8 @@
 
   function mark(name) {
     for (const e of document.querySelectorAll(".current")) e.classList.remove("current");
-    if (name) for (const e of document.querySelectorAll(`main [data-kernel="${CSS.escape(name)}"]`)) e.classList.add("current");
+    const number = name && name.split("_")[0];
+    if (name) for (const e of document.querySelectorAll(`main [data-kernels~="${CSS.escape(number)}"]`)) e.classList.add("current");
   }
 
   function show(kernel) {
