@@ -29,14 +29,14 @@ def sum_partials(
 
 
 @triton.jit
-def sum_partials_of_many(table, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr):
+def sum_partials_of_many(table, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr = 0):
     """Sums of the partial results of many tensors in one launch: each program adds one block of one of them.
 
-    table: [programs, 5] int64 says of each block: the addresses of its first partial result and of its sum (both
+    table: [blocks, 5] int64 says of each block: the addresses of its first partial result and of its sum (both
     fp32), how many parts there are, how many elements lie between two of them, and how many elements the block has, at
-    most BLOCK. Grid: (programs,).
+    most BLOCK. Grid: (how many blocks this launch adds,), from number FIRST on.
     """
-    row = table + tl.program_id(0) * 5
+    row = table + (FIRST + tl.program_id(0)) * 5
     source = tl.load(row).to(tl.pointer_type(tl.float32))
     target = tl.load(row + 1).to(tl.pointer_type(tl.float32))
     parts = tl.load(row + 2).to(tl.int32)

@@ -22,8 +22,8 @@ def network():
     return b.build(logits=b.linear(x, 3, name="fc"))
 
 
-def model(executor):
-    return tricnn.compile(network(), "train", BATCH, executor=executor, seed=3)
+def model(executor, bucket_bytes=64, chosen_for=512):  # a batch whose sums are split
+    return tricnn.compile(network(), "train", chosen_for, executor=executor, seed=3, bucket_bytes=bucket_bytes)
 
 
 def batch():

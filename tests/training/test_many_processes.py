@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.training.many import BATCH, WORLD, images_of, network, one_process
+from tests.training.many import BATCH, WORLD, batch, images_of, model, network, one_process
+from tricnn.training.gradient_exchange import packed
 
 SCRIPT = "from tests.training.many import main; main()"
 
@@ -53,5 +54,23 @@ def test_sums_begin_before_the_step_ends(together):
     assert sorted(finished) == sorted(p.name for p in network().parameters)  # each once
 
 
+def test_gradients_finished_in_buckets_are_those_finished_at_the_end():
+    """To the bit; and what one launch does at the end is done by several in the middle of the step."""
+    whole, parts = (model("triton", size) for size in (None, 64))
+    kinds = [[launch.kind for launch in m.program.launches] for m in (whole, parts)]
+    assert [k.count("sum_partials_of_many") for k in kinds] == [1, 3]  # a layer with its weight is more than 64 bytes
+    assert kinds[1].index("sum_partials_of_many") < kinds[1].index("conv2d_grad_input")
+    for name, gradient in whole.loss_and_grads(*batch())[1].items():
+        assert gradient.tobytes() == parts.loss_and_grads(*batch())[1][name].tobytes(), name
+
+
 def test_unequal_shares_are_weighed():
     assert [len(images_of(rank)[1]) for rank in range(WORLD)] == [BATCH // 2 + 1, BATCH // 2]
+
+
+def test_gradients_are_packed_in_order_and_the_last_bucket_is_small():
+    """Of 100 bytes a bucket, 4 the last one: by hand."""
+    sizes = [("a", 60), ("b", 60), ("c", 40), ("d", 150), ("e", 3), ("f", 1)]
+    assert packed(sizes, 100) == [["a"], ["b", "c"], ["d"], ["e", "f"]]
+    assert packed([("large", 1000)], 100) == [["large"]]
+    assert packed([], 100) == []

@@ -67,7 +67,8 @@ class Plan:
     ``views`` are values that are another value's memory under another shape; ``within`` says of a value which other
     one's channels it is, and the first of them; ``prepared`` are computed once whenever the parameters change (folded
     weights). ``prices`` are the predicted seconds of the kernels that a value concerns, if they recompute it and if it
-    is stored."""
+    is stored. Partial sums of weights' gradients are added in one launch at the end of the step, or, if there are
+    ``bucket_bytes``, whenever so many bytes of gradients wait for it: who sends them elsewhere has them earlier."""
 
     graph: Graph
     mode: str
@@ -78,6 +79,7 @@ class Plan:
     prepared: tuple[Node, ...] = ()
     decisions: tuple[Decision, ...] = ()
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    bucket_bytes: int | None = None
 
     @property
     def fused(self) -> bool:
@@ -151,6 +153,8 @@ class Plan:
                 mark = "*" if node is kernel.anchor and OPS[node.op].kind is not Kind.POINTWISE else " "
                 arguments = ", ".join([*node.inputs, *([attrs] if attrs else [])])
                 lines.append(f"  {mark} {node.name} = {node.op}({arguments})")
+        if self.bucket_bytes is not None:
+            lines.append(f"finish gradients every {self.bucket_bytes:,} bytes")
         for name, value in self.views.items():
             lines.append(f"view {name} = {value}")
         for name, (whole, start) in self.within.items():

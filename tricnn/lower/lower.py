@@ -14,7 +14,7 @@ from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
 from .loss import lower_loss
 from .lowering import Lowering
-from .partial_sums import lower_many_sums
+from .partial_sums import lower_many_sums, sums_waiting
 from .pointwise import lower_pointwise
 from .pooling import lower_pool, lower_pool_grad
 from .program import Program
@@ -88,7 +88,9 @@ def lower(
     for kernel in plan.kernels:
         if kernels is None or kernel.name in kernels:
             lowering_of(kernel)(state, kernel)
-    if state.sums:
+            if plan.bucket_bytes is not None and sums_waiting(state) >= plan.bucket_bytes:
+                lower_many_sums(state)
+    if sums_waiting(state):
         lower_many_sums(state)
     used = {argument for launch in state.launches for argument in launch.arguments}
     descriptors = {name: d for name, d in state.descriptors.items() if name in used}

@@ -38,6 +38,7 @@ class Lowering:
     functions: dict[str, Function] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
     sums: list[PartialSum] = field(default_factory=list)
+    summed: int = 0  # how many of them a launch adds already
     choices: list[tiles.Choice] = field(default_factory=list)
     rounded: dict[str, str] = field(default_factory=dict)
     descriptors: dict[str, Descriptor] = field(default_factory=dict)

@@ -126,13 +126,15 @@ def _add_up(
 
 
 def lower_many_sums(state: Lowering) -> None:
-    """Launch what adds, at the end of the step, all partial sums that have waited for it."""
-    last = next(k for k in reversed(state.plan.kernels) if any(s.target in k.writes for s in state.sums))
-    blocks = sum(cdiv(s.length, SUM_BLOCK) for s in state.sums)
-    state.buffers[SUM_TABLE] = Buffer(SUM_TABLE, "i64", Size.of(5 * blocks), persistent=True)
-    constants = {"BLOCK_P": SUM_PARTS, "BLOCK": SUM_BLOCK}
+    """Launch what adds all partial sums that have waited for it since the last such launch."""
+    finished, waiting = state.sums[: state.summed], state.sums[state.summed :]
+    state.summed = len(state.sums)
+    last = next(k for k in reversed(state.plan.kernels) if any(s.target in k.writes for s in waiting))
+    first, blocks = (sum(cdiv(s.length, SUM_BLOCK) for s in sums) for sums in (finished, waiting))
+    state.buffers[SUM_TABLE] = Buffer(SUM_TABLE, "i64", Size.of(5 * (first + blocks)), persistent=True)
+    constants = {"BLOCK_P": SUM_PARTS, "BLOCK": SUM_BLOCK, **({"FIRST": first} if first else {})}
     state.add(
-        "sum_weight_gradients",
+        state.scope.free("sum_weight_gradients") if first else "sum_weight_gradients",
         last,
         Call("sum_partials_of_many", [Pointer(SUM_TABLE, "table")], constants),
         (blocks,),
@@ -141,10 +143,15 @@ def lower_many_sums(state: Lowering) -> None:
         traffic=[traffic.loads(SUM_TABLE, 5 * blocks)],
     )
     launch = state.launches.pop()
-    layers = tuple(dict.fromkeys(s.target for s in state.sums))
-    sources = tuple(dict.fromkeys(s.source for s in state.sums))
+    layers = tuple(dict.fromkeys(s.target for s in waiting))
+    sources = tuple(dict.fromkeys(s.source for s in waiting))
     loads = {**launch.loads, **{b: state.buffers[b].size for b in sources}}
     state.launches.append(replace(launch, layers=layers, reads=(*launch.reads, *sources), writes=layers, loads=loads))
+
+
+def sums_waiting(state: Lowering) -> int:
+    """The bytes of the results of all partial sums that no launch adds yet."""
+    return sum(4 * s.length for s in state.sums[state.summed :])
 
 
 # --- side sums -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -71,6 +72,7 @@ def compile(
     *,
     seed: int = 0,
     label_smoothing: float = 0.0,
+    bucket_bytes: int | None = None,
 ) -> Model:
     """Compile a network.
 
@@ -85,6 +87,8 @@ def compile(
               legal; ``"epilogue"``: pointwise chains only; ``"none"`` (or False): one kernel per layer; or rules by
               name (tricnn/compiler/policies.py).
     seed      draws the initial parameters and, with the step, dropout's masks.
+    bucket_bytes  finish gradients by so many bytes rather than at the end of the step, for who sends them to other
+              processes meanwhile (training/gradient_exchange.py).
 
     With ``TRICNN_DUMP=folder`` in the environment, what every pass made is written there, numbered, in a folder for
     each compilation.
@@ -112,6 +116,7 @@ def compile(
     dump = Dump.asked_for(graph, mode)
     cost = Cost(batch, dtype, target or device_target())
     plan = planned(graph, mode, fuse, cost, label_smoothing=label_smoothing, show=dump)
+    plan = replace(plan, bucket_bytes=bucket_bytes)
     model = Model(graph, plan, batch, dtype, executor, target, seed)
     if dtype != "fp64":
         dump.kernels(lambda: model.program)

@@ -8,11 +8,11 @@ Training", VLDB 2020, section 3.2.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: bytes of gradients in a bucket: few enough that the first sum begins early, enough that a sum is not all latency
-BUCKET_BYTES = 25 * 2**20
+#: bytes of gradients in a bucket: few enough that the last ones do not wait long, enough that a sum is not all latency
+BUCKET_BYTES = 5 * 2**20
 
 
 class GradientExchange:
@@ -57,23 +57,32 @@ class GradientExchange:
 
     def _make_buckets(self) -> None:
         """Buckets of the gradients in their order, and the sums of this first step."""
-        groups: list[list[tuple[str, Any]]] = [[]]
-        size = 0
-        for parameter, gradient in self._order:
-            count = gradient.numel() * gradient.element_size()
-            if size and size + count > self.bucket_bytes:
-                groups.append([])
-                size = 0
-            groups[-1].append((parameter, gradient))
-            size += count
+        found = dict(self._order)
         self._order = []
-        for group in groups:
-            bucket = _Bucket({parameter: gradient.shape for parameter, gradient in group}, group[0][1])
+        sizes = [(parameter, g.numel() * g.element_size()) for parameter, g in found.items()]
+        for names in packed(sizes, self.bucket_bytes):
+            bucket = _Bucket({name: found[name].shape for name in names}, found[names[0]])
             self._buckets.append(bucket)
-            self._of.update(dict.fromkeys(bucket.parts, bucket))
-            for parameter, gradient in group:
-                bucket.take(parameter, gradient, self.share)
+            self._of.update(dict.fromkeys(names, bucket))
+            for name in names:
+                bucket.take(name, found[name], self.share)
             bucket.begin(self.distributed)
+
+
+def packed(sizes: Sequence[tuple[str, int]], limit: int) -> list[list[str]]:
+    """The names of each bucket, in the order given, in which they are finished. ``sizes`` are pairs of a name and its
+    bytes. A bucket holds at most ``limit`` bytes and the last one a 25th of that, or one gradient: the step's last
+    gradients have nothing left to hide their sum behind, so it must be short."""
+    buckets: list[list[str]] = []
+    filled, room = 0, 0
+    for name, size in reversed(sizes):
+        if not buckets or filled + size > room:
+            room = limit if buckets else limit // 25
+            buckets.append([])
+            filled = 0
+        buckets[-1].append(name)
+        filled += size
+    return [bucket[::-1] for bucket in reversed(buckets)]
 
 
 class _Bucket:
