@@ -45,7 +45,7 @@ def test_boxes_never_overlap_and_edges_run_downwards(seed):
         assert abs(ax - bx) >= 80 or abs(ay - by) >= 40
     for a, b in edges:
         assert made.places[str(a)][1] < made.places[str(b)][1]
-    assert all(0 <= x - 40 and x + 40 <= made.width + 1e-6 for x, _ in made.places.values())
+    assert all(x - 40 >= 0 and x + 40 <= made.width + 1e-6 for x, _ in made.places.values())
 
 
 @pytest.fixture(scope="module")
