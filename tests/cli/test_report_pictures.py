@@ -2,11 +2,13 @@
 
 import itertools
 import random
+import re
 
 import pytest
 
 from tricnn.graphs import lenet, resnet18
 from tricnn.lower.from_graph import lowered
+from tricnn.report.page import charts
 from tricnn.report.page.facts import gathered
 from tricnn.report.page.layered import layered
 from tricnn.report.page.network_picture import Network
@@ -93,3 +95,42 @@ def test_merged_layers_have_the_kernel_that_computes_them(network):
     assert all(set(layer["inputs"]) <= names for layer in layers.values())
     for kernel in net.facts["kernels"]:
         assert kernel["layer"] in names, kernel["name"]
+
+
+def test_bars_are_as_high_as_their_bytes(network):
+    facts = network(lenet(), "train").facts
+    chart = charts.bars(facts)
+    heights = [float(re.search(r"v-([\d.]+)h", shape.path)[1]) for shape in chart.shapes]
+    volumes = [kernel["dram_bytes"] for kernel in facts["kernels"]]
+    largest = max(range(len(volumes)), key=volumes.__getitem__)
+    for height, volume in zip(heights, volumes, strict=True):
+        assert height == pytest.approx(max(0.5, heights[largest] * volume / volumes[largest]), abs=0.1)
+
+
+def test_buffers_that_live_at_once_do_not_overlap(network):
+    """The rectangles of the arena: launches across, addresses upwards, none upon another."""
+    facts = network(lenet(), "train").facts
+    chart = charts.arena(facts)
+    assert len(chart.shapes) == len(facts["arena"]["buffers"]) > 5
+    found = [list(map(float, re.findall(r"-?[\d.]+", shape.path))) for shape in chart.shapes]
+    for (ax, ay, aw, ah, _), (bx, by, bw, bh, _) in itertools.combinations(found, 2):
+        apart = ax + aw <= bx + 0.2 or bx + bw <= ax + 0.2 or ay + ah <= by + 0.5 or by + bh <= ay + 0.5
+        assert apart, "a byte of one buffer is a byte of another while both are needed"
+
+
+def test_a_roofline_has_only_known_times(network):
+    facts = network(lenet(), "train").facts
+    assert charts.roofline(facts) is None
+    kernels = [dict(kernel) for kernel in facts["kernels"]]
+    kernels[0]["simulated_us"] = kernels[0]["dram_bytes"] / 3.35e6  # at the bandwidth of the data sheet: on the roof
+    chart = charts.roofline({**facts, "kernels": kernels})
+    (point,) = chart.shapes
+    (slope, *_) = [list(map(float, re.findall(r"[\d.]+", path))) for kind, path in chart.behind if kind == "roof"]
+    (x0, y0, x1, y1) = slope[:4]
+    assert point.kernel == kernels[0]["name"]
+    assert point.y == pytest.approx(y0 + (y1 - y0) * (point.x - x0) / (x1 - x0), abs=0.2)
+
+
+@pytest.mark.parametrize("most, expected", [(8.7, [0, 2, 4, 6, 8]), (275, [0, 50, 100, 150, 200, 250]), (0, [0])])
+def test_axes_have_round_numbers(most, expected):
+    assert charts.steps(most) == expected

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..figures import brief, plural, scaled, size, times
+from . import charts
 from .highlight import highlighted
 from .network_picture import Network
 
@@ -70,7 +71,8 @@ def page(facts: Mapping[str, Any], verification: Mapping[str, Any] | None = None
     return environment().get_template("page.html").render(
         **facts, edges_of=edges, readers=readers, verification=verification, sidecar=packed(facts),
         scope_paths=scope_paths,
-        network=Network(facts), compiled=any("registers" in f for f in facts["functions"].values()),
+        network=Network(facts), bars=charts.bars(facts), roofline=charts.roofline(facts),
+        arena_chart=charts.arena(facts), compiled=any("registers" in f for f in facts["functions"].values()),
         by_name={kernel["name"]: kernel for kernel in facts["kernels"]},
     )  # fmt: skip
 
