@@ -6,6 +6,7 @@ the backward ones in reverse, with ``gradients`` naming the gradient of each par
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..ir.builder import GraphBuilder
@@ -32,7 +33,7 @@ class _Gradients(GraphBuilder):
         return self.types[value]
 
     def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
-        key = (op, inputs, tuple(sorted(attrs.items())))
+        key = (op, inputs, tuple(sorted(attrs.items(), key=lambda item: item[0])))
         if key not in self._made:
             suffix = op.split("_", 1)[1] if op.startswith(("conv2d_", "linear_", "normalize_")) else op
             name = name or derived_name(self.layer, suffix, self.types)
@@ -55,15 +56,59 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
     if graph.types[loss].shape != ():
         raise GraphError(f"layer {loss}: only a scalar can be differentiated, this is {graph.types[loss]}")
     targets = [n.name for n in graph.parameters] if wrt is None else list(wrt)
+    g = _Gradients(graph, _dependent(graph, targets))
+    incoming: dict[str, list[str]] = {}
+    if g.wanted(loss):
+        g.layer = loss
+        incoming[loss] = [g.add("fill", value=1.0, name=derived_name(loss, "grad", g.types))]
+    _backward(g, graph, incoming)
+    useless = next((target for target in targets if target not in incoming), None)
+    if useless is not None:
+        raise GraphError(f"parameter {useless}: the loss does not depend on it; remove it from the graph")
+    return _with_gradients(g, graph, targets, incoming)
+
+
+def differentiate_open(graph: Graph, wrt: Sequence[str]) -> Graph:
+    """The graph with the gradients of ``wrt`` (parameters or inputs), given those of its outputs: each output that
+    depends on one of them has a tangent, an input of its shape that is its gradient.
+
+        gradient of p = sum over outputs y of (dy/dp)^T tangent_y
+
+    What no output depends on has no gradient; where nothing is wanted the graph is as it was. Raises GraphError if a
+    layer in between has no gradient.
+    """
+    g = _Gradients(graph, _dependent(graph, wrt))
+    incoming: dict[str, list[str]] = {}
+    for output in graph.outputs:
+        if g.wanted(output.value):
+            type_ = g.type(output.value)
+            name = derived_name(output.value, "tangent", g.types)
+            tangent = g.add("input", name=name, shape=type_.shape, dtype=type_.dtype, tangent=output.name)
+            incoming.setdefault(output.value, []).append(tangent)
+    _backward(g, graph, incoming)
+    return _with_gradients(g, graph, [target for target in wrt if target in incoming], incoming)
+
+
+def _dependent(graph: Graph, targets: Sequence[str]) -> frozenset[str]:
+    """The values that depend on one of the targets, these among them."""
     depends = set(targets)
     for node in graph.nodes:
         if any(v in depends for v in node.inputs):
             depends.add(node.name)
-    g = _Gradients(graph, frozenset(depends))
-    incoming: dict[str, list[str]] = {}
-    if loss in depends:
-        g.layer = loss
-        incoming[loss] = [g.add("fill", value=1.0, name=derived_name(loss, "grad", g.types))]
+    return frozenset(depends)
+
+
+def _with_gradients(g: _Gradients, graph: Graph, targets: Sequence[str], incoming: dict[str, list[str]]) -> Graph:
+    """The graph with the sums of the gradients that have come to the targets."""
+    gradients = []
+    for target in targets:
+        g.layer = target
+        gradients.append((target, _total(g, incoming[target])))
+    return Graph(graph.name, tuple(g.nodes), graph.outputs, graph.updates, tuple(gradients)).pruned()
+
+
+def _backward(g: _Gradients, graph: Graph, incoming: dict[str, list[str]]) -> None:
+    """Add to the gradients that have come in, layer by layer from the last, those of what each layer reads."""
     for node in reversed(graph.nodes):
         if node.name not in incoming or not node.inputs:
             continue
@@ -75,13 +120,6 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
         for value, gradient in zip(node.inputs, rule(g, node, dy), strict=True):
             if gradient is not None and g.wanted(value):
                 incoming.setdefault(value, []).insert(0, gradient)
-    gradients = []
-    for target in targets:
-        if target not in incoming:
-            raise GraphError(f"parameter {target}: the loss does not depend on it; remove it from the graph")
-        g.layer = target
-        gradients.append((target, _total(g, incoming[target])))
-    return Graph(graph.name, tuple(g.nodes), graph.outputs, graph.updates, tuple(gradients)).pruned()
 
 
 def _total(g: _Gradients, parts: list[str]) -> str:

@@ -17,7 +17,7 @@ from ..ir.graph import Graph
 from ..system.errors import TargetError
 from .branches import join_branches
 from .cost import Cost
-from .differentiate import differentiate
+from .differentiate import differentiate, differentiate_open
 from .expand import expand
 from .fold import fold_batch_norm
 from .fusion.fuser import fuse
@@ -25,10 +25,12 @@ from .padding import absorb_padding
 from .plan import Plan
 from .policies import policy_named, rules_of
 from .siblings import join_slices, merge_siblings
-from .specialise import for_inference, for_training, tidy
+from .specialise import for_inference, for_training, tidy, with_batch_statistics
 from .strided import compact_strided_gradients
 
+#: beside those that ``tricnn.compile`` takes: outputs, and gradients of what is wanted, given those of the outputs
 MODES = ("infer", "train")
+OPEN = "open"
 
 Show = Callable[[str, object], None]
 
@@ -37,17 +39,18 @@ Show = Callable[[str, object], None]
 class Aim:
     """What a graph is compiled for. ``cost`` is the time model that ``auto`` goes by; without one ``auto`` is ``all``.
 
-    Raises TargetError for an unknown mode.
+    ``wants`` are the parameters and inputs whose gradients an open plan gives. Raises TargetError for an unknown mode.
     """
 
     mode: str
     policy: str
     cost: Cost | None = None
     label_smoothing: float = 0.0
+    wants: tuple[str, ...] = ()
     rules: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
+        if self.mode not in (*MODES, OPEN):
             raise TargetError(f"mode {self.mode!r} is unknown; accepted: {', '.join(MODES)}")
         object.__setattr__(self, "rules", rules_of(self.policy))
 
@@ -55,8 +58,8 @@ class Aim:
 @dataclass(frozen=True)
 class Pass:
     """One step from a graph to a graph. ``name`` says what its result is; ``does`` is its equation, or what it does, in
-    one line. It runs in ``mode`` (in every one, if that is empty) where the policy has all ``rules``; with no rule
-    named, under every policy that fuses at all; and always if ``rules`` is None."""
+    one line. It runs in the modes ``mode`` (with ``+`` between; in every one, if that is empty) where the policy has
+    all ``rules``; with no rule named, under every policy that fuses at all; and always if ``rules`` is None."""
 
     name: str
     does: str
@@ -66,7 +69,7 @@ class Pass:
 
     def runs(self, aim: Aim) -> bool:
         """Is it part of this compilation?"""
-        if self.mode not in ("", aim.mode):
+        if self.mode and aim.mode not in self.mode.split("+"):
             return False
         return self.rules is None or (bool(aim.rules) and aim.rules.issuperset(self.rules))
 
@@ -81,6 +84,8 @@ PASSES = (
          lambda graph, aim: for_inference(graph), "infer"),
     Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)); cross entropy on every output",
          lambda graph, aim: for_training(graph, aim.label_smoothing), "train"),
+    Pass("open", "batch_norm(x) = normalize(x, batch_stats(x)); outputs stay, and what follows is somebody else's",
+         lambda graph, aim: with_batch_statistics(graph), "open"),
     Pass("batch-norm-folded", "batch_norm(conv2d(x, w, b)) = conv2d(x, w * s, (b - mean) * s + beta)",
          lambda graph, aim: fold_batch_norm(graph), "infer", ()),
     Pass("tidied", "max_pool2d(relu(x)) = relu(max_pool2d(x)); f(flatten(x)) = flatten(f(x))",
@@ -88,13 +93,15 @@ PASSES = (
     Pass("padding-absorbed", "conv2d(zero_pad2d(x; a), w; b) = conv2d(x, w; a + b)",
          lambda graph, aim: absorb_padding(graph), "", ()),
     Pass("branches-joined", "concat(f(a), f(b)) = f(concat(a, b))",
-         lambda graph, aim: join_branches(graph), "train", ("placement", "prologue")),
+         lambda graph, aim: join_branches(graph), "train+open", ("placement", "prologue")),
     Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",
          lambda graph, aim: merge_siblings(graph, aim.mode), "", MERGING),
     Pass("differentiated", "the gradient of the loss in every parameter, graph to graph",
          lambda graph, aim: differentiate(graph), "train"),
+    Pass("differentiated", "the gradient of what is wanted, given the gradient of every output, graph to graph",
+         lambda graph, aim: differentiate_open(graph, aim.wants), "open"),
     Pass("gradients-compacted", "conv2d_grad_input(dy, w; 1x1, stride s) = spread(conv2d_grad_input(dy, w; stride 1))",
-         lambda graph, aim: compact_strided_gradients(graph), "train", ("prologue",)),
+         lambda graph, aim: compact_strided_gradients(graph), "train+open", ("prologue",)),
     Pass("slices-joined", "concat(slice(m), y) = slice(concat(m, y))",
          lambda graph, aim: join_slices(graph), "", MERGING),
 )  # fmt: skip
@@ -118,11 +125,13 @@ def planned(
     cost: Cost | None = None,
     *,
     label_smoothing: float = 0.0,
+    wants: tuple[str, ...] = (),
     show: Show | None = None,
 ) -> Plan:
     """The plan of a declared graph, by every pass and then fusion. ``cost`` is the time model that ``auto`` goes by;
-    without one every rule is used wherever it is legal. Raises as :func:`specialised` does."""
-    return _planned(graph, Aim(mode, policy_named(fuse), cost, label_smoothing), show)
+    without one every rule is used wherever it is legal. ``wants`` are the parameters and inputs whose gradients an open
+    plan gives. Raises as :func:`specialised` does."""
+    return _planned(graph, Aim(mode, policy_named(fuse), cost, label_smoothing, wants), show)
 
 
 def _planned(graph: Graph, aim: Aim, show: Show | None) -> Plan:

@@ -124,13 +124,22 @@ class Plan:
         return whole[(slice(None),) * type_.channel_axis + (slice(start, start + type_.channel_count),)]
 
     @cached_property
+    def forward_kernels(self) -> int:
+        """How many of the kernels, from the first on, are the forward pass: those before the loss, or before the first
+        that reads the gradient of an output; all of them where nothing is differentiated."""
+        tangents = set(self.graph.tangents.values())
+
+        def backward(kernel: Kernel) -> bool:
+            read = {self.storage(v) for n in kernel.nodes for v in n.inputs}
+            return any(n.row.begins_backward for n in kernel.nodes) or not tangents.isdisjoint(read)
+
+        return next((i for i, kernel in enumerate(self.kernels) if backward(kernel)), len(self.kernels))
+
+    @cached_property
     def kept(self) -> tuple[str, ...]:
         """Values computed by the forward pass and read again by the backward pass (empty for inference)."""
-        loss = next((i for i, k in enumerate(self.kernels) if any(n.row.begins_backward for n in k.nodes)), None)
-        if loss is None or self.mode != "train":
-            return ()
-        made = {self.place(v).buffer for k in self.kernels[:loss] for v in k.writes}
-        later = {self.place(v).buffer for k in self.kernels[loss:] for v in k.reads}
+        made = {self.place(v).buffer for k in self.kernels[: self.forward_kernels] for v in k.writes}
+        later = {self.place(v).buffer for k in self.kernels[self.forward_kernels :] for v in k.reads}
         return tuple(sorted(made & later))
 
     def type(self, value: str) -> TensorType:

@@ -28,15 +28,11 @@ def for_inference(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes), outputs=outputs).pruned()
 
 
-def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
-    """Replace batch_norm, where it is not frozen, by its training form and put the loss on the outputs.
+def with_batch_statistics(graph: Graph) -> Graph:
+    """Replace batch_norm, where it is not frozen, by its training form.
 
-    ``batch_norm(x, w, b, mean, var) = normalize(x, batch_stats(x), w, b)``, and mean and var get their updates. The
-    loss is the sum over the outputs of loss_weight * cross_entropy(output, labels). Cross entropy takes logits: of an
-    output that is a softmax, what the softmax takes, so that the loss is -log of its probabilities.
+    ``batch_norm(x, w, b, mean, var) = normalize(x, batch_stats(x), w, b)``, and mean and var get their updates.
     """
-    if not graph.inputs:
-        raise GraphError(f"graph {graph.name}: it has no input, so there is nothing to train on")
     builder = GraphBuilder(graph.name)
     updates = []
     owner: dict[str, str] = {}  # of running statistics
@@ -64,6 +60,19 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
             updates += [(mean, new_mean), (var, new_var)]
         else:
             builder.add(node.op, *node.inputs, name=node.name, **node.attrs)
+    return Graph(graph.name, tuple(builder.nodes), graph.outputs, tuple(updates))
+
+
+def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
+    """Batch norm by its training form (:func:`with_batch_statistics`), and the loss on the outputs.
+
+    The loss is the sum over the outputs of loss_weight * cross_entropy(output, labels). Cross entropy takes logits: of
+    an output that is a softmax, what the softmax takes, so that the loss is -log of its probabilities.
+    """
+    if not graph.inputs:
+        raise GraphError(f"graph {graph.name}: it has no input, so there is nothing to train on")
+    learning = with_batch_statistics(graph)
+    builder = GraphBuilder(graph.name, learning)
     labels = builder.add("input", name=_unused(graph, LABELS), shape=graph.types[graph.inputs[0].name].shape[:1],
                          dtype="int64")  # fmt: skip
     losses = []
@@ -93,7 +102,7 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
     total = losses[0]
     for other in losses[1:]:
         total = builder.add("add", total, other, name=builder.fresh("loss.sum"))
-    return Graph(graph.name, tuple(builder.nodes), (Output("loss", total),), tuple(updates))
+    return Graph(graph.name, tuple(builder.nodes), (Output("loss", total),), learning.updates)
 
 
 def _unused(graph: Graph, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections.abc import Sequence
 
 from ..ir.wording import plural
 from ..lower.call import wrapped
@@ -38,7 +39,7 @@ def emit(program: Program) -> str:
         *([pointing(program)] if program.points else []),
         allocation(program),
         *([rounding(program)] if program.rounded else []),
-        _step(program),
+        *_steps(program),
     ]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -56,7 +57,9 @@ def _title(text: str) -> str:
 def _header(program: Program) -> str:
     """The docstring of the file: what it computes, in which types, for which batch."""
     plan, graph = program.plan, program.plan.graph
-    what = "one training step (forward and backward)" if plan.mode == "train" else "inference"
+    what = {"train": "one training step (forward and backward)", "infer": "inference"}.get(
+        plan.mode, "forward and, given the gradients of the outputs, backward"
+    )
     most = " that makes no tensor of 2**31 elements"
     launches = plural(len(program.launches), "launch")
     lines = [
@@ -117,24 +120,36 @@ def _narrow(line: str) -> str:
     return "\n".join([f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"])
 
 
-def _step(program: Program) -> str:
-    """The function ``step``: every launch in order."""
-    lines = [
-        "def step(t, N, seed=0, step=0):",
-        '    """Launch the kernels on the tensors t, in order. seed and step choose the dropout masks."""',
+def _steps(program: Program) -> list[str]:
+    """The functions that launch: ``step``, or, of an open plan, ``forward`` and ``backward``."""
+    masks = "seed and step choose the dropout masks."
+    rounded = ", with the weights of the last round_weights(t)" * bool(program.rounded)
+    if program.plan.mode != "open":
+        does = f"Launch the kernels on the tensors t, in order{rounded}. {masks}"
+        return [_launching(program, "step", program.launches, does)]
+    first = program.forward_launches
+    made = f"Launch the forward kernels on the tensors t{rounded}: outputs, and what backward reads. {masks}"
+    then = (
+        "Launch the backward kernels on the tensors t of a forward: gradients, by the tangents in t; once, for memory "
+        "of what it has read is used again. The numbers are forward's."
+    )
+    return [
+        _launching(program, "forward", program.launches[:first], made),
+        *([_launching(program, "backward", program.launches[first:], then)] if first < len(program.launches) else []),
     ]
-    if program.rounded:
-        lines[1:] = [
-            '    """Launch the kernels on the tensors t, in order, with the weights of the last round_weights(t). seed',
-            '    and step choose the dropout masks."""',
-        ]
-    if any(g.limited for launch in program.launches for g in launch.grid):
+
+
+def _launching(program: Program, name: str, launches: Sequence[Launch], does: str) -> str:
+    """A function of the emitted file that makes launches, in order; ``does`` is its docstring."""
+    doc = textwrap.wrap(f'"""{does}"""', WIDTH - 4, break_on_hyphens=False)
+    lines = [f"def {name}(t, N, seed=0, step=0):", *(f"    {line}" for line in doc)]
+    if any(g.limited for launch in launches for g in launch.grid):
         most = programs(program.target)
         lines.append(f"    # min(tiles, {most}): so many programs fill a GPU; each computes tile after tile.")
-    if any(StepNumber.SEED_LOW in launch.arguments for launch in program.launches):
+    if any(StepNumber.SEED_LOW in launch.arguments for launch in launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
-    for launch in program.launches:
+    for launch in launches:
         function = stages[launch.function]
         grid = ", ".join(g.text("triton.cdiv") for g in launch.grid)
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"

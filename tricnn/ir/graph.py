@@ -241,6 +241,11 @@ class Graph:
         return self.of("input")
 
     @property
+    def tangents(self) -> Mapping[str, str]:
+        """Of an open training graph, the inputs that are gradients of outputs, by the outputs' names."""
+        return {node.attrs["tangent"]: node.name for node in self.inputs if node.attrs["tangent"]}
+
+    @property
     def parameters(self) -> tuple[Node, ...]:
         return self.of("parameter")
 

@@ -212,6 +212,12 @@ class Program:
         return {value: buffer for buffer, value in self.plan.graph.updates}
 
     @property
+    def forward_launches(self) -> int:
+        """How many of the launches, from the first on, are the forward pass."""
+        backward = {kernel.name for kernel in self.plan.kernels[self.plan.forward_kernels :]}
+        return next((i for i, launch in enumerate(self.launches) if launch.kernel in backward), len(self.launches))
+
+    @property
     def lives(self) -> dict[str, tuple[int, int]]:
         """A dictionary from each buffer in the arena to the first and the last launch that needs it."""
         spans: dict[str, tuple[int, int]] = {}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from ..compiler.plan import Plan
-from ..ir.table import OPS, Environment, Source
+from ..ir.graph import Node
+from ..ir.table import OPS, Environment
 from .launches import Watcher
 
 #: held while PyTorch's settings, which are the whole process's, are those of one executor
@@ -48,9 +49,9 @@ class EagerExecutor:
         self.wide = torch.float64 if dtype == "fp64" else torch.float32
         self.lock = threading.RLock()
         self.values: dict[str, Any] = {}
-        self._last: dict[str, int] = {}
-        for i, node in enumerate(plan.graph.nodes):
-            self._last.update(dict.fromkeys(node.inputs, i))
+        self._last: dict[str, str] = {}  # value -> the last node that reads it
+        for node in plan.graph.nodes:
+            self._last.update(dict.fromkeys(node.inputs, node.name))
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         for name, x in state.items():
@@ -76,23 +77,34 @@ class EagerExecutor:
     ) -> dict[str, Any]:
         """Outputs and gradients of one step by the name of their value; buffers are updated. ``watch`` is called with
         every parameter and its gradient as soon as that is computed; what it changes of it stays."""
-        torch, graph, env = self.torch, self.plan.graph, Environment(seed, step)
-        keep = set(graph.results)
+        graph = self.plan.graph
+        values = {**self.values, **{name: self.as_stored(name, x) for name, x in inputs.items()}}
+        self.compute(values, graph.nodes, Environment(seed, step), watch)
+        for buffer, value in graph.updates:
+            self.values[buffer] = values[value]
+        return {value: values[value] for value in graph.results}
+
+    def as_stored(self, name: str, x: Any) -> Any:
+        """An input in memory: real numbers in the type of activations, channels-last."""
+        x = x if hasattr(x, "detach") else self.torch.as_tensor(np.asarray(x))
+        if self.plan.type(name).dtype != "float":
+            return x.to(self.device)
+        return self._last_channels(x.to(self.device, self.real))
+
+    def compute(
+        self, values: dict[str, Any], nodes: Iterable[Node], env: Environment, watch: Watcher | None = None
+    ) -> None:
+        """Compute some nodes of the graph, in its order; what nothing reads after them is forgotten, but for results
+        and what was there from the beginning."""
+        torch, graph = self.torch, self.plan.graph
+        keep = {*graph.results, *values}
         of: dict[str, list[str]] = {}  # value -> the parameters whose gradient it is
         for parameter, value in graph.gradients:
             of.setdefault(value, []).append(parameter)
-        values = dict(self.values)
         settings = tf32_products(torch, self.dtype == "tf32") if self.device == "cuda" else nullcontext()
         with settings, torch.no_grad():
-            for i, node in enumerate(graph.nodes):
-                if node.row.source is Source.INPUT:
-                    x = inputs[node.name]
-                    x = x if hasattr(x, "detach") else torch.as_tensor(np.asarray(x))
-                    floating = graph.types[node.name].dtype == "float"
-                    values[node.name] = self._last_channels(x.to(self.device, self.real)) if floating else x.to(
-                        self.device
-                    )  # fmt: skip
-                elif node.name not in values:
+            for node in nodes:
+                if node.name not in values:
                     operands = [values[v] for v in node.inputs]
                     y = OPS[node.op].aten(env, node.attrs, *operands)
                     kind = graph.types[node.name].dtype
@@ -103,8 +115,5 @@ class EagerExecutor:
                         for parameter in of.get(node.name, ()):
                             watch(parameter, values[node.name])
                 for value in node.inputs:
-                    if self._last[value] == i and value not in keep and value not in self.values:
+                    if self._last[value] == node.name and value not in keep:
                         values.pop(value, None)
-        for buffer, value in graph.updates:
-            self.values[buffer] = values[value]
-        return {value: values[value] for value in graph.results}

@@ -19,11 +19,15 @@ def _nothing(launch: int) -> None:
 
 @contextmanager
 def between_launches(
-    module: Any, program: Program, before: Callable[[int], None] = _nothing, after: Callable[[int], None] = _nothing
+    module: Any,
+    program: Program,
+    before: Callable[[int], None] = _nothing,
+    after: Callable[[int], None] = _nothing,
+    first: int = 0,
 ) -> Iterator[None]:
-    """Inside, the ``step`` of an emitted module calls ``before`` and ``after`` with each launch's number, from 0 in the
-    order of ``program.launches``."""
-    numbers = iter(range(len(program.launches)))
+    """Inside, the ``step`` of an emitted module calls ``before`` and ``after`` with each launch's number, from number
+    ``first`` in the order of ``program.launches``."""
+    numbers = iter(range(first, len(program.launches)))
 
     class Launched:
         def __init__(self, function: Any):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,19 +70,38 @@ class NumpyExecutor:
         ``watch`` is called between kernels, as soon as a parameter's gradient is finished, with the parameter and the
         gradient; what it changes of it stays.
         """
-        graph = self.plan.graph
-        memory = {**self.values, **self._prepared}
-        for node in graph.inputs:
-            x = np.asarray(inputs[node.name])
-            if graph.types[node.name].dtype == "float":
-                x = round_stored(channels_last(x.astype(self.real, copy=False)), self.dtype)
-            memory[node.name] = x
-        for name in self.values:
+        env = Environment(seed, step)
+        memory = self.at_first({**self.values, **self._prepared}, inputs)
+        self.compute(memory, range(len(self.plan.kernels)), env, watch)
+        results = self.fetched(memory, self.plan.graph.results, env)
+        for buffer, value in self.plan.graph.updates:
+            self.values[buffer] = np.asarray(results[value], dtype=self.real)
+        return results
+
+    def at_first(self, lasting: Values, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What is in memory before a step: parameters and statistics, and the inputs as they are stored."""
+        memory = dict(lasting)
+        for name, x in inputs.items():
+            memory[name] = self.as_stored(name, x)
+        for name in lasting:
             if name in self.plan.within:
                 store(self.plan, memory, name, memory[name])
-        env = Environment(seed, step)
-        gradients = dict(graph.gradients)
-        for kernel, finished, told in zip(self.plan.kernels, self._last, self._finished, strict=True):
+        return memory
+
+    def as_stored(self, name: str, x: Any) -> np.ndarray:
+        """An input in memory: real numbers rounded, channels-last."""
+        x = np.asarray(x)
+        if self.plan.type(name).dtype != "float":
+            return x
+        return round_stored(channels_last(x.astype(self.real, copy=False)), self.dtype)
+
+    def compute(
+        self, memory: dict[str, np.ndarray], kernels: range, env: Environment, watch: Watcher | None = None
+    ) -> None:
+        """Run some of the plan's kernels; what nothing reads after them leaves the memory."""
+        gradients = dict(self.plan.graph.gradients)
+        for i in kernels:
+            kernel, finished, told = self.plan.kernels[i], self._last[i], self._finished[i]
             written = run_kernel(self.plan, kernel, self._as_multiplied(kernel, memory), env)
             for value, x in written.items():
                 stored = self.plan.type(value).dtype == "float"
@@ -93,12 +112,11 @@ class NumpyExecutor:
             for value in finished:
                 del memory[value]
 
+    def fetched(self, memory: dict[str, np.ndarray], values: Iterable[str], env: Environment) -> dict[str, np.ndarray]:
+        """Results of a step, out of memory."""
         for value in self.plan.within:
             memory.pop(value, None)  # what lies within another value is there, whatever it was before the step
-        results = {value: fetch(self.plan, memory, value, env, "the caller") for value in graph.results}
-        for buffer, value in graph.updates:
-            self.values[buffer] = np.asarray(results[value], dtype=self.real)
-        return results
+        return {value: fetch(self.plan, memory, value, env, "the caller") for value in values}
 
     def _as_multiplied(self, kernel: Kernel, memory: Values) -> Values:
         """What a kernel finds in memory: products read weights in the type of the activations."""

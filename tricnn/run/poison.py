@@ -31,9 +31,10 @@ def first_written(launches: Sequence[Launch]) -> list[tuple[str, ...]]:
 
 
 @contextmanager
-def poisoned(module: Any, program: Program, tensors: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, the ``step`` of an emitted module finds every buffer poisoned that a launch is the first to write; not
-    those that it updates in place, which are memory of what it reads."""
+def poisoned(module: Any, program: Program, tensors: Mapping[str, Any], first: int = 0) -> Iterator[None]:
+    """Inside, the ``step`` of an emitted module (or what begins with launch number ``first`` of it) finds every buffer
+    poisoned that a launch is the first to write; not those that it updates in place, which are memory of what it
+    reads."""
     fresh = first_written(program.launches)
 
     def poison_fresh(launch: int) -> None:
@@ -42,5 +43,5 @@ def poisoned(module: Any, program: Program, tensors: Mapping[str, Any]) -> Itera
             if tensors[name].data_ptr() not in kept:
                 poison(tensors[name])
 
-    with between_launches(module, program, before=poison_fresh):
+    with between_launches(module, program, before=poison_fresh, first=first):
         yield

@@ -68,11 +68,12 @@ def _input_shape(a: Any) -> TensorType:
 register(
     "input", Kind.SOURCE,
     attrs={"shape": _shape_attr(batch=True), "dtype": text("float", DTYPES), "scale": _numbers_attr(),
-           "shift": _numbers_attr()},
+           "shift": _numbers_attr(), "tangent": text("")},
     shape=_input_shape,
     numpy=_given, aten=_given, gradient=_NO_GRADIENT,
     source=Source.INPUT,
-    doc="a tensor the caller gives at every step; a model multiplies it by scale and adds shift, by channel",
+    doc="a tensor the caller gives at every step; a model multiplies it by scale and adds shift, by channel. With a "
+    "tangent it is the gradient of the output of that name",
 )  # fmt: skip
 register(
     "parameter", Kind.SOURCE,

@@ -1,0 +1,145 @@
+"""Open plans: any loss between a forward and its backward, by every executor, beside PyTorch's autograd."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.compiler.nets import NETS
+from tricnn.graphs import inception_block, resnet18
+from tricnn.ir import Graph, GraphBuilder, TargetError
+from tricnn.lower.from_graph import lowered
+from tricnn.measure.pytorch_network import PyTorchNetwork
+from tricnn.run.open_step import OpenStep
+
+WITHOUT_DROPOUT = [net for net in NETS if not any(n.row.random for n in net.nodes)]
+
+
+def tiny() -> Graph:
+    """Everything that an open plan must tell apart: running statistics, an index, a join, two outputs, one of which a
+    layer reads too."""
+    b = GraphBuilder("tiny")
+    x = b.input("x", (2, 6, 6))
+    h = b.max_pool2d(b.relu(b.batch_norm(b.conv2d(x, 4, 3, padding=1, bias=False, name="c1"), name="b1")), 3, 2)
+    h = b.add_(b.relu(b.conv2d(h, 4, 1, name="c2")), h)
+    b.output(h, "features")
+    return b.build(b.linear(b.global_avg_pool(h), 3, name="fc"))
+
+
+class Beside:
+    """One network with one state and batch, and a loss that is linear in the outputs, by PyTorch in float64."""
+
+    def __init__(self, graph: Graph, batch: int = 3, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.graph = graph
+        self.state = {
+            n.name: rng.normal(size=graph.types[n.name].per_image) * 0.3 for n in (*graph.parameters, *graph.buffers)
+        }
+        self.state |= {n: np.abs(v) + 0.5 for n, v in self.state.items() if n.endswith("running_var")}
+        self.x = rng.normal(size=graph.types[graph.inputs[0].name].at(batch))
+        self.weights = {o.name: rng.normal(size=graph.types[o.value].at(batch)) for o in graph.outputs}
+        self.network = PyTorchNetwork(graph, "train").double().load(self.state)
+
+    @property
+    def given(self) -> dict[str, np.ndarray]:
+        return {**self.state, self.graph.inputs[0].name: self.x}
+
+    def expected(self, also_buffers: bool = True) -> dict[str, np.ndarray]:
+        """Outputs, statistics, gradients (of the input too) under our names."""
+        x = torch.tensor(self.x, requires_grad=True)
+        outputs = dict(zip(self.weights, self.network(x), strict=True))
+        sum((outputs[o] * torch.tensor(w)).sum() for o, w in self.weights.items()).backward()
+        slots = self.network.slot
+        found = {o: y.detach() for o, y in outputs.items()}
+        found |= {b.name: self.network.get_buffer(slots[b.name]) for b in self.graph.buffers}
+        found |= {f"grad:{p.name}": self.network.get_parameter(slots[p.name]).grad for p in self.graph.parameters}
+        return {n: v.numpy() for n, v in found.items()} | {f"grad:{self.graph.inputs[0].name}": x.grad.numpy()}
+
+
+def computed(step: OpenStep, beside: Beside) -> dict[str, np.ndarray]:
+    results, saved = step.forward(beside.given)
+    results = {n: np.array(np.asarray(v)) for n, v in results.items()}
+    gradients = step.backward(saved, beside.weights)
+    return results | {f"grad:{n}": np.asarray(g) for n, g in gradients.items()}
+
+
+def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], error: float) -> None:
+    for name, value in found.items():
+        scale = max(1.0, float(np.abs(expected[name]).max()))
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=error * scale, err_msg=name)
+
+
+def everything(graph: Graph) -> tuple[str, ...]:
+    return (*(n.name for n in graph.parameters), graph.inputs[0].name)
+
+
+@pytest.mark.parametrize("fuse", ["auto", "none"])
+@pytest.mark.parametrize("executor", ["numpy", "eager"])
+@pytest.mark.parametrize("net", [tiny(), *WITHOUT_DROPOUT], ids=lambda g: g.name)
+def test_outputs_statistics_and_gradients_are_those_of_autograd(net: Graph, executor: str, fuse: str) -> None:
+    beside = Beside(net)
+    step = OpenStep(net, everything(net), 3, "fp64", executor, fuse=fuse)
+    found, expected = computed(step, beside), beside.expected()
+    assert {n for n in found if n.startswith("grad:")} == {f"grad:{n}" for n in everything(net)}
+    close(found, expected, 1e-11)
+
+
+def test_kernels_compute_the_same() -> None:
+    """Under the interpreter, with memory that nothing has written poisoned; and nothing of one forward is another's."""
+    net = tiny()
+    step = OpenStep(net, everything(net), 2, "fp32", "triton")
+    first, second = Beside(net, 2), Beside(net, 2, seed=1)
+    _, saved = step.forward(first.given)
+    close(computed(step, second), second.expected(), 1e-5)
+    found = step.backward(saved, first.weights, keep=True)
+    expected = first.expected()
+    close({f"grad:{n}": np.asarray(g) for n, g in found.items()}, expected, 1e-5)
+    again = step.backward(saved, first.weights)
+    assert all((again[n] == g).all() for n, g in found.items())
+
+
+@pytest.mark.parametrize("executor", ["numpy", "eager"])
+def test_forwards_may_be_under_way_and_be_kept(executor: str) -> None:
+    net = tiny()
+    step = OpenStep(net, everything(net), 3, "fp64", executor)
+    besides = [Beside(net, batch, seed) for seed, batch in enumerate((3, 1, 4))]
+    under_way = [step.forward(b.given)[1] for b in besides]
+    for beside, saved in reversed(list(zip(besides, under_way, strict=True))):
+        expected = beside.expected()
+        for keep in (True, True, False):
+            found = step.backward(saved, beside.weights, keep)
+            close({f"grad:{n}": np.asarray(g) for n, g in found.items()}, expected, 1e-11)
+    with pytest.raises(TargetError, match="a backward pass of this forward was run already"):
+        step.backward(saved, beside.weights)
+
+
+def test_only_what_is_wanted_is_computed() -> None:
+    """A frozen stem costs neither its weights' gradients nor those of what lies before it."""
+    net = tiny()
+    ops = {
+        wants: [n.op for n in OpenStep(net, wants).plan.graph.nodes]
+        for wants in ((), ("fc.weight",), ("c2.weight",), ("x",))
+    }
+    assert not any("_grad_" in op for op in ops[()])
+    assert ops["fc.weight",].count("linear_grad_weight") == 1 and "linear_grad_input" not in ops["fc.weight",]
+    assert [op for op in ops["c2.weight",] if op.startswith("conv2d_grad")] == ["conv2d_grad_weight"]
+    assert "conv2d_grad_weight" not in ops["x",] and ops["x",].count("conv2d_grad_input") == 2
+    assert "tangent" not in str(OpenStep(net).plan)
+
+
+def test_an_output_without_a_gradient_counts_as_zero() -> None:
+    net, name = tiny(), "fc.weight"
+    step, beside = OpenStep(net, (name,), 3, "fp64"), Beside(tiny())
+    beside.weights["features"] = np.zeros_like(beside.weights["features"])
+    _, saved = step.forward(beside.given)
+    found = step.backward(saved, {"logits": beside.weights["logits"]})
+    close({f"grad:{name}": found[name]}, beside.expected(), 1e-11)
+
+
+@pytest.mark.parametrize("graph", [resnet18(), inception_block()], ids=lambda g: g.name)
+def test_an_open_step_needs_hardly_more_memory_than_a_closed_one(graph: Graph) -> None:
+    """With its own copies of parameters, outputs and gradients, which the closed step has not."""
+    batch = 64
+    closed = lowered(graph, "train", batch, "bf16", "sm_90", fuse="auto")
+    open_ = OpenStep(graph, tuple(n.name for n in graph.parameters), batch, "bf16", target="sm_90")
+    assert open_.peak_memory_bytes() <= 1.1 * closed.peak_memory_bytes()
+    assert open_.program.dram_bytes() <= 1.01 * closed.dram_bytes()
