@@ -90,9 +90,9 @@ def file_path(text: str) -> str:
 # --- options --------------------------------------------------------------------------------------------------------
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
-        "model", type=file_path, metavar="MODEL",
+        "model", type=file_path, metavar="MODEL", nargs=None if required else "?",
         help="an architecture (tricnn list), a file (a graph as text, .onnx), or package.module:factory (an nn.Module)",
     )  # fmt: skip
     group = parser.add_argument_group("the size of an architecture")

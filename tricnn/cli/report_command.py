@@ -33,6 +33,7 @@ examples:
   tricnn report lenet --simulate --target sm_90 --out lenet.html  simulated times too (not measured)
   tricnn report lenet --mode train --verify --out lenet.html      every kernel against float64
   tricnn report torchvision.models:resnet50 --out mine.html
+  tricnn report --diff before.html after.html --out diff.html     two pages: policies, targets, commits
 
 The page is one file: it can be attached, mailed, and read without a network or scripts. Links lead to kernels and
 layers: page.html#k29, page.html#layer1.0.conv1.
@@ -40,7 +41,7 @@ layers: page.html#k29, page.html#layer1.0.conv1.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    add_model(parser, required=False)
     add_compilation(parser)
     add_target(parser)
     add_fusion(parser)
@@ -51,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compile, and simulate each launch on a model of an H100 (sm_90 only); not measured",
     )  # fmt: skip
     parser.add_argument("--verify", action="store_true", help="run the kernels, and hold them to float64 NumPy")
+    parser.add_argument(
+        "--diff", nargs=2, type=file_path, metavar=("A", "B"),
+        help="instead of a MODEL: what changed from one page (or object of --json) to another",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,6 +68,10 @@ def run(options: argparse.Namespace) -> int:
     from .screen import Screen
 
     screen = Screen(options.json)
+    if options.diff:
+        return compared(options, screen)
+    if options.model is None:
+        raise UsageError("report: a MODEL is needed, or two pages behind --diff (see: tricnn report --help)")
     target = chosen_target(options.target)
     if options.simulate:
         from tricnn.measure.simulate import check_target
@@ -85,6 +94,34 @@ def run(options: argparse.Namespace) -> int:
     what = f"{plural(facts['launches'], 'launch')}, {plural(len(facts['kernels']), 'kernel')}"
     screen.show(f"{out}: {size(len(text))}, {what}")
     return 0 if verification is None or verification["ok"] else 1
+
+
+def compared(options: argparse.Namespace, screen: Screen) -> int:
+    """``--diff A B``: the tables, and the page where --out says so."""
+    from tricnn.system.files import write_atomically
+
+    from ..report import tables
+    from ..report.figures import plural, size
+    from ..report.page.compare import diff_page, difference, read
+
+    if options.model is not None:
+        raise UsageError(f"report --diff takes two pages; {options.model} is one too many")
+    out = page_path(options.out, "diff") if options.out is not None else None
+    names = [Path(path).name for path in options.diff]
+    found = difference(*(read(Path(path)) for path in options.diff))
+    if out is not None:
+        text = diff_page(found, names).encode()
+        write_atomically(out, text, durable=False)
+    screen.json(found)
+    apart = [row for row in found["kernels"] if row["what"] != "same"]
+    screen.show(
+        tables.differences(found, names),
+        f"of {plural(len(found['kernels']), 'kernel')} {len(apart)} differ; {plural(len(found['edges']), 'edge')} fused "
+        f"in one only; {plural(len(found['sources']), 'function')} of other source",
+    )
+    if out is not None:
+        screen.show(f"{out}: {size(len(text))}")
+    return 0
 
 
 def page_path(given: str | None, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -229,6 +229,18 @@ def static(figures: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     ):
         ratio = unfused[name] / fused[name] if fused[name] else float("nan")
         row(made, label, show(fused[name]), show(unfused[name]), times(ratio))
+    return made
+
+
+def differences(found: Mapping[str, Any], names: Sequence[str]) -> Table:
+    """``tricnn report --diff``: totals of two reports."""
+    show: dict[str, Callable[[float], str]] = {"launches": "{:,}".format, "flops": scaled}
+    show |= {"dram_bytes": size, "peak_memory_bytes": size}
+    made = table(f"{names[0]} and {names[1]}", "", ">before", ">after")
+    for key, (old, new) in found["totals"].items():
+        if old is not None or new is not None:
+            told = show.get(key, lambda us: brief(us / 1e6))
+            row(made, key, *("" if value is None else told(value) for value in (old, new)))
     return made
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 LARGEST_GRAPH_FILE = 16 << 20  # a graph as text
 LARGEST_LINE = 1 << 20  # of a graph as text, in characters
 LARGEST_TUNED_FILE = 16 << 20
+LARGEST_REPORT = 64 << 20  # a page or an object of `tricnn report`, packed or not
 LARGEST_ENTRY = 256 << 20  # of the cache of kernels, packed or not
 LARGEST_IDX = 1 << 30  # the numbers in an IDX file, a byte each
 MOST_IMAGES = 1 << 24  # and labels in one
