@@ -6,12 +6,14 @@ from itertools import product
 import pytest
 from rich.console import Console
 
+from tricnn.emit.emit import launches_of
 from tricnn.graphs import cifar_resnet20, lenet
 from tricnn.lower.from_graph import lowered
 from tricnn.report.figures import milliseconds, plural, scaled, size, times
 from tricnn.report.fit import fit
 from tricnn.report.replaced import replaced
-from tricnn.report.tables import kernels, row, table
+from tricnn.report.similar import grouped
+from tricnn.report.tables import checks, kernels, row, table
 
 
 @pytest.mark.parametrize(
@@ -52,19 +54,57 @@ def test_a_kernel_replaces_the_layers_it_computes():
     assert replaced(fused, unfused)["k00_conv1"][0] == 3  # convolution, activation, pooling
 
 
-def test_the_compile_table_fits_a_terminal_of_80_columns():
+def test_the_compile_table_fits_a_terminal():
     """With a column for bulk copies as well, no layer is broken off its line."""
     kernel = {"name": "k00_conv1", "layers": ["conv1", "pool1", "act1"], "launches": 1, "dram_bytes": 1_000_000,
               "registers": 200, "spill_bytes": 0, "tensor_core": True, "bulk_copy": True}  # fmt: skip
     compiled = {"kernels": [kernel], "graph": "net", "target": "sm_90", "mode": "infer", "dtype": "bf16", "batch": 1,
                 "launches": 1, "dram_bytes": 1, "unfused": {"launches": 3, "dram_bytes": 9_000_000}}  # fmt: skip
-    for width, beside in product((80, 140), ({"k00_conv1": (3, 10_600_000)}, None)):
+    for width, beside in product((70, 80, 140), ({"k00_conv1": (3, 10_600_000)}, None)):
         console = Console(width=width)
         with console.capture() as captured:
             console.print(kernels(compiled, beside, width))
         text = captured.get()
         assert "conv1, pool1, act1" in text and max(map(len, text.splitlines())) <= width
         assert {"registers", "spills", "bulk", "200", "0"} <= set(text.split())
+
+
+def test_similar_kernels_are_one_row_and_the_totals_stay():
+    """A row for each kind: sums of launches and bytes, the most registers, and how many there are."""
+    program = lowered(cifar_resnet20(), "infer", 4, "bf16", "sm_90", fuse=True)
+    rows = [
+        {"name": f.name, "kind": launches_of(program, f)[0].kind, "layers": list(launches_of(program, f)[0].layers),
+         "launches": len(launches_of(program, f)), "dram_bytes": 1000 + number, "flops": 1, "registers": number,
+         "spill_bytes": 0, "shared_bytes": 0, "tensor_core": number % 2 == 0, "bulk_copy": False}
+        for number, f in enumerate(program.functions)
+    ]  # fmt: skip
+    found = grouped(rows, program)
+    assert len(found) < len(rows) and sum(g["count"] for g in found) == len(rows)
+    for key in ("launches", "dram_bytes", "tensor_core"):
+        assert sum(g[key] for g in found) == sum(row[key] for row in rows)
+    named = [name for g in found for name in g["members"]]
+    assert sorted(named) == sorted(row["name"] for row in rows)
+    ops = {node.name: node.op for node in program.plan.graph.nodes}
+    by_name = {row["name"]: row for row in rows}
+    for g in found:
+        assert len({tuple(ops[layer] for layer in by_name[name]["layers"]) for name in g["members"]}) == 1
+        assert g["registers"] == max(by_name[name]["registers"] for name in g["members"])
+
+
+CHECKS = [
+    {"kernel": f"k{n:02d}_layer1_0_conv2_grad_weight", "value": "layer1.0.downsample.1.max_pool2d_index", "ok": n != 5,
+     "error": None if n == 5 else n * 1e-9, "tolerance": 1e-6, "relative": 5e-6} for n in range(60)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 140])
+def test_verified_values_fit_and_what_fails_is_never_left_out(width):
+    verified = {"graph": "net", "mode": "train", "dtype": "bf16", "batch": 3, "device": "here", "checks": CHECKS}
+    text = shown(checks(verified, width, 40), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("FAILS") == 1 and text.count(" ok") == 11 and "5.90e-08" in text and "1.00e-09" not in text
+    assert shown(checks(verified, width), width).count(" ok") == 59
+    assert "max_pool2d_index" in text, "a name is not broken inside"
 
 
 def shown(made, width):

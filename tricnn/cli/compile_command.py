@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=file_path, metavar="DIR", help="write kernels.py, the machine code and manifest.json there"
     )
+    parser.add_argument("--all", action="store_true", help="a row for every kernel, also of large networks")
     parser.add_argument(
         "--simulate", action="store_true",
         help="replay each kernel's machine code on a model of an H100 (sm_90 only): simulated, not measured",
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
     from ..report import tables
     from ..report.figures import plural, size
+    from ..report.similar import MOST_ROWS, grouped
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -82,7 +84,14 @@ def run(options: argparse.Namespace) -> int:
         result |= simulated(built, result["kernels"], screen)
     screen.json(result)
     beside = None if options.fuse == "none" else _replaced(built, unfused)
-    screen.show(tables.kernels(result, beside, screen.out.width), *sentences(result))
+    whole = options.all or len(result["kernels"]) <= MOST_ROWS
+    shown = result if whole else {**result, "kernels": grouped(result["kernels"], built.program)}
+    made = tables.kernels(shown, beside, screen.out.width)
+    if whole:
+        screen.show(made, *sentences(result))
+    else:
+        kinds = f"{plural(len(result['kernels']), 'kernel')} of {plural(len(shown['kernels']), 'kind')}"
+        screen.show(*sentences(result), f"{kinds}, a row each; --all: a row for every kernel\n", made)
     if options.simulate:
         screen.show(tables.simulated(result), *simulated_sentences(result))
     if files:

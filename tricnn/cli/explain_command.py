@@ -100,10 +100,10 @@ def run(options: argparse.Namespace) -> int:
     plain = result["unfused"]
     edges_of = tables.each_edge if options.all else tables.edges
     screen.show(
-        edges_of(f"{what}: {len(together)} of {plural(len(edges), 'edge')} fused", together, True),
-        edges_of(f"{plural(len(apart), 'edge')} not fused", apart, False),
+        edges_of(f"{what}: {len(together)} of {plural(len(edges), 'edge')} fused", together, True, screen.out.width),
+        edges_of(f"{plural(len(apart), 'edge')} not fused", apart, False, screen.out.width),
     )
-    if (hidden := tables.not_shown(edges)) and not options.all:
+    if (hidden := tables.not_shown(edges, screen.out.width)) and not options.all:
         screen.show(
             f"{plural(hidden, 'edge')} only counted here: --all prints every one, with the values that decided\n"
         )

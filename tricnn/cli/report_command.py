@@ -116,8 +116,8 @@ def compared(options: argparse.Namespace, screen: Screen) -> int:
     apart = [row for row in found["kernels"] if row["what"] != "same"]
     screen.show(
         tables.differences(found, names),
-        f"of {plural(len(found['kernels']), 'kernel')} {len(apart)} differ; {plural(len(found['edges']), 'edge')} fused "
-        f"in one only; {plural(len(found['sources']), 'function')} of other source",
+        f"of {plural(len(found['kernels']), 'kernel')} {len(apart)} differ; {plural(len(found['edges']), 'edge')} "
+        f"fused in one only; {plural(len(found['sources']), 'function')} of other source",
     )
     if out is not None:
         screen.show(f"{out}: {size(len(text))}")

@@ -58,12 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count-bytes", action="store_true", help="also count the bytes that kernels load and store (no GPU)"
     )
+    parser.add_argument(
+        "--all", action="store_true", help="every value a row, not only those nearest to their tolerance"
+    )
     parser.add_argument("--seed", type=whole(0), default=0, metavar="S", help="of the random images and parameters (0)")
 
 
 def run(options: argparse.Namespace) -> int:
     from ..report import tables
     from ..report.figures import plural
+    from ..report.similar import MOST_ROWS
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -92,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
             + (f"{apart} not as planned" if apart else "all load and store just what the plan states"),
         )
     screen.show(
-        tables.checks(result),
+        tables.checks(result, screen.out.width, None if options.all else MOST_ROWS),
         f"{'the small member: ' * bool(said)}{plural(result['kernels'], 'kernel')}, "
         f"{plural(result['launches'], 'launch')}, "
         f"{plural(len(result['checks']), 'value')}: "

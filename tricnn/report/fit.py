@@ -11,7 +11,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 #: what is not broken: a word up to a blank, and within it a run up to its separators
-WORD, PIECE = re.compile(r"\S+\s*"), re.compile(r"[^\s._/,:=>()\[\]-]*[._/,:=>()\[\]-]*\s*")
+WORD, PIECE = re.compile(r"\S+\s*"), re.compile(r"[^\s./,:=>()\[\]-]*[./,:=>()\[\]-]*\s*")
+PART, LONG = re.compile(r"[^_]*_*"), 26  # a run with more letters than this is broken behind its underscores, too
 ANY = 1 << 16  # columns: more than any table has
 
 
@@ -23,8 +24,8 @@ class Words:
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         lines = self.text.plain.splitlines()
-        pieces = (_indent(line) + len(m[0].strip()) for line in lines for m in PIECE.finditer(line.strip()))
-        return Measurement(max(pieces, default=0), max(map(len, lines), default=0))
+        widths = (_indent(line) + end - start for line in lines for start, end in pieces(line.strip()))
+        return Measurement(max(widths, default=0), max(map(len, lines), default=0))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in self.text.split("\n", allow_blank=True):
@@ -40,6 +41,16 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
+def pieces(line: str) -> Iterator[tuple[int, int]]:
+    """Where the runs of a line begin and end that are not broken, without the blanks behind them."""
+    for found in PIECE.finditer(line):
+        start, text = found.start(), found[0].rstrip()
+        if len(text) <= LONG:
+            yield start, start + len(text)
+        else:
+            yield from ((start + part.start(), start + part.end()) for part in PART.finditer(text))
+
+
 def breaks(line: str, width: int) -> Iterator[int]:
     """Where a line of text is broken to fit into ``width`` columns."""
     start = 0  # of the line that is being filled
@@ -48,9 +59,10 @@ def breaks(line: str, width: int) -> Iterator[int]:
             if word.start() > start and word.end() - len(word[0]) + len(word[0].rstrip()) - start > width:
                 yield (start := word.start())
             continue
-        for piece in PIECE.finditer(line, word.start(), word.end()):
-            if piece.start() > start and piece.start() + len(piece[0].rstrip()) - start > width:
-                yield (start := piece.start())
+        for begin, end in pieces(word[0]):
+            begin, end = word.start() + begin, word.start() + end
+            if begin > start and end - start > width:
+                yield (start := begin)
 
 
 def fit(made: Table, console: Console) -> int:

@@ -66,9 +66,10 @@ def kernels(
     compiled: Mapping[str, Any], replaced: Mapping[str, tuple[int, int]] | None = None, width: int = 140
 ) -> Table:  # fmt: skip
     """``tricnn compile``: layers -> kernels. ``replaced`` gives for each kernel the launches and bytes of the same
-    layers, one kernel each. Below 120 columns a row has two lines: layers, unfused figures, spills on the second."""
+    layers, one kernel each. Below 120 columns a row has two lines: layers, unfused figures, spills on the second, and
+    below 76 bulk copies as well. Rows that similar.py made stand for several kernels."""
     rows, wide, beside = compiled["kernels"], width >= 120, replaced is not None
-    bulk = any(k["bulk_copy"] for k in rows)
+    bulk, narrow = any(k["bulk_copy"] for k in rows), width < 76
     if wide:
         columns = ["kernel", "layers it computes", ">launches", ">bytes"]
         columns += [">unfused\nlaunches", ">unfused\nbytes"] if beside else []
@@ -76,8 +77,8 @@ def kernels(
         columns = ["kernel\n  layers it computes", *([">launches\n(unfused)", ">bytes\n(unfused)"] if beside else
                    [">launches", ">bytes"])]  # fmt: skip
     columns += [">registers", ">spills"] if wide else [">registers\nspills"]
-    columns += [">tensor\ncores"]
-    columns += [">bulk\ncopies"] if bulk else []
+    columns += [">tensor\nbulk"] if bulk and narrow else [">tensor\ncores"]
+    columns += [">bulk\ncopies"] if bulk and not narrow else []
     how = f"{compiled['mode']}, {compiled['dtype']}, batch {compiled['batch']}"
     made = table(f"{compiled['graph']} for {compiled['target']}: {how}", *columns)
     made.show_footer = True
@@ -94,16 +95,24 @@ def kernels(
     def used(registers: str, spilled: int) -> list[str]:
         return [registers, size(spilled)] if wide else [f"{registers}\n{size(spilled)}"]
 
+    def units(tensor: str, copies: str) -> list[str]:
+        return [f"{tensor}\n{copies}"] if bulk and narrow else [tensor, copies] if bulk else [tensor]
+
     for k in rows:
-        other = (replaced or {}).get(k["name"])
-        first = cells(k["name"], ", ".join(k["layers"]), (k["launches"], k["dram_bytes"]), other)
-        facts = [*used(str(k["registers"]), k["spill_bytes"]), _yes(k["tensor_core"])]
-        row(made, *first, *facts, *([_yes(k["bulk_copy"])] if bulk else []), style="red" if k["spill_bytes"] else "")
+        count, members = k.get("count", 1), k.get("members", [k["name"]])
+        others = [(replaced or {}).get(name, (0, 0)) for name in members]
+        other = sum(launches for launches, _ in others), sum(volume for _, volume in others)
+        title = k["name"] if count == 1 else f"{k['name']} and {count - 1} like it"
+        first = cells(title, ", ".join(k["layers"]), (k["launches"], k["dram_bytes"]), other)
+        facts = [*used(str(k["registers"]), k["spill_bytes"])]
+        row(made, *first, *facts, *units(_some(k["tensor_core"], count), _some(k["bulk_copy"], count)),
+            style="red" if k["spill_bytes"] else "")  # fmt: skip
     unfused = compiled["unfused"]
     totals = cells("total", "", (compiled["launches"], compiled["dram_bytes"]),
                    (unfused["launches"], unfused["dram_bytes"]) if beside else None)  # fmt: skip
-    totals += [*used("", sum(k["spill_bytes"] for k in rows)), f"{sum(k['tensor_core'] for k in rows)} of {len(rows)}"]
-    totals += [f"{sum(k['bulk_copy'] for k in rows)} of {len(rows)}"] if bulk else []
+    whole = sum(k.get("count", 1) for k in rows)
+    totals += used("", sum(k["spill_bytes"] for k in rows))
+    totals += units(*(f"{sum(k[key] for k in rows)} of {whole}" for key in ("tensor_core", "bulk_copy")))
     for column, text in zip(made.columns, totals, strict=True):
         column.footer = text if isinstance(text, Text) else Text(str(text))
     return made
@@ -127,23 +136,30 @@ def simulated(compiled: Mapping[str, Any]) -> Table:
     return made
 
 
-def _yes(flag: bool) -> str:
-    return "yes" if flag else ""
+def _some(count: int, of: int) -> str:
+    """How many kernels of a row do something: ``yes``, if all do, and nothing, if none does."""
+    return "" if not count else "yes" if count == of else f"{count:d} of {of}"
 
 
-def edges(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Table:
+def edges_shown(width: int) -> int:
+    """How many edges of one group a terminal of so many columns has room for; --all has all, and so has --json."""
+    return 4 if width >= 120 else 2 if width >= 90 else 1
+
+
+def edges(title: str, rows: Iterable[Mapping[str, Any]], fused: bool, width: int = 140) -> Table:
     """``tricnn explain``: the edges that were fused, or that were not, one rule or kind of reason a group."""
+    shown = edges_shown(width)
     saved = [">bytes not\nread", ">time\nsaved"] if fused else []
     made = table(title, "rule" if fused else "reason", ">edges", "from -> to", *saved)
     for why, members in sorted(_groups(rows).items(), key=lambda item: (-_saved(item[1]), -len(item[1]))):
-        names = [f"{r['producer']} -> {r['consumer']}" for r in members[:EDGES_SHOWN]]
-        more = f", and {len(members) - EDGES_SHOWN} more" if len(members) > EDGES_SHOWN else ""
+        names = [f"{r['producer']} -> {r['consumer']}" for r in members[:shown]]
+        more = f", and {len(members) - shown} more" if len(members) > shown else ""
         figures = [size(_saved(members)), _time(members)] if fused else []
         row(made, why, len(members), ", ".join(names) + more, *figures)
     return made
 
 
-def each_edge(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Table:
+def each_edge(title: str, rows: Iterable[Mapping[str, Any]], fused: bool, width: int = 140) -> Table:
     """``tricnn explain --all``: one edge a row."""
     made = table(title, "from -> to", "rule" if fused else "reason", *([">bytes not\nread"] if fused else []))
     for r in rows:
@@ -152,9 +168,9 @@ def each_edge(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Tab
     return made
 
 
-def not_shown(rows: Iterable[Mapping[str, Any]]) -> int:
+def not_shown(rows: Iterable[Mapping[str, Any]], width: int = 140) -> int:
     """How many edges :func:`edges` only counts."""
-    return sum(max(0, len(members) - EDGES_SHOWN) for members in _groups(rows).values())
+    return sum(max(0, len(members) - edges_shown(width)) for members in _groups(rows).values())
 
 
 def _groups(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -179,27 +195,41 @@ def sites(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     return made
 
 
-EDGES_SHOWN = 4  # of one group; --all has all, and so has --json
-
-
 def _saved(rows: Iterable[Mapping[str, Any]]) -> int:
     return sum(r["bytes_saved"] for r in rows)
 
 
-def checks(verified: Mapping[str, Any]) -> Table:
-    """``tricnn verify``: one value that went through memory a row."""
+def checks(verified: Mapping[str, Any], width: int = 140, most: int | None = None) -> Table:
+    """``tricnn verify``: one value that went through memory a row; of more than ``most`` those that fail and those
+    nearest to their tolerance. Below 90 columns kernel and value share a column."""
+    narrow, rows = width < 90, verified["checks"]
+    if most is not None and len(rows) > most:
+        rows = sorted(rows, key=_nearness, reverse=True)[: max(NEAREST, sum(not c["ok"] for c in rows))]
     made = table(
         f"{verified['graph']}: {verified['mode']}, {verified['dtype']}, {plural(verified['batch'], 'image')}, "
         f"on {verified['device']}, against float64 NumPy",
-        "kernel", "value", ">largest\nerror", ">tolerance", ">of it", ">relative", "",
+        *(["kernel\n  value"] if narrow else ["kernel", "value"]), ">largest\nerror", ">tolerance", ">of it",
+        *([] if narrow else [">relative"]), "",
     )  # fmt: skip
-    for c in verified["checks"]:
+    for c in rows:
         error, share = "not a number", ""
         if c["error"] is not None:
             error, share = f"{c['error']:.2e}", f"{c['error'] / c['tolerance']:.1%}" if c["tolerance"] else ""
         mark = Text("ok", style="green") if c["ok"] else Text("FAILS", style="bold red")
-        row(made, c["kernel"], c["value"], error, f"{c['tolerance']:.2e}", share, f"{c['relative']:.0e}", mark)
+        names = [f"{c['kernel']}\n  {c['value']}"] if narrow else [c["kernel"], c["value"]]
+        relative = [] if narrow else [f"{c['relative']:.0e}"]
+        row(made, *names, error, f"{c['tolerance']:.2e}", share, *relative, mark)
     return made
+
+
+NEAREST = 12  # values shown of a network with many
+
+
+def _nearness(check: Mapping[str, Any]) -> float:
+    """How much of its tolerance a value's error is; more than all others where it fails."""
+    if not check["ok"] or check["error"] is None:
+        return float("inf")
+    return float(check["error"] / check["tolerance"]) if check["tolerance"] else 0.0
 
 
 def counted(verified: Mapping[str, Any]) -> Table:
