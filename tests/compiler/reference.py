@@ -123,10 +123,11 @@ def run(
                 y = F.pixel_shuffle(x, a["upscale_factor"])
             case "pixel_unshuffle":
                 y = F.pixel_unshuffle(x, a["downscale_factor"])
-            case "dropout":
+            case "dropout" | "stochastic_depth":
                 y = x
                 if training:
-                    keep = keep_mask(tuple(x.shape), p=a["p"], seed=seed, layer=a["layer"], step=step)
+                    drawn = tuple(x.shape) if node.op == "dropout" else (len(x), *[1] * (x.dim() - 1))
+                    keep = keep_mask(drawn, p=a["p"], seed=seed, layer=a["layer"], step=step)
                     y = x * torch.from_numpy(np.ascontiguousarray(keep)) / (1 - a["p"])
             case "relu" | "sigmoid" | "tanh":
                 y = getattr(torch, node.op)(x)

@@ -43,6 +43,22 @@ class Residual(nn.Module):
         return self.fc(torch.flatten(x, 1))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth as torchvision writes it; ``swapped`` and ``new_empty`` are how others do."""
+
+    def __init__(self, p, swapped=False):
+        super().__init__()
+        self.p, self.swapped = p, swapped
+
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return x
+        shape = [x.shape[0]] + [1] * (x.ndim - 1)
+        if self.swapped:
+            return x.new_empty(shape).bernoulli_(1 - self.p).div_(1 - self.p) * x
+        return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.p).div_(1 - self.p)
+
+
 class Shapes(nn.Module):
     """Reshapes, permutations, slices and paddings, each of which comes to nothing or to an operation of ours."""
 

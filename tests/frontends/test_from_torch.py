@@ -123,6 +123,23 @@ def test_outputs_of_training_are_left_out_of_inference(named: bool) -> None:
     check_train(module, imported(module, (2, 6, 6), loss_weights={head: 0.3}), (2, 6, 6), weights=[1.0, 0.3])
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_stochastic_depth_is_one_layer_with_numbers_of_its_own(swapped: bool) -> None:
+    class Deep(nn.Sequential):
+        def forward(self, x):
+            for layer in self[:2]:
+                x = x + layer(x)
+            return self[2](x.mean((2, 3)))
+
+    blocks = [nn.Sequential(nn.Conv2d(2, 2, 1), modules.DropPath(p, swapped)) for p in (0.2, 0.3)]
+    module = Deep(*blocks, nn.Linear(2, 3))
+    drawn = imported(module.train(), (2, 4, 4)).of("stochastic_depth")
+    assert [n.attrs["p"] for n in drawn] == pytest.approx([0.2, 0.3])
+    assert len({n.attrs["layer"] for n in drawn}) == 2
+    module = lively(module)
+    check_infer(module, imported(module.train(), (2, 4, 4)), (2, 4, 4))
+
+
 def test_a_dictionary_of_outputs() -> None:
     assert [o.name for o in case("many")[1].outputs] == ["out", "sides.0", "sides.1"]
     with pytest.raises(tricnn.TricnnError, match=r"no output aux; the outputs are out, sides\.0, sides\.1"):

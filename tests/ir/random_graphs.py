@@ -269,7 +269,7 @@ class _Network:
         return self.b.add("scale", x, factor=self.choice(-0.5, 1.0, 2.0))
 
     def dropout(self, x: str) -> str:
-        return self.b.dropout(x, self.choice(0.2, 0.5))
+        return self.b.add(self.choice("dropout", "stochastic_depth"), x, p=self.choice(0.2, 0.5))
 
     def concat(self, x: str) -> str:
         """Of values or inputs or other concatenations, perhaps the same one twice."""

@@ -196,6 +196,17 @@ def test_the_seed_the_layer_and_the_step_each_change_the_dropout_mask():
             assert (a != b).mean() > 0.3
 
 
+def test_stochastic_depth_keeps_an_image_or_drops_it():
+    """A number for each image; the same one whatever the shape is, as a step's flatten must not change it."""
+    x = np.ones((60, 3, 2, 2))
+    y = OPS["stochastic_depth"].numpy(ENV, {"p": 0.25, "layer": 1}, x)
+    kept = y[:, 0, 0, 0] != 0
+    assert 30 < kept.sum() < 56  # four standard deviations from 45
+    np.testing.assert_array_equal(y, np.where(kept, 1 / 0.75, 0.0)[:, None, None, None] * x)
+    flat = OPS["stochastic_depth"].numpy(ENV, {"p": 0.25, "layer": 1}, x.reshape(60, 12))
+    np.testing.assert_array_equal(flat, y.reshape(60, 12))
+
+
 def test_dropout_keeps_the_mean():
     x = apart(np.random.default_rng(0), (40, 100)) + 2
     y = OPS["dropout"].numpy(ENV, {"p": 0.3, "layer": 1}, x)

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..ir.builder import GraphBuilder
 from ..ir.graph import NAME
-from ..ir.table import OPS
 from ..ir.types import N, TensorType
 from ..ir.wording import plural
 from ..system.errors import GraphError, TricnnError
@@ -219,8 +218,6 @@ class Assembler:
         """A layer, named after the module that ``owner``, one of its parameters, belongs to; else after the module that
         it is in."""
         name = self.fresh(stem or op, owner)
-        if OPS[op].random:
-            return self.builder.dropout(inputs[0], name=name, **attrs)
         return self.builder.add(op, *inputs, name=name, **attrs)
 
     def fresh(self, stem: str, owner: str | None = None) -> str:

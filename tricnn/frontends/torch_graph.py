@@ -277,7 +277,7 @@ def state_of(module: Module) -> dict[str, torch.Tensor]:
 
 def rewriting(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
     """The one call that a node and what is before it amount to; None for most."""
-    return local_response_norm(node) or subsampled(node)
+    return local_response_norm(node) or subsampled(node) or stochastic_depth(node)
 
 
 def subsampled(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
@@ -291,6 +291,33 @@ def subsampled(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
         steps.append(at.args[4])
         at = at.args[0]
     return "tricnn.subsampled.default", (at, (steps[1], steps[0])), {}
+
+
+def stochastic_depth(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
+    """x * bernoulli(1 - p) / (1 - p), with a number drawn for each image, as torchvision and timm write it."""
+    if target_name(node.target) != "aten.mul.Tensor":
+        return None
+    for x, noise in (node.args, node.args[::-1]):
+        drawn = _before(noise, "aten.div.Tensor", "aten.div.Scalar")
+        empty = _before(drawn, "aten.bernoulli.p")
+        shape = next((a for a in _before_any(empty, "aten.empty", "aten.new_empty") if isinstance(a, list | tuple)), ())
+        kept = noise.args[1] if shape else None
+        per_image = shape and type(shape[0]).__name__ == "Node" and all(d == 1 for d in shape[1:])
+        if per_image and isinstance(kept, float) and kept == drawn.args[1]:
+            return "tricnn.stochastic_depth.default", (x, 1 - kept), {}
+    return None
+
+
+def _before(node: Any, *targets: str) -> Any:
+    """The first argument of a call, if it is one of ``targets``; else None."""
+    called = type(node).__name__ == "Node" and target_name(node.target) in targets
+    return node.args[0] if called else None
+
+
+def _before_any(node: Any, *starts: str) -> Sequence[Any]:
+    """The arguments of a call whose name starts so; else none."""
+    called = type(node).__name__ == "Node" and target_name(node.target).startswith(starts)
+    return node.args if called else ()
 
 
 def local_response_norm(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:

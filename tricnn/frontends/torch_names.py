@@ -26,7 +26,7 @@ ADVICE = {
     "aten.scaled_dot_product_attention": "attention is not supported",
     "aten.lstm": "recurrent layers are not supported",
     "aten.embedding": "embeddings are not supported",
-    "aten.bernoulli": "random numbers are drawn by nn.Dropout only",
+    "aten.bernoulli": "random numbers are drawn by nn.Dropout and by stochastic depth, a number for each image",
     "aten.rand": "random numbers are drawn by nn.Dropout only",
 }
 #: the end of an error

@@ -131,6 +131,11 @@ def dropout(a: Assembler, x: Any, p: float, train: bool) -> Tensor:
     return unary(a, "dropout", x, p=p)
 
 
+@reads("tricnn.stochastic_depth.default")
+def stochastic_depth(a: Assembler, x: Any, p: float) -> Tensor:
+    return unary(a, "stochastic_depth", x, p=p)
+
+
 @reads("softmax.int", "_softmax.default")
 def softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
     value = a.plain(x)

@@ -32,7 +32,7 @@ class GraphBuilder:
         self.outputs: list[Output] = list(start.outputs) if start else []
         self._prefix = ""
         self._counts: dict[str, int] = {}
-        self._dropouts = sum(node.op == "dropout" for node in self.nodes)
+        self._draws = sum(node.row.random for node in self.nodes)
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -57,7 +57,8 @@ class GraphBuilder:
                 return name
 
     def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
-        """Append a node of any operation, ``add("relu", x)``; the sum of two values is :meth:`add_`.
+        """Append a node of any operation, ``add("relu", x)``; the sum of two values is :meth:`add_`. What draws random
+        numbers is given a number of its own, unless ``layer`` is given.
 
         Raises GraphError or ShapeError naming it."""
         if op not in OPS and op in self.types:
@@ -66,6 +67,9 @@ class GraphBuilder:
                 f"add({values}): {op} is a layer; the sum of two layers is add_(a, b), and add takes the name of an "
                 'operation first, as in add("relu", x)'
             )
+        if op in OPS and OPS[op].random and "layer" not in attrs:
+            self._draws += 1
+            attrs["layer"] = self._draws
         full = self._prefix + name if name else self.fresh(op.replace("2d", "").replace("_", ""))
         node = verified(Node(full, op, inputs, attrs), self.types)
         self.types[full] = known_type(node)
@@ -264,8 +268,11 @@ class GraphBuilder:
         return self.add("local_response_norm", x, name=name, size=size, alpha=alpha, beta=beta, k=k)
 
     def dropout(self, x: str, p: float = 0.5, *, name: str | None = None) -> str:
-        self._dropouts += 1
-        return self.add("dropout", x, name=name, p=p, layer=self._dropouts)
+        return self.add("dropout", x, name=name, p=p)
+
+    def stochastic_depth(self, x: str, p: float = 0.2, *, name: str | None = None) -> str:
+        """All of an image's ``x``, or in training with probability ``p`` zeros: what a block adds to its input."""
+        return self.add("stochastic_depth", x, name=name, p=p)
 
     def softmax(self, x: str, *, name: str | None = None) -> str:
         return self.add("softmax", x, name=name)

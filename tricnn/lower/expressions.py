@@ -106,7 +106,6 @@ def _scalar(body: Body, node: Node, at: At) -> Steps:
 
 def _dropout(body: Body, node: Node, at: At) -> Steps:
     """The counter is the logical NCHW index, from the index in channels-last memory."""
-    x = yield body.asked(node, 0, at)
     type_ = body.plan.type(node.name)
     c, pixels = type_.channels, type_.pixels
     if at.width == c:
@@ -118,11 +117,27 @@ def _dropout(body: Body, node: Node, at: At) -> Steps:
         index = f"{pixel} * {c} + {channel}"
     else:
         index = f"({pixel} // {pixels} * {c} + {channel}) * {pixels} + {pixel} % {pixels}"
-    element = body.let("element", index)
+    return _drawn(body, node, at, body.let("element", index))
+
+
+def _stochastic_depth(body: Body, node: Node, at: At) -> Steps:
+    """The counter is the image's index, which is the same under any shape."""
+    type_ = body.plan.type(node.name)
+    c, pixels = type_.channels, type_.pixels
+    if at.width == c:
+        image = at.pixel if pixels == 1 else f"{at.pixel} // {pixels}"
+    else:
+        image = f"({body.offset(at)}) // {c * pixels}"
+    return _drawn(body, node, at, body.let("of_image", image))
+
+
+def _drawn(body: Body, node: Node, at: At, counter: str) -> Steps:
+    """``x / (1 - p)`` where what is drawn at the counter keeps it."""
+    x = yield body.asked(node, 0, at)
     threshold = min(round(node.attrs["p"] * 2**32), 2**32 - 1)
     numbers = StepNumber.SEED_LOW, StepNumber.SEED_HIGH, StepNumber.STEP
     low, high, step = (body.argument(number, number.value) for number in numbers)
-    keep = body.let("keep", f"keep_mask({element}, {low}, {high}, {node.attrs['layer']}, {step}, {threshold})")
+    keep = body.let("keep", f"keep_mask({counter}, {low}, {high}, {node.attrs['layer']}, {step}, {threshold})")
     return f"{x} * tl.where({keep}, {1 / (1 - node.attrs['p'])!r}, 0.0)"
 
 
@@ -275,6 +290,7 @@ def _pixel_unshuffle(body: Body, node: Node, at: At) -> Steps:
 #: pointwise operations that are more than a scalar expression: each has what is for a channel apart, or counts elements
 EXPRESSIONS: dict[str, Expression] = {
     "dropout": _dropout,
+    "stochastic_depth": _stochastic_depth,
     "batch_norm": _batch_norm,
     "batch_norm_grad_input": _batch_norm_grad,
     "normalize": _normalize,

@@ -1,39 +1,52 @@
-"""Dropout with counter-based random numbers: seed and step give the mask, in every executor.
+"""Dropout and stochastic depth with counter-based random numbers: seed and step give the mask, in every executor.
 
 ``y = x * keep / (1 - p)``, where ``keep`` is drawn by Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy
-as 1, 2, 3", SC 2011) from the element's logical index, the layer's number and the step (docs/architecture.md). Its
-gradient is the same operation on dy.
+as 1, 2, 3", SC 2011) from a logical index, the layer's number and the step (docs/architecture.md): the index of each
+element (Srivastava et al. 2014), or that of the image, which goes as a whole (Huang et al., "Deep networks with
+stochastic depth", ECCV 2016). Their gradient is the same operation on dy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..numpy_ops.random import keep_mask
-from ..table import Kind, integer, number, register
+from ..table import Attr, Kind, integer, number, register
 from .pointwise import first_shape
 
-
-def _numpy(env: Any, a: Any, x: Any) -> Any:
-    keep = keep_mask(x.shape, p=a["p"], seed=env.seed, layer=a["layer"], step=env.step)
-    return x * keep * x.dtype.type(1 / (1 - a["p"]))
+#: p, and a number that no other layer of a network has (``GraphBuilder.add`` gives it)
+DRAWS = {"p": number(0.5, 0.0, 0.999), "layer": integer(0)}
 
 
-def _aten(env: Any, a: Any, x: Any) -> Any:
-    import torch
+def _random(name: str, drawn: Callable[[Any], tuple[int, ...]], attrs: dict[str, Attr], *, operations: int,
+            doc: str) -> None:  # fmt: skip
+    """Add a row that keeps or drops; ``drawn`` is the shape of its mask by that of its operand."""
 
-    keep = keep_mask(tuple(x.shape), p=a["p"], seed=env.seed, layer=a["layer"], step=env.step)
-    return x * torch.as_tensor(keep).to(x.device) * (1 / (1 - a["p"]))
+    def mask(env: Any, a: Any, x: Any) -> Any:
+        return keep_mask(drawn(tuple(x.shape)), p=a["p"], seed=env.seed, layer=a["layer"], step=env.step)
+
+    def aten(env: Any, a: Any, x: Any) -> Any:
+        import torch
+
+        return x * torch.as_tensor(mask(env, a, x)).to(x.device) * (1 / (1 - a["p"]))
+
+    register(
+        name, Kind.POINTWISE, "x",
+        attrs=attrs,
+        shape=first_shape,
+        numpy=lambda env, a, x: x * mask(env, a, x) * x.dtype.type(1 / (1 - a["p"])),
+        gradient=lambda g, node, dy: [g.add(name, dy, **node.attrs)],
+        aten=aten,
+        elementwise=True, keeps_zero=True, operations=operations,
+        random=True,
+        doc=doc,
+    )  # fmt: skip
 
 
-register(
-    "dropout", Kind.POINTWISE, "x",
-    attrs={"p": number(0.5, 0.0, 0.999), "layer": integer(0)},
-    shape=first_shape,
-    numpy=_numpy,
-    gradient=lambda g, node, dy: [g.add("dropout", dy, **node.attrs)],
-    aten=_aten,
-    elementwise=True, keeps_zero=True, operations=160,
-    random=True,
-    doc="y = x / (1 - p) where kept, else 0; inference leaves it out",
+_random("dropout", lambda shape: shape, DRAWS, operations=160, doc="y = x / (1 - p) where kept, else 0; inference "
+        "leaves it out")  # fmt: skip
+_random(
+    "stochastic_depth", lambda shape: (shape[0], *[1] * (len(shape) - 1)), {**DRAWS, "p": number(0.2, 0.0, 0.999)},
+    operations=2, doc="y = x / (1 - p) for the images that are kept, 0 for the others; inference leaves it out",
 )  # fmt: skip
