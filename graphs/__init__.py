@@ -22,6 +22,17 @@ from .cifar_resnet import (
     cifar_resnet110,
 )
 from .densenet import densenet121, densenet161, densenet169, densenet201
+from .efficientnet import (
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_b5,
+    efficientnet_b6,
+    efficientnet_b7,
+    efficientnet_v2_s,
+)
 from .googlenet import googlenet, googlenet_bn, inception_block
 from .inception_bn import inception_bn
 from .inception_resnet_v2 import inception_resnet_v2
@@ -29,8 +40,22 @@ from .inception_v3 import inception_v3
 from .inception_v4 import inception_v4
 from .lenet import lenet, lenet_sigmoid
 from .lenet5 import lenet5
+from .mnasnet import mnasnet0_5, mnasnet0_75, mnasnet1_0, mnasnet1_3
 from .mobilenet_v2 import mobilenet_v2
 from .mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from .regnet import (
+    regnet_x_1_6gf,
+    regnet_x_3_2gf,
+    regnet_x_8gf,
+    regnet_x_400mf,
+    regnet_x_800mf,
+    regnet_y_1_6gf,
+    regnet_y_3_2gf,
+    regnet_y_8gf,
+    regnet_y_400mf,
+    regnet_y_800mf,
+)
+from .repvgg import repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0, repvgg_b1
 from .resnet import (
     resnet18,
     resnet34,
@@ -40,6 +65,11 @@ from .resnet import (
     resnext50_32x4d,
     resnext101_32x8d,
     resnext101_64x4d,
+    seresnet18,
+    seresnet34,
+    seresnet50,
+    seresnet101,
+    seresnet152,
     wide_resnet50_2,
     wide_resnet101_2,
 )
@@ -96,6 +126,26 @@ _ZOO: dict[Callable[..., Graph], dict[str, Any]] = {
     resnext101_64x4d: _GROUPS_OF_4,
     wide_resnet50_2: _AT_64,
     wide_resnet101_2: _AT_64,
+    seresnet18: _AT_64,
+    seresnet34: _AT_64,
+    seresnet50: _AT_64,
+    seresnet101: _AT_64,
+    seresnet152: _AT_64,
+    regnet_x_400mf: _GROUPS_OF_8,
+    regnet_x_800mf: _GROUPS_OF_8,
+    regnet_x_1_6gf: _GROUPS_OF_8,
+    regnet_x_3_2gf: _GROUPS_OF_8,
+    regnet_x_8gf: _GROUPS_OF_8,
+    regnet_y_400mf: {**_AT_64, "width": 1 / 2},
+    regnet_y_800mf: _GROUPS_OF_4,
+    regnet_y_1_6gf: _GROUPS_OF_4,
+    regnet_y_3_2gf: _GROUPS_OF_4,
+    regnet_y_8gf: _GROUPS_OF_4,
+    repvgg_a0: _AT_64,
+    repvgg_a1: _AT_64,
+    repvgg_a2: _AT_64,
+    repvgg_b0: _AT_64,
+    repvgg_b1: _AT_64,
     densenet121: _AT_64,
     densenet161: _AT_64,
     densenet169: _AT_64,
@@ -105,6 +155,19 @@ _ZOO: dict[Callable[..., Graph], dict[str, Any]] = {
     mobilenet_v2: _AT_64,
     mobilenet_v3_large: {**_AT_64, "width": 1 / 4},
     mobilenet_v3_small: {**_AT_64, "width": 1 / 4},
+    mnasnet0_5: {**_AT_64, "width": 1 / 4},
+    mnasnet0_75: {**_AT_64, "width": 1 / 8},
+    mnasnet1_0: {**_AT_64, "width": 1 / 8},
+    mnasnet1_3: {**_AT_64, "width": 1 / 8},
+    efficientnet_b0: _AT_64,
+    efficientnet_b1: _AT_64,
+    efficientnet_b2: _AT_64,
+    efficientnet_b3: _AT_64,
+    efficientnet_b4: _AT_64,
+    efficientnet_b5: _AT_64,
+    efficientnet_b6: _AT_64,
+    efficientnet_b7: _AT_64,
+    efficientnet_v2_s: _AT_64,
     shufflenet_v2_x0_5: {**_AT_64, "width": 1 / 4},
     shufflenet_v2_x1_0: {**_AT_64, "width": 1 / 4},
     shufflenet_v2_x1_5: {**_AT_64, "width": 1 / 4},

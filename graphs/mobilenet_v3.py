@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from tricnn.ir import Graph, GraphBuilder
 
-from .widths import scaled
+from .gate import gated
+from .widths import scaled, to_multiple
 
 ImageShape = Sequence[int]
 
@@ -96,7 +97,7 @@ def _mobilenet(
     for number, (before, block) in enumerate(zip([16, *(block.channels for block in blocks)], blocks), 1):
         with b.scope(f"features.{number}"):
             expanded = w(block.expanded) if block.expanded != before else 0
-            x = _block(b, x, block, expanded, w(block.channels), w(squeezed(block.expanded)))
+            x = _block(b, x, block, expanded, w(block.channels), w(to_multiple(block.expanded // 4)))
     with b.scope(f"features.{len(blocks) + 1}"):
         x = _unit(b, x, w(last[0]), 1, 1, "hardswish")
     x = b.linear(b.global_avg_pool(x, name="avgpool"), w(last[1]), name="classifier.0", weight_init="normal(0.01)")
@@ -104,13 +105,6 @@ def _mobilenet(
     if dropout:
         x = b.dropout(x, dropout, name="classifier.2")
     return b.build(b.linear(x, num_classes, name="classifier.3", weight_init="normal(0.01)"))
-
-
-def squeezed(channels: int) -> int:
-    """A quarter of the channels to the next multiple of 8, but no more than a tenth below it (the authors' rule)."""
-    quarter = channels // 4
-    rounded = max(8, (quarter + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * quarter else rounded
 
 
 def _block(b: GraphBuilder, x: str, block: Block, expanded: int, channels: int, squeeze: int) -> str:
@@ -121,21 +115,12 @@ def _block(b: GraphBuilder, x: str, block: Block, expanded: int, channels: int, 
     if expanded:
         layers.insert(0, lambda y: _unit(b, y, within, 1, 1, block.activation))
     if block.gate:
-        layers.append(lambda y: _gated(b, y, squeeze))
+        layers.append(lambda y: gated(b, y, squeeze, gate="hardsigmoid"))
     layers.append(lambda y: _unit(b, y, channels, 1, 1, None))
     for number, layer in enumerate(layers):
         with b.scope(f"block.{number}"):
             y = layer(y)
     return b.add_(y, x, name="add") if block.stride == 1 and before == channels else y
-
-
-def _gated(b: GraphBuilder, x: str, squeeze: int) -> str:
-    """``x * hardsigmoid(fc2(relu(fc1(mean(x)))))``, a number for each image and channel."""
-    channels = b.type(x).channels
-    s = b.global_avg_pool(x, name="avgpool")
-    s = b.relu(b.conv2d(s, squeeze, 1, name="fc1"), name="activation")
-    s = b.add("hardsigmoid", b.conv2d(s, channels, 1, name="fc2"), name="scale_activation")
-    return b.add("mul", x, s, name="scale")
 
 
 def _unit(

@@ -16,6 +16,8 @@ ResNeXt: Xie, Girshick, Dollar, Tu & He, "Aggregated residual transformations fo
 table 1: the 3x3 convolution of a bottleneck in groups, of so many channels each in the first stage (32x4d: 32 of 4).
 Wide ResNet: Zagoruyko & Komodakis, "Wide residual networks" (BMVC 2016), table 8: twice as many channels within each
 bottleneck, as torchvision declares it for ResNet-50 and -101.
+SE-ResNet: Hu, Shen & Sun, "Squeeze-and-excitation networks" (CVPR 2018), table 1: a gate of a sixteenth of the channels
+at the end of each block's branch; names are timm's.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +26,8 @@ from functools import partial
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.system.errors import GraphError
 
-from .widths import scaled
+from .gate import gated
+from .widths import scaled, to_multiple
 
 ImageShape = Sequence[int]
 Block = Callable[[GraphBuilder, str, int, int], str]
@@ -86,6 +89,31 @@ def wide_resnet101_2(num_classes: int = 1000, input_shape: ImageShape = (3, 224,
     return _resnet("wide_resnet101_2", (3, 4, 23, 3), _grouped(1, 128), num_classes, input_shape, width)
 
 
+def seresnet18(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """SE-ResNet-18: 2-2-2-2 basic blocks, with gates."""
+    return _resnet("seresnet18", (2, 2, 2, 2), partial(basic, gates=True), num_classes, input_shape, width)
+
+
+def seresnet34(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """SE-ResNet-34: 3-4-6-3 basic blocks, with gates."""
+    return _resnet("seresnet34", (3, 4, 6, 3), partial(basic, gates=True), num_classes, input_shape, width)
+
+
+def seresnet50(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """SE-ResNet-50: 3-4-6-3 bottleneck blocks, with gates."""
+    return _resnet("seresnet50", (3, 4, 6, 3), _grouped(1, 64, gates=True), num_classes, input_shape, width)
+
+
+def seresnet101(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """SE-ResNet-101: 3-4-23-3 bottleneck blocks, with gates."""
+    return _resnet("seresnet101", (3, 4, 23, 3), _grouped(1, 64, gates=True), num_classes, input_shape, width)
+
+
+def seresnet152(num_classes: int = 1000, input_shape: ImageShape = (3, 224, 224), width: float = 1.0) -> Graph:
+    """SE-ResNet-152: 3-8-36-3 bottleneck blocks, with gates."""
+    return _resnet("seresnet152", (3, 8, 36, 3), _grouped(1, 64, gates=True), num_classes, input_shape, width)
+
+
 def _resnet(
     name: str, depths: Sequence[int], block: Block, num_classes: int, input_shape: ImageShape, width: float
 ) -> Graph:
@@ -103,18 +131,19 @@ def _resnet(
     return b.build(b.linear(x, num_classes, name="fc", weight_init="normal(0.01)"))
 
 
-def basic(b: GraphBuilder, x: str, filters: int, stride: int) -> str:
+def basic(b: GraphBuilder, x: str, filters: int, stride: int, *, gates: bool = False) -> str:
     """``relu(shortcut(x) + bn(conv3x3(relu(bn(conv3x3(x))))))``, figure 5 left."""
     y = conv(b, x, filters, 3, stride, name="conv1")
     y = b.relu(b.batch_norm(y, name="bn1"), name="relu1")
     y = conv(b, y, filters, 3, name="conv2")
     y = b.batch_norm(y, name="bn2")
+    y = _gated(b, y) if gates else y
     return b.relu(b.add_(y, projection(b, x, filters, stride), name="add"), name="relu2")
 
 
 def bottleneck(
     b: GraphBuilder, x: str, filters: int, stride: int, *, strides: Callable[[int], tuple[int, int]], groups: int = 1,
-    channels_of_64: int = 64,
+    channels_of_64: int = 64, gates: bool = False,
 ) -> str:  # fmt: skip
     """1x1 down to ``filters``, 3x3, 1x1 up to four times as many, figure 5 right. With ``groups``, each of them has
     ``channels_of_64`` channels for every 64 filters."""
@@ -126,6 +155,7 @@ def bottleneck(
     y = b.relu(b.batch_norm(y, name="bn2"), name="relu2")
     y = conv(b, y, 4 * filters, 1, name="conv3")
     y = b.batch_norm(y, name="bn3")
+    y = _gated(b, y) if gates else y
     return b.relu(b.add_(y, projection(b, x, 4 * filters, stride), name="add"), name="relu3")
 
 
@@ -136,8 +166,14 @@ def _bottleneck(stride_on: str) -> Block:
     return partial(bottleneck, strides=lambda s: (s, 1) if stride_on == "1x1" else (1, s))
 
 
-def _grouped(groups: int, channels_of_64: int) -> Block:
-    return partial(bottleneck, strides=lambda s: (1, s), groups=groups, channels_of_64=channels_of_64)
+def _grouped(groups: int, channels_of_64: int, gates: bool = False) -> Block:
+    return partial(bottleneck, strides=lambda s: (1, s), groups=groups, channels_of_64=channels_of_64, gates=gates)
+
+
+def _gated(b: GraphBuilder, x: str) -> str:
+    """The gate of a sixteenth of the channels, to a multiple of 8."""
+    with b.scope("se"):
+        return gated(b, x, to_multiple(b.type(x).channels // 16))
 
 
 def projection(b: GraphBuilder, x: str, filters: int, stride: int) -> str:

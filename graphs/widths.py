@@ -1,4 +1,4 @@
-"""The width multiplier every network takes."""
+"""Numbers of channels: the width multiplier every network takes, and the rounding of published multiples."""
 
 from collections.abc import Callable
 
@@ -13,3 +13,10 @@ def scaled(width: float) -> Callable[[int], int]:
     if isinstance(width, bool | str) or not 0 < width < float("inf"):
         raise GraphError(f"width={width!r} is not accepted; it multiplies the channels, a finite number above 0")
     return lambda channels: max(1, round(channels * width))
+
+
+def to_multiple(channels: float, of: int = 8) -> int:
+    """The nearest multiple of ``of``, at least that; no more than a tenth below ``channels`` (the rule of the authors
+    of MobileNet)."""
+    nearest = max(of, int(channels + of / 2) // of * of)
+    return nearest + of if nearest < 0.9 * channels else nearest

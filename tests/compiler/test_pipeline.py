@@ -26,7 +26,7 @@ def test_what_runs_when() -> None:
     assert ran("infer", "none") == ["expanded", "for-inference"]
     assert ran("train", "none") == ["expanded", "for-training", "differentiated"]
     tidied = ["tidied", "padding-absorbed"]
-    assert ran("infer", "epilogue") == ["expanded", "for-inference", "batch-norm-folded", *tidied]
+    assert ran("infer", "epilogue") == ["expanded", "for-inference", "batch-norm-folded", "sums-folded", *tidied]
     assert (
         ran("infer", "all") == ran("infer", "auto") == [*ran("infer", "epilogue"), "siblings-merged", "slices-joined"]
     )

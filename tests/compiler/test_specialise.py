@@ -12,9 +12,9 @@ from tests.compiler import reference
 from tests.compiler.nets import NETS
 from tests.ir.random_graphs import networks, values_for
 from tricnn.compiler.differentiate import differentiate
-from tricnn.compiler.fold import fold_batch_norm, prepared_nodes
+from tricnn.compiler.fold import fold_batch_norm, fold_sums, prepared_nodes
 from tricnn.compiler.specialise import for_inference, for_training, tidy
-from tricnn.graphs import lenet
+from tricnn.graphs import lenet, repvgg_a0
 from tricnn.ir import Graph, GraphBuilder, GraphError, from_text, to_text
 from tricnn.run.interpreter import interpret
 from tricnn.run.model import compile
@@ -286,3 +286,71 @@ def test_running_statistics_are_buffers_in_training() -> None:
     x = b.add("batch_norm", b.input("x", (3, 4, 4)), *parts, name="bn")
     with pytest.raises(GraphError, match=r"^layer bn: p2 is not a buffer \(parameter\)"):
         for_training(b.build(b.linear(b.global_avg_pool(x), 2)))
+
+
+# --- sums of convolutions --------------------------------------------------------------------------------------------
+
+
+def two(first: dict[str, int], second: dict[str, int] | None, stride: int = 1, groups: int = 1) -> Graph:
+    """relu(a(x) + b(x)); b is a batch norm if it has no window."""
+    b = GraphBuilder("g")
+    x = b.input("x", (4, 9, 9))
+    y = b.batch_norm(b.conv2d(x, 4, name="a", stride=stride, groups=groups, bias=False, **first), name="bn")
+    z = b.conv2d(x, 4, name="b", stride=stride, groups=groups, **second) if second else b.batch_norm(x, name="b")
+    return b.build(b.linear(b.relu(b.add_(z, y, name="sum")), 3, name="fc"))
+
+
+LARGE = {"kernel_size": 3, "padding": 1}
+
+
+@pytest.mark.parametrize(
+    "second, options",
+    [
+        (None, {}),
+        (None, {"groups": 2}),
+        ({"kernel_size": 1}, {"stride": 2}),
+        ({"kernel_size": 3, "padding": 1}, {}),
+        ({"kernel_size": (1, 3), "padding": (0, 1)}, {"groups": 2}),
+        ({"kernel_size": 5, "padding": 2}, {}),
+    ],
+)
+def test_convolutions_of_one_image_that_are_added_are_one(second, options):
+    net = two(LARGE, second, **options)
+    declared = for_inference(net)
+    folded = fold_sums(fold_batch_norm(declared))
+    assert len(folded.of("conv2d")) == 1 and not folded.of("batch_norm")
+    values = values_for(declared, batch=2)
+    values["b.running_var" if second is None else "b.bias"] += 0.7
+    expected = interpret(declared, values)["logits"]
+    np.testing.assert_allclose(interpret(folded, values)["logits"], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ({**LARGE, "dilation": 2, "padding": 2}, {"kernel_size": 3, "padding": 1}),  # other pixels
+        ({"kernel_size": 3, "padding": 1}, {"kernel_size": 2, "padding": 1, "dilation": 2}),
+        ({"kernel_size": (3, 1), "padding": (1, 0)}, {"kernel_size": (1, 3), "padding": (0, 1)}),  # neither is larger
+    ],
+)
+def test_convolutions_that_look_elsewhere_stay_two(first, second):
+    net = for_inference(two(first, second))
+    folded = fold_sums(fold_batch_norm(net))
+    assert len(folded.of("conv2d")) == 2
+
+
+def test_a_convolution_that_others_read_stays():
+    b = GraphBuilder("g")
+    x = b.input("x", (4, 5, 5))
+    y, z = (b.conv2d(x, 4, 1, name=name) for name in ("a", "b"))
+    graph = b.build(b.linear(b.add_(b.add_(y, z), z), 3, name="fc"))
+    assert len(fold_sums(for_inference(graph)).of("conv2d")) == 2
+
+
+def test_a_repvgg_is_a_plain_network_for_inference():
+    """Ding et al., table 4: RepVGG-A0 has 8.30 M parameters then, trained with 9.11 M; a convolution in each block."""
+    graph = fold_sums(fold_batch_norm(for_inference(repvgg_a0())))
+    layers = graph.of("conv2d")
+    assert len(layers) == 22 and {graph.types[n.inputs[1]].per_image[2:] for n in layers} == {(3, 3)}
+    weights = [graph.types[v].elements(1) for n in (*layers, *graph.of("linear")) for v in n.inputs[1:]]
+    assert int(sum(weights) / 1e4) == 830

@@ -17,11 +17,22 @@ from .reference import REFERENCE
 from .reference.lenet import LeNet5
 
 BATCH = 2
+#: deeper members made of the same blocks as a shallower one
+DEEP = (
+    "resnet101", "resnet152", "resnet101_v2", "resnet152_v2", "cifar_resnet110", "vgg13", "vgg19", "vgg19_bn",
+    "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2", "densenet161", "densenet169", "densenet201",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0",
+    "mnasnet1_3", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5",
+    "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf",
+    "regnet_x_3_2gf", "regnet_x_8gf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_8gf",
+    "seresnet34", "seresnet50", "seresnet101", "seresnet152", "repvgg_a1", "repvgg_a2", "repvgg_b0", "repvgg_b1",
+)  # fmt: skip
 
 
 def without_dropout(name: str) -> dict[str, float]:
-    """Arguments that leave dropout out of an architecture."""
-    return {p: 0.0 for p in inspect.signature(ARCHITECTURES[name]).parameters if p.endswith("dropout")}
+    """Arguments that leave out of an architecture what draws random numbers."""
+    drawing = ("dropout", "stochastic_depth")
+    return {p: 0.0 for p in inspect.signature(ARCHITECTURES[name]).parameters if p.endswith(drawing)}
 
 
 def small(name: str, **options: Any) -> Graph:

@@ -17,6 +17,8 @@ from tricnn.ir import Graph, GraphBuilder
 from tricnn.ir.text import from_text, to_text
 from tricnn.system.errors import TricnnError
 
+from .comparison import DEEP
+
 PUBLISHED = tomllib.loads((Path(__file__).parents[2] / "docs" / "published.toml").read_text())
 PARAMETERS = {name: figures["parameters"][0] for name, figures in PUBLISHED.items() if "parameters" in figures}
 GMACS = {name: figures["gmacs"][0] for name, figures in PUBLISHED.items() if "gmacs" in figures}
@@ -142,13 +144,16 @@ def test_lenet5_has_the_papers_60000_parameters():
     assert connections == 151_600
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in ARCHITECTURES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_text_form_round_trips(name):
     graph = ARCHITECTURES[name]()
     assert from_text(to_text(graph)) == graph
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_small_member_has_every_layer_of_the_full_one(name):
     """Else what is checked and trained without a GPU is another network."""
     full, little = ARCHITECTURES[name](), ARCHITECTURES[name](**SMALL[name])

@@ -231,6 +231,9 @@ def _samples() -> list[Sample]:
     sample("stack", fixed(4), fixed(4))
     sample("fold_weight", fixed(4, 2, 3, 3), fixed(4), fixed(4, values=positive), eps=1e-3)
     sample("fold_weight", fixed(4, 5), fixed(4), fixed(4, values=positive), eps=1e-3)
+    sample("pad_window", fixed(4, 2, 1, 3), padding=(1, 0, 2, 3))
+    for groups in (1, 2, 4):
+        sample("diagonal_weight", fixed(4), fixed(4, values=positive), eps=1e-3, groups=groups)
     vectors = fixed(4), fixed(4), fixed(4), fixed(4, values=positive)
     sample("fold_bias", *vectors, eps=1e-3)
     sample("fold_bias", *vectors, fixed(4), eps=1e-3)

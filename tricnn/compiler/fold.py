@@ -1,6 +1,8 @@
-"""Inference: batch norm folded into the layer before it.
+"""Inference: batch norm folded into the layer before it, and convolutions of one image that are added into one.
 
     batch_norm(conv2d(x, w, b)) = conv2d(x, w * s, (b - mean) * s + beta)    with s = gamma * rsqrt(var + eps)
+    conv2d(x, w, b) + conv2d(x, v, c) = conv2d(x, w + zeros around v, b + c)
+    conv2d(x, w, b) + batch_norm(x) = conv2d(x, w + diagonal of s amid zeros, b + beta - mean * s)
 
 The folded weights are values of the graph, computed once whenever parameters are loaded, so they never go stale.
 """
@@ -8,7 +10,10 @@ The folded weights are values of the graph, computed once whenever parameters ar
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
+from typing import Any
 
+from ..ir.builder import GraphBuilder
 from ..ir.graph import Graph, Node, derived_name, topological
 from ..ir.table import Source
 
@@ -31,6 +36,87 @@ def fold_batch_norm(graph: Graph) -> Graph:
         nodes[norm.name] = replace(layer, name=norm.name, inputs=(layer.inputs[0], w.name, b.name))
         del nodes[x]
     return replace(graph, nodes=topological(nodes.values())).pruned()
+
+
+def fold_sums(graph: Graph) -> Graph:
+    """Make one convolution of two of the same image that are added, and that nobody else reads; a batch norm of that
+    image counts as a convolution (Ding et al., "RepVGG", CVPR 2021, section 3.3)."""
+    if not any(node.row.sum_of_two for node in graph.nodes):
+        return graph
+    sums = _Sums(graph)
+    for node in graph.nodes:
+        if not sums.merged(node):
+            sums.builder.add(node.op, *node.inputs, name=node.name, **node.attrs)
+            sums.made[node.name] = sums.builder.nodes[-1]
+    return replace(graph, nodes=tuple(sums.builder.nodes)).pruned()
+
+
+class _Sums:
+    """A graph that is built anew: where ``graph`` has the sum of two convolutions, it has one."""
+
+    def __init__(self, graph: Graph):
+        self.graph, self.builder = graph, GraphBuilder(graph.name)
+        self.made: dict[str, Node] = {}
+
+    def merged(self, node: Node) -> bool:
+        """Add the one convolution that ``node`` is the sum of, if it is that of two."""
+        terms = [self.made[v] for v in node.inputs] if node.row.sum_of_two and len(set(node.inputs)) == 2 else []
+        alone = all(len(self.graph.consumers[t.name]) == 1 and t.name not in self.graph.results for t in terms)
+        one_image = len({t.inputs[:1] for t in terms}) == 1 and all(t.row.convolution or t.row.running for t in terms)
+        convolutions = [t for t in terms if t.row.convolution]
+        if not (alone and one_image and convolutions):
+            return False
+        large = max(convolutions, key=lambda t: prod(self.window(t)))
+        small = next(t for t in terms if t is not large)
+        around = self.around(large, small)
+        if around is None:
+            return False
+        weight, *bias = self.weights(small, node.name, large.attrs["groups"])
+        if any(around):
+            weight = self.add(node.name, "window", "pad_window", weight, padding=around)
+        weight = self.add(node.name, "weight", "add", large.inputs[1], weight)
+        bias = [*large.inputs[2:], *bias]
+        bias = [self.add(node.name, "bias", "add", *bias)] if len(bias) == 2 else bias
+        self.builder.add(large.op, large.inputs[0], weight, *bias, name=node.name, **large.attrs)
+        self.made[node.name] = self.builder.nodes[-1]
+        return True
+
+    def add(self, layer: str, suffix: str, op: str, *inputs: str, **attrs: Any) -> str:
+        """A value that a layer's weights are made of."""
+        return self.builder.add(
+            op, *inputs, name=derived_name(layer, suffix, self.graph.by_name, self.builder.types), **attrs
+        )
+
+    def window(self, term: Node) -> tuple[int, int]:
+        """The size of a term's window; a batch norm looks at one pixel."""
+        r, s = self.builder.type(term.inputs[1]).per_image[2:] if term.row.convolution else (1, 1)
+        return r, s
+
+    def around(self, large: Node, small: Node) -> tuple[int, int, int, int] | None:
+        """How many zeros are around the smaller window for it to look where the larger one does; None if it never
+        does."""
+        a, b = large.attrs, small.attrs if small.row.convolution else {}
+        windows = self.window(large), self.window(small)
+        dilated = windows[1] == (1, 1) or a["dilation"] == b.get("dilation", (1, 1))
+        if a["stride"] != b.get("stride", (1, 1)) or a["groups"] != b.get("groups", a["groups"]) or not dilated:
+            return None
+        found = []
+        for axis in (0, 1):
+            before, apart = divmod(a["padding"][2 * axis] - b.get("padding", (0,) * 4)[2 * axis], a["dilation"][axis])
+            after = windows[0][axis] - windows[1][axis] - before
+            if apart or before < 0 or after < 0:
+                return None
+            found += [before, after]
+        return found[0], found[1], found[2], found[3]
+
+    def weights(self, term: Node, layer: str, groups: int) -> tuple[str, ...]:
+        """The weight and, if it has one, the bias of a term."""
+        if term.row.convolution:
+            return term.inputs[1:]
+        _, gamma, beta, mean, var = term.inputs
+        eps = {"eps": term.attrs["eps"]}
+        diagonal = self.add(layer, "diagonal", "diagonal_weight", gamma, var, groups=groups, **eps)
+        return diagonal, self.add(layer, "folded_bias", "fold_bias", gamma, beta, mean, var, **eps)
 
 
 def prepared_nodes(graph: Graph) -> tuple[Node, ...]:

@@ -19,7 +19,7 @@ from .branches import join_branches
 from .cost import Cost
 from .differentiate import differentiate, differentiate_open
 from .expand import expand
-from .fold import fold_batch_norm
+from .fold import fold_batch_norm, fold_sums
 from .fusion.fuser import fuse
 from .padding import absorb_padding
 from .plan import Plan
@@ -88,6 +88,8 @@ PASSES = (
          lambda graph, aim: with_batch_statistics(graph), "open"),
     Pass("batch-norm-folded", "batch_norm(conv2d(x, w, b)) = conv2d(x, w * s, (b - mean) * s + beta)",
          lambda graph, aim: fold_batch_norm(graph), "infer", ()),
+    Pass("sums-folded", "conv2d(x, w) + conv2d(x, v) = conv2d(x, w + zeros around v), batch_norm(x) among them",
+         lambda graph, aim: fold_sums(graph), "infer", ()),
     Pass("tidied", "max_pool2d(relu(x)) = relu(max_pool2d(x)); f(flatten(x)) = flatten(f(x))",
          lambda graph, aim: tidy(graph), "", ()),
     Pass("padding-absorbed", "conv2d(zero_pad2d(x; a), w; b) = conv2d(x, w; a + b)",

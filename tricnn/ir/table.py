@@ -19,7 +19,7 @@ import numpy as np
 
 from ..system.errors import GraphError, ShapeError, shown
 from ..system.limits import MOST_ELEMENTS, MOST_OPERANDS, MOST_WEIGHTS, WIDEST, WIDEST_IMAGE
-from .scalar import Expression
+from .scalar import Expression, Value
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -228,6 +228,11 @@ class Op:
     def convolution(self) -> bool:
         """Is it a convolution itself, no gradient of one?"""
         return self.product == "forward" and self.over_images
+
+    @property
+    def sum_of_two(self) -> bool:
+        """Is it the sum of its two operands?"""
+        return self.operands == (2, 2) and self.scalar == Value(self.inputs[0]) + Value(self.inputs[1])
 
     @property
     def activation(self) -> bool:

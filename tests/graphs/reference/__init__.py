@@ -5,13 +5,21 @@ attribute names. Nothing here knows of tricnn; the number of input channels of e
 A module returns its logits, or while it trains and has auxiliary heads, the logits and ``{head: logits}``.
 """
 
+import torch
 from torch import nn
 
-from . import alexnet, cifar, dense, inception, lenet, mobile, resnet, vgg
+from . import alexnet, cifar, dense, inception, lenet, mobile, resnet, scaled, vgg
 
 
 def bottlenecks(classes, width, depths, **options):
     return resnet.ResNet(classes, width, depths, resnet.Bottleneck, **options)
+
+
+def gated(classes, width, depths, block):
+    def gate(channels):
+        return mobile.Gate(channels, scaled.multiple(channels // 16), gate=torch.sigmoid)
+
+    return resnet.ResNet(classes, width, depths, block, gate=gate)
 
 
 #: name in tricnn -> ``(num_classes, width, **options) -> module``; dropout left out
@@ -52,6 +60,26 @@ REFERENCE = {
     "resnext101_64x4d": lambda classes, width: bottlenecks(classes, width, [3, 4, 23, 3], groups=64, base=4),
     "wide_resnet50_2": lambda classes, width: bottlenecks(classes, width, [3, 4, 6, 3], base=128),
     "wide_resnet101_2": lambda classes, width: bottlenecks(classes, width, [3, 4, 23, 3], base=128),
+    "seresnet18": lambda classes, width: gated(classes, width, [2, 2, 2, 2], resnet.Basic),
+    "seresnet34": lambda classes, width: gated(classes, width, [3, 4, 6, 3], resnet.Basic),
+    "seresnet50": lambda classes, width: gated(classes, width, [3, 4, 6, 3], resnet.Bottleneck),
+    "seresnet101": lambda classes, width: gated(classes, width, [3, 4, 23, 3], resnet.Bottleneck),
+    "seresnet152": lambda classes, width: gated(classes, width, [3, 8, 36, 3], resnet.Bottleneck),
+    "regnet_x_400mf": scaled.regnet(16, [(32, 1), (64, 2), (160, 7), (400, 12)], False),
+    "regnet_x_800mf": scaled.regnet(16, [(64, 1), (128, 3), (288, 7), (672, 5)], False),
+    "regnet_x_1_6gf": scaled.regnet(24, [(72, 2), (168, 4), (408, 10), (912, 2)], False),
+    "regnet_x_3_2gf": scaled.regnet(48, [(96, 2), (192, 6), (432, 15), (1008, 2)], False),
+    "regnet_x_8gf": scaled.regnet(120, [(80, 2), (240, 5), (720, 15), (1920, 1)], False),
+    "regnet_y_400mf": scaled.regnet(8, [(48, 1), (104, 3), (208, 6), (440, 6)], True),
+    "regnet_y_800mf": scaled.regnet(16, [(64, 1), (144, 3), (320, 8), (784, 2)], True),
+    "regnet_y_1_6gf": scaled.regnet(24, [(48, 2), (120, 6), (336, 17), (888, 2)], True),
+    "regnet_y_3_2gf": scaled.regnet(24, [(72, 2), (216, 5), (576, 13), (1512, 1)], True),
+    "regnet_y_8gf": scaled.regnet(56, [(224, 2), (448, 4), (896, 10), (2016, 1)], True),
+    "repvgg_a0": scaled.repvgg((2, 4, 14, 1), (48, 48, 96, 192, 1280)),
+    "repvgg_a1": scaled.repvgg((2, 4, 14, 1), (64, 64, 128, 256, 1280)),
+    "repvgg_a2": scaled.repvgg((2, 4, 14, 1), (64, 96, 192, 384, 1408)),
+    "repvgg_b0": scaled.repvgg((4, 6, 16, 1), (64, 64, 128, 256, 1280)),
+    "repvgg_b1": scaled.repvgg((4, 6, 16, 1), (64, 128, 256, 512, 2048)),
     "densenet121": lambda classes, width: dense.DenseNet(classes, width, [6, 12, 24, 16], 32),
     "densenet161": lambda classes, width: dense.DenseNet(classes, width, [6, 12, 36, 24], 48),
     "densenet169": lambda classes, width: dense.DenseNet(classes, width, [6, 12, 32, 32], 32),
@@ -61,6 +89,19 @@ REFERENCE = {
     "mobilenet_v2": mobile.MobileNetV2,
     "mobilenet_v3_large": lambda classes, width: mobile.MobileNetV3(classes, width, mobile.LARGE, (960, 1280)),
     "mobilenet_v3_small": lambda classes, width: mobile.MobileNetV3(classes, width, mobile.SMALL, (576, 1024)),
+    "efficientnet_b0": scaled.efficientnet(1.0, (1, 2, 2, 3, 3, 4, 1)),
+    "efficientnet_b1": scaled.efficientnet(1.0, (2, 3, 3, 4, 4, 5, 2)),
+    "efficientnet_b2": scaled.efficientnet(1.1, (2, 3, 3, 4, 4, 5, 2)),
+    "efficientnet_b3": scaled.efficientnet(1.2, (2, 3, 3, 5, 5, 6, 2)),
+    "efficientnet_b4": scaled.efficientnet(1.4, (2, 4, 4, 6, 6, 8, 2)),
+    "efficientnet_b5": scaled.efficientnet(1.6, (3, 5, 5, 7, 7, 9, 3), eps=1e-3, momentum=0.01),
+    "efficientnet_b6": scaled.efficientnet(1.8, (3, 6, 6, 8, 8, 11, 3), eps=1e-3, momentum=0.01),
+    "efficientnet_b7": scaled.efficientnet(2.0, (4, 7, 7, 10, 10, 13, 4), eps=1e-3, momentum=0.01),
+    "efficientnet_v2_s": scaled.efficientnet_v2_s,
+    "mnasnet0_5": lambda classes, width: scaled.MNASNet(classes, width, 0.5),
+    "mnasnet0_75": lambda classes, width: scaled.MNASNet(classes, width, 0.75),
+    "mnasnet1_0": lambda classes, width: scaled.MNASNet(classes, width, 1.0),
+    "mnasnet1_3": lambda classes, width: scaled.MNASNet(classes, width, 1.3),
     "shufflenet_v2_x0_5": lambda classes, width: mobile.ShuffleNetV2(classes, width, (48, 96, 192, 1024)),
     "shufflenet_v2_x1_0": lambda classes, width: mobile.ShuffleNetV2(classes, width, (116, 232, 464, 1024)),
     "shufflenet_v2_x1_5": lambda classes, width: mobile.ShuffleNetV2(classes, width, (176, 352, 704, 1024)),

@@ -83,12 +83,13 @@ class Hardswish(nn.Module):
 
 
 class Gate(nn.Module):
-    def __init__(self, channels, squeezed):
+    def __init__(self, channels, squeezed, activation=torch.relu, gate=hardsigmoid):
         super().__init__()
         self.fc1, self.fc2 = nn.LazyConv2d(squeezed, 1), nn.LazyConv2d(channels, 1)
+        self.activation, self.gate = activation, gate
 
     def forward(self, x):
-        return x * hardsigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return x * self.gate(self.fc2(self.activation(self.fc1(x.mean((2, 3), keepdim=True)))))
 
 
 def narrow_unit(filters, size, stride, activation, groups=1):

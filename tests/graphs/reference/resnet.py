@@ -28,7 +28,7 @@ def stride_of(stage, i):
 
 
 class Basic(nn.Module):
-    def __init__(self, filters, stage, i):
+    def __init__(self, filters, stage, i, gate=None):
         super().__init__()
         stride = stride_of(stage, i)
         self.conv1, self.bn1 = conv(filters, 3, stride), nn.LazyBatchNorm2d()
@@ -36,14 +36,15 @@ class Basic(nn.Module):
         self.downsample = None
         if stride == 2:
             self.downsample = nn.Sequential(conv(filters, 1, 2), nn.LazyBatchNorm2d())
+        self.se = gate(filters) if gate else nn.Identity()
 
     def forward(self, x):
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        y = self.se(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
         return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, filters, stage, i, stride_on="3x3", groups=1, base=64):
+    def __init__(self, filters, stage, i, stride_on="3x3", groups=1, base=64, gate=None):
         super().__init__()
         stride, inner = stride_of(stage, i), filters * base // 64 * groups
         self.conv1, self.bn1 = conv(inner, 1, stride if stride_on == "1x1" else 1), nn.LazyBatchNorm2d()
@@ -53,11 +54,13 @@ class Bottleneck(nn.Module):
         self.downsample = None
         if i == 0:
             self.downsample = nn.Sequential(conv(4 * filters, 1, stride), nn.LazyBatchNorm2d())
+        self.se = gate(4 * filters) if gate else nn.Identity()
 
     def forward(self, x):
         y = torch.relu(self.bn1(self.conv1(x)))
         y = torch.relu(self.bn2(self.conv2(y)))
-        return torch.relu(self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x)))
+        y = self.se(self.bn3(self.conv3(y)))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNetV2(nn.Module):
