@@ -21,6 +21,7 @@ from .cifar_resnet import (
     cifar_resnet56,
     cifar_resnet110,
 )
+from .convnext import convnext_base, convnext_small, convnext_tiny
 from .densenet import densenet121, densenet161, densenet169, densenet201
 from .efficientnet import (
     efficientnet_b0,
@@ -168,6 +169,9 @@ _ZOO: dict[Callable[..., Graph], dict[str, Any]] = {
     efficientnet_b6: _AT_64,
     efficientnet_b7: _AT_64,
     efficientnet_v2_s: _AT_64,
+    convnext_tiny: _AT_64,
+    convnext_small: _AT_64,
+    convnext_base: _AT_64,
     shufflenet_v2_x0_5: {**_AT_64, "width": 1 / 4},
     shufflenet_v2_x1_0: {**_AT_64, "width": 1 / 4},
     shufflenet_v2_x1_5: {**_AT_64, "width": 1 / 4},

@@ -37,6 +37,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `mean_rows` | the mean of the rows' losses | one program |
 | `local_response_norm`, `local_response_norm_grad` | normalisation across channels, its gradient | rows, columns |
 | `sum_channels` | the sum over all channels of each pixel | rows |
+| `pixel_stats`, `pixel_mean_pair` | mean and variance, or two means, over all channels of each pixel | rows |
 | `sgd`, `sgd_of_many` | one step of the optimiser, for one tensor or all | elements; blocks of all of them |
 | `to_nchw`, `from_nchw` | a tensor in the other memory order | rows, columns |
 

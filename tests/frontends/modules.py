@@ -59,6 +59,23 @@ class DropPath(nn.Module):
         return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.p).div_(1 - self.p)
 
 
+class ChannelsLast(nn.Module):
+    """A block of ConvNeXt: what it computes of [N, H, W, C] lies in channels-last memory as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm, self.up, self.down = nn.LayerNorm(4, eps=1e-6), nn.Linear(4, 6), nn.Linear(6, 4, bias=False)
+        self.layer_scale = nn.Parameter(torch.ones(4, 1, 1) * 0.5)
+        self.last, self.fc = nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        y = self.down(F.gelu(self.up(self.norm(x.permute(0, 2, 3, 1))))).permute(0, 3, 1, 2)
+        x = x + self.layer_scale * y
+        return self.fc(self.last(x.mean((2, 3))))
+
+
 class Shapes(nn.Module):
     """Reshapes, permutations, slices and paddings, each of which comes to nothing or to an operation of ours."""
 

@@ -37,6 +37,7 @@ CASES = {
     "mobile": (modules.Mobile, (3, 10, 10)),
     "resized": (modules.Resized, (2, 8, 8)),
     "arithmetic": (modules.Arithmetic, (2, 7, 7)),
+    "channels last": (modules.ChannelsLast, (2, 5, 5)),
 }
 
 
@@ -123,7 +124,7 @@ def test_outputs_of_training_are_left_out_of_inference(named: bool) -> None:
     check_train(module, imported(module, (2, 6, 6), loss_weights={head: 0.3}), (2, 6, 6), weights=[1.0, 0.3])
 
 
-@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("swapped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_stochastic_depth_is_one_layer_with_numbers_of_its_own(swapped: bool) -> None:
     class Deep(nn.Sequential):
         def forward(self, x):

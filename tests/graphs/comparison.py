@@ -23,9 +23,10 @@ DEEP = (
     "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2", "densenet161", "densenet169", "densenet201",
     "shufflenet_v2_x0_5", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0",
     "mnasnet1_3", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5",
-    "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf",
-    "regnet_x_3_2gf", "regnet_x_8gf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_8gf",
-    "seresnet34", "seresnet50", "seresnet101", "seresnet152", "repvgg_a1", "repvgg_a2", "repvgg_b0", "repvgg_b1",
+    "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s", "regnet_y_400mf", "regnet_x_400mf", "regnet_x_800mf",
+    "regnet_x_1_6gf", "regnet_x_3_2gf", "regnet_x_8gf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf",
+    "regnet_y_8gf", "seresnet34", "seresnet50", "seresnet101", "seresnet152", "repvgg_a1", "repvgg_a2", "repvgg_b0",
+    "repvgg_b1", "convnext_small", "convnext_base",
 )  # fmt: skip
 
 

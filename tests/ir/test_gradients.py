@@ -14,6 +14,8 @@ from tricnn.ir import OPS, Graph, GraphBuilder, Kind, N, Output
 from tricnn.run.interpreter import interpret
 
 CLASSES = 4
+#: normalisations, whose gradients include those of the statistics that they are given, and what computes these
+STATISTICS = {"normalize": "batch_stats", "layer_normalize": "pixel_stats"}
 DIFFERENTIABLE = [s for s in SAMPLES if callable(OPS[s.op].gradient)]
 
 
@@ -22,18 +24,20 @@ def with_loss(sample: Sample) -> tuple[Graph, list[str]]:
     b = GraphBuilder("sample", sample.graph())
     wrt = sample.wrt()
     y = "y"
-    if sample.op == "normalize":  # its gradient includes that of the statistics it is given
+    if sample.op in STATISTICS:
         b = GraphBuilder("sample")
         for node in sample.graph().nodes[:-1]:
             if node.name == "x1":
-                b.add("batch_stats", "x0", name="x1")
+                b.add(STATISTICS[sample.op], "x0", name="x1")
             else:
                 b.add(node.op, name=node.name, **node.attrs)
-        b.add("normalize", "x0", "x1", "x2", "x3", name="y", **sample.attrs)
+        b.add(sample.op, "x0", "x1", "x2", "x3", name="y", **sample.attrs)
     if b.type(y).is_weight or (b.type(y).dtype == "float32" and len(b.type(y).shape) == 2):
         # a weight has no pixels to put a loss on: those of what it makes of an image
         probe = b.add("input", name="probe", shape=(N, *b.type(y).per_image[1:]))
         y = b.add("conv2d" if b.type(y).is_weight else "linear", probe, y, name="probed")
+    elif not b.type(y).batched and len(b.type(y).shape) == 1:
+        y = b.add("mul", b.add("input", name="probe", shape=(N, *b.type(y).per_image)), y, name="probed")
     if b.type(y).shape:
         if len(b.type(y).shape) == 4:
             y = b.add("flatten", y, name="flat")

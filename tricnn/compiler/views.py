@@ -18,7 +18,7 @@ def free_views(graph: Graph) -> dict[str, str]:
     views: dict[str, str] = {}
     for node in graph.nodes:
         cut = node.row.cuts == "channels" and not graph.types[node.name].batched and _read_in_place(graph, node)
-        if cut or node.row.row_of or node.row.cuts == "filters":
+        if cut or node.row.row_of or node.row.cuts == "filters" or node.row.dense_view == "weight":
             views[node.name] = node.inputs[0]
         elif node.row.dense_view == "flat":
             x = graph.types[node.inputs[0]]

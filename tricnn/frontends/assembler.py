@@ -249,6 +249,15 @@ class Assembler:
             )
         return self.declare(x.name)
 
+    def viewed(self, name: str, shape: Sequence[int]) -> str:
+        """A parameter of the graph with dimensions of 1 added or left out."""
+        if self.type(name).per_image == tuple(shape):
+            return name
+        view = f"{name}.view"
+        while view in self.stored or (view in self.builder.types and self.type(view).per_image != tuple(shape)):
+            view += "_"
+        return view if view in self.builder.types else self.builder.add("view_weight", name, name=view, shape=shape)
+
     def declare(self, name: str) -> str:
         """``name`` in the graph: a parameter, or a buffer if nobody trains it."""
         if name not in self.builder.types:

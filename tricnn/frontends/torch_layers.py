@@ -10,10 +10,10 @@ from math import prod
 from typing import Any
 
 from ..ir.ops.pool import LARGEST_WINDOW
-from .assembler import Assembler, Tensor, Unsupported, described
+from .assembler import BATCH, Assembler, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
-from .torch_pointwise import by_number
+from .torch_pointwise import by_number, order_of
 from .views import View
 
 READERS: dict[str, Reader] = {}
@@ -91,14 +91,57 @@ def conv_transpose2d(a: Assembler, x: Any, weight: Any, bias: Any = None, stride
 @reads("linear.default")
 def linear(a: Assembler, x: Any, weight: Any, bias: Any = None) -> Tensor:
     x = a.tensor(x)
+    if channels_last(x):
+        return _of_each_pixel(a, x, weight, bias)
     if len(x.shape) != 2:
-        raise Unsupported(f"a dense layer on {described(x.shape)}", "dense layers take [N, F]: flatten before")
+        raise Unsupported(
+            f"a dense layer on {described(x.shape)}", "dense layers take [N, F], or images permuted to [N, H, W, C]"
+        )
     features = a.plain(x)
     operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
     return a.made(a.add("linear", features, *operands, owner=weight.name))
 
 
+def channels_last(x: Tensor) -> bool:
+    """Is it an image of ours seen as [N, H, W, C]?"""
+    return order_of(x.view) == (0, 2, 3, 1)
+
+
+def _of_each_pixel(a: Assembler, x: Tensor, weight: Any, bias: Any) -> Tensor:
+    """A dense layer over the last axis of [N, H, W, C], which is a 1x1 convolution."""
+    w = a.viewed(a.parameter(weight, "weight"), (*weight.shape, 1, 1))
+    b = [a.parameter(bias, "bias")] if bias is not None else []
+    value = a.add("conv2d", x.value, w, *b, owner=weight.name)
+    return a.made(value, View.of(a.type(value).at(BATCH)).permuted((0, 2, 3, 1)))
+
+
 # --- normalisation --------------------------------------------------------------------------------------------------
+
+
+@reads("native_layer_norm.default")
+def native_layer_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> list[Any]:
+    return [layer_norm(a, x, shape, weight, bias, eps), None, None]
+
+
+@reads("layer_norm.default")
+def layer_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5,
+               cudnn: bool = True) -> Tensor:  # fmt: skip
+    """Over the last axis of [N, H, W, C], or of [N, F], which is an image of one pixel."""
+    x = a.tensor(x)
+    flat = len(x.shape) == 2
+    if len(shape) != 1 or not (flat or channels_last(x)):
+        raise Unsupported(
+            f"layer norm over {list(shape)} of {described(x.shape)}",
+            "supported is that of [N, F], or of images permuted to [N, H, W, C], over the last axis",
+        )
+    if weight is None or bias is None:
+        raise Unsupported("a layer norm without weight or bias", "give it elementwise_affine=True and bias=True")
+    channels = shape[0]
+    image = a.add("unflatten", a.plain(x), shape=(channels, 1, 1), stem="image") if flat else x.value
+    stats = a.add("pixel_stats", image, stem="stats")
+    operands = [a.parameter(p, what, (channels,)) for p, what in ((weight, "weight"), (bias, "bias"))]
+    value = a.add("layer_normalize", image, stats, *operands, owner=weight.name, eps=eps)
+    return a.made(a.add("flatten", value)) if flat else a.made(value, x.view)
 
 
 @reads("_native_batch_norm_legit_functional.default")

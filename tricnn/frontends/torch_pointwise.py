@@ -216,7 +216,8 @@ def _beside(a: Assembler, part: Any, whole: Tensor, back: Sequence[int]) -> str:
             raise Unsupported(
                 f"arithmetic with {part.name}, {list(part.shape)}", "a parameter has a number per channel"
             )
-        return a.parameter(part, "operand", (channels,))
+        stored = a.stored[part.name].shape
+        return a.viewed(a.parameter(part, "operand", stored), (channels,))
     view = part.view.reshaped(shape)
     assert view is not None  # dimensions of 1 can be put before any
     return a.plain(Tensor(part.value, view.permuted(back), site=part.site))

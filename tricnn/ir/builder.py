@@ -159,6 +159,32 @@ class GraphBuilder:
             name=name, eps=eps, momentum=momentum,
         )  # fmt: skip
 
+    def layer_norm(self, x: str, *, name: str | None = None, eps: float = 1e-5) -> str:
+        """Each pixel's channels brought to mean 0 and variance 1, then ``* weight + bias``: layer normalisation over
+        the last axis of channels-last images."""
+        name = name or self.fresh("layernorm")[len(self._prefix) :]
+        c = (self._channels(name, x, "[N, C, H, W]"),)
+        stats = self.add("pixel_stats", x, name=f"{name}.stats")
+        weight, bias = (self.parameter(f"{name}.{w}", c, f"constant({v})") for w, v in (("weight", 1), ("bias", 0)))
+        return self.add("layer_normalize", x, stats, weight, bias, name=name, eps=eps)
+
+    def pixel_linear(self, x: str, features: int, *, name: str | None = None, bias: bool = True,
+                     weight_init: str = "he_normal(fan_in)", bias_init: str = "constant(0)") -> str:  # fmt: skip
+        """A dense layer over the channels of each pixel, with its weight [features, C]: a 1x1 convolution."""
+        name = name or self.fresh("linear")[len(self._prefix) :]
+        channels = self._channels(name, x, "[N, C, H, W]")
+        w = self.parameter(f"{name}.weight", (features, channels), weight_init)
+        w = self.add("view_weight", w, shape=(features, channels, 1, 1), name=f"{name}.window")
+        b = [self.parameter(f"{name}.bias", (features,), bias_init)] if bias else []
+        return self.add("conv2d", x, w, *b, name=name)
+
+    def layer_scale(self, x: str, *, name: str, init: str) -> str:
+        """``x`` with each channel multiplied by a parameter, [C, 1, 1] as published files have it."""
+        channels = self._channels(name, x, "[N, C, H, W]")
+        scale = self.parameter(name, (channels, 1, 1), init)
+        vector = self.add("view_weight", scale, shape=(channels,), name=f"{name}.vector")
+        return self.add("mul", x, vector, name=f"{name}.mul")
+
     def relu(self, x: str, *, name: str | None = None) -> str:
         return self.add("relu", x, name=name)
 

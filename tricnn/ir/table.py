@@ -137,7 +137,7 @@ class Op:
     moments          its sum over pixels is of mean and deviations from it, which parts of it merge (Chan et al. 1983)
     index            says where in its window the maximum of its ``sibling_of`` is
     from_window      of the gradient of a pooling: a pixel gets its ``"share"`` of a window's, or all if ``"chosen"``
-    dense_view       the same numbers as rows ``"flat"``, or as ``"image"``
+    dense_view       the same numbers as rows ``"flat"``, as ``"image"``, or a ``"weight"`` with other dimensions of 1
     row_of           it is one row of its operand
     pads             its operand amid channels of zeros, ``before`` and after
     running          normalises by running statistics: training takes the batch's, inference folds it into a product
@@ -194,7 +194,7 @@ class Op:
     moments: bool = False
     index: bool = False
     from_window: Literal["", "share", "chosen"] = ""
-    dense_view: Literal["", "flat", "image"] = ""
+    dense_view: Literal["", "flat", "image", "weight"] = ""
     row_of: bool = False
     pads: bool = False
     running: bool = False

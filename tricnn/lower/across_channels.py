@@ -1,4 +1,4 @@
-"""Lowering of what sums along the channels of each pixel: softmax, local response normalisation, plain sums."""
+"""Lowering of what sums along the channels of each pixel: softmax, normalisations, plain sums."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 from ..compiler.plan import Kernel
 from ..machine import tiles
 from . import traffic
-from .call import BATCH, Call, blocks
+from .body import Body
+from .call import BATCH, Call, Helper, blocks
 from .epilogue import epilogue
+from .expressions import statistics
 from .lowering import Grid, Lowering, tile_grid
 from .positions import At
 from .size import N, Size, cdiv
@@ -43,6 +45,45 @@ def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
         flops=5 * prod(type_.per_image),
         traffic=[each.of(store), *(replace(each, channels=again.get(role)).of(load) for role, load in loads.items())],
     )
+
+
+def lower_of_pixels(state: Lowering, kernel: Kernel) -> None:
+    """Lower pixel_stats or pixel_grad_sums: two numbers for each pixel, of all its channels."""
+    node, name = kernel.anchor, kernel.name
+    x = state.plan.type(node.inputs[0])
+    c, width = x.channels, tiles.power_of_two(x.channels)
+    tile = tiles.Tile(max(1, 2048 // width), width, 1, 4, 1)
+    grid = (cdiv(N * x.pixels, tile.m),)
+    load, store = state.body(kernel), state.body(kernel)
+    if len(node.inputs) == 1:
+        template, loaded = "pixel_stats", load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
+    else:
+        template, loaded = "pixel_mean_pair", _both(load, kernel, c)
+    store.scope.reserve("first", "second")
+    for number, variable in enumerate(("first", "second")):
+        store.store(node.name, variable, At("pixel", str(number), "mask", 2, number, 1))
+    stored = store.function(f"{name}_store", "first, second, pixel, mask, part, args", store.lines)
+    each = partial(traffic.once, x.spatial, Size.of(grid[0]))
+    state.add(
+        name,
+        kernel,
+        Call(template, [loaded, stored, BATCH], {"C": c, "PIXELS": x.pixels, **blocks(tile)}),
+        grid,
+        tile,
+        kind=node.op,
+        flops=5 * prod(x.per_image),
+        traffic=[each(1, replace(tile, n=1)).of(store), each(c, tile).of(load)],
+    )
+
+
+def _both(load: Body, kernel: Kernel, c: int) -> Helper:
+    """The function that loads g = dy * weight, and g * xhat."""
+    node, at = kernel.anchor, At("pixel", "channel", "mask", c)
+    dy, x = load.operand(node, 0, at), load.operand(node, 1, at)
+    mean, var = statistics(load, node, 2, at)
+    g = load.let("g", f"tl.where(mask, {dy} * {load.operand(node, 3, at)}, 0.0)")
+    load.lines.append(f"return {g}, {g} * (({x} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
+    return load.function(f"{kernel.name}_load", "pixel, channel, mask, args", load.lines)
 
 
 def _tiling(state: Lowering, kernel: Kernel, c: int, pixels: int) -> tuple[tiles.Tile, Grid, dict[str, Any]]:

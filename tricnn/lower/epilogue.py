@@ -91,6 +91,8 @@ def _gradient_sums(body: Body, node: Node, at: At, tile: str, argument: str) -> 
     row = f"{argument} + part * {2 * c} + {at.channel}"
     known = f"mask={at.channel} < {c}"
     dbias = body.let("dbias", f"tl.sum({dy}, axis=0)[None, :]")
-    dweight = body.let("dweight", f"tl.sum({dy} * {centred}, axis=0)[None, :] * {rstd}")
+    each = body.plan.type(node.inputs[2]).batched  # has every pixel a deviation of its own?
+    product = f"tl.sum({dy} * {centred} * {rstd}, axis=0)[None, :]" if each else ""
+    dweight = body.let("dweight", product or f"tl.sum({dy} * {centred}, axis=0)[None, :] * {rstd}")
     body.lines.append(f"tl.store({row}, {dbias}, {known})")
     body.lines.append(f"tl.store({row} + {c}, {dweight}, {known})")

@@ -14,7 +14,7 @@ from ..ir.graph import Node
 from ..system.errors import TargetError
 from .body import Body, Steps
 from .names import StepNumber
-from .positions import At, Channels, Sources
+from .positions import At, Channels, FirstChannel, LaterChannel, Sources
 
 #: asks for operands by ``yield body.asked(...)``: a chain of any length is computed without recursion
 Expression = Callable[[Body, Node, At], Steps]
@@ -54,10 +54,39 @@ def _batch_norm_grad(body: Body, node: Node, at: At) -> Steps:
 
 
 def statistics(body: Body, node: Node, index: int, at: At) -> tuple[str, str]:
-    """(mean, variance), or any other pair of rows of a ``[2, C]`` operand."""
+    """(mean, variance), or any other pair: the rows of ``[2, C]``, or a pixel's two numbers of ``[N, 2, H, W]``."""
     value = node.inputs[index]
     stem = "sum" if node.row.operand_names(len(node.inputs))[index] == "sums" else "stats"
+    if body.plan.type(value).batched:
+        return _of_pixel(body, value, at, stem, 0), _of_pixel(body, value, at, stem, 1)
     return body.vector(value, stem, at), body.vector(value, stem, at, row=1)
+
+
+def _of_pixel(body: Body, value: str, at: At, stem: str, number: int) -> str:
+    """One of the two numbers that a value has for each pixel, whatever channel a lane computes."""
+    first = body.once(FirstChannel(), at, "first_channel", f"{at.channel} * 0")
+    channel = body.once(LaterChannel(number), replace(at, channel=first), "later_channel", f"{first} + {number}")
+    lanes = (at.channels[1] - at.channels[0]) * at.lanes
+    here = replace(at, channel=channel if number else first, width=2, first=number, count=1, lanes=lanes, corner=None)
+    return body.value(value, here, stem)
+
+
+def _layer_normalize(body: Body, node: Node, at: At) -> Steps:
+    x = yield body.asked(node, 0, at)
+    mean, var = statistics(body, node, 1, at)
+    weight, bias = body.operand(node, 2, at), body.operand(node, 3, at)
+    rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
+    return f"({x} - {mean}) * {rstd} * {weight} + {bias}"
+
+
+def _layer_normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
+    dy = yield body.asked(node, 0, at)
+    x = yield body.asked(node, 1, at)
+    mean, var = statistics(body, node, 2, at)
+    weight = body.operand(node, 3, at)
+    average, product = statistics(body, node, 4, at)
+    rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
+    return f"({dy} * {weight} - {average} - ({x} - {mean}) * {rstd} * {product}) * {rstd}"
 
 
 def _normalize(body: Body, node: Node, at: At) -> Steps:
@@ -295,6 +324,8 @@ EXPRESSIONS: dict[str, Expression] = {
     "batch_norm_grad_input": _batch_norm_grad,
     "normalize": _normalize,
     "normalize_grad_input": _normalize_grad_input,
+    "layer_normalize": _layer_normalize,
+    "layer_normalize_grad_input": _layer_normalize_grad_input,
     "max_pool2d_grad": _max_pool_grad,
     "avg_pool2d_grad": _avg_pool_grad,
     "global_avg_pool_grad": _global_avg_grad,

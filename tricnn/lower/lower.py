@@ -9,7 +9,7 @@ from ..ir.table import Kind
 from ..machine.dtypes import check_dtype
 from ..machine.tiles import Form
 from ..system.errors import TargetError
-from .across_channels import lower_across_channels
+from .across_channels import lower_across_channels, lower_of_pixels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
 from .loss import lower_loss
@@ -53,6 +53,9 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "pixel_unshuffle": lower_pointwise,
     "cross_entropy": lower_loss,
     "cross_entropy_grad": lower_loss,
+    "layer_normalize_grad_sums": lower_normalize_sums,
+    "pixel_stats": lower_of_pixels,
+    "pixel_grad_sums": lower_of_pixels,
     "sum_channels": lower_across_channels,
     "softmax": lower_across_channels,
     "softmax_grad": lower_across_channels,

@@ -190,3 +190,58 @@ class RepVGG(nn.Module):
 
 def repvgg(depths, channels):
     return lambda classes, width: RepVGG(classes, width, depths, channels)
+
+
+class Permuted(nn.Module):
+    def __init__(self, *order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, x):
+        return x.permute(self.order)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.LazyConv2d(channels, 7, padding=3, groups=channels),
+            Permuted(0, 2, 3, 1),
+            nn.LayerNorm(channels, eps=1e-6),
+            nn.Linear(channels, 4 * channels),
+            nn.GELU(),
+            nn.Linear(4 * channels, channels),
+            Permuted(0, 3, 1, 2),
+        )
+        self.layer_scale = nn.Parameter(torch.ones(channels, 1, 1) * 1e-6)
+
+    def forward(self, x):
+        return self.layer_scale * self.block(x) + x
+
+
+class ConvNeXt(nn.Module):
+    def __init__(self, classes, width, depths, first):
+        super().__init__()
+        layers, before = [], 0
+        for stage, depth in enumerate(depths):
+            channels = ch(first * 2**stage, width)
+            if stage:
+                layers.append(nn.Sequential(LayerNorm2d(before, eps=1e-6), nn.LazyConv2d(channels, 2, 2)))
+            else:
+                layers.append(nn.Sequential(nn.LazyConv2d(channels, 4, 4), LayerNorm2d(channels, eps=1e-6)))
+            layers.append(nn.Sequential(*(ConvNeXtBlock(channels) for _ in range(depth))))
+            before = channels
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(LayerNorm2d(before, eps=1e-6), nn.Flatten(1), nn.LazyLinear(classes))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3), keepdim=True))
+
+
+def convnext(depths, first):
+    return lambda classes, width: ConvNeXt(classes, width, depths, first)

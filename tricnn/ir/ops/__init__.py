@@ -1,11 +1,12 @@
 """The rows of the table of operations, one file per family."""
 
-from . import conv, dropout, fold, linear, loss, lrn, norm, pointwise, pool, resample, sources, views
+from . import conv, dropout, fold, layer_norm, linear, loss, lrn, norm, pointwise, pool, resample, sources, views
 
 __all__ = [
     "conv",
     "dropout",
     "fold",
+    "layer_norm",
     "linear",
     "loss",
     "lrn",

@@ -209,3 +209,31 @@ register(
     cuts="filters",
     doc="filters start to stop of a weight [K, C, R, S]",
 )  # fmt: skip
+
+
+def _weight_dims(value: Any) -> tuple[int, ...]:
+    dims = tuple(value)
+    if any(isinstance(d, bool) or not isinstance(d, Integral) or d < 1 for d in dims) or not 1 <= len(dims) <= 4:
+        raise ValueError
+    return tuple(int(d) for d in dims)
+
+
+def _weight_view(a: Any, w: TensorType) -> TensorType:
+    require(
+        [d for d in a["shape"] if d > 1] == [d for d in w.per_image if d > 1],
+        f"{w} is not {list(a['shape'])} but for dimensions of 1",
+    )
+    return TensorType(a["shape"], w.dtype)
+
+
+register(
+    "view_weight", Kind.VIEW, "w",
+    attrs={"shape": Attr(_weight_dims, "one to four positive integers")},
+    shape=_weight_view,
+    numpy=lambda env, a, w: w.reshape(a["shape"]),
+    gradient=lambda g, node, dy: [g.add("view_weight", dy, shape=g.type(node.inputs[0]).per_image)],
+    aten=lambda env, a, w: w.reshape(a["shape"]),
+    dense_view="weight",
+    doc="a parameter with dimensions of 1 added or left out: the weight [K, C] of a dense layer as that of a 1x1 "
+    "convolution, a scale [C, 1, 1] as [C]",
+)  # fmt: skip
