@@ -153,6 +153,7 @@ class _Writer:
                 continue
             before = self.graph.by_name[norm.inputs[0]]
             takes = LAYERS.get(before.op) in (conv2d, linear) and len(self.graph.consumers[before.name]) == 1
+            takes = takes and before.inputs[1] in self.tensors
             if not takes or before.name in results or len(self.graph.consumers[before.inputs[1]]) > 1:
                 continue
             weight, bias, mean, var = (self.tensors[v].astype(np.float64) for v in norm.inputs[1:])
@@ -222,6 +223,25 @@ def linear(w: _Writer, node: Node, x: list[str]) -> None:
 @writes("batch_norm")
 def batch_norm(w: _Writer, node: Node, x: list[str]) -> None:
     w.put("BatchNormalization", x, node.name, epsilon=node.attrs["eps"], momentum=1 - node.attrs["momentum"])
+
+
+@writes("pixel_stats")
+def pixel_stats(w: _Writer, node: Node, x: list[str]) -> None:
+    """A part of what layer_normalize is written as."""
+
+
+@writes("layer_normalize")
+def layer_normalize(w: _Writer, node: Node, x: list[str]) -> None:
+    """Over the last axis of [N, H, W, C]."""
+    image, _, weight, bias = x
+    y = w.put("Transpose", [image], perm=[0, 2, 3, 1])
+    y = w.put("LayerNormalization", [y, weight, bias], axis=-1, epsilon=node.attrs["eps"])
+    w.put("Transpose", [y], node.name, perm=[0, 3, 1, 2])
+
+
+@writes("view_weight")
+def view_weight(w: _Writer, node: Node, x: list[str]) -> None:
+    w.tensors[node.name] = w.tensors[node.inputs[0]].reshape(node.attrs["shape"])
 
 
 @writes("max_pool2d", "avg_pool2d")

@@ -131,8 +131,11 @@ def matmul(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
 def dense(a: Any, x: Tensor, weight: Any, bias: Any, *, transposed: bool, factors: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:  # fmt: skip
     """x W' + b. A weight [F, O] is kept as [O, F], times a factor."""
-    if len(x.shape) != 2 or len(weight.shape) != 2:
-        raise Unsupported(f"a dense layer on {described(x.shape)}", "dense layers take [N, F]")
+    pixels = torch_layers.channels_last(x)
+    if (len(x.shape) != 2 and not pixels) or len(weight.shape) != 2:
+        raise Unsupported(
+            f"a dense layer on {described(x.shape)}", "dense layers take [N, F], or images transposed to [N, H, W, C]"
+        )
     weight = a.weight(weight, f"{a.site.path or 'linear'}.weight")
     alpha, beta = factors
     if transposed or alpha != 1:
@@ -145,6 +148,8 @@ def dense(a: Any, x: Tensor, weight: Any, bias: Any, *, transposed: bool, factor
         if bias.shape != weight.shape[:1] or beta != 1:
             bias = changed(a, bias, numbers.copy())
         operands.append(a.parameter(bias, "bias"))
+    if pixels:
+        return torch_layers.linear(a, x, weight, bias)
     return a.made(a.add("linear", a.plain(x), *operands, owner=owner(weight)))
 
 
@@ -166,6 +171,19 @@ def batch_norm(a: Any, node: Any, inputs: Any, attributes: Any) -> list[Any]:
     value = a.add("batch_norm", a.plain(x), *operands, owner=owner(stored[0]), eps=attributes.get("epsilon", 1e-5),
                   momentum=1 - attributes.get("momentum", 0.9))  # fmt: skip
     return [a.made(value)]
+
+
+@reads("LayerNormalization")
+def layer_norm(a: Any, node: Any, inputs: Any, attributes: Any) -> list[Any]:
+    x, weight, bias = (*inputs, None)[:3]
+    axis, rank = attributes.get("axis", -1), len(a.tensor(x).shape)
+    if axis % rank != rank - 1:
+        raise Unsupported(f"a layer norm over the axes from {axis} on", "supported is that over the last axis")
+    path = a.site.path or "norm"
+    weight = a.weight(weight, f"{path}.weight")
+    bias = a.keep(np.zeros(weight.shape, np.float32), f"{path}.bias") if bias is None else bias
+    bias = a.weight(bias, f"{path}.bias")
+    return [torch_layers.layer_norm(a, x, weight.shape, weight, bias, attributes.get("epsilon", 1e-5))]
 
 
 @reads("LRN")
