@@ -1,5 +1,7 @@
 """`tricnn compile --simulate`: each kernel's time on an H100, by its machine code; named simulated everywhere."""
 
+from pathlib import Path
+
 import pytest
 
 ADDED = ["simulated_us", "limit_us", "limit", "share", "waits_for", "waits_share"]
@@ -29,3 +31,30 @@ def test_what_has_no_model_is_refused(tricnn, tiny, target):
     ran = tricnn("compile", tiny, "--target", target, "--simulate")
     assert ran.status == 2 and ran.out == ""
     assert "sm_90" in ran.err and target in ran.err and len(ran.err.splitlines()) == 1
+
+
+def test_bench_shows_simulated_times_and_calls_them_so(tricnn, tiny):
+    """The same kernels as ``compile --simulate``, so the same times, beside those of this machine."""
+    how = ("--batch", 64, "--dtype", "bf16", "--target", "sm_90", "--simulate")
+    found = tricnn("bench", tiny, "--mode", "infer", *how, "--seconds", "0", "--json").json["simulated"]
+    compiled = tricnn("compile", tiny, *how, "--json").json
+    assert found["simulated_us"] == compiled["simulated_us"] and found["simulator"] == compiled["simulator"]
+    assert [k["simulated_us"] for k in found["kernels"]] == [k["simulated_us"] for k in compiled["kernels"]]
+    assert "simulated, not measured (model 1" in tricnn("bench", tiny, "--mode", "infer", *how, "--seconds", "0").out
+    ran = tricnn("bench", tiny, "--simulate", "--target", "sm_80")
+    assert ran.status == 2 and "sm_90" in ran.err
+
+
+def test_a_page_has_simulated_times_and_calls_them_so(tricnn, tiny):
+    how = ("--batch", 64, "--dtype", "bf16", "--target", "sm_90", "--simulate")
+    facts = tricnn("report", tiny, "--mode", "infer", *how, "--out", "page.html", "--json").json
+    compiled = tricnn("compile", tiny, *how, "--json").json
+    assert facts["simulated_us"] == pytest.approx(compiled["simulated_us"], abs=0.01)
+    for launch in facts["launch_rows"]:
+        assert launch["simulated_us"] > launch["limit_us"] > 0 and launch["waits_for"]
+    code = {k["name"]: k for k in compiled["kernels"]}
+    for name, function in facts["functions"].items():
+        for key in ("registers", "spill_bytes", "shared_bytes", "tensor_core", "bulk_copy", "hazards"):
+            assert function[key] == code[name][key]
+    text = Path("page.html").read_text()
+    assert "simulated times are of model 1" in text and "not measured" in text and 'aria-label="roofline"' in text

@@ -33,6 +33,7 @@ examples:
   tricnn bench resnet18 --mode infer --batch 8
   tricnn bench resnet50 --batch 256 --dtype bf16   on a GPU
   tricnn bench lenet --json > bench.json
+  tricnn bench lenet --dtype bf16 --target sm_90 --simulate   without a GPU: times of an H100, simulated
 
 Times are medians; the contenders take turns, so that whatever else the machine does slows all of them. On a GPU each
 is first held to what PyTorch computes. `make bench` runs all networks, and draws them.
@@ -48,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_fusion(parser)
     parser.add_argument("--seconds", type=real(), default=20.0, metavar="S", help="how long to measure on a CPU (20)")
+    parser.add_argument(
+        "--simulate", action="store_true",
+        help="also compile the kernels and replay their machine code on a model of an H100 (sm_90 only): not measured",
+    )  # fmt: skip
     parser.add_argument("--max-autotune", action="store_true", help="torch.compile's slowest mode too: minutes")
 
 
@@ -66,10 +71,29 @@ def run(options: argparse.Namespace) -> int:
     how = (options.mode, batch, options.batch or BATCH_ON_GPU, options.dtype, target)
     peers = ("tricnn fused", "tricnn fused, CUDA graph", "tricnn unfused", "torch.compile")
     peers += ("torch.compile max-autotune",) * options.max_autotune
-    result = measured(graph, *how, options.seconds, peers, screen, options.fuse)
+    simulated = simulated_step(graph, how, options.fuse, screen) if options.simulate else None
+    result = {**measured(graph, *how, options.seconds, peers, screen, options.fuse), "simulated": simulated}
     screen.json(result)
     show(result, screen)
     return 0
+
+
+def simulated_step(
+    graph: Graph, how: tuple[str, int, int, str, str], policy: str, screen: Screen
+) -> dict[str, Any]:  # fmt: skip
+    """What ``--simulate`` adds to the object that ``--json`` prints: the fused kernels' simulated times on an H100, at
+    the batch that they are compiled for, and the version of the model. Raises TargetError for other targets."""
+    from tricnn.lower.from_graph import lowered
+    from tricnn.measure.simulate import check_target
+
+    from .compile_command import compile_shown, simulated
+
+    mode, _, batch, dtype, target = how
+    check_target(target)
+    built = compile_shown(lowered(graph, mode, batch, dtype, target, fuse=policy), target, screen)
+    about = {"graph": graph.name, "mode": mode, "batch": batch, "dtype": dtype}
+    kernels = built.kernels
+    return {**about, **simulated(built, kernels, screen), "kernels": kernels}
 
 
 def fitting_batch(graph: Graph) -> int:
@@ -153,6 +177,10 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
             result["baseline"],
         ),
     )
+    if result["simulated"] is not None:
+        from .compile_command import simulated_sentences
+
+        screen.show(tables.simulated(result["simulated"]), *simulated_sentences(result["simulated"]))
     screen.show(*(f"{r['name']} failed: {r['error']}" for r in result["timings"] if r.get("error")))
 
 
