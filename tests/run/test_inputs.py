@@ -12,7 +12,7 @@ import tricnn
 from tests.run.networks import network
 from tricnn.check.verify import verify
 from tricnn.cli.arguments import UsageError
-from tricnn.cli.train_command import fitted
+from tricnn.cli.train_data import fitted
 from tricnn.ir import DataError, Graph, GraphBuilder
 from tricnn.run.model import Model
 from tricnn.training import Dataset

@@ -52,7 +52,7 @@ def test_training_says_that_the_first_step_is_under_way_and_no_more_after_it(soo
     console = Console(file=io.StringIO())
     with Reporter(console, epochs=1, steps_per_epoch=2, step=0) as report:
         until_it_says_something(console)
-        report.stepped(1, 2.3, 64, 0.1)
+        report.stepped(1, 2.3, 64, 0.1, 0.0)
         said = lines(console)
         time.sleep(0.1)
         assert lines(console) == said and said[0].startswith("first step, ")

@@ -14,16 +14,16 @@ from PIL import Image
 
 from tricnn.system.errors import DataError
 from tricnn.training import idx_sources
+from tricnn.training.batch_sources import batches_per_epoch
+from tricnn.training.chance import order
 from tricnn.training.data import (
     LOADERS,
     Dataset,
     batches,
     evaluation_batches,
     load_dataset,
-    order,
     resize,
     shifted,
-    steps_per_epoch,
 )
 from tricnn.training.idx import read_idx
 from tricnn.training.idx_sources import DEBIAN, PARTS
@@ -331,7 +331,7 @@ def toy(n=23, **given):
 def test_an_epoch_sees_every_image_once():
     dataset = toy()
     seen = [np.rint(x[:, 0, 0, 0] * 255).astype(int) for x, _ in batches(dataset, 5, seed=1, epoch=0)]
-    assert [len(x) for x in seen] == [5, 5, 5, 5, 3] and steps_per_epoch(dataset, 5) == 5
+    assert [len(x) for x in seen] == [5, 5, 5, 5, 3] and batches_per_epoch(dataset, 5) == 5
     assert sorted(np.concatenate(seen)) == list(range(23))
     for x, labels in batches(dataset, 5, 1, 0):
         assert np.array_equal(np.rint(x[:, 0, 0, 0] * 255).astype(int) % 7, labels)

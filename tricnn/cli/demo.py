@@ -140,7 +140,8 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     from tricnn.training import load_dataset
 
     from ..report.figures import plural
-    from .train_command import DEFAULTS, fitted, picture, train
+    from .train_command import DEFAULTS, picture, train
+    from .train_data import fitted
 
     where = "on the GPU, by its kernels in fp32" if on_gpu else "on the CPU, by the NumPy executor"
     title(screen, f"3/3  LeNet learns handwritten digits, {where}")
@@ -148,6 +149,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     settings: dict[str, Any] = {
         **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
         "fuse": "auto", "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
+        "shift": None,
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)
     screen.show(

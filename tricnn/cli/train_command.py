@@ -24,13 +24,15 @@ from .arguments import (
     small_arguments,
     whole,
 )
+from .train_data import add_data_arguments, data_of, fitted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tricnn.ir import Graph
     from tricnn.run.model import Model
-    from tricnn.training import Dataset, TrainOptions, TrainResult
+    from tricnn.training import TrainOptions, TrainResult
+    from tricnn.training.batch_sources import Source
 
     from .screen import Screen
 
@@ -40,11 +42,14 @@ examples:
   tricnn train lenet --data digits --out out/digits --resume     goes on after a crash, to the same bits
   tricnn train resnet18 --data digits            without a GPU: a small member of the same topology
   tricnn train resnet18 --data digits --weights resnet18.pth --classes 1000 --input 3,224,224
+  tricnn train resnet18 --data pictures/ --trivial-augment --corrupt skip      pictures/train/cat/1.jpg, ...
+  tricnn train resnet18 --synthetic              how fast it is where data cost nothing
   tricnn train lenet --data fashion-mnist --epochs 10
   tricnn train cifar_resnet20 --input 1,28,28 --data fashion-mnist --nesterov --weight-decay 1e-4
 
 data sets: digits (scikit-learn's handwritten digits, at hand), fashion-mnist, mnist (files in --data-dir, $TRICNN_DATA
-or from Debian's dataset-fashion-mnist; downloaded otherwise). Images are resized to the network's input.
+or from Debian's dataset-fashion-mnist; downloaded otherwise), or a folder of pictures with train/CLASS/*.jpg and
+val/CLASS/*.jpg. Images are resized to the network's input.
 --out holds the checkpoint (safetensors, PyTorch's names) and a picture of the training curve. --weights takes such a
 checkpoint too, and what PyTorch, torchvision and timm write (.pth, .safetensors).
 """
@@ -52,7 +57,7 @@ checkpoint too, and what PyTorch, torchvision and timm write (.pth, .safetensors
 #: with them LeNet gets more than 98 % of digits with every seed tried (0 to 13, where a rate of 0.05 failed with one)
 DEFAULTS: dict[str, Any] = {
     "epochs": 20, "batch": 64, "seed": 0, "checkpoint_seconds": 10.0, "lr": 0.02, "momentum": 0.9,
-    "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.5, "gamma": 0.1, "shift": 1, "label_smoothing": 0.0,
+    "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.5, "gamma": 0.1, "label_smoothing": 0.0,
 }  # fmt: skip
 
 RATE = f"{DEFAULTS['lr']}; 0.08/depth for more than 5 layers without batch norm"
@@ -64,8 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, type=kind, default=default, metavar=letter, help=f"{about} ({default})".strip())
 
     add_model(parser)
-    parser.add_argument("--data", required=True, metavar="NAME", help="digits, fashion-mnist or mnist")
-    parser.add_argument("--data-dir", type=file_path, metavar="DIR", help="where the data set's files are")
+    add_data_arguments(parser)
     setting(parser, "--epochs", whole(1), "N", "times through the training images")
     setting(parser, "--batch", whole(1), "N", "images in a batch")
     setting(parser, "--seed", whole(0), "S", "of the parameters, the order and dropout")
@@ -97,7 +101,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--milestones", type=_epochs, default=(), metavar="E,E", help="epochs where the step schedule falls"
     )
     setting(how, "--gamma", real(above=True), "G", "times so much")
-    setting(how, "--shift", whole(0, 64), "P", "move each training image by up to so many pixels")
     setting(how, "--label-smoothing", real(0, 0.999), "L", "share of the target spread over all classes")
 
 
@@ -109,8 +112,6 @@ def _epochs(text: str) -> tuple[int, ...]:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tricnn.training import load_dataset
-
     from ..report.figures import plural
     from .screen import Screen
 
@@ -120,9 +121,9 @@ def run(options: argparse.Namespace) -> int:
     if (options.schedule == "step") != bool(options.milestones):
         raise UsageError("--schedule step needs --milestones E,E, and no other schedule takes them")
     choose_device(options.device)
-    load_graph(options)  # whatever is wrong with it is said before the data are fetched
+    asked = load_graph(options)  # whatever is wrong with it is said before the data are fetched
     note = screen.progress.print if screen.progress else None
-    dataset = load_dataset(options.data, options.data_dir, note=note)
+    dataset = data_of(options, asked.classes, note)
     small = member(options)
     graph = load_graph(options, **{**small, "num_classes": dataset.num_classes})
     full = load_graph(options, num_classes=dataset.num_classes) if small else None
@@ -196,20 +197,8 @@ def choose_device(device: str) -> None:
             raise UsageError("--device cuda: there is no CUDA device that PyTorch can use; --device cpu runs anywhere")
 
 
-def fitted(dataset: Dataset, graph: Graph) -> Dataset:
-    """The data set with images of the network's size. Raises UsageError if network and data do not go together."""
-    if not graph.inputs or len(graph.types[graph.inputs[0].name].per_image) != 3:
-        raise UsageError(f"{graph.name} takes no images [N, C, H, W]; it cannot be trained on {dataset.name}")
-    from ..report.figures import plural
-
-    channels, height, width = graph.types[graph.inputs[0].name].per_image
-    if graph.classes is not None and graph.classes < dataset.num_classes:
-        raise UsageError(f"{graph.name} has {plural(graph.classes, 'class')}, {dataset.name} has {dataset.num_classes}")
-    return replace(dataset, image_size=(height, width), channels=channels)
-
-
 def train(
-    graph: Graph, dataset: Dataset, options: argparse.Namespace, screen: Screen, about: str | None = None
+    graph: Graph, dataset: Source, options: argparse.Namespace, screen: Screen, about: str | None = None
 ) -> tuple[Model, TrainResult]:
     """Compile for training and for inference, and run the loop, which says ``about`` first."""
     from tricnn.run.model import compile
@@ -258,11 +247,11 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
         epochs=options.epochs, batch=options.batch, seed=options.seed, lr=options.lr or rate(graph),
         momentum=options.momentum, nesterov=options.nesterov, weight_decay=options.weight_decay, decay_vectors=False,
         schedule=options.schedule, warmup_epochs=options.warmup, milestones=options.milestones, gamma=options.gamma,
-        shift=options.shift, checkpoint_seconds=options.checkpoint_seconds,
+        shift=1 if options.shift is None else options.shift, checkpoint_seconds=options.checkpoint_seconds,
     )  # fmt: skip
 
 
-def picture(result: TrainResult, graph: Graph, dataset: Dataset) -> list[str]:
+def picture(result: TrainResult, graph: Graph, dataset: Source) -> list[str]:
     """Draw the training curve beside the checkpoint; a line that says so."""
     from tricnn.system.errors import DataError
     from tricnn.training.plot import save_curve

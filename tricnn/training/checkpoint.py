@@ -37,6 +37,7 @@ class Progress:
     position: int = 0  # batches done of the epoch under way
     images: int = 0
     seconds: float = 0.0
+    waited: float = 0.0  # of them, until a batch was there
     epoch_loss: float = 0.0  # sums over the epoch under way, weighted by images
     epoch_images: int = 0
     recent_loss: float = 0.0  # sums since the curve's last point

@@ -28,7 +28,7 @@ class Reporter:
         self.total, self.first = epochs * steps_per_epoch, step
         self.loss: float | None = None
         self.accuracy: float | None = None
-        self.training_seconds = 0.0
+        self.training_seconds = self.waited_seconds = 0.0
         self.images = 0
         self.last_line = time.monotonic()
         self.bar: Progress | None = None
@@ -61,12 +61,13 @@ class Reporter:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def stepped(self, step: int, loss: float, images: int, seconds: float) -> None:
-        """One update is done."""
+    def stepped(self, step: int, loss: float, images: int, seconds: float, waited: float) -> None:
+        """One update is done, in ``seconds``, ``waited`` of them until its batch was there."""
         self.waiting.end()
         self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
         self.images += images
         self.training_seconds += seconds
+        self.waited_seconds += waited
         epoch = min(self.epochs, (step - 1) // self.steps_per_epoch + 1)
         if self.bar:
             self.bar.update(
@@ -81,7 +82,8 @@ class Reporter:
         left = (self.total - step) * self.training_seconds / max(1, step - self.first)
         parts = [f"loss {self.loss:.4f}" if self.loss is not None else ""]
         parts.append(f"accuracy {self.accuracy:.2%}" if self.accuracy is not None else "")
-        parts += [f"{speed:,.0f} images/s", f"{duration(left)} left"]
+        waiting = self.waited_seconds / self.training_seconds if self.training_seconds else 0.0
+        parts += [f"{speed:,.0f} images/s", f"waiting for data {waiting:.0%}", f"{duration(left)} left"]
         return "  ".join(part for part in parts if part)
 
     def evaluated(self, record: dict[str, float]) -> None:
@@ -90,5 +92,5 @@ class Reporter:
         self.say(
             f"epoch {record['epoch']}/{self.epochs}  loss {record['train_loss']:.4f}"
             f"  test loss {record['test_loss']:.4f}  test accuracy {record['test_accuracy']:.2%}"
-            f"  {record['images_per_second']:,.0f} images/s"
+            f"  {record['images_per_second']:,.0f} images/s  waiting for data {record['waiting_for_data']:.0%}"
         )

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from ..ir.wording import plural
 from ..system.errors import DataError, shown
+from .batch_sources import Batch, How
+from .chance import generator, order
 from .idx import read_idx
 from .idx_sources import PARTS, find
 
 Images = NDArray[Any]
 Real = TypeVar("Real", np.float32, np.float64)
-Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
-
 LARGEST_FLOAT = 16.0  # of pixels that may be of 0 to 1, or standardised; one of 0 to 255 has a larger one
 SPLIT_SEED = 0  # of digits: which 297 of the 1797 images test
 
@@ -130,6 +130,29 @@ class Dataset:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
+    def settings(self) -> dict[str, Any]:
+        """What of it decides the bits of a run, as JSON has it."""
+        return {
+            "data": self.name,
+            "images of SHA-256": self.fingerprint,
+            "image shape": list(self.image_shape),
+            "mean": self.mean,
+            "std": self.std,
+            "scale of pixels": self.divisor,
+        }
+
+    def training(self, how: How, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The epoch's batches from number ``start`` on (:func:`batches`)."""
+        return batches(self, how.batch, how.seed, epoch, start, how.shift)
+
+    def evaluation(self, batch: int) -> Iterator[Batch]:
+        """The test images in their own order (:func:`evaluation_batches`)."""
+        return evaluation_batches(self, batch)
+
+    def notes(self) -> list[str]:
+        """Nothing: all of it was read when it was made."""
+        return []
+
     def prepare(self, images: Images) -> NDArray[np.float32]:
         """Stored images as a network sees them: ``(x/scale - mean)/std``, float32 ``[N, C, H, W]`` with channels-last
         strides."""
@@ -158,15 +181,6 @@ class Dataset:
 # --- shuffling ------------------------------------------------------------------------------------------------------
 
 
-def order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The permutation of ``range(count)`` that epoch ``epoch`` (from 0) of a run with ``seed`` goes through."""
-    return _generator(seed, epoch, 0).permutation(count)
-
-
-def steps_per_epoch(dataset: Dataset, batch: int) -> int:
-    return -(-len(dataset) // batch)
-
-
 def batches(dataset: Dataset, batch: int, seed: int, epoch: int, start: int = 0, shift: int = 0) -> Iterator[Batch]:
     """The epoch's training batches from number ``start`` on: ``(x [B, C, H, W] float32, labels [B] int64)``.
 
@@ -174,7 +188,7 @@ def batches(dataset: Dataset, batch: int, seed: int, epoch: int, start: int = 0,
     stored pixels along each axis, what comes in being black.
     """
     indices = order(len(dataset), seed, epoch)
-    moves = _generator(seed, epoch, 1).integers(-shift, shift + 1, (len(dataset), 2)) if shift else None
+    moves = generator(seed, epoch, 1).integers(-shift, shift + 1, (len(dataset), 2)) if shift else None
     for first in range(start * batch, len(dataset), batch):
         chosen = indices[first : first + batch]
         images = dataset.train_images[chosen]
@@ -188,12 +202,6 @@ def evaluation_batches(dataset: Dataset, batch: int) -> Iterator[Batch]:
     for first in range(0, len(dataset.test_images), batch):
         part = slice(first, first + batch)
         yield dataset.prepare(dataset.test_images[part]), dataset.test_labels[part]
-
-
-def _generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    """Philox is keyed, not stepped: any epoch's generator is made without drawing those before it."""
-    key = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()[:16]
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------

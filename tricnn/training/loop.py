@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..ir.wording import plural
-from ..system.errors import TricnnError
+from ..system.errors import DataError, TricnnError
+from .batch_sources import Source, batches_per_epoch
 from .checkpoint import (
     Checkpoint,
     Progress,
@@ -35,7 +36,6 @@ from .checkpoint import (
     state_sha256,
 )
 from .console import Reporter
-from .data import Dataset, batches, evaluation_batches, steps_per_epoch
 from .optim import SGD
 from .schedules import Schedule
 
@@ -146,7 +146,7 @@ class TrainResult:
 def train(
     model: Trainable,
     evaluator: Evaluable,
-    dataset: Dataset,
+    dataset: Source,
     options: TrainOptions | None = None,
     out_dir: str | Path | None = None,
     resume: bool = False,
@@ -178,7 +178,9 @@ def train(
             report.say(line)
         while run.progress.epoch < options.epochs:
             run.train_epoch(report)
-            report.evaluated(run.finish_epoch())
+            record = run.finish_epoch()
+            run.say_notes(report)
+            report.evaluated(record)
         if lesson := run.lesson():
             warnings.warn(lesson, stacklevel=2)
         return run.result()
@@ -202,11 +204,11 @@ class _Run:
     """One run's state and the steps it is made of."""
 
     def __init__(
-        self, model: Trainable, evaluator: Evaluable, dataset: Dataset, options: TrainOptions, out: Path | None
+        self, model: Trainable, evaluator: Evaluable, dataset: Source, options: TrainOptions, out: Path | None
     ):
         self.model, self.evaluator, self.dataset, self.options = model, evaluator, dataset, options
         self.path = out / CHECKPOINT if out else None
-        self.steps_per_epoch = steps_per_epoch(dataset, options.batch)
+        self.steps_per_epoch = batches_per_epoch(dataset, options.batch)
         self.rates = options.rates(self.steps_per_epoch)
         vectors = frozenset(name for name, x in model.state_dict().items() if len(x.shape) < 2)
         no_decay = frozenset() if options.decay_vectors else vectors
@@ -220,12 +222,7 @@ class _Run:
         options, rates = self.options, self.rates
         return {
             "network": hashlib.sha256(str(self.model.graph).encode()).hexdigest()[:16],
-            "data": self.dataset.name,
-            "images of SHA-256": self.dataset.fingerprint,
-            "image shape": list(self.dataset.image_shape),
-            "mean": self.dataset.mean,
-            "std": self.dataset.std,
-            "scale of pixels": self.dataset.divisor,
+            **self.dataset.settings(),
             "seed": options.seed,
             "batch": options.batch,
             "lr": rates.lr,
@@ -282,9 +279,8 @@ class _Run:
         options, done = self.options, self.progress
         parameters = self.model.parameters()
         began = time.perf_counter()
-        for x, labels in batches(
-            self.dataset, options.batch, options.seed, done.epoch, start=done.position, shift=options.shift
-        ):
+        for x, labels in self.dataset.training(options, done.epoch, done.position):
+            waited = time.perf_counter() - began
             loss, gradients = self.model.loss_and_storage_grads(x, labels)
             if not math.isfinite(loss):
                 raise DivergedError(
@@ -293,19 +289,25 @@ class _Run:
                 )
             self.optimiser.step(parameters, gradients, self.rates(done.step))
             seconds = time.perf_counter() - began
-            self.count(loss, len(labels), seconds)
-            report.stepped(done.step, loss, len(labels), seconds)
+            self.count(loss, len(x), seconds, waited)
+            report.stepped(done.step, loss, len(x), seconds, waited)
+            self.say_notes(report)
             self.stop_if_asked()
             if self.is_time_to_save():
                 self.save()
             began = time.perf_counter()
 
-    def count(self, loss: float, images: int, seconds: float) -> None:
+    def say_notes(self, report: Reporter) -> None:
+        for line in self.dataset.notes():
+            report.say(line)
+
+    def count(self, loss: float, images: int, seconds: float, waited: float) -> None:
         done = self.progress
         done.step += 1
         done.position += 1
         done.images += images
         done.seconds += seconds
+        done.waited += waited
         done.epoch_loss += loss * images
         done.epoch_images += images
         done.recent_loss += loss
@@ -338,6 +340,7 @@ class _Run:
             "test_loss": loss,
             "test_accuracy": accuracy,
             "images_per_second": done.images / done.seconds,
+            "waiting_for_data": done.waited / done.seconds,
         }
         done.epochs.append(record)
         done.epoch, done.position = done.epoch + 1, 0
@@ -362,15 +365,18 @@ class _Run:
 
     def evaluate(self) -> tuple[float, float]:
         self.evaluator.load_state_dict(self.model.state_dict())
-        right, loss = 0, 0.0
-        for x, labels in evaluation_batches(self.dataset, self.options.evaluation_batch):
+        right, loss, count = 0, 0.0, 0
+        for x, labels in self.dataset.evaluation(self.options.evaluation_batch):
             logits = _numpy(self.evaluator(x))
             if not np.isfinite(logits).all():
                 raise DivergedError(f"the network's output is not finite after step {self.progress.step}")
+            labels = np.asarray(labels)
             right += int((logits.argmax(axis=1) == labels).sum())
             loss += cross_entropy(logits, labels)
+            count += len(labels)
             self.stop_if_asked()
-        count = len(self.dataset.test_images)
+        if not count:
+            raise DataError(f"{self.dataset.name}: none of its test images can be read")
         return right / count, loss / count
 
     def stop_if_asked(self) -> None:
