@@ -34,6 +34,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `batch_stats` (or `store_tile_stats` in an epilogue) | count, mean, M2 per channel of each tile | rows, columns |
 | `merge_stats` | the merge of such statistics | columns, splits |
 | `softmax`, `softmax_grad`, `cross_entropy` | the loss, and the gradient of the logits | rows |
+| `soft_cross_entropy`, `binary_cross_entropy`, `squared_error` | losses of targets that are numbers | rows |
 | `mean_rows` | the mean of the rows' losses | one program |
 | `local_response_norm`, `local_response_norm_grad` | normalisation across channels, its gradient | rows, columns |
 | `sum_channels` | the sum over all channels of each pixel | rows |

@@ -1,4 +1,4 @@
-"""Softmax, and cross-entropy with its gradient. A program holds whole rows, so C may be a few thousand at most."""
+"""Softmax, and losses with their gradients. A program holds whole rows, so C may be a few thousand at most."""
 
 import triton
 import triton.language as tl
@@ -79,6 +79,87 @@ def cross_entropy(
     if GRAD:
         grad = (e / total[:, None] - target) * (SCALE / N)
         tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def soft_cross_entropy(
+    load_x: tl.constexpr, x_args, targets, losses, dlogits, N,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
+):  # fmt: skip
+    """Cross entropy of each row of x: [N, C] with the targets t: [N, C] fp32, and SCALE times the gradient of the mean.
+
+        losses[n] = sum_c t[n,c] * (log sum_j exp x[n,j] - x[n,c])
+        dlogits[n,c] = (softmax(x)[n,c] * sum_j t[n,j] - t[n,c]) * SCALE/N
+
+    Grid: (cdiv(N, BLOCK_M),); BLOCK_N >= C, a power of two. losses: [N] fp32, dlogits: [N, C] of any type, either of
+    them left alone (and may be None) if LOSSES or GRAD is False.
+    """
+    row, channel, mask, x, t = _target_rows(load_x, x_args, targets, N, C, BLOCK_M, BLOCK_N)
+    x = x - tl.max(tl.where(channel < C, x, float("-inf")), axis=1)[:, None]
+    e = tl.where(channel < C, tl.exp(x), 0.0)
+    total, weight = tl.sum(e, axis=1), tl.sum(t, axis=1)
+    if LOSSES:
+        # A target of 0 adds nothing, not even where its logit is -inf.
+        terms = tl.where(t != 0, t * (tl.log(total)[:, None] - x), 0.0)
+        tl.store(losses + row, tl.sum(terms, axis=1), mask=row < N)
+    if GRAD:
+        grad = (e / total[:, None] * weight[:, None] - t) * (SCALE / N)
+        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def binary_cross_entropy(
+    load_x: tl.constexpr, x_args, targets, losses, dlogits, N,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
+):  # fmt: skip
+    """The mean over a row's outputs of the cross entropy of sigmoid(x) with t, and SCALE times the mean's gradient.
+
+        losses[n] = 1/C * sum_c max(x, 0) - x*t + log(1 + exp(-|x|));   dlogits = (sigmoid(x) - t) * SCALE/(N*C)
+
+    Arguments are those of `soft_cross_entropy`.
+    """
+    row, channel, mask, x, t = _target_rows(load_x, x_args, targets, N, C, BLOCK_M, BLOCK_N)
+    e = tl.exp(-tl.abs(x))
+    if LOSSES:
+        terms = tl.where(channel < C, tl.maximum(x, 0.0, tl.PropagateNan.ALL) - x * t + tl.log(1.0 + e), 0.0)
+        tl.store(losses + row, tl.sum(terms, axis=1) * (1.0 / C), mask=row < N)
+    if GRAD:
+        grad = (tl.where(x >= 0, 1.0, e) / (1.0 + e) - t) * (SCALE / C / N)
+        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def squared_error(
+    load_x: tl.constexpr, x_args, targets, losses, dlogits, N,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
+):  # fmt: skip
+    """The mean over a row's outputs of (x - t)**2, and SCALE times the gradient of the mean, 2*(x - t) * SCALE/(N*C).
+
+    Arguments are those of `soft_cross_entropy`.
+    """
+    row, channel, mask, x, t = _target_rows(load_x, x_args, targets, N, C, BLOCK_M, BLOCK_N)
+    d = tl.where(channel < C, x - t, 0.0)
+    if LOSSES:
+        tl.store(losses + row, tl.sum(d * d, axis=1) * (1.0 / C), mask=row < N)
+    if GRAD:
+        grad = d * (2.0 * SCALE / C / N)
+        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _target_rows(
+    load_x: tl.constexpr, x_args, targets, N, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """This program's rows: their numbers, their columns, which of them there are, x and t in fp32."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    channel = tl.arange(0, BLOCK_N)[None, :]
+    mask = (row < N)[:, None] & (channel < C)
+    t = tl.load(targets + row[:, None] * C + channel, mask=mask, other=0.0)
+    x = load_x(row[:, None], channel, mask, x_args).to(tl.float32)
+    return row, channel, mask, x, t
 
 
 @triton.jit

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import graphs, ir
     from .frontends import from_onnx, from_torch, to_onnx
-    from .ir import Graph, GraphBuilder, TricnnError, from_text
-    from .run import Model, compile
+    from .ir import Graph, GraphBuilder, Loss, TricnnError, from_text
+    from .run import Mixed, Model, compile
 
 # Multiply-adds are one instruction, as every Triton until 3.9 makes them unless told otherwise. 3.10 will not by
 # default, and 3.9 warns of it.
@@ -26,12 +26,13 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 __version__ = "0.1.0"
 __all__ = [
-    "Graph", "GraphBuilder", "Model", "TricnnError", "compile", "from_onnx", "from_text", "from_torch", "graphs", "ir",
-    "to_onnx",
+    "Graph", "GraphBuilder", "Loss", "Mixed", "Model", "TricnnError", "compile", "from_onnx", "from_text", "from_torch",
+    "graphs", "ir", "to_onnx",
 ]  # fmt: skip
 
-_HOME = {"compile": "run", "Model": "run", "Graph": "ir", "GraphBuilder": "ir", "TricnnError": "ir",
-         "from_text": "ir", "from_torch": "frontends", "from_onnx": "frontends", "to_onnx": "frontends"}  # fmt: skip
+_HOME = {"compile": "run", "Model": "run", "Mixed": "run", "Loss": "ir", "Graph": "ir", "GraphBuilder": "ir",
+         "TricnnError": "ir", "from_text": "ir", "from_torch": "frontends", "from_onnx": "frontends",
+         "to_onnx": "frontends"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

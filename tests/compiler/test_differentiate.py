@@ -15,12 +15,12 @@ from tests.ir.random_graphs import networks, values_for
 from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.specialise import for_inference, for_training
 from tricnn.graphs import lenet
-from tricnn.ir import Graph, GraphBuilder, GraphError, N
+from tricnn.ir import Graph, GraphBuilder, GraphError, Loss, N
 from tricnn.run.interpreter import interpret
 
 
 def assert_equal_to_pytorch(declared: Graph, label_smoothing: float = 0.0, tolerance: float = 1e-9) -> None:
-    graph = differentiate(for_training(declared, label_smoothing))
+    graph = differentiate(for_training(declared, Loss(label_smoothing=label_smoothing)))
     values = values_for(graph, batch=3)
     ours = interpret(graph, values, seed=5, step=3)
     theirs = reference.training_step(

@@ -117,6 +117,15 @@ def labels(classes: int) -> Operand:
     return Operand((N,), "int64", below(classes), constant=True)
 
 
+def targets(classes: int) -> Operand:
+    return batched(classes, dtype="float32", values=shares, constant=True)
+
+
+def shares(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of 0 to 1, some of them 0, whose rows do not add up to 1."""
+    return np.maximum(rng.random(shape) - 0.2, 0)
+
+
 IMAGE = batched(4, 7, 6)
 STATS = fixed(2, 4, values=statistics, constant=True)
 
@@ -302,6 +311,10 @@ def _samples() -> list[Sample]:
     for options in ({}, {"label_smoothing": 0.1, "weight": 0.3}):
         sample("cross_entropy", batched(5), labels(5), **options)
         sample("cross_entropy_grad", fixed(values=lambda rng, shape: np.array(1.7)), batched(5), labels(5), **options)
+    for loss in ("soft_cross_entropy", "binary_cross_entropy", "squared_error"):
+        for options in ({}, {"weight": 0.3}):
+            sample(loss, batched(5), targets(5), **options)
+            sample(f"{loss}_grad", fixed(values=lambda rng, shape: np.array(1.7)), batched(5), targets(5), **options)
     for attrs in ({}, {"size": 4, "alpha": 0.9, "beta": 0.6, "k": 1.5}):
         sample("local_response_norm", IMAGE, **attrs)
         sample("local_response_norm_grad", IMAGE, IMAGE, **attrs)

@@ -16,7 +16,7 @@ from tests.ir.samples import SAMPLES
 from tricnn.compiler.differentiate import differentiate
 from tricnn.compiler.specialise import for_training
 from tricnn.graphs import lenet, lenet_sigmoid
-from tricnn.ir import OPS, GraphBuilder, GraphError, ShapeError, TextError, TricnnError, from_text, to_text
+from tricnn.ir import OPS, GraphBuilder, GraphError, Loss, ShapeError, TextError, TricnnError, from_text, to_text
 
 SMALL = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -60,7 +60,7 @@ def test_a_hand_written_graph_means_what_it_says():
 
 @pytest.mark.parametrize("graph", [lenet(), lenet_sigmoid()], ids=lambda g: g.name)
 def test_architectures_round_trip_declared_and_differentiated(graph):
-    for g in (graph, differentiate(for_training(graph, label_smoothing=0.1))):
+    for g in (graph, differentiate(for_training(graph, Loss(label_smoothing=0.1)))):
         again = from_text(to_text(g))
         assert again == g
         assert to_text(again) == to_text(g)

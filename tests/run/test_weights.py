@@ -106,7 +106,7 @@ def test_a_checkpoint_of_a_training_run_is_a_weights_file(tmp_path: Path) -> Non
     trained = tricnn.compile(network("residual"), "train", seed=1)
     velocity = {name: np.ones_like(x) for name, x in trained.parameters().items()}
     path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, Checkpoint("residual", trained.state_dict(), velocity, {}, Progress()))
+    save_checkpoint(path, Checkpoint("residual", trained.state_dict(), {"momentum": velocity}, {}, Progress()))
     model = tricnn.compile(network("residual"), "infer", seed=2)
     model.load_state_dict(path)
     assert all(np.array_equal(x, trained.state_dict()[n]) for n, x in model.state_dict().items())

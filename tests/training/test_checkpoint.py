@@ -32,9 +32,9 @@ def example(step=3):
     rng = np.random.default_rng(step)
     state = {"conv.weight": rng.normal(size=(4, 2, 3, 3)).astype(np.float32), "conv.bias": np.full(4, step, np.float32),
              "bn.running_mean": rng.normal(size=4)}  # fmt: skip
-    velocity = {"conv.weight": rng.normal(size=(4, 2, 3, 3)).astype(np.float32)}
+    slots = {"momentum": {"conv.weight": rng.normal(size=(4, 2, 3, 3)).astype(np.float32)}, "average": dict(state)}
     progress = Progress(step=step, epoch=1, position=2, curve=[[1, 0.1 + 0.2]], epochs=[{"epoch": 1, "lr": 1 / 3}])
-    return Checkpoint("lenet", state, velocity, {"seed": 1, "batch": 64, "network": "ab"}, progress)
+    return Checkpoint("lenet", state, slots, {"seed": 1, "batch": 64, "network": "ab"}, progress)
 
 
 def test_everything_comes_back_bit_for_bit(tmp_path):
@@ -42,7 +42,9 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
     save_checkpoint(tmp_path / "c.safetensors", before)
     after = load_checkpoint(tmp_path / "c.safetensors")
     assert after.progress == before.progress and after.settings == before.settings and after.graph == "lenet"
-    for mine, theirs in ((before.state, after.state), (before.velocity, after.velocity)):
+    assert before.slots.keys() == after.slots.keys()
+    slots = [(before.slots[kind], after.slots[kind]) for kind in before.slots]
+    for mine, theirs in ((before.state, after.state), *slots):
         assert mine.keys() == theirs.keys()
         assert all(mine[n].dtype == theirs[n].dtype and np.array_equal(mine[n], theirs[n]) for n in mine)
     assert os.listdir(tmp_path) == ["c.safetensors"]
@@ -57,7 +59,7 @@ def test_any_safetensors_reader_finds_the_weights_under_pytorchs_names(tmp_path)
 def test_strided_and_torch_arrays_are_saved_by_value(tmp_path):
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1)
     views = {"a": base.transpose(0, 3, 1, 2), "b": torch.tensor(base).permute(3, 2, 1, 0), "c": np.float32(3)}
-    save_checkpoint(tmp_path / "c", replace(example(), state=views, velocity={}))
+    save_checkpoint(tmp_path / "c", replace(example(), state=views, slots={}))
     state = load_checkpoint(tmp_path / "c").state
     assert all(np.array_equal(state[name], np.asarray(x)) for name, x in views.items())
 
@@ -191,9 +193,9 @@ def test_a_checkpoint_of_tensors_that_training_does_not_write_is_refused(tmp_pat
 
     made = example()
     if what == "momentum of no shape":
-        made.velocity = {name: np.float32(0.5).reshape(()) for name in made.velocity}
+        made.slots = {"momentum": {"conv.weight": np.float32(0.5).reshape(())}}
     elif what == "momentum of nothing":
-        made.velocity = {"nothing": np.zeros(3, np.float32)}
+        made.slots = {"momentum": {"nothing": np.zeros(3, np.float32)}}
     elif what == "integers":
         made.state = {name: x.astype(np.int32) for name, x in made.state.items()}
     path = tmp_path / "c"

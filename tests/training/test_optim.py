@@ -7,7 +7,7 @@ import torch
 from tricnn.run.rounded_weights import RoundedWeights
 from tricnn.system.errors import TricnnError
 from tricnn.training.one_launch_sgd import OneLaunchSGD
-from tricnn.training.optim import SGD
+from tricnn.training.optim import LAMB, LARS, SGD, AdamW, Average
 from tricnn.training.schedules import Schedule
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there, under Triton's interpreter
@@ -137,3 +137,124 @@ def test_one_launch_for_all_parameters_equals_torch_optim(momentum, nesterov, de
     for name, p in ours.items():
         assert p is live[name]
         torch.testing.assert_close(p.double(), theirs[name].detach(), rtol=0, atol=3 * 8 * 4 * 2**-24)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_adamw_equals_torch_optim(kind):
+    theirs, ours = twins(kind)
+    groups = [
+        {"params": [p for name, p in theirs.items() if name != "conv.bias"], "weight_decay": 0.1},
+        {"params": [theirs["conv.bias"]], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=1.0, betas=(0.8, 0.95), eps=1e-6)
+    mine = AdamW((0.8, 0.95), 1e-6, 0.1, frozenset({"conv.bias"}))
+    follow(reference, theirs, mine, ours)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e6])
+def test_clipping_equals_torchs(clip):
+    theirs, ours = twins("numpy")
+    reference = torch.optim.SGD(theirs.values(), lr=1.0, momentum=0.9)
+    before = reference.step
+    reference.step = lambda: (torch.nn.utils.clip_grad_norm_(theirs.values(), clip), before())
+    follow(reference, theirs, SGD(0.9, clip=clip), ours)
+
+
+def twins(kind):
+    rng = np.random.default_rng(1)
+    start = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    theirs = {name: torch.tensor(value, requires_grad=True) for name, value in start.items()}
+    return theirs, {name: torch.tensor(value) if kind == "torch" else value.copy() for name, value in start.items()}
+
+
+def follow(reference, theirs, mine, ours):
+    """Five steps of both, by the same gradients at falling rates; float64 on either side."""
+    rng = np.random.default_rng(2)
+    for step in range(5):
+        for group in reference.param_groups:
+            group["lr"] = 0.1 / (1 + step)
+        grads = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+        for name, p in theirs.items():
+            p.grad = torch.tensor(grads[name])
+        reference.step()
+        given = {n: torch.tensor(g) if isinstance(ours[n], torch.Tensor) else g for n, g in grads.items()}
+        mine.step(ours, given, 0.1 / (1 + step))
+    for name in SHAPES:
+        np.testing.assert_allclose(np.asarray(ours[name]), theirs[name].detach().numpy(), rtol=1e-12, atol=1e-13)
+
+
+def by_paper(rule, steps, start, gradients, lr, decay):
+    """One parameter after some steps, straight from the papers' algorithms."""
+    w, m, v = start.copy(), 0 * start, 0 * start
+    length = np.linalg.norm
+    for t in range(1, steps + 1):
+        g = gradients[t - 1]
+        if rule == "lars":  # You et al. 2017, algorithm 1: trust 0.01, momentum 0.9
+            ratio = (
+                0.01 * length(w.ravel()) / (length(g.ravel()) + decay * length(w.ravel())) if decay is not None else 1.0
+            )
+            v = 0.9 * v + lr * ratio * (g + (decay or 0) * w)
+            w = w - v
+        else:  # You et al. 2020, algorithm 2: β 0.9 and 0.99, ε 1e-6
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            r = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-6)
+            if decay is not None:
+                r = r + decay * w
+            w = w - lr * (length(w.ravel()) / length(r.ravel()) if decay is not None else 1.0) * r
+    return w
+
+
+@pytest.mark.parametrize("rule", ["lars", "lamb"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_lars_and_lamb_are_their_papers(rule, kind):
+    rng = np.random.default_rng(3)
+    start = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    grads = [{name: rng.standard_normal(shape) for name, shape in SHAPES.items()} for _ in range(4)]
+    exempt = frozenset({"conv.bias"})
+    mine = LARS(0.9, 0.05, exempt, 0.01) if rule == "lars" else LAMB((0.9, 0.99), 1e-6, 0.05, exempt)
+    wrap = torch.tensor if kind == "torch" else np.array
+    ours = {name: wrap(value) for name, value in start.items()}
+    for given in grads:
+        mine.step(ours, {name: wrap(g) for name, g in given.items()}, 0.1)
+    for name in SHAPES:
+        expected = by_paper(rule, 4, start[name], [g[name] for g in grads], 0.1, None if name in exempt else 0.05)
+        np.testing.assert_allclose(np.asarray(ours[name]), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_a_weight_or_gradient_of_zero_is_not_rescaled():
+    for mine in (LARS(0.0, 0.0, trust=0.001), LAMB(weight_decay=0.0)):
+        p = {"w": np.zeros((2, 2)), "still": np.ones((2, 2))}
+        mine.step(p, {"w": np.ones((2, 2)), "still": np.zeros((2, 2))}, 0.5)
+        np.testing.assert_allclose(p["w"], -0.5, rtol=1e-5)
+        assert np.array_equal(p["still"], np.ones((2, 2)))
+
+
+def test_the_running_average_is_torchs():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).double()
+    theirs = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8), use_buffers=True
+    )
+    mine, state = Average(0.8), {n: x for n, x in net.state_dict().items() if x.is_floating_point()}
+    for step in range(4):
+        theirs.update_parameters(net)  # its first update copies
+        mine.update({name: x.numpy() for name, x in state.items()})
+        for x in state.values():
+            x += 0.1 * (step + 1)
+    for name, x in theirs.module.state_dict().items():
+        if x.is_floating_point():
+            np.testing.assert_allclose(mine.values[name], x.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdamW(betas=(1.0, 0.9)),
+        lambda: LAMB(weight_decay=-1),
+        lambda: LARS(trust=0),
+        lambda: SGD(clip=0.0),
+        lambda: Average(1.0),
+    ],
+)
+def test_other_settings_that_make_no_sense_are_refused(make):
+    with pytest.raises(TricnnError):
+        make()

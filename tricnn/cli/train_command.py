@@ -201,6 +201,7 @@ def train(
     graph: Graph, dataset: Source, options: argparse.Namespace, screen: Screen, about: str | None = None
 ) -> tuple[Model, TrainResult]:
     """Compile for training and for inference, and run the loop, which says ``about`` first."""
+    from tricnn.ir.objective import Loss
     from tricnn.run.model import compile
     from tricnn.training import train
     from tricnn.training.checkpoint import state_sha256
@@ -210,7 +211,7 @@ def train(
     with screen.waiting(f"compiling {graph.name}"):
         model = compile(
             graph, "train", options.batch, options.dtype, executor, None, options.fuse, seed=options.seed,
-            label_smoothing=options.label_smoothing,
+            loss=Loss(label_smoothing=options.label_smoothing),
         )  # fmt: skip
     executor = model.executor.name
     if options.weights:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..ir.graph import Graph
+from ..ir.objective import Loss
 from ..system.errors import TargetError
 from .branches import join_branches
 from .cost import Cost
@@ -45,7 +46,7 @@ class Aim:
     mode: str
     policy: str
     cost: Cost | None = None
-    label_smoothing: float = 0.0
+    loss: Loss = field(default_factory=Loss)
     wants: tuple[str, ...] = ()
     rules: frozenset[str] = field(init=False)
 
@@ -82,8 +83,8 @@ PASSES = (
          lambda graph, aim: expand(graph)),
     Pass("for-inference", "dropout(x) = x; heads that only training wants are left out",
          lambda graph, aim: for_inference(graph), "infer"),
-    Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)); cross entropy on every output",
-         lambda graph, aim: for_training(graph, aim.label_smoothing), "train"),
+    Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)); the loss on every output",
+         lambda graph, aim: for_training(graph, aim.loss), "train"),
     Pass("open", "batch_norm(x) = normalize(x, batch_stats(x)); outputs stay, and what follows is somebody else's",
          lambda graph, aim: with_batch_statistics(graph), "open"),
     Pass("batch-norm-folded", "batch_norm(conv2d(x, w, b)) = conv2d(x, w * s, (b - mean) * s + beta)",
@@ -110,14 +111,14 @@ PASSES = (
 
 
 def specialised(
-    graph: Graph, mode: str, fuse: bool | str = True, *, label_smoothing: float = 0.0, show: Show | None = None
+    graph: Graph, mode: str, fuse: bool | str = True, *, loss: Loss | None = None, show: Show | None = None
 ) -> Graph:
     """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference, and rewritten
     for the rules of the policy ``fuse``.
 
     Raises TargetError for an unknown mode or policy, GraphError for a graph that cannot be trained.
     """
-    return _passed(graph, Aim(mode, policy_named(fuse), None, label_smoothing), show)
+    return _passed(graph, Aim(mode, policy_named(fuse), None, loss or Loss()), show)
 
 
 def planned(
@@ -126,14 +127,14 @@ def planned(
     fuse: bool | str = True,
     cost: Cost | None = None,
     *,
-    label_smoothing: float = 0.0,
+    loss: Loss | None = None,
     wants: tuple[str, ...] = (),
     show: Show | None = None,
 ) -> Plan:
     """The plan of a declared graph, by every pass and then fusion. ``cost`` is the time model that ``auto`` goes by;
     without one every rule is used wherever it is legal. ``wants`` are the parameters and inputs whose gradients an open
     plan gives. Raises as :func:`specialised` does."""
-    return _planned(graph, Aim(mode, policy_named(fuse), cost, label_smoothing, wants), show)
+    return _planned(graph, Aim(mode, policy_named(fuse), cost, loss or Loss(), wants), show)
 
 
 def _planned(graph: Graph, aim: Aim, show: Show | None) -> Plan:

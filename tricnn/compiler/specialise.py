@@ -7,6 +7,7 @@ from functools import partial
 
 from ..ir.builder import GraphBuilder
 from ..ir.graph import Graph, Node, Output, derived_name, topological
+from ..ir.objective import Loss
 from ..ir.table import Source
 from ..system.errors import GraphError
 
@@ -63,26 +64,37 @@ def with_batch_statistics(graph: Graph) -> Graph:
     return Graph(graph.name, tuple(builder.nodes), graph.outputs, tuple(updates))
 
 
-def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
+def for_training(graph: Graph, loss: Loss | None = None) -> Graph:
     """Batch norm by its training form (:func:`with_batch_statistics`), and the loss on the outputs.
 
-    The loss is the sum over the outputs of loss_weight * cross_entropy(output, labels). Cross entropy takes logits: of
-    an output that is a softmax, what the softmax takes, so that the loss is -log of its probabilities.
+    It is the sum over the outputs of loss_weight * loss(output, labels), cross entropy unless another is given. Cross
+    entropy takes logits: of an output that is a softmax, what the softmax takes, so that the loss is -log of its
+    probabilities.
     """
+    loss = loss or Loss()
     if not graph.inputs:
         raise GraphError(f"graph {graph.name}: it has no input, so there is nothing to train on")
     learning = with_batch_statistics(graph)
     builder = GraphBuilder(graph.name, learning)
-    labels = builder.add("input", name=_unused(graph, LABELS), shape=graph.types[graph.inputs[0].name].shape[:1],
-                         dtype="int64")  # fmt: skip
+    batch = graph.types[graph.inputs[0].name].shape[:1]
+    labels = None
     losses = []
     for output in graph.outputs:
         if len(graph.types[output.value].shape) != 2:
             raise GraphError(
-                f"output {output.name}: training puts cross entropy on [N, classes], this output is "
+                f"output {output.name}: training puts {loss.kind} on [N, classes], this output is "
                 f"{graph.types[output.value]}"
             )
-        if graph.types[output.value].channels < 2:
+        count = graph.types[output.value].channels
+        if labels is None:
+            shape, kind = (batch, "int64") if loss.takes_labels else ((*batch, count), "float32")
+            labels = builder.add("input", name=_unused(graph, LABELS), shape=shape, dtype=kind)
+        if not loss.takes_labels and count != graph.classes:
+            raise GraphError(
+                f"output {output.name}: it has {count} numbers, another output {graph.classes}; {loss.kind} with "
+                "targets needs as many in each"
+            )
+        if count < 2 and loss.of_logits:
             raise GraphError(
                 f"output {output.name}: training needs at least 2 classes, this has 1; the loss of a single class is 0 "
                 "whatever the network computes"
@@ -91,11 +103,11 @@ def for_training(graph: Graph, label_smoothing: float = 0.0) -> Graph:
         name = _unused(graph, "loss" if len(graph.outputs) == 1 else f"loss.{output.name}")
         losses.append(
             builder.add(
-                "cross_entropy",
-                last.inputs[0] if last.row.probabilities else last.name,
+                loss.row,
+                last.inputs[0] if last.row.probabilities and loss.of_logits else last.name,
                 labels,
                 name=name,
-                label_smoothing=label_smoothing,
+                **loss.attrs,
                 weight=output.loss_weight,
             )
         )

@@ -12,12 +12,13 @@ from ..system.errors import (
 from . import ops
 from .builder import GraphBuilder
 from .graph import Graph, Node, Output, topological
+from .objective import Loss
 from .table import OPS, Environment, Kind, Op
 from .text import from_text, to_text
 from .types import N, TensorType
 
 __all__ = [
-    "OPS", "CheckpointError", "DataError", "Environment", "Graph", "GraphBuilder", "GraphError", "Kind", "N", "Node",
-    "Op", "Output", "ShapeError", "TargetError", "TensorType", "TextError", "TricnnError", "from_text", "ops",
+    "OPS", "CheckpointError", "DataError", "Environment", "Graph", "GraphBuilder", "GraphError", "Kind", "Loss", "N",
+    "Node", "Op", "Output", "ShapeError", "TargetError", "TensorType", "TextError", "TricnnError", "from_text", "ops",
     "to_text", "topological",
 ]  # fmt: skip

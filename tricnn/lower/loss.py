@@ -1,4 +1,4 @@
-"""Lowering of cross entropy and its gradient: one pass over the logits does both, where both are wanted."""
+"""Lowering of losses and their gradients: one pass over the outputs does both, where both are wanted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from .size import N, cdiv
 
 
 def lower_loss(state: Lowering, kernel: Kernel) -> None:
-    """Lower cross_entropy, its gradient, or both in one pass over the logits; then the mean of the rows' losses."""
+    """Lower a loss, its gradient, or both in one pass over the outputs; then the mean of the rows' losses. The template
+    has the name of the loss."""
     plan, name = state.plan, kernel.name
     loss = next((n for n in kernel.nodes if n.row.collapses and not n.row.begins_backward), None)
     grad = next((n for n in kernel.nodes if n.row.begins_backward), None)
     node = loss or grad
     assert node is not None
-    logits, labels = node.inputs[-2:]
+    template = node.row.sibling_of or node.op
+    logits, labels = node.inputs[-2:]  # or targets, a number for each class
     c = plan.type(logits).channels
+    per_row = N if plan.type(labels).dtype == "int64" else N * c
     width = tiles.power_of_two(c)
     tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
     load = state.body(kernel)
@@ -29,7 +32,7 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     constants = {
         "C": c,
         **blocks(tile),
-        "SMOOTHING": node.attrs["label_smoothing"],
+        **({"SMOOTHING": node.attrs["label_smoothing"]} if "label_smoothing" in node.attrs else {}),
         "SCALE": node.attrs["weight"] * upstream,
         "LOSSES": loss is not None,
         "GRAD": grad is not None,
@@ -41,12 +44,12 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name,
         kernel,
-        Call("cross_entropy", [load_x, Pointer(labels, "labels"), *results, BATCH], constants),
+        Call(template, [load_x, Pointer(labels, node.row.inputs[-1]), *results, BATCH], constants),
         (cdiv(N, tile.m),),
         tile,
-        kind="cross_entropy",
+        kind=template,
         flops=5 * c,
-        traffic=[traffic.once((1, 1), cdiv(N, tile.m), c, tile).of(load), traffic.loads(labels, N)],
+        traffic=[traffic.once((1, 1), cdiv(N, tile.m), c, tile).of(load), traffic.loads(labels, per_row)],
     )
     if loss is not None and losses is not None:
         _mean(state, kernel, loss, losses)

@@ -21,6 +21,7 @@ from ..emit.emit import emit
 from ..graphs.published import about_images
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
+from ..ir.objective import Loss
 from ..ir.wording import plural
 from ..lower.lower import lower
 from ..lower.program import Program
@@ -31,6 +32,7 @@ from .dump import Dump
 from .eager_executor import EagerExecutor
 from .inputs import as_given, check_images, check_labels, is_tensor
 from .launches import Watcher
+from .loss_targets import targets_of
 from .numpy_executor import NumpyExecutor
 from .rounded_weights import RoundedWeights
 from .triton_executor import TritonExecutor, interpreting, pick_device
@@ -71,7 +73,7 @@ def compile(
     fuse: bool | str = True,
     *,
     seed: int = 0,
-    label_smoothing: float = 0.0,
+    loss: Loss | str = "cross_entropy",
     bucket_bytes: int | None = None,
 ) -> Model:
     """Compile a network.
@@ -86,6 +88,8 @@ def compile(
     fuse      ``"auto"`` (or True): every rule of fusion where it is predicted to be faster; ``"all"``: wherever it is
               legal; ``"epilogue"``: pointwise chains only; ``"none"`` (or False): one kernel per layer; or rules by
               name (tricnn/compiler/policies.py).
+    loss      of training: ``cross_entropy``, ``binary_cross_entropy`` (of logits), ``mean_squared_error``, or a
+              :class:`tricnn.Loss`, which has label smoothing, class weights, an ignored label, and mixed labels.
     seed      draws the initial parameters and, with the step, dropout's masks.
     bucket_bytes  finish gradients by so many bytes rather than at the end of the step, for who sends them to other
               processes meanwhile (training/gradient_exchange.py).
@@ -98,7 +102,7 @@ def compile(
     """
     if not isinstance(graph, Graph):
         raise GraphError(f"compile takes a tricnn.Graph, such as tricnn.graphs.lenet(), not {type(graph).__name__}")
-    dtype = dtype_named(dtype)
+    dtype, loss = dtype_named(dtype), Loss.named(loss)
     for what, value, known in (("mode", mode, MODES), ("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
         if value not in known:
             near = difflib.get_close_matches(str(value), known, 1)
@@ -115,9 +119,9 @@ def compile(
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
     dump = Dump.asked_for(graph, mode)
     cost = Cost(batch, dtype, target or device_target())
-    plan = planned(graph, mode, fuse, cost, label_smoothing=label_smoothing, show=dump)
+    plan = planned(graph, mode, fuse, cost, loss=loss, show=dump)
     plan = replace(plan, bucket_bytes=bucket_bytes)
-    model = Model(graph, plan, batch, dtype, executor, target, seed)
+    model = Model(graph, plan, batch, dtype, executor, target, seed, loss)
     if dtype != "fp64":
         dump.kernels(lambda: model.program)
     return model
@@ -136,10 +140,11 @@ class Model:
     """
 
     def __init__(
-        self, graph: Graph, plan: Plan, batch: int, dtype: str, executor: str, target: str | None, seed: int
+        self, graph: Graph, plan: Plan, batch: int, dtype: str, executor: str, target: str | None, seed: int,
+        loss: Loss | None = None,
     ):  # fmt: skip
         self.graph, self.plan, self.batch, self.dtype = graph, plan, batch, dtype
-        self.mode, self.seed, self.step = plan.mode, seed, 0
+        self.mode, self.seed, self.step, self.loss = plan.mode, seed, 0, loss or Loss()
         self.chosen_target, self.target = target, target or device_target()
         if executor == "triton" and dtype == "fp64":
             raise TargetError("dtype fp64 is for the numpy and eager executors; triton has fp32, tf32, fp16 and bf16")
@@ -156,7 +161,15 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         with self.executor.lock:
-            arguments = (self.plan, self.batch, self.dtype, self.executor.name, self.chosen_target, self.seed)
+            arguments = (
+                self.plan,
+                self.batch,
+                self.dtype,
+                self.executor.name,
+                self.chosen_target,
+                self.seed,
+                self.loss,
+            )
             return _remade, (type(self), self.graph, *arguments, self.step, self.state_dict())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
@@ -257,6 +270,10 @@ class Model:
             rounded.forget()
         return {n.name: self.executor.live(n.name) for n in self.graph.parameters if n in self._state_nodes()}
 
+    def live_state(self) -> dict[str, Any]:
+        """Parameters and running statistics in storage layout, as they are after the last step: to be read only."""
+        return {n.name: self.executor.live(n.name) for n in self._state_nodes()}
+
     def rounded_weights(self) -> RoundedWeights | None:
         """The parameters' copies that products read, for an optimiser that writes them as it updates (None unless this
         runs Triton kernels)."""
@@ -353,10 +370,13 @@ class Model:
         given = {graph.inputs[0].name: check_images(graph, x, tensors=tensors)} if graph.inputs else {}
         others = graph.inputs[1:]
         for node in others:
-            if graph.types[node.name].dtype != "int64" or self.mode != "train":
+            if self.mode != "train":
                 raise ShapeError(f"input {node.name}: networks with several inputs are not supported here")
         if others:
-            checked = check_labels(self.graph, labels, len(x), tensors=tensors)
+            if self.loss.takes_labels:
+                checked = check_labels(self.graph, labels, len(x), tensors=tensors)
+            else:
+                checked = targets_of(self.loss, self.graph, labels, len(x), tensors=tensors)
             given |= {node.name: checked for node in others}
         return given
 

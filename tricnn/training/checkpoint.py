@@ -1,8 +1,9 @@
 """Checkpoints: one safetensors file that a run can go on from, to the bit.
 
 Its tensors are the network's, under PyTorch's names and in PyTorch's layout (any safetensors reader can load them),
-and the optimiser's velocities as ``momentum/<parameter>``. Its metadata holds the format, the graph's name, one JSON
-object with the settings and the progress, and a SHA-256 over that object and every tensor.
+what the optimiser remembers as ``momentum/<parameter>``, ``exp_avg/<parameter>`` and the like, and the running average
+as ``average/<name>``. Its metadata holds the format, the graph's name, one JSON object with the settings and the
+progress, and a SHA-256 over that object and every tensor.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from ..system.errors import CheckpointError, shown
 from ..system.files import Held, held, write_atomically
 
 FORMAT = "tricnn checkpoint 1"
-MOMENTUM = "momentum/"  # no layer's name has a slash
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -48,11 +48,12 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """``settings`` are those that decide the bits: a run goes on only under the same."""
+    """``settings`` are those that decide the bits: a run goes on only under the same. ``slots`` is what is remembered
+    beside the state: by what it is (no layer's name has a slash), and by name."""
 
     graph: str
     state: Arrays
-    velocity: Arrays
+    slots: dict[str, Arrays]
     settings: dict[str, Any]
     progress: Progress
 
@@ -72,7 +73,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     whole. Raises CheckpointError if it cannot be written."""
     path = Path(path)
     tensors = {name: _little_endian(x) for name, x in checkpoint.state.items()}
-    tensors |= {MOMENTUM + name: _little_endian(x) for name, x in checkpoint.velocity.items()}
+    for slot, values in checkpoint.slots.items():
+        tensors |= {f"{slot}/{name}": _little_endian(x) for name, x in values.items()}
     content = json.dumps({"settings": checkpoint.settings, "progress": asdict(checkpoint.progress)})
     metadata = {
         "format": FORMAT,
@@ -104,14 +106,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     graph, content = metadata.get("graph", ""), metadata.get("content", "")
     if metadata.get("sha256") != _digest(graph, content, tensors):
         raise CheckpointError(f"{path}: damaged: its contents do not give the checksum it carries")
-    state = {name: x for name, x in tensors.items() if not name.startswith(MOMENTUM)}
-    velocity = {name.removeprefix(MOMENTUM): x for name, x in tensors.items() if name.startswith(MOMENTUM)}
+    state = {name: x for name, x in tensors.items() if "/" not in name}
+    slots: dict[str, Arrays] = {}
     for name, x in tensors.items():
-        of = state.get(name.removeprefix(MOMENTUM))
+        slot, slash, parameter = name.rpartition("/")
+        if slash:
+            slots.setdefault(slot, {})[parameter] = x
+        of = state.get(parameter)
         if of is None or of.shape != x.shape or x.dtype.kind != "f":
             raise CheckpointError(
                 f"{path}: {shown(name)} is {x.dtype}{list(x.shape)}; a checkpoint has parameters in floating point, "
-                "and their momentum in the same shapes"
+                "and what the optimiser remembers of each in the same shapes"
             )
     try:
         stored, known = json.loads(content), {f.name: f.default for f in fields(Progress)}
@@ -121,7 +126,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CheckpointError(f"{path}: damaged: its settings and its progress are not what a run writes") from None
-    return Checkpoint(graph, state, velocity, settings, progress)
+    return Checkpoint(graph, state, slots, settings, progress)
 
 
 def check_same_run(path: str | Path, checkpoint: Checkpoint, graph: str, settings: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..ir.wording import plural
+from ..run.weights import save_weights
 from ..system.errors import DataError, TricnnError
 from .batch_sources import Source, batches_per_epoch
+from .chance import generator
 from .checkpoint import (
     Checkpoint,
     Progress,
@@ -36,11 +38,13 @@ from .checkpoint import (
     state_sha256,
 )
 from .console import Reporter
-from .optim import SGD
-from .schedules import Schedule
+from .mixing import Mixing
+from .optim import Average
+from .options import LATER, TrainOptions, optimiser_for
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
+AVERAGED = "averaged.safetensors"  # the running average, by PyTorch's names
 POINTS_PER_EPOCH = 20  # of the training curve
 #: a mean loss so many times that of guessing is no loss of a network that may yet learn
 DIVERGED = 1000.0
@@ -52,11 +56,14 @@ class Trainable(Protocol):
     graph: Any  # its name and, by ``str``, its text
     step: int
 
+    loss: Any  # what it minimises (:class:`tricnn.Loss`)
+
     @property
     def threads(self) -> int | None: ...  # that add up its products, if their number decides the bits
 
     def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]: ...
     def parameters(self) -> dict[str, Any]: ...
+    def live_state(self) -> dict[str, Any]: ...  # asked only for a running average
     def rounded_weights(self) -> Any: ...  # asked only of parameters on a GPU
     def to_logical(self, name: str, x: Any) -> Any: ...
     def to_storage(self, name: str, x: Any) -> Any: ...
@@ -81,51 +88,6 @@ class TrainingInterrupted(Exception):
     def __init__(self, message: str, signum: int):
         super().__init__(message)
         self.exit_status = 128 + signum
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train. ``milestones`` are epochs at which the rate of the ``step`` schedule falls by ``gamma``.
-
-    ``fixed`` names further settings that decide the bits and that only the caller knows (executor, dtype, label
-    smoothing): a run is resumed only under the same.
-    """
-
-    epochs: int = 10
-    batch: int = 64
-    seed: int = 0
-    lr: float = 0.05
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    decay_vectors: bool = True  # False: biases and batch-norm parameters get no weight decay
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.5
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    shift: int = 0  # augmentation: move each training image by up to so many pixels
-    evaluation_batch: int = 500
-    checkpoint_every: int | None = None  # steps
-    checkpoint_seconds: float = 30.0
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("shift", 0), ("evaluation_batch", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise TricnnError(f"{name} {getattr(self, name)} is not accepted; it is at least {least}")
-        if not 0 <= self.warmup_epochs < math.inf:
-            raise TricnnError(f"warm-up of {self.warmup_epochs} epochs is not accepted; it is 0 or more")
-
-    def rates(self, steps_per_epoch: int) -> Schedule:
-        total = self.epochs * steps_per_epoch
-        return Schedule(
-            self.schedule,
-            self.lr,
-            warmup=min(round(self.warmup_epochs * steps_per_epoch), total - 1),
-            total=total if self.schedule == "cosine" else None,
-            milestones=tuple(m * steps_per_epoch for m in self.milestones) if self.schedule == "step" else (),
-            gamma=self.gamma,
-        )
 
 
 @dataclass(frozen=True)
@@ -186,20 +148,6 @@ def train(
         return run.result()
 
 
-def on_gpu(model: Trainable) -> bool:
-    return any(getattr(p, "is_cuda", False) for p in model.parameters().values())
-
-
-def optimiser_for(model: Trainable, options: TrainOptions, no_decay: frozenset[str]) -> SGD:
-    """One launch for all parameters where they are on a GPU."""
-    if not on_gpu(model):
-        return SGD(options.momentum, options.nesterov, options.weight_decay, no_decay)
-    from .one_launch_sgd import OneLaunchSGD  # imports triton
-
-    rounded = model.rounded_weights()
-    return OneLaunchSGD(options.momentum, options.nesterov, options.weight_decay, no_decay, rounded=rounded)
-
-
 class _Run:
     """One run's state and the steps it is made of."""
 
@@ -208,11 +156,18 @@ class _Run:
     ):
         self.model, self.evaluator, self.dataset, self.options = model, evaluator, dataset, options
         self.path = out / CHECKPOINT if out else None
-        self.steps_per_epoch = batches_per_epoch(dataset, options.batch)
+        self.batches_per_epoch = batches_per_epoch(dataset, options.batch)
+        self.steps_per_epoch = -(-self.batches_per_epoch // options.accumulate)
+        self.mixing = Mixing(options.mixup, options.cutmix)
+        if self.mixing and model.loss.takes_labels:
+            raise TricnnError(
+                "mixup and cutmix need a network compiled with loss=Loss(mixed=True): it takes two labels"
+            )
         self.rates = options.rates(self.steps_per_epoch)
         vectors = frozenset(name for name, x in model.state_dict().items() if len(x.shape) < 2)
         no_decay = frozenset() if options.decay_vectors else vectors
         self.optimiser = optimiser_for(model, options, no_decay)
+        self.average = Average(options.ema) if options.ema is not None else None
         self.progress = Progress()
         self.interrupt: list[int] = []
         self.saved_at = time.monotonic()
@@ -236,6 +191,7 @@ class _Run:
             "weight decay": options.weight_decay,
             "decay of vectors": options.decay_vectors,
             "shift": options.shift,
+            **{name: getattr(options, name) for name in LATER if getattr(options, name) != getattr(TrainOptions, name)},
             "threads (OMP_NUM_THREADS)": self.model.threads,
             **options.fixed,
         }
@@ -243,8 +199,13 @@ class _Run:
     def begin(self, resume: bool) -> str | None:
         """Restore or make the first checkpoint; a line to say, if there is one."""
         self.model.step = 0
-        if self.path is None:
-            return None
+        note = self.begin_checkpoint(resume) if self.path is not None else None
+        if self.average is not None and not self.average.values:
+            self.average.update(self.model.live_state())
+        return note
+
+    def begin_checkpoint(self, resume: bool) -> str | None:
+        assert self.path is not None
         if resume and self.path.exists():
             self.restore(self.path)
             done = self.progress
@@ -260,51 +221,81 @@ class _Run:
         checkpoint = load_checkpoint(path)
         check_same_run(path, checkpoint, self.model.graph.name, self.settings())
         self.model.load_state_dict(checkpoint.state)
-        self.model.step = checkpoint.progress.step
-        self.optimiser.velocity = {name: self.model.to_storage(name, x) for name, x in checkpoint.velocity.items()}
-        self.progress = checkpoint.progress
+        self.progress = done = checkpoint.progress
+        self.model.step = done.epoch * self.batches_per_epoch + done.position
+        stored = {
+            slot: {name: self.model.to_storage(name, x) for name, x in values.items()}
+            for slot, values in checkpoint.slots.items()
+        }
+        average = stored.pop("average", {})
+        if self.average is not None:
+            self.average.values = average
+        self.optimiser.slots, self.optimiser.steps = stored, done.step
 
     def save(self) -> None:
         if self.path is None:
             return
-        velocity = {name: self.model.to_logical(name, v) for name, v in self.optimiser.velocity.items()}
+        slots = {
+            slot: {name: self.model.to_logical(name, x) for name, x in values.items()}
+            for slot, values in self.kept().items()
+        }
         save_checkpoint(
             self.path,
-            Checkpoint(self.model.graph.name, self.model.state_dict(), velocity, self.settings(), self.progress),
+            Checkpoint(self.model.graph.name, self.model.state_dict(), slots, self.settings(), self.progress),
         )
         self.saved_at = time.monotonic()
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """What the optimiser remembers, and the running average, in storage layout."""
+        return {**self.optimiser.slots, **({"average": self.average.values} if self.average is not None else {})}
 
     def train_epoch(self, report: Reporter) -> None:
         """The batches that are left of the epoch under way."""
         options, done = self.options, self.progress
         parameters = self.model.parameters()
-        began = time.perf_counter()
+        began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0
+        gathered: dict[str, Any] = {}
+        waiting = began
         for x, labels in self.dataset.training(options, done.epoch, done.position):
-            waited = time.perf_counter() - began
+            waited += time.perf_counter() - waiting
+            if self.mixing:
+                place = done.position + batches
+                x, labels = self.mixing(x, labels, generator(options.seed, done.epoch, "mixed", place))
             loss, gradients = self.model.loss_and_storage_grads(x, labels)
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"the loss is {loss} at step {done.step} (epoch {done.epoch + 1}, batch {done.position + 1}):"
                     f" training diverged; a learning rate below {options.lr:g} may help"
                 )
+            batches, images, total = batches + 1, images + len(x), total + loss * len(x)
+            if options.accumulate > 1:
+                gather(gathered, gradients)
+                waiting = time.perf_counter()
+                if batches < options.accumulate and done.position + batches < self.batches_per_epoch:
+                    continue
+                gradients = {name: g * (1 / batches) for name, g in gathered.items()}
+                gathered = {}
             self.optimiser.step(parameters, gradients, self.rates(done.step))
+            if self.average is not None:
+                self.average.update(self.model.live_state())
             seconds = time.perf_counter() - began
-            self.count(loss, len(x), seconds, waited)
-            report.stepped(done.step, loss, len(x), seconds, waited)
+            self.count(total / images, images, batches, seconds, waited)
+            report.stepped(done.step, total / images, images, seconds, waited)
             self.say_notes(report)
             self.stop_if_asked()
             if self.is_time_to_save():
                 self.save()
-            began = time.perf_counter()
+            began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0
+            waiting = began
 
     def say_notes(self, report: Reporter) -> None:
         for line in self.dataset.notes():
             report.say(line)
 
-    def count(self, loss: float, images: int, seconds: float, waited: float) -> None:
+    def count(self, loss: float, images: int, batches: int, seconds: float, waited: float) -> None:
         done = self.progress
         done.step += 1
-        done.position += 1
+        done.position += batches
         done.images += images
         done.seconds += seconds
         done.waited += waited
@@ -346,12 +337,14 @@ class _Run:
         done.epoch, done.position = done.epoch + 1, 0
         done.epoch_loss, done.epoch_images = 0.0, 0
         self.save()
+        if self.average is not None and self.path is not None:
+            save_weights(self.path.with_name(AVERAGED), self.result_state())
         return record
 
     def loss_of_guessing(self) -> float:
-        """The loss of equal probabilities: log K for each output, times its weight."""
+        """The loss of equal probabilities for each output, times its weight."""
         weights = [output.loss_weight for output in getattr(self.model.graph, "outputs", ())] or [1.0]
-        return math.log(max(self.dataset.num_classes, 2)) * sum(weights)
+        return self.model.loss.of_guessing(self.dataset.num_classes) * sum(weights)
 
     def lesson(self) -> str | None:
         """What to say of a run that learned nothing."""
@@ -364,7 +357,7 @@ class _Run:
         )
 
     def evaluate(self) -> tuple[float, float]:
-        self.evaluator.load_state_dict(self.model.state_dict())
+        self.evaluator.load_state_dict(self.result_state())
         right, loss, count = 0, 0.0, 0
         for x, labels in self.dataset.evaluation(self.options.evaluation_batch):
             logits = _numpy(self.evaluator(x))
@@ -378,6 +371,12 @@ class _Run:
         if not count:
             raise DataError(f"{self.dataset.name}: none of its test images can be read")
         return right / count, loss / count
+
+    def result_state(self) -> dict[str, Any]:
+        """What is evaluated: the running average where there is one, else the network as it is."""
+        if self.average is None:
+            return self.model.state_dict()
+        return {name: self.model.to_logical(name, x) for name, x in self.average.values.items()}
 
     def stop_if_asked(self) -> None:
         if not self.interrupt:
@@ -401,6 +400,15 @@ class _Run:
             history={"curve": done.curve, "epochs": done.epochs, "steps_per_epoch": self.steps_per_epoch},
             checkpoint=self.path,
         )
+
+
+def gather(total: dict[str, Any], gradients: Mapping[str, Any]) -> None:
+    """Add gradients to those that were gathered before."""
+    for name, g in gradients.items():
+        if name in total:
+            total[name] += g
+        else:
+            total[name] = g + 0  # its own memory: the next step overwrites the model's
 
 
 def cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

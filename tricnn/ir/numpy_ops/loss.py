@@ -1,4 +1,4 @@
-"""Softmax and cross entropy."""
+"""Softmax, and losses of outputs x [N, K], each the mean over the batch, with their gradients by x."""
 
 import numpy as np
 
@@ -35,6 +35,47 @@ def cross_entropy_grad(logits: np.ndarray, labels: np.ndarray, *, label_smoothin
         grad -= e / k
     grad /= n
     return grad
+
+
+# --- of targets t [N, K] that are numbers
+
+
+def soft_cross_entropy(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """-1/N * sum_nk t * log softmax(x), a scalar array of x's type. A target of 0 adds nothing, not even where a
+    probability is 0 and its logarithm infinite."""
+    log_p = x - x.max(axis=1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    return _mean(-np.where(t != 0, t * log_p, 0).sum(axis=1), x)
+
+
+def soft_cross_entropy_grad(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(softmax(x) * sum_k t - t) / N: [N, K]."""
+    return (softmax(x, axis=1) * t.sum(axis=1, keepdims=True) - t) / len(x)
+
+
+def binary_cross_entropy(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """1/(N*K) * sum_nk max(x, 0) - x*t + log(1 + exp(-|x|)): of the sigmoid of x, without its overflow."""
+    return _mean((np.maximum(x, 0) - x * t + np.log1p(np.exp(-np.abs(x)))).mean(axis=1), x)
+
+
+def binary_cross_entropy_grad(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(sigmoid(x) - t) / (N*K): [N, K]."""
+    e = np.exp(-np.abs(x))
+    return (np.where(x >= 0, 1, e) / (1 + e) - t) / x.size
+
+
+def squared_error(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """1/(N*K) * sum_nk (x - t)**2."""
+    return _mean(((x - t) ** 2).mean(axis=1), x)
+
+
+def squared_error_grad(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """2 * (x - t) / (N*K): [N, K]."""
+    return 2 * (x - t) / x.size
+
+
+def _mean(rows: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return np.asarray(rows.mean(), dtype=like.dtype)
 
 
 def _checked(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -1,6 +1,21 @@
 """The rows of the table of operations, one file per family."""
 
-from . import conv, dropout, fold, layer_norm, linear, loss, lrn, norm, pointwise, pool, resample, sources, views
+from . import (
+    conv,
+    dropout,
+    fold,
+    layer_norm,
+    linear,
+    loss,
+    lrn,
+    norm,
+    pointwise,
+    pool,
+    resample,
+    sources,
+    target_loss,
+    views,
+)
 
 __all__ = [
     "conv",
@@ -15,5 +30,6 @@ __all__ = [
     "pool",
     "resample",
     "sources",
+    "target_loss",
     "views",
 ]

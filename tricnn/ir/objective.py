@@ -1,0 +1,85 @@
+"""What training minimises: a loss by its name, and how labels become the targets that it is taken to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..system.errors import TricnnError, shown
+
+#: what a loss is called -> its row, over targets [N, K]
+ROWS = {
+    "cross_entropy": "soft_cross_entropy",
+    "binary_cross_entropy": "binary_cross_entropy",
+    "mean_squared_error": "squared_error",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of outputs ``x [N, K]`` and what they ought to be, as PyTorch's functional losses define it (mean).
+
+    kind             ``cross_entropy``; ``binary_cross_entropy``, of the sigmoid of each output; ``mean_squared_error``
+    label_smoothing  this share of a label's target is spread over all classes (not for mean_squared_error)
+    class_weights    of cross entropy: a number for each class
+    ignore_index     of cross entropy: images with this label add nothing
+    mixed            labels may be more than one class number an image: :class:`tricnn.run.loss_targets.Mixed`, or a
+                     probability for each class. The other losses take those always.
+
+    Raises TricnnError for values that make no sense together.
+    """
+
+    kind: str = "cross_entropy"
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+    mixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROWS:
+            raise TricnnError(f"loss {shown(self.kind)} is unknown; known are {', '.join(ROWS)}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise TricnnError(f"label smoothing {self.label_smoothing} is not accepted; it is 0 to 1")
+        if self.label_smoothing and self.kind == "mean_squared_error":
+            raise TricnnError("label smoothing is for cross entropies; mean_squared_error takes targets as they are")
+        if self.class_weights is not None:
+            weights = tuple(float(w) for w in self.class_weights)
+            if not all(0 <= w < float("inf") for w in weights) or not any(weights):
+                raise TricnnError("class weights must be numbers of at least 0, and not all 0")
+            object.__setattr__(self, "class_weights", weights)
+        if self.kind != "cross_entropy" and (self.class_weights is not None or self.ignore_index is not None):
+            raise TricnnError(f"class weights and an ignored label are for cross_entropy; {self.kind} has neither")
+
+    @classmethod
+    def named(cls, loss: Loss | str) -> Loss:
+        """A loss as it is, or the one of this name."""
+        return loss if isinstance(loss, Loss) else cls(loss)
+
+    @property
+    def takes_labels(self) -> bool:
+        """Does the kernel read class numbers ``int64[N]`` (True), or targets ``float32[N, K]``?"""
+        return self.kind == "cross_entropy" and not (self.mixed or self.class_weights or self.ignore_index is not None)
+
+    @property
+    def of_logits(self) -> bool:
+        """Does it take logits, and so of an output that is a softmax what the softmax takes?"""
+        return self.kind == "cross_entropy"
+
+    def of_guessing(self, classes: int) -> float:
+        """What it is where all classes are as likely: log K; of each class by itself, log 2; a squared error has no
+        such value (infinite)."""
+        if self.kind == "cross_entropy":
+            return math.log(max(classes, 2))
+        return math.log(2) if self.kind == "binary_cross_entropy" else math.inf
+
+    @property
+    def row(self) -> str:
+        """The operation that computes it."""
+        return self.kind if self.takes_labels else ROWS[self.kind]
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What the operation must know; the rest is in the targets."""
+        return {"label_smoothing": self.label_smoothing} if self.takes_labels else {}
