@@ -26,13 +26,13 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 __version__ = "0.1.0"
 __all__ = [
-    "Graph", "GraphBuilder", "Loss", "Mixed", "Model", "TricnnError", "compile", "from_onnx", "from_text", "from_torch",
-    "graphs", "ir", "to_onnx",
+    "Graph", "GraphBuilder", "Loss", "Mixed", "Model", "Trainer", "TricnnError", "compile", "from_onnx", "from_text",
+    "from_torch", "graphs", "ir", "to_onnx",
 ]  # fmt: skip
 
 _HOME = {"compile": "run", "Model": "run", "Mixed": "run", "Loss": "ir", "Graph": "ir", "GraphBuilder": "ir",
          "TricnnError": "ir", "from_text": "ir", "from_torch": "frontends", "from_onnx": "frontends",
-         "to_onnx": "frontends"}  # fmt: skip
+         "to_onnx": "frontends", "Trainer": "training"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

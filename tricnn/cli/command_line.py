@@ -142,7 +142,8 @@ def dispatch(arguments: list[str]) -> int:
     module.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     try:
-        options = parser.parse_args(arguments[1:])
+        rest = arguments[1:]
+        options = parser.parse_args(module.expanded(rest, parser) if hasattr(module, "expanded") else rest)
     except SystemExit as end:  # --help
         return int(end.code or 0)
     if getattr(options, "tuned", None) is None:

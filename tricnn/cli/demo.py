@@ -149,7 +149,8 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     settings: dict[str, Any] = {
         **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
         "fuse": "auto", "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
-        "shift": None,
+        "shift": None, "optimiser": "sgd", "loss": "cross_entropy", "clip": None, "accumulate": 1, "ema": None,
+        "mixup": 0.0, "cutmix": 0.0,
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)
     screen.show(

@@ -43,6 +43,8 @@ examples:
   tricnn train resnet18 --data digits            without a GPU: a small member of the same topology
   tricnn train resnet18 --data digits --weights resnet18.pth --classes 1000 --input 3,224,224
   tricnn train resnet18 --data pictures/ --trivial-augment --corrupt skip      pictures/train/cat/1.jpg, ...
+  tricnn train --recipe recipes/resnet50-imagenet.toml --data imagenet/ --out out/resnet50
+  tricnn train resnet18 --recipe recipes/fine-tune.toml --weights resnet18.pth --data pictures/
   tricnn train resnet18 --synthetic              how fast it is where data cost nothing
   tricnn train lenet --data fashion-mnist --epochs 10
   tricnn train cifar_resnet20 --input 1,28,28 --data fashion-mnist --nesterov --weight-decay 1e-4
@@ -60,15 +62,20 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.5, "gamma": 0.1, "label_smoothing": 0.0,
 }  # fmt: skip
 
+OPTIMISERS = ("sgd", "adamw", "lars", "lamb")
+
 RATE = f"{DEFAULTS['lr']}; 0.08/depth for more than 5 layers without batch norm"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from tricnn.ir.objective import ROWS
+
     def setting(group: argparse._ActionsContainer, name: str, kind: Any, letter: str, about: str = "") -> None:
         default = DEFAULTS[name.removeprefix("--").replace("-", "_")]
         group.add_argument(name, type=kind, default=default, metavar=letter, help=f"{about} ({default})".strip())
 
     add_model(parser)
+    parser.add_argument("--recipe", type=file_path, metavar="FILE", help="options from a TOML file, before all others")
     add_data_arguments(parser)
     setting(parser, "--epochs", whole(1), "N", "times through the training images")
     setting(parser, "--batch", whole(1), "N", "images in a batch")
@@ -102,6 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     setting(how, "--gamma", real(above=True), "G", "times so much")
     setting(how, "--label-smoothing", real(0, 0.999), "L", "share of the target spread over all classes")
+    how.add_argument("--optimiser", default="sgd", choices=OPTIMISERS, help="sgd, adamw, lars or lamb (sgd)")
+    how.add_argument("--loss", default="cross_entropy", choices=tuple(ROWS), help="what is minimised (cross_entropy)")
+    how.add_argument("--clip", type=real(above=True), metavar="C", help="the most that the gradients' norm may be")
+    how.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="batches for one update (1)")
+    how.add_argument("--ema", type=real(0, 0.999999), metavar="D", help="test a running average with this decay")
+    how.add_argument("--mixup", type=real(), default=0.0, metavar="A", help="mix images by shares of Beta(A, A)")
+    how.add_argument("--cutmix", type=real(), default=0.0, metavar="A", help="put a part of one image into another")
 
 
 def _epochs(text: str) -> tuple[int, ...]:
@@ -203,22 +217,34 @@ def train(
     """Compile for training and for inference, and run the loop, which says ``about`` first."""
     from tricnn.ir.objective import Loss
     from tricnn.run.model import compile
+    from tricnn.run.weights import load_weights
     from tricnn.training import train
     from tricnn.training.checkpoint import state_sha256
+    from tricnn.training.fine_tuning import without_head
 
     settings = training_options(options, graph)
+    mixed = options.loss == "cross_entropy" and bool(options.mixup or options.cutmix)
+    loss = Loss(options.loss, label_smoothing=options.label_smoothing, mixed=mixed)
     executor = options.executor
     with screen.waiting(f"compiling {graph.name}"):
         model = compile(
             graph, "train", options.batch, options.dtype, executor, None, options.fuse, seed=options.seed,
-            loss=Loss(label_smoothing=options.label_smoothing),
+            loss=loss,
         )  # fmt: skip
     executor = model.executor.name
     if options.weights:
-        model.load_state_dict(options.weights)
+        state, left = without_head(graph, load_weights(options.weights), model.state_dict())
+        model.load_state_dict(state)
+        if left and screen.progress:
+            count = graph.types[left[0]].per_image[0]
+            screen.progress.print(
+                f"{options.weights}: {', '.join(left)}: not of {count} classes, left at the initial values",
+                markup=False,
+            )
     settings = replace(settings, fixed={
         "executor": executor, "dtype": options.dtype, "fuse": options.fuse,
         "label smoothing": options.label_smoothing,
+        **({"loss": options.loss} if options.loss != "cross_entropy" else {}),
         "weights of SHA-256": state_sha256(model.state_dict())[:16] if options.weights else None,
     })  # fmt: skip
     evaluator = compile(graph, "infer", settings.evaluation_batch, options.dtype, executor, None, options.fuse)
@@ -248,7 +274,9 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
         epochs=options.epochs, batch=options.batch, seed=options.seed, lr=options.lr or rate(graph),
         momentum=options.momentum, nesterov=options.nesterov, weight_decay=options.weight_decay, decay_vectors=False,
         schedule=options.schedule, warmup_epochs=options.warmup, milestones=options.milestones, gamma=options.gamma,
-        shift=1 if options.shift is None else options.shift, checkpoint_seconds=options.checkpoint_seconds,
+        optimiser=options.optimiser, clip=options.clip, accumulate=options.accumulate, ema=options.ema,
+        mixup=options.mixup, cutmix=options.cutmix, shift=1 if options.shift is None else options.shift,
+        checkpoint_seconds=options.checkpoint_seconds,
     )  # fmt: skip
 
 

@@ -7,25 +7,33 @@ from .batch_sources import Batches, Source, Synthetic
 from .checkpoint import load_checkpoint, save_checkpoint, state_sha256
 from .data import Dataset, load_dataset
 from .loop import DivergedError, TrainingInterrupted, TrainOptions, TrainResult, train
-from .optim import SGD
+from .mixing import Mixing
+from .optim import LAMB, LARS, SGD, AdamW, Average
 from .schedules import Schedule
 
 if TYPE_CHECKING:
     from .augment import Augmentation
     from .pictures import PictureFolder
+    from .trainer import Trainer
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "SGD",
+    "AdamW",
     "Augmentation",
+    "Average",
     "Batches",
     "Dataset",
     "DivergedError",
+    "Mixing",
     "PictureFolder",
     "Schedule",
     "Source",
     "Synthetic",
     "TrainOptions",
     "TrainResult",
+    "Trainer",
     "TrainingInterrupted",
     "load_checkpoint",
     "load_dataset",
@@ -34,11 +42,11 @@ __all__ = [
     "train",
 ]
 
-_HOME = {"Augmentation": "augment", "PictureFolder": "pictures"}
+_HOME = {"Augmentation": "augment", "PictureFolder": "pictures", "Trainer": "trainer"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use what needs Pillow or torch."""
+    """Import on first use what needs Pillow, torch or the compiler."""
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module 'tricnn.training' has no attribute {name!r}")

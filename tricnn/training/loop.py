@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from .checkpoint import (
     state_sha256,
 )
 from .console import Reporter
+from .logs import TENSORBOARD, TensorBoard, tell, write_logs
 from .mixing import Mixing
 from .optim import Average
 from .options import LATER, TrainOptions, optimiser_for
@@ -114,13 +115,15 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     about: str | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TrainResult:
     """Train ``model`` on ``dataset`` and evaluate it after each epoch with ``evaluator``, given its state.
 
     With ``out_dir`` a checkpoint is kept there: at each epoch's end, every ``checkpoint_every`` steps or
     ``checkpoint_seconds``, and when a signal ends the run. ``resume`` goes on from it (from the start where there is
     none yet); otherwise one that is there is set aside as ``checkpoint.previous.safetensors``. ``about`` is said
-    first, once the run can begin.
+    first, once the run can begin. There are ``epochs.csv`` and ``log.jsonl`` beside it, and TensorBoard's files where
+    that is installed; ``callbacks`` are told of each step, epoch and checkpoint (logs.py).
 
     Raises CheckpointError for a checkpoint that is damaged, of another network or of other settings, or cannot be
     written; DivergedError, naming the step or the epoch, if the loss is not finite, or an epoch's mean is more than
@@ -131,7 +134,7 @@ def train(
     with ExitStack() as stack:
         if out_dir is not None:
             stack.enter_context(sole_writer(Path(out_dir)))
-        run = _Run(model, evaluator, dataset, options, Path(out_dir) if out_dir is not None else None)
+        run = _Run(model, evaluator, dataset, options, Path(out_dir) if out_dir is not None else None, callbacks)
         note = run.begin(resume)
         report = Reporter(console or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step)
         stack.enter_context(report)
@@ -152,10 +155,18 @@ class _Run:
     """One run's state and the steps it is made of."""
 
     def __init__(
-        self, model: Trainable, evaluator: Evaluable, dataset: Source, options: TrainOptions, out: Path | None
+        self,
+        model: Trainable,
+        evaluator: Evaluable,
+        dataset: Source,
+        options: TrainOptions,
+        out: Path | None,
+        callbacks: Sequence[Any] = (),
     ):
         self.model, self.evaluator, self.dataset, self.options = model, evaluator, dataset, options
         self.path = out / CHECKPOINT if out else None
+        board = (TensorBoard(out / TENSORBOARD),) if out is not None and TensorBoard.installed() else ()
+        self.callbacks = (*callbacks, *board)
         self.batches_per_epoch = batches_per_epoch(dataset, options.batch)
         self.steps_per_epoch = -(-self.batches_per_epoch // options.accumulate)
         self.mixing = Mixing(options.mixup, options.cutmix)
@@ -244,6 +255,7 @@ class _Run:
             Checkpoint(self.model.graph.name, self.model.state_dict(), slots, self.settings(), self.progress),
         )
         self.saved_at = time.monotonic()
+        tell(self.callbacks, "checkpoint", self.path)
 
     def kept(self) -> dict[str, dict[str, Any]]:
         """What the optimiser remembers, and the running average, in storage layout."""
@@ -281,6 +293,7 @@ class _Run:
             seconds = time.perf_counter() - began
             self.count(total / images, images, batches, seconds, waited)
             report.stepped(done.step, total / images, images, seconds, waited)
+            tell(self.callbacks, "step", done.step, total / images)
             self.say_notes(report)
             self.stop_if_asked()
             if self.is_time_to_save():
@@ -337,8 +350,11 @@ class _Run:
         done.epoch, done.position = done.epoch + 1, 0
         done.epoch_loss, done.epoch_images = 0.0, 0
         self.save()
-        if self.average is not None and self.path is not None:
-            save_weights(self.path.with_name(AVERAGED), self.result_state())
+        if self.path is not None:
+            write_logs(self.path.parent, done)
+            if self.average is not None:
+                save_weights(self.path.with_name(AVERAGED), self.result_state())
+        tell(self.callbacks, "epoch", record)
         return record
 
     def loss_of_guessing(self) -> float:

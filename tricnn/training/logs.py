@@ -1,0 +1,71 @@
+"""What a run leaves for other programs: its epochs as CSV and JSON lines, for TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..system.errors import CheckpointError
+from ..system.files import write_atomically
+from .checkpoint import Progress
+
+CSV, JSONL, TENSORBOARD = "epochs.csv", "log.jsonl", "tensorboard"
+
+
+class Callback(Protocol):
+    """What a user's object may have, any of it: each is called after what it is named for."""
+
+    def on_step(self, step: int, loss: float) -> None: ...
+    def on_epoch(self, record: Mapping[str, float]) -> None: ...
+    def on_checkpoint(self, path: Path) -> None: ...
+
+
+def tell(callbacks: tuple[Any, ...], what: str, *about: Any) -> None:
+    """Call ``on_<what>`` of each callback that has it."""
+    for callback in callbacks:
+        if (method := getattr(callback, f"on_{what}", None)) is not None:
+            method(*about)
+
+
+def write_logs(folder: Path, progress: Progress) -> None:
+    """Write ``epochs.csv`` (a row for each epoch) and ``log.jsonl`` (a line for each point of the curve and for each
+    epoch), whole: of a run that was taken up again each epoch is there once. Raises CheckpointError."""
+    table = io.StringIO()
+    if progress.epochs:
+        writer = csv.DictWriter(table, list(progress.epochs[-1]), extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(progress.epochs)
+    lines = [{"step": int(step), "loss": loss} for step, loss in progress.curve] + list(progress.epochs)
+    lines.sort(key=lambda line: line["step"])  # an epoch after the last of its steps: sorting is stable
+    try:
+        write_atomically(folder / CSV, table.getvalue().encode(), durable=False)
+        write_atomically(folder / JSONL, "".join(json.dumps(line) + "\n" for line in lines).encode(), durable=False)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+class TensorBoard:
+    """A callback that writes the loss of each step and the figures of each epoch for TensorBoard."""
+
+    def __init__(self, folder: Path):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder))
+
+    @staticmethod
+    def installed() -> bool:
+        return find_spec("tensorboard") is not None
+
+    def on_step(self, step: int, loss: float) -> None:
+        self.writer.add_scalar("loss", loss, step)
+
+    def on_epoch(self, record: Mapping[str, float]) -> None:
+        for name, value in record.items():
+            if name not in ("epoch", "step"):
+                self.writer.add_scalar(name, value, int(record["step"]))
+        self.writer.flush()
