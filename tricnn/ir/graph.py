@@ -118,7 +118,7 @@ def verified(node: Node, types: Mapping[str, TensorType]) -> Node:
         return node
     check_name(node.name, "layer name")
     if node.op not in OPS:
-        raise GraphError(f"layer {node.name}: unknown operation {shown(node.op)}; known: {declared_operations()}")
+        raise GraphError(f"layer {node.name}: unknown operation {shown(node.op)}; {declared_operations(node.op)}")
     node = Node(node.name, node.op, node.inputs, check_attrs(node))
     object.__setattr__(node, "known", (inputs, infer_type(node, inputs)))
     return node

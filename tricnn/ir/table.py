@@ -6,8 +6,9 @@ to add an operation is to add a row (and, for the GPU, its template or expressio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import Enum
 from functools import cached_property
 from math import inf, isfinite, prod
@@ -258,9 +259,17 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
-def declared_operations() -> str:
-    """The operations that a network is declared of, in words: all but those that only differentiation makes."""
-    return ", ".join(name for name in sorted(OPS) if "_grad" not in name)
+def declared_operations(meant: str = "") -> str:
+    """The operations that a network is declared of, in words: all but those that only differentiation makes. The one
+    whose name is nearest to what was ``meant`` comes first."""
+    names = [name for name in sorted(OPS) if "_grad" not in name]
+    return f"{nearest(meant, names)}known: {', '.join(names)}"
+
+
+def nearest(meant: str, names: Iterable[str]) -> str:
+    """``did you mean relu6? `` of the name that is nearest to what was meant, or nothing if none is near."""
+    near = get_close_matches(meant[:40].lower(), list(names), 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def no_macs(*_: Any) -> int:
@@ -294,7 +303,8 @@ def check_attrs(node: Node) -> Mapping[str, Any]:
     for name in node.attrs:
         if name not in row.attrs:
             accepted = ", ".join(row.attrs) or "none"
-            raise GraphError(f"layer {node.name}: {node.op} has no attribute {name!r}; it has: {accepted}")
+            near = nearest(name, row.attrs)
+            raise GraphError(f"layer {node.name}: {node.op} has no attribute {name!r}; {near}it has: {accepted}")
     values = {}
     for name, attr in row.attrs.items():
         value = node.attrs.get(name, attr.default)

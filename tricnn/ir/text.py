@@ -198,7 +198,7 @@ def _statement(line: _Line, name: str) -> Node:
     at, op = line.at, line.take("name", "an operation")
     if op not in OPS:
         line.at = at
-        raise line.error(f"unknown operation; known: {declared_operations()}")
+        raise line.error(f"unknown operation; {declared_operations(op)}")
     line.expect("(")
     inputs: list[str] = []
     attrs: dict[str, Any] = {}
