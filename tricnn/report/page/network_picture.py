@@ -78,7 +78,9 @@ class Network:
         if len(members) < 2:
             return None
         texts = {name: self._lines(name, member, scope["path"]) for name, member in members.items()}
-        longest = max(len(text) for lines in texts.values() for text in lines)
+        layers = [name for name, member in members.items() if isinstance(member, str)]
+        numbers = [self._numbers(name, way) for name in layers for way in ("forward", "backward")]
+        longest = max(len(text) for text in (*(text for lines in texts.values() for text in lines), *numbers))
         width = max(92.0, longest * CHARACTER + 18)
         sizes = {name: (len(of) * CHARACTER * 0.9 + 14, LINE + 4) for name, of in outside.items()}
         sizes |= {name: (width, len(lines) * LINE + 9) for name, lines in texts.items()}
@@ -104,6 +106,12 @@ class Network:
             return (short, launches, f"{size(member['unfused_bytes'])} → {size(member['dram_bytes'])}")
         return (short, self.layers[member]["op"], " ")
 
+    def _numbers(self, layer: str, way: str) -> str:
+        """The numbers of the first kernels that compute a layer, and how many more do."""
+        kernels = self.layers[layer][way]
+        shown = " ".join(kernel.partition("_")[0] for kernel in kernels[:MOST_KERNELS])
+        return shown + (f" +{len(kernels) - MOST_KERNELS}" if len(kernels) > MOST_KERNELS else "")
+
     def _box(
         self, name: str, members: Mapping[str, Any], texts: Mapping[str, tuple[str, ...]], layout: Layout,
         sizes: Mapping[str, tuple[float, float]], way: str, axis: float, outside: Mapping[str, str],
@@ -116,11 +124,9 @@ class Network:
             return Box(name, f"{name}: open it", texts[name], (), name, False, *place)
         layer = self.layers[name]
         kernels = tuple(layer[way])
-        shown = " ".join(kernel.partition("_")[0] for kernel in kernels[:MOST_KERNELS])
-        shown += f" +{len(kernels) - MOST_KERNELS}" if len(kernels) > MOST_KERNELS else ""
         what = "its gradients: " if way == "backward" else f"{layer['op']} {layer['type']}: "
         title = f"{name}, {what}{', '.join(kernels) or 'no kernel (folded, a view, or part of a merged layer)'}"
-        return Box(name, title, (*texts[name][:-1], shown), kernels, None, False, *place)
+        return Box(name, title, (*texts[name][:-1], self._numbers(name, way)), kernels, None, False, *place)
 
     def _edge(
         self, way: str, a: str, b: str, pairs: Iterable[tuple[str, str]], layout: Layout, axis: float

@@ -82,21 +82,34 @@
     history.replaceState(null, "", location.pathname + location.search);
   }
 
+  // A link followed by a script does not move the page: the panel is beside what was clicked.
+  function go(kernel) {
+    history.pushState(null, "", "#" + kernel.id);
+    show(kernel);
+  }
+
   function step(by) {
     const next = kernels[kernels.indexOf(shown) + by];
-    if (next) location.hash = next.id;
+    if (next) go(next);
+  }
+
+  function kernelOf(id) {
+    const target = document.getElementById(id);
+    return target ? target.closest("details.kernel") : byName.get(id) || byId.get(id);
   }
 
   // #k29, #k29_layer3_1_conv1, #layer1.0.conv1, #layer1.0, #at:network
   function follow() {
     const name = decodeURIComponent(location.hash.slice(1));
     if (!name) return;
-    const target = document.getElementById(name);
-    const kernel = (target && target.closest("details.kernel")) || (target ? null : byName.get(name) || byId.get(name));
-    if (kernel) return show(kernel);
+    const kernel = kernelOf(name);
+    if (kernel) show(kernel);
+    const number = kernel && kernel.dataset.name.split("_")[0];
+    const boxes = number ? [...document.querySelectorAll(`svg.net a[data-kernels~="${CSS.escape(number)}"]`)] : [];
+    const target = kernel ? boxes.find((a) => a.dataset.kernels.startsWith(number)) || boxes[0] : document.getElementById(name);
     if (!target) return;
     open(target);
-    target.scrollIntoView({ block: target.tagName === "TR" ? "center" : "start" });
+    target.scrollIntoView({ block: kernel || target.tagName === "TR" ? "center" : "start" });
   }
 
   function search(text) {
@@ -108,8 +121,8 @@
       [...document.querySelectorAll("table.layers tr[id]")].find((row) => row.id.includes(name));
     box.setCustomValidity(hit ? "" : "no kernel or layer has this in its name");
     if (!hit) return box.reportValidity(), false;
-    if (location.hash === "#" + hit.id) follow();
-    location.hash = hit.id;
+    history.pushState(null, "", "#" + hit.id);
+    follow();
     return true;
   }
 
@@ -139,6 +152,15 @@
     else if (event.key === "k" && shown) step(-1);
   });
 
-  addEventListener("hashchange", follow);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest && event.target.closest("a[href^='#']");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const kernel = kernelOf(decodeURIComponent(link.getAttribute("href").slice(1)));
+    if (!kernel) return;
+    event.preventDefault();
+    go(kernel);
+  });
+
+  addEventListener("popstate", follow);
   follow();
 })();
