@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 import tricnn
+from tricnn.training.data import Dataset
 from tricnn.training.gradient_exchange import GradientExchange
-from tricnn.training.processes import Processes
+from tricnn.training.loop import TrainOptions, train
+from tricnn.training.processes import ALONE, Processes
 
 WORLD, BATCH = 2, 7
 
@@ -47,6 +49,16 @@ def logical(trained, gradients):
     return {name: np.array(trained.to_logical(name, g)) for name, g in gradients.items()}
 
 
+def trained(processes=ALONE):
+    """The state after two epochs, of which the last batch is smaller."""
+    random = np.random.default_rng(6)
+    images, labels = random.integers(0, 256, (20, 2, 6, 6), np.uint8), random.integers(0, 3, 20)
+    data = Dataset("noise", images[:17], labels[:17], images[17:], labels[17:], 3)
+    trained, evaluator = model("numpy"), tricnn.compile(network(), executor="numpy")
+    result = train(trained, evaluator, data, TrainOptions(epochs=2, batch=BATCH, processes=processes))
+    return trained.state_dict(), result
+
+
 class Watched:
     """torch.distributed, noting when sums begin."""
 
@@ -66,7 +78,7 @@ def main():
     processes = Processes(rank, WORLD, distributed)
     begun, steps = [], []
     exchange = GradientExchange(Watched(distributed, begun), bucket_bytes=64)
-    trained = model(executor)
+    step = model(executor)
     x, labels = images_of(rank)
     exchange.share = len(labels) / processes.total([len(labels)])[0]
 
@@ -76,14 +88,15 @@ def main():
 
     for _ in range(2):
         begun.clear()
-        loss, gradients = trained.loss_and_storage_grads(x, labels, watch)
+        loss, gradients = step.loss_and_storage_grads(x, labels, watch)
         exchange.finish()
-        steps.append(logical(trained, gradients))
+        steps.append(logical(step, gradients))
     found = {
         "loss": processes.total([loss * exchange.share])[0],
         "gradients": steps,
         "buckets": exchange.bytes_by_bucket,
         "begun": begun,
+        "trained": trained(processes) if executor == "numpy" else None,
     }
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
     distributed.destroy_process_group()

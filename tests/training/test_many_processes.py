@@ -1,13 +1,19 @@
 """Several processes that train one network: their gradients are those of one process with the whole batch."""
 
+import json
+import os
 import pickle
+import signal
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.training.many import BATCH, WORLD, batch, images_of, model, network, one_process
+from tests.training.many import BATCH, WORLD, batch, images_of, model, network, one_process, trained
 from tricnn.training.gradient_exchange import packed
 
 SCRIPT = "from tests.training.many import main; main()"
@@ -54,14 +60,65 @@ def test_sums_begin_before_the_step_ends(together):
     assert sorted(finished) == sorted(p.name for p in network().parameters)  # each once
 
 
+def test_a_run_shared_by_processes_is_the_run_of_one(together):
+    executor, found = together
+    if executor != "numpy":
+        pytest.skip("the loop is the same for every executor")
+    state, result = trained()
+    for shared, other in (rank["trained"] for rank in found):
+        assert shared.keys() == state.keys()
+        for name, wanted in state.items():
+            np.testing.assert_allclose(shared[name], wanted, rtol=1e-4, atol=1e-6, err_msg=name)
+            assert shared[name].tobytes() == found[0]["trained"][0][name].tobytes(), name
+        assert (other.steps, other.test_accuracy) == (result.steps, result.test_accuracy)
+        assert other.train_loss == pytest.approx(result.train_loss, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_in_one_line_and_the_rest_is_resumed_to_the_same_bits(tmp_path):
+    """By torchrun, as a user starts it. The other process is told by its connection, and ends with status 2."""
+
+    def start(out, *options):
+        command = f"""-m torch.distributed.run --nproc-per-node 2 --master-port {free_port()} -m tricnn train lenet
+            --data digits --executor numpy --epochs 2 --checkpoint-seconds 1 --json --out"""
+        arguments = [sys.executable, *command.split(), str(tmp_path / out), *options]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    broken = start("broken")
+    while not (tmp_path / "broken" / "checkpoint.safetensors").exists():
+        time.sleep(0.1)
+    time.sleep(2)
+    children = (int(pid) for pid in Path(f"/proc/{broken.pid}/task/{broken.pid}/children").read_text().split())
+    victim = next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(victim, signal.SIGKILL)
+    _, err = broken.communicate(timeout=300)
+    said = [line for line in err.splitlines() if line.startswith("tricnn: error: ")]
+    assert len(said) == 1 and "process 0 of 2 cannot reach another one, which died or hangs" in said[0]
+    states = []
+    for options in (("broken", "--resume"), ("whole",)):
+        run = start(*options)
+        out, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        states.append(json.loads(out)["state_sha256"])
+    assert states[0] == states[1]
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
 def test_gradients_finished_in_buckets_are_those_finished_at_the_end():
     """To the bit; and what one launch does at the end is done by several in the middle of the step."""
     whole, parts = (model("triton", size) for size in (None, 64))
     kinds = [[launch.kind for launch in m.program.launches] for m in (whole, parts)]
     assert [k.count("sum_partials_of_many") for k in kinds] == [1, 3]  # a layer with its weight is more than 64 bytes
     assert kinds[1].index("sum_partials_of_many") < kinds[1].index("conv2d_grad_input")
-    for name, gradient in whole.loss_and_grads(*batch())[1].items():
-        assert gradient.tobytes() == parts.loss_and_grads(*batch())[1][name].tobytes(), name
+    x, labels = batch()
+    found = [m.loss_and_grads(x[:2], labels[:2])[1] for m in (whole, parts)]
+    for name, gradient in found[0].items():
+        assert gradient.tobytes() == found[1][name].tobytes(), name
 
 
 def test_unequal_shares_are_weighed():

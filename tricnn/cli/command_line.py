@@ -185,7 +185,8 @@ def fail(error: Exception) -> int:
     ):
         status = INTERNAL_ERROR
         text = f"internal error, please report it (TRICNN_DEBUG=1 shows where): {type(error).__name__}: {text}"
-    print(f"tricnn: error: {one_line(text)}", file=sys.stderr)
+    if not getattr(error, "said", False):
+        print(f"tricnn: error: {one_line(text)}", file=sys.stderr)
     return int(status)
 
 

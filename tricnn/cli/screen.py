@@ -30,23 +30,24 @@ def console(*, to_stderr: bool = False, width: int | None = None) -> Console:
 
 
 class Screen:
-    """``--json``: one object on standard output, progress only where somebody watches standard error."""
+    """``--json``: one object on standard output, progress only where somebody watches standard error. One that does not
+    ``speak`` (of several processes, all but the first) prints nothing."""
 
-    def __init__(self, as_json: bool):
-        self.as_json = as_json
+    def __init__(self, as_json: bool, speaks: bool = True):
+        self.as_json, self.speaks = as_json, speaks
         self.out = console()
         self.progress: Console | None = console(to_stderr=True) if as_json else self.out
-        if as_json and not sys.stderr.isatty():
+        if not speaks or (as_json and not sys.stderr.isatty()):
             self.progress = None
 
     def waiting(self, what: str) -> Waiting:
         """Something that may take long: said on standard error, so that what is printed stays what was asked for."""
-        watched = not self.as_json or sys.stderr.isatty()
+        watched = self.speaks and (not self.as_json or sys.stderr.isatty())
         return Waiting(console(to_stderr=True) if watched else None, what)
 
     def show(self, *things: Any) -> None:
         """Tables and lines, for people."""
-        if not self.as_json:
+        if self.speaks and not self.as_json:
             for thing in things:
                 out = console(width=fit(thing, self.out)) if isinstance(thing, Table) else self.out
                 with out.capture() as captured:
@@ -57,5 +58,5 @@ class Screen:
 
     def json(self, result: dict[str, Any]) -> None:
         """The object, for programs."""
-        if self.as_json:
+        if self.speaks and self.as_json:
             print(json.dumps(result, allow_nan=False, indent=1))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tricnn.run.model import Model
     from tricnn.training import TrainOptions, TrainResult
     from tricnn.training.batch_sources import Source
+    from tricnn.training.processes import Processes
 
     from .screen import Screen
 
@@ -52,6 +53,7 @@ examples:
 data sets: digits (scikit-learn's handwritten digits, at hand), fashion-mnist, mnist (files in --data-dir, $TRICNN_DATA
 or from Debian's dataset-fashion-mnist; downloaded otherwise), or a folder of pictures with train/CLASS/*.jpg and
 val/CLASS/*.jpg. Images are resized to the network's input.
+Many GPUs or processes: torchrun --nproc-per-node 8 -m tricnn train ...; --batch is that of all of them together.
 --out holds the checkpoint (safetensors, PyTorch's names) and a picture of the training curve. --weights takes such a
 checkpoint too, and what PyTorch, torchvision and timm write (.pth, .safetensors).
 """
@@ -126,31 +128,42 @@ def _epochs(text: str) -> tuple[int, ...]:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..report.figures import plural
-    from .screen import Screen
-
-    screen = Screen(options.json)
     if options.resume and not options.out:
         raise UsageError("--resume needs --out DIR, the folder that holds the checkpoint")
     if (options.schedule == "step") != bool(options.milestones):
         raise UsageError("--schedule step needs --milestones E,E, and no other schedule takes them")
     choose_device(options.device)
     asked = load_graph(options)  # whatever is wrong with it is said before the data are fetched
-    note = screen.progress.print if screen.progress else None
-    dataset = data_of(options, asked.classes, note)
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and options.out:
+        options.resume = True  # torchrun started all processes anew, for one of them was lost
+    from tricnn.training.processes import joined
+
+    with joined() as processes:
+        return run_among(processes, options, asked)
+
+
+def run_among(processes: Processes, options: argparse.Namespace, asked: Graph) -> int:
+    """Train, as one of several processes or alone; the exit status."""
+    from ..report.figures import plural
+    from .screen import Screen
+
+    screen = Screen(options.json, speaks=processes.first)
+    dataset = data_among(processes, options, asked, screen)
     small = member(options)
     graph = load_graph(options, **{**small, "num_classes": dataset.num_classes})
     full = load_graph(options, num_classes=dataset.num_classes) if small else None
     dataset = fitted(dataset, graph)
     if not runs_on_gpu(options.executor):
-        check_memory(graph, min(options.batch, len(dataset)), "train")
-    model, result = train(graph, dataset, options, screen, size_of(graph, options))
+        check_memory(graph, min(-(-options.batch // processes.world), len(dataset)), "train")
+    about = size_of(graph, options) + (f", {processes.world} processes" if processes.world > 1 else "")
+    model, result = train(graph, dataset, options, screen, about, processes)
     screen.json({
         "graph": graph.name,
         **sizes(graph, full),
         "data": dataset.name,
         "executor": model.executor.name,
         "device": str(model.executor.device).partition(":")[0],
+        "processes": processes.world,
         "seed": options.seed,
         "epochs": result.epochs,
         "train_loss": result.train_loss,
@@ -166,6 +179,14 @@ def run(options: argparse.Namespace) -> int:
     if result.checkpoint:
         screen.show(f"checkpoint in {result.checkpoint}", *picture(result, graph, dataset))
     return 0
+
+
+def data_among(processes: Processes, options: argparse.Namespace, asked: Graph, screen: Screen) -> Source:
+    """The data set: the first process fetches what must be fetched, then the others find it there."""
+    found = []
+    note = screen.progress.print if screen.progress else None
+    processes.from_first(lambda: found.append(data_of(options, asked.classes, note)))
+    return found[0] if found else data_of(options, asked.classes, None)
 
 
 def member(options: argparse.Namespace) -> dict[str, Any]:
@@ -212,7 +233,12 @@ def choose_device(device: str) -> None:
 
 
 def train(
-    graph: Graph, dataset: Source, options: argparse.Namespace, screen: Screen, about: str | None = None
+    graph: Graph,
+    dataset: Source,
+    options: argparse.Namespace,
+    screen: Screen,
+    about: str | None = None,
+    processes: Processes | None = None,
 ) -> tuple[Model, TrainResult]:
     """Compile for training and for inference, and run the loop, which says ``about`` first."""
     from tricnn.ir.objective import Loss
@@ -221,15 +247,18 @@ def train(
     from tricnn.training import train
     from tricnn.training.checkpoint import state_sha256
     from tricnn.training.fine_tuning import without_head
+    from tricnn.training.gradient_exchange import BUCKET_BYTES
+    from tricnn.training.processes import ALONE
 
-    settings = training_options(options, graph)
+    processes = processes or ALONE
+    settings = replace(training_options(options, graph), processes=processes)
     mixed = options.loss == "cross_entropy" and bool(options.mixup or options.cutmix)
     loss = Loss(options.loss, label_smoothing=options.label_smoothing, mixed=mixed)
     executor = options.executor
     with screen.waiting(f"compiling {graph.name}"):
         model = compile(
-            graph, "train", options.batch, options.dtype, executor, None, options.fuse, seed=options.seed,
-            loss=loss,
+            graph, "train", -(-options.batch // processes.world), options.dtype, executor, None, options.fuse,
+            seed=options.seed, loss=loss, bucket_bytes=BUCKET_BYTES if processes.world > 1 else None,
         )  # fmt: skip
     executor = model.executor.name
     if options.weights:

@@ -274,6 +274,10 @@ class Model:
         """Parameters and running statistics in storage layout, as they are after the last step: to be read only."""
         return {n.name: self.executor.live(n.name) for n in self._state_nodes()}
 
+    def running_statistics(self) -> dict[str, Any]:
+        """The live running statistics by buffer, in storage layout: what is changed of them stays."""
+        return {n.name: self.executor.live(n.name) for n in self.graph.buffers if n in self._state_nodes()}
+
     def rounded_weights(self) -> RoundedWeights | None:
         """The parameters' copies that products read, for an optimiser that writes them as it updates (None unless this
         runs Triton kernels)."""

@@ -19,6 +19,8 @@ def shown(value: Any, limit: int = 80) -> str:
 class TricnnError(ValueError):
     """Bad input: the base of every error tricnn raises on purpose."""
 
+    said = False  # by another process of the run, which met it first
+
 
 class GraphError(TricnnError):
     """A graph that is not well formed: unknown or duplicate names, cycles, impossible attributes."""

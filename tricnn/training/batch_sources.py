@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..system.errors import DataError
 from .chance import generator
+from .processes import ALONE, Processes
 
 #: images [B, C, H, W] as the network takes them, and what they are: class numbers [B], or targets
 Batch = tuple[Any, Any]
@@ -26,14 +27,17 @@ class How(Protocol):
     def seed(self) -> int: ...
     @property
     def shift(self) -> int: ...
+    @property
+    def processes(self) -> Processes: ...
 
 
 class Source(Protocol):
     """A data set as the training loop sees it.
 
     ``training(how, epoch, start)`` gives the epoch's batches from number ``start`` on, each a function of the data set,
-    ``how`` and its number; ``evaluation(batch)`` the test images in their own order; ``settings()`` what of the data
-    set decides the bits of a run, as JSON has it. ``notes()`` gives what there is to say since it was last asked.
+    ``how`` and its number, or this process's share of each (``how.processes.shared``); ``evaluation(batch, processes)``
+    the test images in their own order, or this process's part of them; ``settings()`` what of the data set decides the
+    bits of a run, as JSON has it. ``notes()`` gives what there is to say since it was last asked.
     """
 
     @property
@@ -45,14 +49,18 @@ class Source(Protocol):
     def image_shape(self) -> tuple[int, int, int]: ...
     def settings(self) -> dict[str, Any]: ...
     def training(self, how: How, epoch: int, start: int = 0) -> Iterator[Batch]: ...
-    def evaluation(self, batch: int) -> Iterator[Batch]: ...
+    def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]: ...
     def notes(self) -> list[str]: ...
 
 
-def batches_per_epoch(source: Source, batch: int) -> int:
-    """The last one may be smaller; a source that comes in batches has ``batches`` of them."""
+def batches_per_epoch(source: Source, batch: int, processes: int = 1) -> int:
+    """How many batches an epoch has: the last one may be smaller, but not smaller than the number of processes, each of
+    which needs an image; a source that comes in batches has ``batches`` of them."""
     given = getattr(source, "batches", None)
-    return int(given) if given is not None else -(-len(source) // batch)
+    if given is not None:
+        return int(given)
+    whole, rest = divmod(len(source), batch)
+    return whole + (rest >= processes)
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,11 @@ class Synthetic:
     def training(self, how: How, epoch: int, start: int = 0) -> Iterator[Batch]:
         x, labels = self._noise(min(how.batch, self.count))
         for first in range(start * how.batch, self.count, how.batch):
-            number = min(how.batch, self.count - first)
+            shared = how.processes.shared(min(how.batch, self.count - first))
+            number = shared.stop - shared.start
             yield x[:number], labels[:number]
 
-    def evaluation(self, batch: int) -> Iterator[Batch]:
+    def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]:
         yield self._noise(min(batch, self.count))
 
     def notes(self) -> list[str]:
@@ -91,6 +100,7 @@ class Synthetic:
 class Batches:
     """Any iterables of (images [B, C, H, W], labels [B]) as a data set, such as two ``torch.utils.data.DataLoader``.
 
+    Of several processes each has its own, with its own share (such as by a ``DistributedSampler``), equally many.
     Each is gone through once an epoch; a ``set_epoch`` of the training one, or of its ``sampler``, is called first. A
     resumed run goes past the batches that it had: it gets the same bits where the iterable gives the same batches for
     an epoch. ``num_classes`` is found in the test labels where it is not given. Raises DataError for an iterable
@@ -154,7 +164,7 @@ class Batches:
                 "through the iterable again (a list or a DataLoader, not a generator)"
             )
 
-    def evaluation(self, batch: int) -> Iterator[Batch]:
+    def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]:
         yield from self._evaluation
 
     def notes(self) -> list[str]:

@@ -22,6 +22,7 @@ from .batch_sources import Batch, How
 from .chance import generator, order
 from .idx import read_idx
 from .idx_sources import PARTS, find
+from .processes import ALONE, Processes
 
 Images = NDArray[Any]
 Real = TypeVar("Real", np.float32, np.float64)
@@ -143,11 +144,11 @@ class Dataset:
 
     def training(self, how: How, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The epoch's batches from number ``start`` on (:func:`batches`)."""
-        return batches(self, how.batch, how.seed, epoch, start, how.shift)
+        return batches(self, how.batch, how.seed, epoch, start, how.shift, how.processes)
 
-    def evaluation(self, batch: int) -> Iterator[Batch]:
-        """The test images in their own order (:func:`evaluation_batches`)."""
-        return evaluation_batches(self, batch)
+    def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]:
+        """The test images in their own order, or this process's part of them (:func:`evaluation_batches`)."""
+        return evaluation_batches(self, batch, processes)
 
     def notes(self) -> list[str]:
         """Nothing: all of it was read when it was made."""
@@ -181,8 +182,11 @@ class Dataset:
 # --- shuffling ------------------------------------------------------------------------------------------------------
 
 
-def batches(dataset: Dataset, batch: int, seed: int, epoch: int, start: int = 0, shift: int = 0) -> Iterator[Batch]:
-    """The epoch's training batches from number ``start`` on: ``(x [B, C, H, W] float32, labels [B] int64)``.
+def batches(
+    dataset: Dataset, batch: int, seed: int, epoch: int, start: int = 0, shift: int = 0, processes: Processes = ALONE
+) -> Iterator[Batch]:
+    """The epoch's training batches from number ``start`` on, or this process's share of each: ``(x [B, C, H, W]
+    float32, labels [B] int64)``.
 
     Each image comes once; the last batch may be smaller. With ``shift``, every image is moved by up to that many
     stored pixels along each axis, what comes in being black.
@@ -191,16 +195,18 @@ def batches(dataset: Dataset, batch: int, seed: int, epoch: int, start: int = 0,
     moves = generator(seed, epoch, 1).integers(-shift, shift + 1, (len(dataset), 2)) if shift else None
     for first in range(start * batch, len(dataset), batch):
         chosen = indices[first : first + batch]
+        chosen = chosen[processes.shared(len(chosen))]
         images = dataset.train_images[chosen]
         if moves is not None:
             images = shifted(images, moves[chosen])
         yield dataset.prepare(images), dataset.train_labels[chosen]
 
 
-def evaluation_batches(dataset: Dataset, batch: int) -> Iterator[Batch]:
-    """The test images in their own order, ``batch`` at a time."""
-    for first in range(0, len(dataset.test_images), batch):
-        part = slice(first, first + batch)
+def evaluation_batches(dataset: Dataset, batch: int, processes: Processes = ALONE) -> Iterator[Batch]:
+    """The test images in their own order, or this process's part of them, ``batch`` at a time."""
+    own = processes.shared(len(dataset.test_images))
+    for first in range(own.start, own.stop, batch):
+        part = slice(first, min(first + batch, own.stop))
         yield dataset.prepare(dataset.test_images[part]), dataset.test_labels[part]
 
 

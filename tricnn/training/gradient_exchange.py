@@ -50,6 +50,17 @@ class GradientExchange:
         for bucket in self._buckets:
             bucket.finish()
 
+    def average(self, tensors: Sequence[Any]) -> None:
+        """Put in the place of each tensor its sum over processes, each process's times its ``share``."""
+        tensors = [_as_tensor(x) for x in tensors]
+        if not tensors:
+            return
+        bucket = _Bucket({str(i): x.shape for i, x in enumerate(tensors)}, tensors[0])
+        for i, x in enumerate(tensors):
+            bucket.take(str(i), x, self.share)
+        bucket.begin(self.distributed)
+        bucket.finish()
+
     @property
     def bytes_by_bucket(self) -> list[int]:
         """How many bytes each bucket sums, in the order in which the sums begin."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +37,8 @@ from .checkpoint import (
     state_sha256,
 )
 from .console import Reporter
+from .gradient_exchange import GradientExchange
+from .interrupts import INTERRUPTS, signals_noted
 from .logs import TENSORBOARD, TensorBoard, tell, write_logs
 from .mixing import Mixing
 from .optim import Average
@@ -62,7 +63,8 @@ class Trainable(Protocol):
     @property
     def threads(self) -> int | None: ...  # that add up its products, if their number decides the bits
 
-    def loss_and_storage_grads(self, x: Any, labels: Any) -> tuple[float, dict[str, Any]]: ...
+    def loss_and_storage_grads(self, x: Any, labels: Any, watch: Any = None) -> tuple[float, dict[str, Any]]: ...
+    def running_statistics(self) -> dict[str, Any]: ...  # asked only of one of several processes
     def parameters(self) -> dict[str, Any]: ...
     def live_state(self) -> dict[str, Any]: ...  # asked only for a running average
     def rounded_weights(self) -> Any: ...  # asked only of parameters on a GPU
@@ -119,6 +121,9 @@ def train(
 ) -> TrainResult:
     """Train ``model`` on ``dataset`` and evaluate it after each epoch with ``evaluator``, given its state.
 
+    Several processes (``options.processes``) call this together, each with the same model: each batch is shared among
+    them, gradients and running statistics are averaged at every step, and the first one alone speaks and writes.
+
     With ``out_dir`` a checkpoint is kept there: at each epoch's end, every ``checkpoint_every`` steps or
     ``checkpoint_seconds``, and when a signal ends the run. ``resume`` goes on from it (from the start where there is
     none yet); otherwise one that is there is set aside as ``checkpoint.previous.safetensors``. ``about`` is said
@@ -127,18 +132,23 @@ def train(
 
     Raises CheckpointError for a checkpoint that is damaged, of another network or of other settings, or cannot be
     written; DivergedError, naming the step or the epoch, if the loss is not finite, or an epoch's mean is more than
-    :data:`DIVERGED` times what guessing gives; TrainingInterrupted after SIGINT or SIGTERM. A run that ends with a
+    :data:`DIVERGED` times what guessing gives; TrainingInterrupted after SIGINT or SIGTERM; ProcessLost if another
+    process died or hangs. A run that ends with a
     training loss no better than guessing's warns.
     """
     options = options or TrainOptions()
+    first = options.processes.first
     with ExitStack() as stack:
-        if out_dir is not None:
-            stack.enter_context(sole_writer(Path(out_dir)))
-        run = _Run(model, evaluator, dataset, options, Path(out_dir) if out_dir is not None else None, callbacks)
+        out = Path(out_dir) if out_dir is not None and first else None
+        if out is not None:
+            stack.enter_context(sole_writer(out))
+        run = _Run(model, evaluator, dataset, options, out, callbacks)
         note = run.begin(resume)
-        report = Reporter(console or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step)
+        report = Reporter(
+            (console if first else None) or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step
+        )
         stack.enter_context(report)
-        run.interrupt = stack.enter_context(_signals_noted())
+        run.interrupt = stack.enter_context(signals_noted())
         for line in filter(None, (about, note)):
             report.say(line)
         while run.progress.epoch < options.epochs:
@@ -167,7 +177,9 @@ class _Run:
         self.path = out / CHECKPOINT if out else None
         board = (TensorBoard(out / TENSORBOARD),) if out is not None and TensorBoard.installed() else ()
         self.callbacks = (*callbacks, *board)
-        self.batches_per_epoch = batches_per_epoch(dataset, options.batch)
+        self.processes = options.processes
+        self.exchange = GradientExchange(self.processes.distributed) if self.processes.world > 1 else None
+        self.batches_per_epoch = batches_per_epoch(dataset, options.batch, self.processes.world)
         self.steps_per_epoch = -(-self.batches_per_epoch // options.accumulate)
         self.mixing = Mixing(options.mixup, options.cutmix)
         if self.mixing and model.loss.takes_labels:
@@ -204,23 +216,38 @@ class _Run:
             "shift": options.shift,
             **{name: getattr(options, name) for name in LATER if getattr(options, name) != getattr(TrainOptions, name)},
             "threads (OMP_NUM_THREADS)": self.model.threads,
+            **({"processes": self.processes.world} if self.processes.world > 1 else {}),
             **options.fixed,
         }
 
     def begin(self, resume: bool) -> str | None:
         """Restore or make the first checkpoint; a line to say, if there is one."""
         self.model.step = 0
-        note = self.begin_checkpoint(resume) if self.path is not None else None
+        found = self.processes.from_first(lambda: self.find(resume))
+        if found is not None:
+            self.restore(found)
+        note = self.set_aside(resume) if found is None else self.resumed()
         if self.average is not None and not self.average.values:
             self.average.update(self.model.live_state())
         return note
 
-    def begin_checkpoint(self, resume: bool) -> str | None:
-        assert self.path is not None
-        if resume and self.path.exists():
-            self.restore(self.path)
-            done = self.progress
-            return f"resumed after epoch {done.epoch}, batch {done.position} (step {done.step}) from {self.path}"
+    def resumed(self) -> str:
+        """Where the run goes on, in words."""
+        done = self.progress
+        return f"resumed after epoch {done.epoch}, batch {done.position} (step {done.step}) from {self.path}"
+
+    def find(self, resume: bool) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one."""
+        if not resume or self.path is None or not self.path.exists():
+            return None
+        checkpoint = load_checkpoint(self.path)
+        check_same_run(self.path, checkpoint, self.model.graph.name, self.settings())
+        return checkpoint
+
+    def set_aside(self, resume: bool) -> str | None:
+        """Make the first checkpoint, where another run's may be; a line to say, if there is one."""
+        if self.path is None:
+            return None
         note = f"{self.path}: there is no checkpoint yet, starting from the beginning" if resume else None
         if self.path.exists():
             self.path.replace(self.path.with_name(PREVIOUS))
@@ -228,9 +255,7 @@ class _Run:
         self.save()
         return note
 
-    def restore(self, path: Path) -> None:
-        checkpoint = load_checkpoint(path)
-        check_same_run(path, checkpoint, self.model.graph.name, self.settings())
+    def restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.state)
         self.progress = done = checkpoint.progress
         self.model.step = done.epoch * self.batches_per_epoch + done.position
@@ -268,18 +293,19 @@ class _Run:
         began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0
         gathered: dict[str, Any] = {}
         waiting = began
-        for x, labels in self.dataset.training(options, done.epoch, done.position):
+        drawn = self.dataset.training(options, done.epoch, done.position)
+        for x, labels in islice(drawn, self.batches_per_epoch - done.position):
             waited += time.perf_counter() - waiting
             if self.mixing:
                 place = done.position + batches
                 x, labels = self.mixing(x, labels, generator(options.seed, done.epoch, "mixed", place))
-            loss, gradients = self.model.loss_and_storage_grads(x, labels)
+            loss, gradients, count = self.loss_and_gradients(x, labels)
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"the loss is {loss} at step {done.step} (epoch {done.epoch + 1}, batch {done.position + 1}):"
                     f" training diverged; a learning rate below {options.lr:g} may help"
                 )
-            batches, images, total = batches + 1, images + len(x), total + loss * len(x)
+            batches, images, total = batches + 1, images + count, total + loss * count
             if options.accumulate > 1:
                 gather(gathered, gradients)
                 waiting = time.perf_counter()
@@ -300,6 +326,20 @@ class _Run:
                 self.save()
             began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0
             waiting = began
+
+    def loss_and_gradients(self, x: Any, labels: Any) -> tuple[float, dict[str, Any], int]:
+        """The mean loss of a batch, its gradients by parameter as the optimiser wants them, and how many images it has:
+        over all processes, each with its share of the batch, whose running statistics are averaged then."""
+        if self.exchange is None:
+            return *self.model.loss_and_storage_grads(x, labels), len(x)
+        (images,) = self.processes.total([len(x)])
+        self.exchange.share = len(x) / images
+        loss, gradients = self.model.loss_and_storage_grads(x, labels, self.exchange.watch)
+        with self.processes.answering():
+            self.exchange.finish()
+            self.exchange.average(list(self.model.running_statistics().values()))
+        (loss,) = self.processes.total([loss * self.exchange.share])
+        return loss, gradients, int(images)
 
     def say_notes(self, report: Reporter) -> None:
         for line in self.dataset.notes():
@@ -374,8 +414,8 @@ class _Run:
 
     def evaluate(self) -> tuple[float, float]:
         self.evaluator.load_state_dict(self.result_state())
-        right, loss, count = 0, 0.0, 0
-        for x, labels in self.dataset.evaluation(self.options.evaluation_batch):
+        right, loss, count = 0.0, 0.0, 0.0
+        for x, labels in self.dataset.evaluation(self.options.evaluation_batch, self.processes):
             logits = _numpy(self.evaluator(x))
             if not np.isfinite(logits).all():
                 raise DivergedError(f"the network's output is not finite after step {self.progress.step}")
@@ -383,7 +423,9 @@ class _Run:
             right += int((logits.argmax(axis=1) == labels).sum())
             loss += cross_entropy(logits, labels)
             count += len(labels)
-            self.stop_if_asked()
+            if self.processes.world == 1:
+                self.stop_if_asked()
+        right, loss, count = self.processes.total([right, loss, count])
         if not count:
             raise DataError(f"{self.dataset.name}: none of its test images can be read")
         return right / count, loss / count
@@ -395,10 +437,12 @@ class _Run:
         return {name: self.model.to_logical(name, x) for name, x in self.average.values.items()}
 
     def stop_if_asked(self) -> None:
-        if not self.interrupt:
-            return
+        asked = self.processes.total([signum in self.interrupt[:1] for signum in INTERRUPTS])
+        if not any(asked):
+            return  # as soon as one process was asked, all stop after the same step
+        signum = INTERRUPTS[asked.index(max(asked))]
         self.save()
-        signum, done = self.interrupt[0], self.progress
+        done = self.progress
         where = f"interrupted ({signal.Signals(signum).name}) in epoch {done.epoch + 1} after step {done.step}"
         how = f"saved in {self.path}; the same command with --resume goes on" if self.path else "nothing was saved"
         raise TrainingInterrupted(f"{where}; {how}", signum)
@@ -435,27 +479,3 @@ def cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> flo
 
 def _numpy(x: Any) -> NDArray[np.float64]:
     return np.asarray(x.detach().cpu().double() if hasattr(x, "detach") else x, dtype=np.float64)
-
-
-@contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """The signals that came, for the loop to see after a whole step. The first gives a second its usual effect back,
-    so that Ctrl-C twice ends a run that hangs."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-    for s in before:
-        signal.signal(s, note)
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..system.errors import TricnnError
 from .optim import LAMB, LARS, SGD, AdamW, Optimiser
+from .processes import ALONE, Processes
 from .schedules import Schedule
 
 OPTIMISERS = ("sgd", "adamw", "lars", "lamb")
@@ -48,6 +49,7 @@ class TrainOptions:
     checkpoint_every: int | None = None  # steps
     checkpoint_seconds: float = 30.0
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    processes: Processes = ALONE  # that train together; ``batch`` is that of all of them
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -60,6 +62,10 @@ class TrainOptions:
         ):
             if getattr(self, name) < least:
                 raise TricnnError(f"{name} {getattr(self, name)} is not accepted; it is at least {least}")
+        if self.batch < self.processes.world:
+            raise TricnnError(
+                f"a batch of {self.batch} is too small for {self.processes.world} processes; each needs an image of it"
+            )
         if self.optimiser not in OPTIMISERS:
             raise TricnnError(f"optimiser {self.optimiser!r} is unknown; known are {', '.join(OPTIMISERS)}")
         if not 0 <= self.warmup_epochs < math.inf:

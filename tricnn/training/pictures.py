@@ -27,6 +27,7 @@ from ..system.errors import DataError, shown
 from .augment import Augmentation, centred, erased
 from .batch_sources import Batch, How
 from .chance import generator, key, order
+from .processes import ALONE, Processes, part_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 CORRUPT = ("fail", "skip")
@@ -187,11 +188,13 @@ class PictureFolder:
 
     def training(self, how: How, epoch: int, start: int = 0) -> Iterator[Batch]:
         count = -(-len(self) // how.batch)
-        yield from self._loaded(_Maker(self, self.train, how.batch, (how.seed, epoch)), range(start, count))
+        yield from self._loaded(
+            _Maker(self, self.train, how.batch, (how.seed, epoch), how.processes), range(start, count)
+        )
 
-    def evaluation(self, batch: int) -> Iterator[Batch]:
+    def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]:
         count = -(-len(self.val.paths) // batch)
-        yield from self._loaded(_Maker(self, self.val, batch, None), range(count))
+        yield from self._loaded(_Maker(self, self.val, batch, None, processes), range(count))
 
     def _loaded(self, maker: _Maker, numbers: range) -> Iterator[Batch]:
         """The batches of these numbers, made by workers."""
@@ -258,9 +261,13 @@ class PictureFolder:
 
 
 class _Maker:
-    """``maker[n]``: batch n as (pictures, labels, those that could not be read), in whichever process asks."""
+    """``maker[n]``: batch n, or a process's share of it, as (pictures, labels, those that could not be read), in
+    whichever worker asks."""
 
-    def __init__(self, source: PictureFolder, part: Part, batch: int, drawn: tuple[int, int] | None):
+    def __init__(
+        self, source: PictureFolder, part: Part, batch: int, drawn: tuple[int, int] | None, processes: Processes = ALONE
+    ):
+        self.rank, self.world = processes.rank, processes.world
         self.source, self.part, self.batch, self.drawn = source, part, batch, drawn
         self.order = np.arange(len(part.paths)) if drawn is None else order(len(part.paths), *drawn)
         self.folder = str(source.folder)
@@ -271,7 +278,8 @@ class _Maker:
 
     def __getitem__(self, number: int) -> tuple[Any, Any, list[tuple[str, str]]]:
         pictures, labels, bad = [], [], []
-        for place in range(number * self.batch, min((number + 1) * self.batch, len(self.order))):
+        places = range(number * self.batch, min((number + 1) * self.batch, len(self.order)))
+        for place in places[part_of(len(places), self.rank, self.world)]:
             for index in self._candidates(place):
                 try:
                     pictures.append(self._picture(int(index)))

@@ -9,11 +9,12 @@ save) is summed over all of them, in the same order everywhere, so that all take
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ..system.errors import TricnnError
 
@@ -21,11 +22,14 @@ from ..system.errors import TricnnError
 PATIENCE = 600.0
 
 
+Result = TypeVar("Result")
+
+
 class ProcessLost(TricnnError):
     """Another process of the run died, or no longer answers."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Processes:
     """``world`` processes of which this is number ``rank`` (from 0). ``distributed`` is torch.distributed; None where
     there is one process, which needs none."""
@@ -53,14 +57,27 @@ class Processes:
             self.distributed.all_reduce(sums)
         return [float(x) for x in sums]
 
-    def of_first(self, value: Any) -> Any:
-        """What the first process gives, in every process. Raises ProcessLost."""
+    def from_first(self, make: Callable[[], Result]) -> Result:
+        """What ``make`` gives the first process, in every process; if it raises a TricnnError there, all raise it.
+
+        Raises ProcessLost.
+        """
         if self.distributed is None:
-            return value
-        box = [value]
+            return make()
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = make()
+            except TricnnError as error:
+                box[1] = error
         with self.answering():
             self.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        if box[1] is not None:
+            if not self.first:
+                box[1].said = True  # by the first process
+            raise box[1]
+        result: Result = box[0]
+        return result
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -70,18 +87,23 @@ class Processes:
         except RuntimeError as error:
             if self.distributed is None:
                 raise
-            reason = " ".join(str(error).split())[:160]
+            reason = re.sub(r"\[\S+\.(cc|cpp):\d+\] ", "", " ".join(str(error).split())).partition(". ")[0][:120]
             raise ProcessLost(
                 f"process {self.rank} of {self.world} cannot reach another one, which died or hangs ({reason}); start "
                 "the same command with --resume"
             ) from None
 
     def shared(self, count: int) -> slice:
-        """Which of ``count`` things are this process's: consecutive ones, the first processes having one more where
-        they cannot be dealt out evenly."""
-        least, more = divmod(count, self.world)
-        start = self.rank * least + min(self.rank, more)
-        return slice(start, start + least + (self.rank < more))
+        """Which of ``count`` things are this process's (:func:`part_of`)."""
+        return part_of(count, self.rank, self.world)
+
+
+def part_of(count: int, rank: int, world: int) -> slice:
+    """Which of ``count`` things are those of process ``rank`` of ``world``: consecutive ones; the first processes have
+    one more where they cannot be dealt out evenly."""
+    least, more = divmod(count, world)
+    start = rank * least + min(rank, more)
+    return slice(start, start + least + (rank < more))
 
 
 ALONE = Processes()

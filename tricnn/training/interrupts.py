@@ -1,0 +1,35 @@
+"""Signals that end a run, noted for the loop to see after a whole step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """The signals that came, for the loop to see after a whole step. The first gives a second its usual effect back,
+    so that Ctrl-C twice ends a run that hangs."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {s: signal.getsignal(s) for s in INTERRUPTS}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+    for s in before:
+        signal.signal(s, note)
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
