@@ -79,7 +79,7 @@ def test_compile_shows_layers_kernels_and_what_fusion_did(tricnn, tiny):
     assert alone["launches"] == alone["unfused"]["launches"] == 4 and alone["fuse"] == "none"
 
 
-@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("width", [80, pytest.param(140, marks=pytest.mark.slow)])
 def test_a_narrow_terminal_gets_a_narrow_table(tricnn, width, monkeypatch):
     """And all of it: numbers whole, names broken behind a separator."""
     monkeypatch.setenv("COLUMNS", str(width))

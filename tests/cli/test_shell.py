@@ -85,7 +85,14 @@ def test_a_bug_of_ours_is_one_line_and_a_status_of_its_own(tricnn, monkeypatch):
 RUN = ["--data", "digits", "--epochs", "6", "--batch", "64"]
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "number, status",
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),  # the loop's own tests have it
+    ],
+)
 def test_a_run_that_is_ended_and_resumed_has_the_bits_of_one_that_was_not(tricnn, tiny, tmp_path, number, status):
     command = ["train", str(tiny), *RUN, "--out", str(tmp_path / "run")]
     process = subprocess.Popen([*TRICNN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,4 +1,8 @@
-"""What a user with a GPU gets, as far as it can be known without one."""
+"""What a user with a GPU gets, as far as it can be known without one.
+
+Two minutes of compiling. The quick suite compiles whole networks (tests/lower/test_build.py), which use most of these
+templates, with no spills and on tensor cores.
+"""
 
 import json
 import os
@@ -6,6 +10,9 @@ import subprocess
 import sys
 
 import pytest
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
