@@ -11,7 +11,6 @@ import sys
 
 import pytest
 
-
 pytestmark = pytest.mark.slow
 
 
