@@ -19,7 +19,7 @@ import numpy as np
 from ..ir.graph import Graph
 from ..system.errors import GraphError, shown
 from ..system.paths import user_path
-from .assembler import UNKNOWN, Assembler, Declared, Site, Stored, Tensor, accepted_name
+from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, Tensor, accepted_name
 from .onnx_ops import ONNX
 
 OLDEST, NEWEST = 7, 28
@@ -33,7 +33,8 @@ def from_onnx(
     """The graph of an ONNX model, and its weights by name in float32: ``m.load_state_dict(state)``.
 
     source       the path of a ``.onnx`` file (weights in files beside it are read too), or an ``onnx.ModelProto``.
-                 Operator sets 7 to 28; docs/onnx.md lists the operators.
+                 Operator sets 7 to 28; docs/onnx.md lists the operators. An input that is neither [N, F] nor
+                 [N, C, H, W] comes in as rows [N, F].
     input_shape  (C, H, W), for files that leave these open. The batch is open always.
     name         of the graph; the file's otherwise.
 
@@ -133,6 +134,13 @@ class OnnxAssembler(Assembler):
                     x = Stored(x.name, wanted)
         return super().parameter(x, what, shape)
 
+    def rows(self, x: Any) -> str:
+        """The name of a value for an output: one that is neither [N], [N, F] nor [N, C, H, W] lies in rows."""
+        seen = self.tensor(x)
+        if len(seen.shape) in (2, 4) or not seen.view.in_order or seen.shape[:1] != (BATCH,):
+            return self.plain(seen)
+        return self.add("flatten", seen.value) if len(seen.view.base) == 4 else seen.value
+
     def untrained(self, x: Stored) -> Stored:
         """A stored tensor as a buffer, which training does not change."""
         self.stored[x.name] = replace(self.stored[x.name], trained=False)
@@ -168,11 +176,19 @@ class _Reader:
         sizes = [d.dim_value if d.HasField("dim_value") else None for d in x.type.tensor_type.shape.dim]
         if input_shape is not None:
             sizes = [sizes[0] if sizes else None, *input_shape]
-        if len(sizes) not in (2, 4) or not all(sizes[1:]):
+        if not sizes or not all(sizes[1:]):
             shape = [d.dim_param or d.dim_value or "?" for d in x.type.tensor_type.shape.dim]
             raise GraphError(f"input {x.name} is {shown(shape)}; give its (C, H, W) as input_shape")
+        kind = self.onnx.TensorProto.DataType.Name(x.type.tensor_type.elem_type)
+        if "FLOAT" not in kind and kind != "DOUBLE":
+            raise GraphError(f"input {x.name} holds {kind}; accepted are real numbers")
         self.a.batch = sizes[0]
-        return self.a.made(self.a.builder.input(self.a.fresh(accepted_name(x.name, "x")), [d or 0 for d in sizes[1:]]))
+        per_image = [d or 0 for d in sizes[1:]]
+        kept = per_image if len(sizes) in (2, 4) else [prod(per_image)]  # any other rank lies in rows
+        value = self.a.made(self.a.builder.input(self.a.fresh(accepted_name(x.name, "x")), kept))
+        view = value.view.reshaped((BATCH, *per_image))
+        assert view is not None  # rows can be cut anywhere
+        return replace(value, view=view)
 
     def node(self, node: Any) -> None:
         """Read one node: its outputs are among the values then."""
@@ -233,8 +249,10 @@ class _Reader:
             value = self.values.get(x.name, UNKNOWN)
             name = "logits" if len(outputs) == 1 else accepted_name(x.name, "output")
             self.a.site = Site("", False, f"output {x.name}")
+            if value is UNKNOWN and not self.a.problems:
+                self.a.problem("nothing computes it here", "leave it out")
             if value is not UNKNOWN:
-                found = self.a.attempt(partial(self.a.plain, value), None)
+                found = self.a.attempt(partial(self.a.rows, value), None)
                 if isinstance(found, str):
                     self.a.builder.output(found, name)
         self.a.refuse(self.a.builder.name, "docs/onnx.md has the supported operators; simplifying the file may help")

@@ -144,6 +144,8 @@ def dense(a: Any, x: Tensor, weight: Any, bias: Any, *, transposed: bool, factor
     operands = [a.parameter(weight, "weight")]
     if bias is not None:
         bias = a.weight(bias, f"{a.site.path or 'linear'}.bias")
+        if prod(bias.shape) not in (1, weight.shape[0]):
+            raise Unsupported(f"a bias {list(bias.shape)}", f"supported is one number for each of {weight.shape[0]}")
         numbers = np.broadcast_to(a.numbers(bias).reshape(-1) * np.float32(beta), weight.shape[:1])
         if bias.shape != weight.shape[:1] or beta != 1:
             bias = changed(a, bias, numbers.copy())

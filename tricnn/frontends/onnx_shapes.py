@@ -130,9 +130,13 @@ def resize(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
     exact = scales is None or all(n * s == q for n, s, q in zip(x.shape[2:], scales[2:], size[2:]))
     if attributes.get("antialias", 0) or not exact:
         raise Unsupported("antialiasing, or a scale that gives no whole size", "give it sizes")
-    if mode == "nearest" and ((where == "asymmetric" and rounds == "floor") or (where == "half_pixel" and whole)):
+    if mode == "nearest" and (
+        (where == "asymmetric" and rounds == "floor")
+        or (where == "half_pixel" and whole and rounds.startswith("round_prefer"))
+    ):
         return a.made(a.add("upsample_nearest2d", a.image(x), size=tuple(size[2:])))
-    if mode in ("linear", "bilinear") and where in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+    one = where == "pytorch_half_pixel" and 1 in size[2:]  # where it takes the first pixel, not the middle
+    if mode in ("linear", "bilinear") and where in ("half_pixel", "pytorch_half_pixel", "align_corners") and not one:
         corners = where == "align_corners"
         return a.made(a.add("upsample_bilinear2d", a.image(x), size=tuple(size[2:]), align_corners=corners))
     raise Unsupported(f"mode {mode} with {where}, {rounds}", "supported is PyTorch's nearest and bilinear")
@@ -149,8 +153,10 @@ def depth_to_space(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
 
 @reads("SpaceToDepth")
 def space_to_depth(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
-    """The place in the block comes before the channel."""
+    """DCR, which older files mean, has the place in the block before the channel; CRD is PyTorch's order."""
     image = a.image(inputs[0])
     channels = a.type(image).channels
     apart = a.add("pixel_unshuffle", image, downscale_factor=attributes["blocksize"])
+    if attributes.get("mode", "DCR") == "CRD":
+        return a.made(apart)
     return a.made(a.add("channel_shuffle", apart, groups=channels))
