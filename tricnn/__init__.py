@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import graphs, ir
     from .frontends import from_onnx, from_torch, to_onnx
+    from .frontends.torch_backend import explain
+    from .frontends.torch_module import Module
     from .ir import Graph, GraphBuilder, Loss, TricnnError, from_text
     from .run import Mixed, Model, compile
 
@@ -26,13 +28,14 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 __version__ = "0.1.0"
 __all__ = [
-    "Graph", "GraphBuilder", "Loss", "Mixed", "Model", "Trainer", "TricnnError", "compile", "from_onnx", "from_text",
-    "from_torch", "graphs", "ir", "to_onnx",
+    "Graph", "GraphBuilder", "Loss", "Mixed", "Model", "Module", "Trainer", "TricnnError", "compile", "explain",
+    "from_onnx", "from_text", "from_torch", "graphs", "ir", "to_onnx",
 ]  # fmt: skip
 
 _HOME = {"compile": "run", "Model": "run", "Mixed": "run", "Loss": "ir", "Graph": "ir", "GraphBuilder": "ir",
          "TricnnError": "ir", "from_text": "ir", "from_torch": "frontends", "from_onnx": "frontends",
-         "to_onnx": "frontends", "Trainer": "training"}  # fmt: skip
+         "to_onnx": "frontends", "Trainer": "training", "Module": "frontends.torch_module",
+         "explain": "frontends.torch_backend"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,15 @@ def tiny() -> Graph:
     return b.build(b.linear(b.global_avg_pool(h), 3, name="fc"))
 
 
+def activated() -> Graph:
+    """Its last layers are pointwise: their gradient could join their kernel, if only it were there."""
+    b = GraphBuilder("activated")
+    x = b.input("x", (2, 6, 6))
+    x = b.relu(b.batch_norm(b.conv2d(x, 4, 3, name="c1"), name="b1"))
+    b.output(b.relu(b.conv2d(x, 4, 1, name="c2")), "one")
+    return b.build(b.sigmoid(b.batch_norm(x, name="b2")))
+
+
 class Beside:
     """One network with one state and batch, and a loss that is linear in the outputs, by PyTorch in float64."""
 
@@ -74,7 +83,7 @@ def everything(graph: Graph) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("fuse", ["auto", "none"])
 @pytest.mark.parametrize("executor", ["numpy", "eager"])
-@pytest.mark.parametrize("net", [tiny(), *WITHOUT_DROPOUT], ids=lambda g: g.name)
+@pytest.mark.parametrize("net", [tiny(), activated(), *WITHOUT_DROPOUT], ids=lambda g: g.name)
 def test_outputs_statistics_and_gradients_are_those_of_autograd(net: Graph, executor: str, fuse: str) -> None:
     beside = Beside(net)
     step = OpenStep(net, everything(net), 3, "fp64", executor, fuse=fuse)

@@ -53,14 +53,17 @@ def why_ended(group: Group, tail: Node) -> Why | None:
 
 def why_late(kernels: Grouping, group: Group, node: Node) -> Why | None:
     """Why an operand of ``node`` is not there while the kernel of ``group`` runs; None if all are: computed before the
-    group's anchor, or within the group for this very pixel."""
+    group's anchor, or within the group for this very pixel. The gradient of an output comes when somebody has computed
+    it: no kernel that is before it in the graph's order can have it."""
     anchor = group.anchor
     for value in map(kernels.base, node.inputs):
         source = kernels.graph.by_name[value]
         if kernels.home(value) is group:
             if source.row.collapses:
                 return why("the reader also needs {value}, which is complete when the kernel ends", value=value)
-        elif kernels.order[value] >= kernels.order[anchor.name] and source.kind is not Kind.SOURCE:
+        elif kernels.order[value] >= kernels.order[anchor.name] and (
+            source.kind is not Kind.SOURCE or source.attrs.get("tangent")
+        ):
             return why(
                 "the reader also needs {value}, which is computed after {anchor}", value=value, anchor=anchor.name
             )

@@ -1,0 +1,262 @@
+"""``tricnn.Module`` beside the PyTorch module that it was made from: whatever people do to a module, they do to it."""
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tricnn
+from tests.graphs.reference import REFERENCE
+from tricnn.ir import GraphError, ShapeError, TargetError
+
+SHAPE = (2, 3, 8, 8)
+
+
+class Small(nn.Module):
+    """A stem, a residual join, a dropout, two outputs."""
+
+    def __init__(self, p: float = 0.0):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.drop = nn.Dropout(p)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        h = self.stem(x)
+        h = h + torch.relu(self.conv(h))
+        return {"features": h, "logits": self.fc(self.drop(h.mean((2, 3))))}
+
+
+def pair(module: nn.Module, shape: tuple[int, ...] = SHAPE, **options: object) -> tuple[nn.Module, tricnn.Module]:
+    """A module, and a compiled one with a copy of its state."""
+    torch.manual_seed(0)
+    for p in module.parameters():
+        p.data = torch.randn_like(p) * 0.3 + (0.5 if p.dim() == 1 else 0)
+    return module, tricnn.Module(copy.deepcopy(module), shape, **{"dtype": "fp32", "executor": "numpy"} | options)
+
+
+def assert_state_close(a: nn.Module, b: nn.Module, error: float = 1e-5) -> None:
+    assert set(a.state_dict()) == set(b.state_dict())
+    for name, x in a.state_dict().items():
+        torch.testing.assert_close(b.state_dict()[name], x, rtol=error, atol=error, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def loss_of(outputs: object, labels: torch.Tensor) -> torch.Tensor:
+    """A loss that no closed plan has: label smoothing, a margin, and a penalty on features."""
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+    loss = F.cross_entropy(logits, labels, label_smoothing=0.1) + F.multi_margin_loss(logits, labels)
+    return loss + 0.1 * outputs["features"].square().mean() if isinstance(outputs, dict) else loss
+
+
+def train(module: nn.Module, shape: tuple[int, ...], steps: int = 3, classes: int = 3) -> list[float]:
+    """SGD with momentum, clipping, accumulation over two batches of different sizes."""
+    generator = torch.Generator().manual_seed(1)
+    sgd = torch.optim.SGD(module.parameters(), 0.05, 0.9, weight_decay=1e-3)
+    losses = []
+    for _ in range(steps):
+        sgd.zero_grad()
+        for batch in (shape[0], shape[0] + 1):
+            x = torch.randn((batch, *shape[1:]), generator=generator, dtype=next(module.parameters()).dtype)
+            loss = loss_of(module(x), torch.randint(classes, (batch,), generator=generator)) / 2
+            loss.backward()
+            losses.append(loss.item())
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        sgd.step()
+    return losses
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_networks_train_to_pytorchs_losses_and_weights(name: str) -> None:
+    """One imported, one declared, whose state fits PyTorch's strictly."""
+    module, shape = REFERENCE[name](3, 0.125).double(), (3, 3, 32, 32)
+    with torch.no_grad():
+        module(torch.zeros(shape, dtype=torch.float64))
+    if name == "resnet18":
+        module, compiled = pair(module, shape, dtype="fp64")
+    else:
+        graph = tricnn.graphs.mobilenet_v3_small(num_classes=3, width=0.125, input_shape=shape[1:], dropout=0.0)
+        compiled = tricnn.Module(graph, dtype="fp64", executor="numpy").double()
+        module.load_state_dict(compiled.state_dict())
+    expected, found = train(module, shape, 2), train(compiled, shape, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+    assert_state_close(module, compiled, 1e-7)
+    compiled.load_state_dict(module.state_dict())
+
+
+@pytest.mark.parametrize("executor", ["numpy", "eager"])
+def test_modes_of_layers_are_followed(executor: str) -> None:
+    """A frozen batch norm, a frozen weight, evaluation with gradients of images; the state goes there and back."""
+    module, compiled = pair(Small(), executor=executor)
+    x, labels = torch.randn(SHAPE), torch.tensor([0, 2])
+    for net in (module, compiled):
+        net.stem[1].eval()
+        net.stem[0].weight.requires_grad_(False)
+        loss_of(net(x), labels).backward()
+        net.eval()
+        net.images = x.clone().requires_grad_()
+        loss_of(net(net.images), labels).backward()
+    torch.testing.assert_close(compiled.images.grad, module.images.grad)
+    for (name, a), (_, b) in zip(module.named_parameters(), compiled.named_parameters(), strict=True):
+        assert (b.grad is None) == (a.grad is None) == (name == "stem.0.weight")
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-5)
+            assert b.grad.stride() == b.stride()
+    assert_state_close(module, compiled)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x)["logits"], module(x)["logits"])
+    module.load_state_dict(compiled.state_dict())
+    compiled.load_state_dict(Small().state_dict())
+
+
+def test_copies_pickles_hooks_and_averages() -> None:
+    module, compiled = pair(Small())
+    train(compiled, SHAPE, 1)
+    buffer = io.BytesIO()
+    torch.save(compiled, buffer)
+    buffer.seek(0)
+    x, seen = torch.randn(SHAPE), []
+    copies = [copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled)), torch.load(buffer, weights_only=False)]
+    handle = compiled.register_forward_hook(lambda m, inputs, outputs: seen.append(outputs["logits"].shape))
+    for other in copies:
+        assert_state_close(compiled, other, 0)
+    for other in copies:
+        torch.testing.assert_close(other.eval()(x), compiled.eval()(x), rtol=0, atol=0)
+        compiled.train(), other.train()
+        train(other, SHAPE, 1)
+        assert not torch.equal(other.fc.weight, compiled.fc.weight)
+    assert seen == [(2, 3)] * 3
+    handle.remove()
+    module.load_state_dict(compiled.state_dict())
+    for net in (module, compiled):
+        net.averaged = [torch.optim.swa_utils.AveragedModel(net)]
+        train(net, SHAPE, 1)
+        net.averaged[0].update_parameters(net)
+        batches = [torch.randn(SHAPE, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+        torch.optim.swa_utils.update_bn(batches, net.averaged[0])
+    assert_state_close(module.averaged[0], compiled.averaged[0])
+    compiled.conv.register_forward_hook(print)
+    with pytest.warns(UserWarning, match="hooks on the layer conv do not run"):
+        compiled(x)
+
+
+def test_graphs_second_derivatives_and_changes_in_between_are_pytorchs() -> None:
+    _, compiled = pair(Small())
+    x = torch.randn(SHAPE)
+    first, second = compiled(x)["logits"], compiled(2 * x)["logits"]
+    second.sum().backward()
+    first.sum().backward(retain_graph=True)
+    kept = compiled.fc.weight.grad.clone()
+    compiled.zero_grad()
+    first.sum().backward()
+    second_time = compiled.fc.weight.grad + 0
+    assert not torch.equal(second_time, kept)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        first.sum().backward()
+    changed = compiled(x)["logits"].sum()
+    with torch.no_grad():
+        compiled.fc.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        changed.backward()
+    (gradient,) = torch.autograd.grad(compiled(x)["logits"].square().sum(), compiled.fc.weight, create_graph=True)
+    with pytest.raises(TargetError, match="a second derivative was asked for"):
+        gradient.sum().backward()
+
+
+def test_autocast_and_loss_scaling() -> None:
+    """Outputs have autocast's type; gradients are fp32, near those in fp32; a step that overflows is skipped."""
+    module, compiled = pair(Small())
+    x, labels = torch.randn(SHAPE), torch.tensor([0, 2])
+    for dtype in (torch.bfloat16, torch.float16):
+        compiled.zero_grad()
+        with torch.autocast("cpu", dtype):
+            outputs = compiled(x)
+        assert {y.dtype for y in outputs.values()} == {dtype}
+        sgd = torch.optim.SGD(compiled.parameters(), 0.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+        scaler.scale(loss_of({n: y.float() for n, y in outputs.items()}, labels)).backward()
+        scaler.unscale_(sgd)
+        module.zero_grad()
+        loss_of(module(x), labels).backward()
+        for a, b in zip(module.parameters(), compiled.parameters(), strict=True):
+            assert b.grad.dtype == torch.float32
+            torch.testing.assert_close(b.grad, a.grad, rtol=0.1, atol=0.05)
+    before = copy.deepcopy(compiled.state_dict())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e30)
+    with torch.autocast("cpu", torch.float16), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss = compiled.eval()(x)["logits"].float().sum()
+    sgd = torch.optim.SGD(compiled.parameters(), 1.0)
+    scaler.scale(loss).backward()
+    scaler.step(sgd)
+    scaler.update()
+    assert scaler.get_scale() < 1e30
+    torch.testing.assert_close(compiled.state_dict(), before, rtol=0, atol=0)
+
+
+def test_dropout_draws_from_pytorchs_generator() -> None:
+    compiled = pair(Small(0.5))[1]
+    x = torch.randn((64, *SHAPE[1:]))
+    torch.manual_seed(3)
+    a, b = compiled(x)["logits"], compiled(x)["logits"]
+    torch.manual_seed(3)
+    assert torch.equal(compiled(x)["logits"], a) and not torch.equal(a, b)
+    compiled.drop.eval()
+    assert torch.equal(compiled(x)["logits"], compiled(x)["logits"])
+
+
+def test_threads_share_a_module() -> None:
+    """Each gets the gradients of its own images, however they interleave."""
+    _, compiled = pair(Small())
+    images = [torch.randn((3, *SHAPE[1:]), requires_grad=True) for _ in range(4)]
+    expected = [torch.autograd.grad(compiled(x)["logits"].square().sum(), x)[0] for x in images]
+    found: dict[int, list[torch.Tensor]] = {i: [] for i in range(4)}
+
+    def work(i: int) -> None:
+        for _ in range(5):
+            found[i] += torch.autograd.grad(compiled(images[i])["logits"].square().sum(), images[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, gradients in found.items():
+        assert len(gradients) == 5 and all(torch.equal(g, expected[i]) for g in gradients)
+    assert int(compiled.stem[1].num_batches_tracked) == 24
+
+
+def test_what_is_not_accepted_is_said() -> None:
+    with pytest.raises(GraphError, match="give it an example"):
+        tricnn.Module(Small())
+    with pytest.raises(TargetError, match="dtype 'int3' is unknown"):
+        tricnn.Module(Small(), SHAPE, dtype="int3")
+    _, compiled = pair(Small())
+    with pytest.raises(ShapeError, match=r"input x: expected a tensor .*8.*, got \[2, 3, 9, 8\]"):
+        compiled(torch.zeros(2, 3, 9, 8))
+    assert "small, dtype=fp32, executor=numpy" in repr(compiled)
+    assert "dtype=bf16, executor=auto" in repr(tricnn.Module(Small(), SHAPE))
+
+
+@pytest.mark.slow
+def test_two_processes_train_it_as_they_train_pytorchs(tmp_path: Path) -> None:
+    """Under DistributedDataParallel with gloo."""
+    script = "from tests.frontends.distributed_module import main; main()"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank), str(tmp_path / "meet")], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err

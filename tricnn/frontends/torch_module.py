@@ -1,0 +1,376 @@
+"""``tricnn.Module``: a compiled network as a real ``torch.nn.Module``.
+
+It has the parameters, buffers and layers of the module that it was made from, under their own names, and computes its
+``forward`` and ``backward`` by open plans (run/open_step.py): any loss, optimiser, schedule, wrapper. What is compiled
+follows what PyTorch would do at that moment: ``train()`` and ``eval()`` of every layer, which parameters require a
+gradient, autocast, the images' device.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from ..ir.graph import Graph, Node
+from ..ir.init import Init, draw
+from ..ir.table import Source
+from ..machine.dtypes import dtype_named
+from ..run.model import ALL_DTYPES, EXECUTORS
+from ..run.open_step import OpenStep
+from ..system.errors import GraphError, TargetError, shown
+from .torch_export import example_inputs, from_torch, unwrapped
+from .torch_function import Call, as_tensor, autocast_to, called, check_input, executor_on, wanted
+
+#: a cumulative average, as torch.nn.BatchNorm2d(momentum=None) and torch.optim.swa_utils.update_bn keep it
+CUMULATIVE = None
+
+
+class Module(torch.nn.Module):
+    """A compiled network that PyTorch's world takes for a module of its own.
+
+    module    an ``nn.Module`` of supported operations (docs/pytorch.md), whose layers, parameters and buffers become
+              this module's, the same objects under the same names; or a :class:`tricnn.Graph`, whose parameters are
+              drawn from ``seed``.
+    example   what forward takes, as :func:`tricnn.from_torch` has it; every size but the batch's is fixed by it.
+    dtype     what products and activations are: ``bf16``, ``fp16``, ``fp32``, ``tf32``, ``fp64``; under
+              ``torch.autocast`` autocast's. Parameters stay as they are, gradients have their type.
+    executor  ``auto``: Triton kernels for images on a GPU, else NumPy; or ``triton``, ``numpy``, ``eager``.
+    target, fuse   as :func:`tricnn.compile` has them.
+
+    Outputs are as ``module`` gives them, in the type of the images, or autocast's. A second derivative raises
+    TargetError. Threads may share it. Hooks on this module run, those on its layers do not.
+
+    Raises what :func:`tricnn.from_torch` does; forward raises ShapeError for images of another size.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module | Graph,
+        example: Any = None,
+        dtype: Any = "bf16",
+        executor: str = "auto",
+        *,
+        target: str | None = None,
+        fuse: bool | str = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        dtype = dtype_named(dtype)
+        for what, value, known in (("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
+            if value not in known:
+                raise TargetError(f"{what} {shown(value)} is unknown; accepted: {', '.join(known)}")
+        if isinstance(module, Graph):
+            origin, graph, inputs = _declared(module, seed), module, None
+        else:
+            origin = unwrapped(module)
+            if not isinstance(origin, torch.nn.Module):
+                raise GraphError(f"tricnn.Module takes an nn.Module or a tricnn.Graph, not {type(origin).__name__}")
+            if example is None:
+                raise GraphError("tricnn.Module: give it an example of what forward takes, such as (1, 3, 224, 224)")
+            inputs = [tuple(x.shape) for x in example_inputs(origin, example)]
+            with _all_learning(origin):
+                graph, _ = from_torch(origin, example)
+        for part in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[part] = origin.__dict__[part]
+        self.training = origin.training
+        _channels_last(self)
+        self._tricnn = _Compiled(self, origin, graph, inputs, dtype, executor, target, fuse)
+
+    def forward(self, *inputs: Any) -> Any:
+        """The outputs of a batch of images ``[N, C, H, W]``."""
+        return self._tricnn.run(self, inputs)
+
+    def extra_repr(self) -> str:
+        """What it was compiled from, and how."""
+        compiled = self._tricnn
+        return f"{compiled.graph.name}, dtype={compiled.dtype}, executor={compiled.executor}"
+
+
+class _Compiled:
+    """What a module needs to run: the graph, whose layers follow which of PyTorch's, and the plans made so far, which
+    copies and pickles do without."""
+
+    def __init__(
+        self,
+        module: Module,
+        origin: torch.nn.Module,
+        graph: Graph,
+        inputs: list[tuple[int, ...]] | None,
+        dtype: str,
+        executor: str,
+        target: str | None,
+        fuse: bool | str,
+    ):
+        self.graph, self.dtype, self.executor, self.target, self.fuse = graph, dtype, executor, target, fuse
+        self.origin, self.inputs = origin, inputs
+        self.layers = {n.name: _owner(module, n) for n in graph.nodes if n.row.running or n.row.random}
+        self._empty()
+
+    def _empty(self) -> None:
+        self.steps: dict[Any, OpenStep] = {}
+        self.structures: dict[Any, Any] = {}
+        self.lock = threading.RLock()
+        self.warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {n: v for n, v in self.__dict__.items() if n not in ("steps", "structures", "lock", "warned")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._empty()
+
+    def settings(self, module: Module) -> tuple[Any, ...]:
+        """How the layers that differ between training and inference are set now, each by name; and whether heads are
+        wanted that only training has."""
+        found: list[Any] = [module.training]
+        for name, layer in self.layers.items():
+            layer = layer or module
+            norm = self.graph.by_name[name].row.running
+            found.append((layer.training, *((_momentum(layer), _eps(layer)) if norm else (getattr(layer, "p", None),))))
+        return tuple(found)
+
+    def declared(self, settings: tuple[Any, ...]) -> Graph:
+        """The graph with its layers set so: what is not training has no dropout and keeps its statistics."""
+        training, *layers = settings
+        changed: dict[str, Node] = {}
+        gone: dict[str, str] = {}
+        for name, (learning, *numbers) in zip(self.layers, layers, strict=True):
+            node = self.graph.by_name[name]
+            if node.row.running:
+                momentum, eps = numbers
+                attrs = {"frozen": not learning, "momentum": 1.0 if momentum is CUMULATIVE else momentum, "eps": eps}
+                attrs = {key: value for key, value in attrs.items() if value != "as declared"}
+                changed[name] = replace(node, attrs={**node.attrs, **attrs})
+            elif not learning:
+                gone[name] = node.inputs[0]
+            elif numbers[0] is not None:
+                changed[name] = replace(node, attrs={**node.attrs, "p": numbers[0]})
+
+        def there(value: str) -> str:
+            while value in gone:
+                value = gone[value]
+            return value
+
+        nodes = [changed.get(n.name, n) for n in self.graph.nodes if n.name not in gone]
+        nodes = [replace(n, inputs=tuple(map(there, n.inputs))) for n in nodes]
+        outputs = [replace(o, value=there(o.value)) for o in self.graph.outputs if training or not o.training_only]
+        return replace(self.graph, nodes=tuple(nodes), outputs=tuple(outputs)).pruned()
+
+    def step(self, settings: Any, wants: tuple[str, ...], batch: int, dtype: str, executor: str) -> OpenStep:
+        """The open step for these settings, made at its first use."""
+        key = settings, wants, dtype, executor
+        with self.lock:
+            if key not in self.steps:
+                if len(self.steps) >= 16:
+                    del self.steps[next(iter(self.steps))]
+                graph = self.declared(settings)
+                self.steps[key] = OpenStep(graph, wants, batch, dtype, executor, self.target, self.fuse)
+            return self.steps[key]
+
+    def run(self, module: Module, inputs: tuple[Any, ...]) -> Any:
+        """One forward pass."""
+        self._say_what_does_not_run(module)
+        declared = list(self.graph.inputs)
+        if len(inputs) != len(declared):
+            raise GraphError(f"{self.graph.name}: forward takes {len(declared)} inputs, {len(inputs)} given")
+        for node, x in zip(declared, inputs, strict=True):
+            check_input(node.name, self.graph.types[node.name], x)
+        device = inputs[0].device
+        autocast = autocast_to(device)
+        dtype = dtype_named(autocast) if autocast else self.dtype
+        executor = executor_on(device, self.executor)
+        settings = self.settings(module)
+        given = {n.name: _rescaled(n, x) for n, x in zip(declared, inputs, strict=True)}
+        given |= {n.name: module.get_parameter(n.name) for n in self.graph.parameters}
+        wants = wanted(given)
+        given |= {n.name: module.get_buffer(n.name) for n in self.graph.buffers if _has(module, n.name)}
+        step = self.step(settings, wants, len(inputs[0]), dtype, executor)
+        sources = {n.name for n in step.plan.graph.nodes if n.row.source is not None}
+        given = {name: x for name, x in given.items() if name in sources}
+        real = autocast or (inputs[0].dtype if inputs[0].is_floating_point() else torch.float32)
+        call = Call.of(step, given, device, real, bool(autocast))
+        learning = bool(step.plan.graph.updates)
+        with self.lock if learning else nullcontext():
+            outputs = called(call, given)
+            self._update(module, settings, call.updates)
+        return self._structured(module, settings, outputs)
+
+    def _update(self, module: Module, settings: tuple[Any, ...], updates: Mapping[str, Any]) -> None:
+        """Keep the new running statistics, and count the batch."""
+        counters, averaged = [], {}
+        for (name, layer), setting in zip(self.layers.items(), settings[1:], strict=True):
+            if not self.graph.by_name[name].row.running or not setting[0]:
+                continue
+            counter = getattr(layer, "num_batches_tracked", None)
+            if isinstance(counter, torch.Tensor):
+                counters.append(counter)
+            if setting[1] is CUMULATIVE and counter is not None:
+                averaged.update(dict.fromkeys(self.graph.by_name[name].inputs[3:5], counter))
+        with torch.no_grad():
+            if counters:
+                torch._foreach_add_(counters, 1)
+            for name, x in updates.items():
+                buffer = module.get_buffer(name)
+                new = as_tensor(x, buffer.device).to(buffer.dtype)
+                if name in averaged:
+                    buffer.add_((new - buffer) / averaged[name].to(buffer.dtype))
+                else:
+                    buffer.copy_(new)
+
+    def _structured(self, module: Module, settings: tuple[Any, ...], outputs: dict[str, torch.Tensor]) -> Any:
+        """The outputs as the original module gives them: one tensor, a tuple, a dictionary..."""
+        if self.inputs is None:
+            return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        with self.lock:
+            if settings not in self.structures:
+                self.structures[settings] = _structure(self.origin, self.inputs, module.training)
+            spec, tensors = self.structures[settings]
+        values = iter(outputs.values())
+        if sum(tensors) != len(outputs):
+            return outputs
+        return pytree.tree_unflatten([next(values) if there else None for there in tensors], spec)
+
+    def _say_what_does_not_run(self, module: Module) -> None:
+        """Warn, once, of hooks on layers: these are compiled, and called by nobody."""
+        if self.warned:
+            return
+        hooked = [name for name, m in module.named_modules() if name and (m._forward_hooks or m._forward_pre_hooks)]
+        if hooked:
+            self.warned = True
+            warnings.warn(
+                f"{self.graph.name}: hooks on the layer {hooked[0]} do not run: its layers are compiled; hooks on the "
+                "whole module do",
+                stacklevel=4,
+            )
+
+
+def _rescaled(node: Node, x: torch.Tensor) -> torch.Tensor:
+    """An input times its scale plus its shift, where the graph gives it those."""
+    for what, apply in (("scale", torch.mul), ("shift", torch.add)):
+        if node.attrs[what]:
+            numbers = torch.tensor(node.attrs[what], dtype=torch.float32, device=x.device)
+            x = apply(x, numbers.reshape(-1, *(1,) * (x.dim() - 2)))
+    return x
+
+
+def _has(module: torch.nn.Module, name: str) -> bool:
+    """Is there a buffer of that name?"""
+    try:
+        module.get_buffer(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _momentum(layer: torch.nn.Module) -> Any:
+    """A batch norm's momentum as it is set now."""
+    return getattr(layer, "momentum", "as declared")
+
+
+def _eps(layer: torch.nn.Module) -> Any:
+    """A batch norm's eps as it is set now."""
+    return getattr(layer, "eps", "as declared")
+
+
+def _owner(module: torch.nn.Module, node: Node) -> torch.nn.Module | None:
+    """The module whose setting a layer of the graph follows: that of a batch norm's weight, or the innermost that a
+    dropout is in; None for the whole one."""
+    path = node.inputs[1].rpartition(".")[0] if node.row.running else node.name
+    known = dict(module.named_modules())
+    while path and path not in known:
+        path = path.rpartition(".")[0]
+    return known[path] if path else None
+
+
+@contextmanager
+def _all_learning(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, every layer trains and every parameter requires a gradient: an import has everything then."""
+    modes = [(m, m.training) for m in module.modules()]
+    frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
+    try:
+        module.train()
+        for p in frozen:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p in frozen:
+            p.requires_grad_(False)
+
+
+def _channels_last(module: torch.nn.Module) -> None:
+    """Let 4-D parameters lie as kernels read them, so that nobody copies them at every step."""
+    for p in module.parameters():
+        if p.dim() == 4 and not p.is_meta:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+
+
+def _structure(origin: torch.nn.Module, shapes: list[tuple[int, ...]], training: bool) -> tuple[Any, list[bool]]:
+    """How the original module's result is made of tensors, found by running it on tensors without numbers: its tree,
+    and which leaves are tensors."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.func import functional_call
+
+    before = origin.training
+    origin.training = training
+    cumulative = [m for m in origin.modules() if getattr(m, "momentum", 0.0) is CUMULATIVE]
+    for norm in cumulative:  # which would divide by a number of batches that is not there
+        vars(norm)["momentum"] = 0.0
+    fake = FakeTensorMode()
+    state: dict[str, torch.Tensor] = {**dict(origin.named_parameters()), **dict(origin.named_buffers())}
+    given: dict[str, torch.Tensor] = {name: fake.from_tensor(x.detach()) for name, x in state.items()}
+    real = next((x.dtype for x in state.values() if x.is_floating_point()), torch.float32)
+    device = next((x.device for x in state.values()), torch.device("cpu"))
+    try:
+        with fake, torch.no_grad():
+            images = [torch.empty(shape, dtype=real, device=device) for shape in shapes]
+            result = functional_call(origin, given, tuple(images))
+    finally:
+        origin.training = before
+        for norm in cumulative:
+            vars(norm)["momentum"] = CUMULATIVE
+    leaves, spec = pytree.tree_flatten(result)
+    return spec, [isinstance(leaf, torch.Tensor) for leaf in leaves]
+
+
+def _declared(graph: Graph, seed: int) -> torch.nn.Module:
+    """Empty layers that hold a graph's parameters and buffers under their names; where those are a batch norm's, it is
+    PyTorch's, which counts batches too."""
+    root = torch.nn.Module()
+
+    def container(path: str) -> torch.nn.Module:
+        at = root
+        for part in path.split(".") if path else ():
+            if part not in at._modules:
+                at.add_module(part, torch.nn.Module())
+            at = at.get_submodule(part)
+        return at
+
+    for node in graph.nodes:
+        path = node.inputs[1].rpartition(".")[0] if node.row.running else ""
+        usual = [f"{path}.{name}" for name in torch.nn.BatchNorm2d(1, device="meta").state_dict()][:4]
+        if path and list(node.inputs[1:]) == usual:
+            rank = len(graph.types[node.inputs[0]].shape)
+            kind = torch.nn.BatchNorm2d if rank == 4 else torch.nn.BatchNorm1d
+            norm = kind(graph.types[usual[0]].per_image[0], node.attrs["eps"], node.attrs["momentum"])
+            parent, _, last = path.rpartition(".")
+            container(parent).add_module(last, norm)
+            norm.train(not node.attrs["frozen"])
+    for node in (*graph.parameters, *graph.buffers):
+        path, _, last = node.name.rpartition(".")
+        numbers = draw(Init.parse(node.attrs["init"]), graph.types[node.name].per_image, seed, node.name)
+        tensor = torch.tensor(numbers, dtype=torch.float32)
+        holder = container(path)
+        if node.row.source is Source.PARAMETER:
+            holder.register_parameter(last, torch.nn.Parameter(tensor))
+        else:
+            holder.register_buffer(last, tensor)
+    return root
