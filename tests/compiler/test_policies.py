@@ -44,7 +44,9 @@ def test_more_rules_move_no_more_bytes_and_launch_no_more_kernels(net, mode):
     assert launches == sorted(launches, reverse=True) and launches[0] > launches[-1]
 
 
-@pytest.mark.parametrize("batch", [1, 8, 64, 256])
+@pytest.mark.parametrize(
+    "batch", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow), 256]
+)
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "vgg11_bn", "cifar_resnet20"])
 def test_no_named_policy_is_predicted_to_be_faster_than_the_choice_per_site(name, batch):
     """By the whole program's own bytes and grids, not by the sketches that the choice is made from."""

@@ -48,7 +48,7 @@ def test_fused_equals_unfused_in_float64():
         np.testing.assert_allclose(fused.state_dict()[name], value, rtol=0, atol=1e-11, err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_every_kernel_is_within_its_tolerance(dtype):
     model = tricnn.compile(network(), "train", 3, dtype, "triton", fuse="all", seed=2)
     assert [check for check in verify_model(model, 3) if not check.ok] == []

@@ -169,7 +169,7 @@ def test_plans_equal_pytorch(name, mode):
     assert {policy: found for policy, found in wrong.items() if found} == {}
 
 
-@pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.parametrize("mode", ["train", pytest.param("infer", marks=pytest.mark.slow)])  # a step runs the forward
 @pytest.mark.parametrize("name", NETS)
 def test_kernels_equal_pytorch(name, mode):
     policies = ["all", *{"pooled_by_a_host": [TWO], "convolved_side_by_side": [without("siblings")]}.get(name, [])]

@@ -100,7 +100,7 @@ def residual(classes: int = 5) -> Graph:
     return b.build(b.linear(b.global_avg_pool(b.relu(b.add("add", x, y))), classes))
 
 
-@pytest.mark.parametrize("mode, dtype", [("infer", "fp32"), ("train", "bf16")])
+@pytest.mark.parametrize("mode, dtype", [pytest.param("infer", "fp32", marks=pytest.mark.slow), ("train", "bf16")])
 def test_the_file_alone_needs_the_memory_that_is_stated(mode: str, dtype: str, tmp_path: Path) -> None:
     """peak_memory_bytes is what a user of the file gets, also at another batch than it was compiled for."""
     program = lower(planned(residual(), mode, "all"), dtype, 4)

@@ -59,6 +59,7 @@ def plan() -> Plan:
     return planned("train")
 
 
+@pytest.mark.slow
 def test_triton_finds_what_was_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same key: nothing is compiled when the kernels are launched, from another file with the same text."""
     monkeypatch.setenv("TRICNN_CACHE", str(tmp_path / "ours"))
