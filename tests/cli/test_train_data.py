@@ -53,3 +53,117 @@ def test_options_that_do_not_go_together_are_refused_in_a_line(tricnn, tiny, fol
     monkeypatch.chdir(folder.parent)
     ran = tricnn("train", tiny, *options)
     assert ran.status == 2 and word in ran.err and ran.err.count("\n") == 1
+
+
+RECIPE = """\
+model = "{model}"
+batch = 4
+
+[learning]
+epochs = 3
+schedule = "step"
+milestones = [1, 2]
+nesterov = true
+label_smoothing = 0.1
+mixup = 0.2
+ema = 0.5
+optimiser = "{optimiser}"
+"""
+
+
+def recipe(folder, model, optimiser="sgd"):
+    path = folder / "recipe.toml"
+    path.write_text(RECIPE.format(model=model, optimiser=optimiser))
+    return path
+
+
+def test_a_recipe_is_read_and_the_command_line_wins(tricnn, tiny, folder, tmp_path):
+    made = recipe(tmp_path, tiny)
+    data = ("--data", folder, "--workers", 0, "--epochs", 1)
+    ran = tricnn("train", "--recipe", made, *data, "--out", tmp_path / "run", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["epochs"] == 1
+    from tricnn.training import load_checkpoint
+
+    settings = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").settings
+    assert (settings["batch"], settings["milestones"], settings["nesterov"]) == (4, [3, 6], True)
+    assert (settings["mixup"], settings["ema"], settings["label smoothing"]) == (0.2, 0.5, 0.1)
+    written = ("--optimiser=sgd", "--label-smoothing=0.1", "--batch=4", "--schedule=step", "--milestones=1,2")
+    same = tricnn("train", tiny, *data, *written, "--nesterov", "--mixup=0.2", "--ema=0.5", "--json")
+    assert same.json["state_sha256"] == ran.json["state_sha256"]
+    assert (tmp_path / "run" / "averaged.safetensors").exists() and (tmp_path / "run" / "epochs.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("epoch = 3", "epochs?"),
+        ("epochs = ", "not a recipe in TOML"),
+        ("[a]\nlr = 'much'", "--lr"),
+        ("lr = 1979-05-27", "lr"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused_in_a_line(tricnn, tiny, tmp_path, text, word):
+    (tmp_path / "r.toml").write_text(text)
+    ran = tricnn("train", tiny, "--data", "digits", "--recipe", tmp_path / "r.toml")
+    assert ran.status == 2 and word in ran.err and ran.err.count("\n") == 1
+    assert tricnn("train", tiny, "--recipe", tmp_path / "nowhere").status == 2
+
+
+def test_the_recipes_that_come_along_are_understood():
+    """Every option, and every value, by the command's own parser."""
+    from pathlib import Path
+
+    from tricnn.cli import train_command
+    from tricnn.cli.command_line import Parser
+
+    found = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+    assert len(found) >= 3
+    for path in found:
+        parser = Parser()
+        train_command.add_arguments(parser)
+        options = parser.parse_args(train_command.expanded(["resnet18", "--recipe", str(path)], parser))
+        assert options.model == "resnet18" and options.epochs >= 10
+
+
+def test_weights_of_other_classes_are_a_start_and_the_head_is_said_to_be_new(tricnn, tiny, folder, tmp_path):
+    import tricnn as package
+
+    trained = package.compile(package.graphs.lenet5(num_classes=5, input_shape=(1, 32, 32)), executor="numpy", seed=9)
+    trained.save_state_dict(tmp_path / "w.safetensors")
+    command = ("train", "lenet5", "--input", "1,32,32", "--data", folder, "--weights", tmp_path / "w.safetensors")
+    ran = tricnn(*command, "--workers", 0, "--batch", 4, "--epochs", 1, "--lr", "1e-9", "--out", tmp_path / "run")
+    assert ran.status == 0, ran.err
+    assert "not of 2 classes: left at the initial values" in " ".join(ran.out.split())
+    from tricnn.training import load_checkpoint
+
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").state
+    head = [name for name, x in state.items() if x.shape[:1] == (2,)]
+    for name, x in trained.state_dict().items():
+        if name not in head:
+            np.testing.assert_allclose(state[name], x, rtol=0, atol=1e-5)
+    assert head and all(name in ran.out for name in head)
+
+
+def test_what_was_trained_is_exported_and_checked(tricnn, tiny, folder, tmp_path):
+    assert tricnn("train", tiny, "--data", folder, "--workers", 0, "--epochs", 1, "--out", tmp_path / "run").status == 0
+    weights = tmp_path / "run" / "checkpoint.safetensors"
+    ran = tricnn("export", tiny, "--weights", weights, "--out", tmp_path / "net.onnx", "--check", "--json")
+    assert ran.status == 0, ran.err
+    check = ran.json["check"]
+    assert check["ok"] and 0 <= check["largest_difference"] <= check["tolerance"]
+    assert tricnn("export", tiny, "--out", tmp_path / "net.txt").status == 2
+
+
+def test_an_exported_file_of_other_weights_fails_its_check(tiny, tmp_path):
+    from pathlib import Path
+
+    import tricnn as package
+    from tricnn.cli.export_command import checks
+    from tricnn.ir import from_text
+
+    graph = from_text(Path(tiny).read_text())
+    one, other = (package.compile(graph, executor="numpy", fuse="none", seed=seed) for seed in (1, 2))
+    package.to_onnx(graph, one.state_dict(), tmp_path / "net.onnx")
+    assert checks(str(tmp_path / "net.onnx"), graph, one)["ok"]
+    assert not checks(str(tmp_path / "net.onnx"), graph, other)["ok"]

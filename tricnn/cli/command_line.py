@@ -27,6 +27,7 @@ COMMANDS = {
     "tune": "the fastest tiles for the GPU at hand, into a file",
     "bench": "fused, unfused and PyTorch, side by side",
     "report": "what the compiler did, as one page for a browser",
+    "export": "a network and its weights as an ONNX file",
 }
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE: neither the input's fault nor an answer

@@ -14,7 +14,7 @@ from .arguments import UsageError
 LARGEST = 1 << 20  # bytes
 
 
-def expanded(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
+def with_recipe(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """A command line with ``--recipe FILE`` replaced by the options of the file, before all others: the last one of an
     option counts. ``model`` in it is MODEL, unless the line begins with another.
 

@@ -24,6 +24,7 @@ from .arguments import (
     small_arguments,
     whole,
 )
+from .recipe import with_recipe
 from .train_data import add_data_arguments, data_of, fitted
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ def _epochs(text: str) -> tuple[int, ...]:
     if any(later <= earlier for earlier, later in pairwise(epochs)):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not epochs that increase, such as 10,15")
     return epochs
+
+
+def expanded(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The command line with the options of its recipe."""
+    return with_recipe(arguments, parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -267,7 +273,7 @@ def train(
         if left and screen.progress:
             count = graph.types[left[0]].per_image[0]
             screen.progress.print(
-                f"{options.weights}: {', '.join(left)}: not of {count} classes, left at the initial values",
+                f"{options.weights}: {', '.join(left)} not of {count} classes: left at the initial values",
                 markup=False,
             )
     settings = replace(settings, fixed={
