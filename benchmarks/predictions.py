@@ -27,9 +27,11 @@ HEAD = """\
 Written by `python -m benchmarks.predictions`. least ms: the sum over all kernels of max(bytes / bandwidth, operations /
 rate), exact bytes and operations of the fused plan, rates of the device's data sheet: a step cannot be faster. A line
 whose prediction changed with the compiler is followed by a new one. measured ms: the median of `tricnn fused` (as one
-CUDA graph, where that ran).
+CUDA graph, where that ran). Simulated times, predicted before a change and found after it, stand below the table.
 
 """
+#: how the part of a log begins that people write
+BY_HAND = "\n## "
 COLUMNS = ("network", "mode", "dtype", "batch", "device", "predicted", "launches", "least ms", "measured ms", "outcome")
 
 
@@ -54,14 +56,21 @@ class Line:
 
 
 def read(text: str) -> list[Line]:
-    """The lines of a log."""
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines() if row.startswith("|")]
+    """The lines of a log's first table."""
+    table = text.partition(BY_HAND)[0].splitlines()
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table if row.startswith("|")]
     return [Line(*row) for row in rows[2:]]
 
 
 def write(lines: Iterable[Line]) -> str:
     rows = [COLUMNS, tuple("---" if i < 6 else "---:" for i in range(len(COLUMNS))), *map(astuple, lines)]
     return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def by_hand(text: str) -> str:
+    """What stands below a log's first table: predictions of simulated times, which people write."""
+    _, heading, rest = text.partition(BY_HAND)
+    return heading + rest
 
 
 def merged(lines: list[Line], fresh: Iterable[Line]) -> list[Line]:
@@ -114,7 +123,8 @@ def main() -> int:
     if options.only is not None and options.only not in NETWORKS:
         print(f"unknown network {options.only!r}; accepted: {', '.join(NETWORKS)}", file=sys.stderr)
         return 2
-    lines = read(options.log.read_text()) if options.log.exists() else []
+    log = options.log.read_text() if options.log.exists() else ""
+    lines = read(log)
     lines = merged(lines, predictions([options.only] if options.only else NETWORKS, "sm_90"))
     cases = [(network, mode, DTYPE, str(batch)) for network in NETWORKS for mode, batch in WORK]
     order = {case: number for number, case in enumerate(cases)}
@@ -128,7 +138,7 @@ def main() -> int:
         except (OSError, ValueError) as error:
             print(f"{path}: not the results of a session: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
-    options.log.write_text(write(lines))
+    options.log.write_text(write(lines) + by_hand(log))
     open_ = sum(line.measured == NOT_MEASURED for line in lines)
     print(f"{plural(len(lines), 'prediction')} in {options.log}, {open_} of them not measured")
     return 0

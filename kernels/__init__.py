@@ -25,6 +25,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `conv2d_dgrad` | its gradient by the input | rows x columns, groups, residue classes |
 | `conv2d_wgrad` | its gradient by the weights, and by the bias | rows x columns, groups, splits |
 | `matmul_boxes` | dense layer, 1x1 convolution, their input's gradients: operands in boxes | what fills the GPU |
+| `conv2d_windows`, `conv2d_windows_wgrad` | first layers: windows in boxes; gradient by weights | what fills the GPU |
 | `conv2d_boxes` | convolution with stride 1, its input's gradient: operands in boxes | boxes x columns |
 | `pointwise` | element by element, with any side sums | rows, columns |
 | `max_pool2d`, `avg_pool2d`, `max_pool2d_grad`, `avg_pool2d_grad` | windows | rows, columns |

@@ -244,7 +244,7 @@ def test_candidates_are_verified_fit_the_memory_and_are_no_larger_than_the_probl
 
 def test_the_numbers_of_a_problem_are_those_of_the_layer(resnet):
     """conv1 of ResNet-50: 7x7, stride 2, 224 to 112 pixels (He et al., 2015, table 1)."""
-    stem = next(c for c in lower(resnet, "bf16", 256).choices if c.problem.sizes.get("R") == 7)
+    stem = next(c for c in lower(resnet, "bf16", 256, "sm_80").choices if c.problem.sizes.get("R") == 7)
     assert stem.problem.text == "N256 C3 H224 W224 K64 R7 S7 P112 Q112 SH2 SW2 PT3 PL3"
     assert candidates.extent(stem.problem) == (256 * 112 * 112, 64, 147)
 

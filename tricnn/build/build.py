@@ -108,9 +108,11 @@ class Build:
             "launches": [{"kernel": launch.function, "grid": list(map(str, launch.grid)),
                           "arguments": list(map(str, launch.arguments)), "layers": list(launch.layers)}
                          for launch in program.launches],
-            "buffers": {b.name: {"dtype": b.dtype, "elements": str(b.size), "persistent": b.persistent}
+            "buffers": {b.name: {"dtype": b.dtype, "elements": str(b.size), "persistent": b.persistent,
+                                 **({"packing": asdict(b.packing)} if b.packing else {})}
                         for b in program.buffers.values()},
-            "descriptors": {d.name: {"buffer": d.buffer, "shape": list(d.shape), "box": list(d.box)}
+            "descriptors": {d.name: {"buffer": d.buffer, "shape": list(d.shape), "box": list(d.box),
+                                     **({"window": list(d.window)} if d.window else {})}
                             for d in program.descriptors.values()},
             "pixel_ordered": {name: list(shape) for name, shape in program.order.items()},
             **tensors_of(program),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..compiler.memory import share
 from ..lower.names import SUM_TABLE
@@ -70,6 +70,20 @@ DESCRIPTORS = [
 ]
 """
 
+WINDOWS = """\
+# Overlapping windows of the rows of images: name, tensor, the shape of an image, of a window the elements and how far
+# the next one is, of a box.
+WINDOWS = [
+{rows}
+]
+"""
+
+FILL_WINDOWS = """\
+    for name, tensor, shape, window, box in WINDOWS:
+        tensor = t[tensor].view(-1, *shape).unfold(-1, *window)
+        t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(tensor, box)
+"""
+
 FILL_DESCRIPTORS = """\
     for name, tensor, shape, box in DESCRIPTORS:
         tensor = t[tensor].view(-1, *shape)
@@ -127,11 +141,16 @@ def allocation(program: Program) -> str:
 def pointing(program: Program) -> str:
     """What launches do not find by an argument of their own, and ``point(t)``, which says where that is."""
     sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
-    boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in program.descriptors.values()]
-    lists = ([_filled(SUMS, rows=_rows(sums))] if sums else []) + (
-        [_filled(DESCRIPTORS, rows=_rows(boxes))] if boxes else []
-    )
-    fill = [FILL_SUMS.rstrip()] * bool(sums) + [FILL_DESCRIPTORS.rstrip()] * bool(boxes)
+    described = program.descriptors.values()
+    boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in described if d.window is None]
+    windows = [(d.name, d.buffer, list(d.shape), d.window, list(d.box)) for d in described if d.window is not None]
+    kinds: list[tuple[Sequence[object], str, str]] = [
+        (sums, SUMS, FILL_SUMS),
+        (boxes, DESCRIPTORS, FILL_DESCRIPTORS),
+        (windows, WINDOWS, FILL_WINDOWS),
+    ]
+    lists = [_filled(text, rows=_rows(rows)) for rows, text, _ in kinds if rows]
+    fill = [text.rstrip() for rows, _, text in kinds if rows]
     return _filled(POINT, lists=lists, fill=fill).replace("'", '"')
 
 
@@ -159,7 +178,19 @@ def _dtype(program: Program, buffer: str) -> str:
 
 def _new(program: Program, buffers: Iterable[str]) -> list[str]:
     """New tensors by name, as the items of a dictionary."""
+    return [line for name in buffers for line in _made(program, name)]
+
+
+def _made(program: Program, name: str) -> list[str]:
+    """A new tensor, as an item of a dictionary; of a packed input zeros, and where the images belong."""
+    buffer = program.buffers[name]
+    made = f"({buffer.size}, dtype={_dtype(program, name)}, device=device),"
+    if (packing := buffer.packing) is None:
+        return [f"        {name!r}: torch.empty{made}"]
+    _, channels, height, width = program.plan.type(name).at(1)
+    where = f"[:, :{height}, {packing.left}:{packing.left + width * channels}]"
+    place = f".view(N, {packing.rows}, {packing.pitch}){where}"
     return [
-        f"        {name!r}: torch.empty({program.buffers[name].size}, dtype={_dtype(program, name)}, device=device),"
-        for name in buffers
+        f"        # Images [N, {height}, {width} * {channels}] go to {place}; all else stays 0.",
+        f"        {name!r}: torch.zeros{made}",
     ]

@@ -77,16 +77,11 @@ class Product:
     def finish(self, variable: str) -> Helper:
         """The function that stores: the bias, which is added to the sum, and the epilogue. ``variable`` is what the sum
         with its bias is called."""
-        node, store, conv = self.kernel.anchor, self.store, self.conv
-        at = result_at(self.state, store, self.columns, self.boxes)
-        result = "acc"
-        if len(node.inputs) > 2:
-            result = store.let(variable, f"acc + {store.value(node.inputs[2], at, 'bias')}")
-        epilogue(store, self.kernel, at, node.name, result)
-        head = f"acc, pixel, channel, mask, {'window, ' if conv.pooled else ''}part, args"
-        return store.function(
-            f"{self.name}_store_{self.roles.result}", self.boxes.head if self.boxes else head, store.lines
+        at = result_at(self.state, self.store, self.columns, self.boxes)
+        head = (
+            self.boxes.head if self.boxes else f"acc, pixel, channel, mask, {'window, ' * self.conv.pooled}part, args"
         )
+        return stored_product(self.store, self.kernel, at, variable, f"{self.name}_store_{self.roles.result}", head)
 
     def call(self, store: Helper, **keywords: Helper) -> Call:
         """The call of a template that computes the product, with each operand in boxes that can be."""
@@ -105,6 +100,17 @@ class Product:
             constants["W_BOXES"] = True
         operands = [self.operand, Pointer(weights or self.weight, "weight"), store, BATCH]
         return Call(self.roles.template, operands, constants, keywords)
+
+
+def stored_product(
+    store: Body, kernel: Kernel, at: At, variable: str, name: str, head: str = "acc, pixel, channel, mask, part, args"
+) -> Helper:
+    """The function ``name`` that stores a product: the anchor's bias, which is added to the sum, and the epilogue."""
+    node, result = kernel.anchor, "acc"
+    if len(node.inputs) > 2:
+        result = store.let(variable, f"acc + {store.value(node.inputs[2], at, 'bias')}")
+    epilogue(store, kernel, at, node.name, result)
+    return store.function(name, head, store.lines)
 
 
 def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) -> At:
@@ -205,7 +211,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     total = conv.k * columns
     everything = total + (conv.k if bias else 0)
     partials = state.workspace(name, "partial", split * everything) if split > 1 else None
-    store_dw, store_db = _wgrad_results(name, node, bias, partials, columns, (total, everything))
+    store_dw, store_db = wgrad_results(name, node, bias, partials, columns, (total, everything))
     constants = {**conv.constants, "SPLIT": split, "BIAS": bias is not None, **product_blocks(tile)}
     state.add(
         name,
@@ -239,7 +245,7 @@ def _wgrad_operands(
     return InBoxes(dy_boxes, "dy") if dy_boxes else dy, InBoxes(x_boxes, "x") if x_boxes else x, bodies
 
 
-def _wgrad_results(
+def wgrad_results(
     name: str, node: Node, bias: Node | None, partials: str | None, columns: int, lengths: tuple[int, int]
 ) -> tuple[Helper, tuple[Operand, ...]]:
     """The functions that store the gradients of the weight and of the bias, if it has one: to the gradients themselves,

@@ -12,6 +12,7 @@ from ..system.errors import TargetError
 from .across_channels import lower_across_channels, lower_of_pixels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
+from .first_layers import lower_windows, lower_windows_wgrad, pack
 from .loss import lower_loss
 from .lowering import Lowering
 from .partial_sums import lower_many_sums, sums_waiting
@@ -76,6 +77,9 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "unflatten": lower_copy,
 }
 
+#: how those are lowered that read a packed input, by the product that they are
+PACKED: dict[str, Callable[[Lowering, Kernel], None]] = {"forward": lower_windows, "by_weight": lower_windows_wgrad}
+
 
 def lower(
     plan: Plan,
@@ -94,9 +98,10 @@ def lower(
     """
     check_dtype(dtype)
     state = Lowering(plan, dtype, batch, target, dict(forms or {}))
+    packed = pack(state)
     for kernel in plan.kernels:
         if kernels is None or kernel.name in kernels:
-            lowering_of(kernel)(state, kernel)
+            lowering_of(kernel, packed=any(plan.storage(v) in packed for v in kernel.reads))(state, kernel)
             if plan.bucket_bytes is not None and sums_waiting(state) >= plan.bucket_bytes:
                 lower_many_sums(state)
     if sums_waiting(state):
@@ -120,9 +125,12 @@ def lower(
     )
 
 
-def lowering_of(kernel: Kernel) -> Callable[[Lowering, Kernel], None]:
-    """What lowers a kernel; raises TargetError, which names the layer, if nothing does."""
+def lowering_of(kernel: Kernel, packed: bool = False) -> Callable[[Lowering, Kernel], None]:
+    """What lowers a kernel, one that reads a ``packed`` input or another one; raises TargetError, which names the
+    layer, if nothing does."""
     op = kernel.anchor.op
+    if packed:
+        return PACKED[kernel.anchor.row.product or ""]
     if op in LOWERINGS:
         return LOWERINGS[op]
     if kernel.anchor.kind is Kind.POINTWISE:

@@ -101,11 +101,23 @@ class Lowering:
             self.rounded[value] = name
         return name
 
+    @property
+    def describes(self) -> bool:
+        """Whether the target copies boxes by descriptors (Hopper's TMA), and activations are of a type that it can: 16
+        bits, for the tensor cores."""
+        return self.storage in ("fp16", "bf16") and TARGETS[self.target].bulk_copies
+
+    def windows(self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...], window: tuple[int, int]) -> str:
+        """A descriptor of the overlapping windows (size, step) of the rows of a packed input's images."""
+        name = descriptor_name(buffer, box, window)
+        self.descriptors[name] = Descriptor(name, buffer, shape, box, window)
+        return name
+
     def descriptor(self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...]) -> str | None:
         """A descriptor of a buffer as rows or images of a ``shape``, if the target has the instructions (Hopper's TMA)
         and they can read it: 16-bit numbers for the tensor cores, the last axis a multiple of 16 bytes."""
         dtype = self.buffers[buffer].dtype
-        if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not TARGETS[self.target].bulk_copies:
+        if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not self.describes:
             return None
         name = descriptor_name(buffer, box)
         if name in self.descriptors and self.descriptors[name].shape != shape:

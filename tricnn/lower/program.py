@@ -32,14 +32,30 @@ def step_numbers(batch: int, seed: int = 0, step: int = 0) -> dict[StepNumber, i
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How an input's images lie amid zeros: ``[N, rows, pitch]``, in each row pixels by channels from element ``left``
+    on; rows behind the image are zeros too. Whoever fills the buffer leaves the zeros alone."""
+
+    rows: int
+    pitch: int
+    left: int
+
+    @property
+    def elements(self) -> int:
+        """How many elements an image takes, with the zeros."""
+        return self.rows * self.pitch
+
+
+@dataclass(frozen=True)
 class Buffer:
     """Device memory: ``size`` elements of ``dtype``. Persistent ones (inputs, parameters, results)
-    live outside the arena."""
+    live outside the arena. An input's may be packed."""
 
     name: str
     dtype: str
     size: Size
     persistent: bool = False
+    packing: Packing | None = None
 
     def bytes(self, batch: int) -> int:
         """How many bytes it has at a batch size."""
@@ -112,12 +128,22 @@ class Moved:
 @dataclass(frozen=True)
 class Descriptor:
     """A tensor descriptor, by which a kernel reads whole tiles: ``buffer`` as any number of rows, or images, of this
-    ``shape``, in boxes of so many of them, and in them."""
+    ``shape``, in boxes of so many of them, and in them. Where there is a ``window`` = (size, step), what it describes
+    are all windows of so many elements, so far apart, of the rows that are the last axis of ``shape``."""
 
     name: str
     buffer: str
     shape: tuple[int, ...]
     box: tuple[int, ...]
+    window: tuple[int, int] | None = None
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The shape that a kernel sees of an image, or row: its windows, where it has those."""
+        if self.window is None:
+            return self.shape
+        size, step = self.window
+        return (*self.shape[:-1], (self.shape[-1] - size) // step + 1, size)
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,31 @@ def contraction(
     return Tile(m, n, k, 8 if m * n >= (8192 if narrow else 16384) else 4, stages)
 
 
+def windows(filters: int, taps: int, depth: int, shared: int, attempt: int = 0) -> Tile | None:
+    """For a convolution that reads windows of ``depth`` elements, one for each of the rows of ``taps``, and keeps its
+    weights in the ``shared`` bytes that a block can have: 64 pixels, so that two programs fit a multiprocessor where
+    windows are short; more where the filters are so few that pixels are the rows of the product. None if nothing fits.
+    """
+    n = min(max(power_of_two(filters), 16), 128)
+    m = 128 if n < 64 else 64
+    stages = 2
+    while taps * depth * 2 * (n + stages * m) > shared - (1 << 14):
+        if m == 32:
+            return None
+        m //= 2
+    for step in range(attempt):
+        m, stages = (m, 1) if step == 1 else (max(m // 2, 16), stages)
+    return Tile(m, n, depth, 4, stages)
+
+
+def windows_wgrad(filters: int, taps: int, depth: int, attempt: int = 0) -> tuple[Tile, int]:
+    """For the gradient by the weights of such a convolution: the tile, and how many of the rows of ``taps`` a program
+    takes, whose sums stay in registers: 128 numbers of fp32 a thread at most."""
+    n = 64 if filters <= 64 else 128
+    taken = max(1, min(taps, (128 * 128 >> max(attempt - 1, 0)) // (n * depth)))
+    return Tile(64 >> (attempt > 1), n, depth, 4, 1 if attempt else 2), -(-taps // -(-taps // taken))
+
+
 def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> Fraction:
     """Clocks for each step of a product's depth, in tiles of m by n:
 

@@ -138,7 +138,7 @@ def _how(program: Program, launch: ProgramLaunch) -> How:
 
 def _shape(described: Descriptor) -> list[int | None]:
     """The shape of a descriptor's tensor as far as the program says it: images or rows are any number."""
-    return [None, *described.shape][-len(described.box) :]
+    return [None, *described.seen][-len(described.box) :]
 
 
 def kept(code: CompiledKernel, how: How, gpu: Hopper | None = None, cache_dir: Path | None = None) -> Simulated | str:

@@ -16,7 +16,7 @@ from ..build.emitted_module import load_module, make_keys
 from ..compiler.plan import Plan
 from ..emit.emit import emit
 from ..ir.table import Environment, Source
-from ..lower.program import Program
+from ..lower.program import Descriptor, Program
 from ..system.errors import TargetError
 from .captured_step import capture, worth_capturing
 from .channels_last import to_logical, to_storage
@@ -56,10 +56,11 @@ def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The descriptors that a program's kernels take, of these tensors."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    return {
-        d.name: TensorDescriptor.from_tensor(tensors[d.buffer].view(-1, *d.shape), list(d.box))
-        for d in program.descriptors.values()
-    }
+    def seen(d: Descriptor) -> Any:
+        tensor = tensors[d.buffer].view(-1, *d.shape)
+        return tensor if d.window is None else tensor.unfold(-1, *d.window)
+
+    return {d.name: TensorDescriptor.from_tensor(seen(d), list(d.box)) for d in program.descriptors.values()}
 
 
 #: Triton's interpreter keeps where it is in variables of the whole process, so that one launch at a time may run
@@ -172,9 +173,17 @@ class TritonExecutor:
     def put(self, tensors: Mapping[str, Any], name: str, x: Any) -> None:
         """An input, logical and NumPy or torch, into its device buffer."""
         source = x if hasattr(x, "detach") else self.torch.as_tensor(np.asarray(x))
-        target = tensors[name]
         stored = to_storage(source)
-        target.view(stored.shape).copy_(stored)
+        self._images(tensors, name, len(source)).copy_(stored)
+
+    def _images(self, tensors: Mapping[str, Any], name: str, batch: int) -> Any:
+        """An input's memory in storage layout: of a packed one the part that its images take."""
+        shape, packing = self.plan.type(name).at(batch), self.program.buffers[name].packing
+        if packing is None:
+            return to_storage(to_logical(tensors[name], shape))
+        _, c, h, w = shape
+        rows = tensors[name].view(batch, packing.rows, packing.pitch)
+        return rows[:, :h, packing.left : packing.left + w * c].unflatten(-1, (w, c))
 
     def run(
         self, inputs: Mapping[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None
@@ -267,6 +276,8 @@ class TritonExecutor:
     def fetch(self, tensors: Mapping[str, Any], value: str, batch: int) -> Any:
         """A value in its logical shape (a view of its memory where that is possible)."""
         type_, place = self.plan.type(value), self.plan.place(value)
+        if self.program.buffers[place.buffer].packing is not None:
+            return self._images(tensors, place.buffer, batch).permute(0, 3, 1, 2)
         if value in self.plan.within and not type_.is_weight:
             whole = to_logical(tensors[place.buffer], self.plan.type(place.buffer).at(batch))
             return self.plan.part(value, whole)

@@ -1,0 +1,262 @@
+"""Lowering of a network's first convolution, which reads an image of few channels: windows that overlap, in boxes.
+
+A row of a filter meets, at each pixel of the result, one run of an image's row: taps by channels. Where the image has
+zeros beside it in memory (:class:`Packing`), a tensor descriptor of all these windows needs no padding and no address
+of any pixel. The host's copy of a batch to the device puts the images amid the zeros, so that this is no pass of its
+own; and of whom reads an input all must do it in this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import gcd, lcm, prod
+
+import numpy as np
+
+from ..compiler.plan import Kernel, Plan
+from ..ir.graph import Node
+from ..machine import tiles, tuned_files
+from ..machine.targets import TARGETS
+from ..machine.tiles import Problem
+from . import traffic
+from .call import BATCH, NOTHING, Call, Pointer
+from .contractions import stored_product, wgrad_results
+from .convolution import Convolution
+from .lowering import Lowering
+from .partial_sums import PartialResults, finish_sides, lower_split_sum, side_buffers
+from .positions import At
+from .program import Packing
+from .size import N, Size, at_most, cdiv, images
+from .traffic import RowTiles, Traffic
+
+#: boxes begin at multiples of 16 bytes, and so do rows: so many numbers of 16 bits
+ALIGNED = 8
+#: the longest window: a row of 128 bytes in shared memory
+DEEPEST = 64
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A convolution's windows in a packed image. ``step``: elements between two of them. They may begin anywhere, boxes
+    at multiples of :data:`ALIGNED`: so ``phases`` of them take turns that begin equally far behind one, and of each
+    ``depth`` elements are multiplied, some of them before or behind the taps."""
+
+    conv: Convolution
+    step: int
+    phases: int
+    depth: int
+
+    @property
+    def columns(self) -> int:
+        """How many windows of one phase a row has."""
+        return cdiv(self.conv.q, self.phases)
+
+    def first(self, packing: Packing) -> int:
+        """Where in the first window of a row its first tap is."""
+        return packing.left - self.conv.pl * self.conv.c
+
+    def described(self, packing: Packing) -> tuple[int, int]:
+        """(size, step) of the windows that a descriptor has, in which those of all phases lie."""
+        return max(self.begins(packing)) + self.depth, self.phases * self.step
+
+    def begins(self, packing: Packing) -> list[int]:
+        """Of each phase, where in such a window the box begins."""
+        return [(self.first(packing) + phase * self.step) // ALIGNED * ALIGNED for phase in range(self.phases)]
+
+    def packing(self, left: int = 0) -> Packing:
+        """The least memory for an image that these windows can be read from, with at least so many zeros before it."""
+        conv = self.conv
+        least = Packing(cdiv(conv.h, conv.sh) * conv.sh, 0, max(left, conv.pl * conv.c))
+        size, step = self.described(least)
+        pitch = max(size + (self.columns - 1) * step, least.left + conv.w * conv.c)
+        return replace(least, pitch=cdiv(pitch, ALIGNED) * ALIGNED)
+
+    def constants(self, packing: Packing, box: tuple[int, int, int], tile: tiles.Tile) -> dict[str, int]:
+        """The constants of the templates."""
+        conv = self.conv
+        sizes = {name: conv.sizes[name] for name in "CKRSPQ"}
+        rows = {"SH": conv.sh, "DH": conv.dh, "PT": conv.pt}
+        where = {"FIRST": self.first(packing), "STEP": self.step, "PHASES": self.phases}
+        boxes = dict(zip(("BOX_N", "BOX_P", "BOX_Q"), box, strict=True))
+        return {**sizes, **rows, **where, **boxes, "BLOCK_N": tile.n, "DEPTH": self.depth}
+
+    def tiles(self, box: tuple[int, int, int]) -> RowTiles:
+        """The tiles of pixels."""
+        _, p, q = box
+        high, wide = cdiv(self.conv.p, p), cdiv(self.columns, q)
+        return RowTiles(self.places(box) * self.phases, (high * p, wide * q * self.phases))
+
+    def places(self, box: tuple[int, int, int]) -> Size:
+        """How many tiles each phase has."""
+        n, p, q = box
+        return cdiv(N, n) * (cdiv(self.conv.p, p) * cdiv(self.columns, q))
+
+    def traffic(self, buffer: str, packing: Packing, box: tuple[int, int, int], rows: int, repeats: int) -> Traffic:
+        """What boxes load of the image: of ``rows`` rows of taps, for each of ``repeats`` tiles of filters."""
+        conv, (_, p, q) = self.conv, box
+        size, step = self.described(packing)
+        outputs = np.arange(cdiv(conv.p, p) * p)
+        at = np.add.outer(outputs * conv.sh, np.arange(rows) * conv.dh - conv.pt)
+        at = at[(at >= 0) & (at < packing.rows)]
+        windows = min(cdiv(self.columns, q) * q, (packing.pitch - size) // step + 1)
+        starts = np.add.outer(np.arange(windows) * step, self.begins(packing))
+        seen = np.unique(np.add.outer(starts.ravel(), np.arange(self.depth))).size
+        loaded = at.size * windows * self.phases * self.depth * repeats
+        return Traffic().load(buffer, N * loaded, np.unique(at).size / packing.rows * (seen / packing.pitch))
+
+
+def windows_of(conv: Convolution, target: str) -> Windows | None:
+    """How a convolution reads an image as windows; None where it cannot: channels must be few, taps of a row side by
+    side, and its weights fit in shared memory."""
+    step = conv.sw * conv.c
+    depth = max(16, tiles.power_of_two(conv.s * conv.c + ALIGNED - gcd(ALIGNED, step)))
+    if depth > DEEPEST or conv.c >= 16 or conv.dw > 1 or conv.groups > 1 or conv.pooled:
+        return None
+    if tiles.windows(conv.k, conv.r, depth, TARGETS[target].shared_limit) is None:
+        return None
+    return Windows(conv, step, ALIGNED // gcd(ALIGNED, step), depth)
+
+
+def packed_inputs(plan: Plan, dtype: str, batch: int, target: str) -> Mapping[str, Packing]:
+    """The inputs that only convolutions read, and only as windows; with the memory that all of them can read from."""
+    found = {}
+    for node in plan.graph.inputs:
+        readers = [kernel for kernel in plan.kernels if node.name in map(plan.storage, kernel.reads)]
+        ways = [_reads_windows(plan, kernel, node, dtype, batch, target) for kernel in readers]
+        if readers and None not in ways and node.name not in plan.graph.results and not plan.type(node.name).is_weight:
+            found[node.name] = _common(way for way in ways if way)
+    return found
+
+
+def _common(ways: Iterable[Windows]) -> Packing:
+    """Memory that all of these can be read from."""
+    ways = list(ways)
+    left = max(way.packing().left for way in ways)
+    each = [way.packing(left) for way in ways]
+    divided = lcm(*(way.conv.sh for way in ways))  # as many rows as every stride divides
+    return Packing(cdiv(ways[0].conv.h, divided) * divided, max(p.pitch for p in each), left)
+
+
+def _reads_windows(plan: Plan, kernel: Kernel, image: Node, dtype: str, batch: int, target: str) -> Windows | None:
+    """How a kernel reads an input as windows, or None if it reads it otherwise too, or a tile was measured for it that
+    gathers."""
+    node, value = kernel.anchor, image.name
+    operand = {"forward": 0, "by_weight": 1}.get(node.row.product or "")
+    if operand is None or not node.row.over_images or plan.type(value).dtype != "float":
+        return None
+    readers = [n for n in kernel.nodes if value in map(plan.storage, n.inputs)]
+    if readers != [node] or [plan.storage(v) for v in node.inputs].count(value) > 1 or value in kernel.writes:
+        return None
+    if plan.storage(node.inputs[operand]) != value or len(plan.type(node.inputs[operand]).shape) != 4:
+        return None
+    conv = Convolution.of(plan, node, kernel.window)
+    windows, problem = windows_of(conv, target), Problem.of(target, node.op, dtype, {"N": batch, **conv.constants})
+    if windows is None or tiles.box(64, batch, conv.p, windows.columns) is None or tuned_files.lookup(problem):
+        return None
+    return windows
+
+
+def _box(windows: Windows, tile: tiles.Tile, batch: int) -> tuple[tuple[int, int, int], tiles.Tile]:
+    """The box of a tile's pixels; of fewer of them where too many would lie outside the image."""
+    while (box := tiles.box(tile.m, batch, windows.conv.p, windows.columns)) is None:
+        tile = replace(tile, m=tile.m // 2)
+    return box, tile
+
+
+def lower_windows(state: Lowering, kernel: Kernel) -> None:
+    """Lower conv2d of a packed input."""
+    node, name = kernel.anchor, kernel.name
+    conv = Convolution.of(state.plan, node)
+    windows = windows_of(conv, state.target)
+    form = state.form(name)
+    assert windows is not None
+    tile = tiles.windows(conv.k, conv.r, windows.depth, TARGETS[state.target].shared_limit, form.smaller)
+    assert tile is not None
+    box, tile = _box(windows, tile if form.pipelined else replace(tile, stages=1), state.batch)
+    x, packing = _described(state, windows, state.plan.storage(node.inputs[0]), (*box, windows.depth))
+    weight, rows = state.multiplied(node.inputs[1]), windows.tiles(box)
+    store = state.body(kernel)
+    stores = stored_product(store, kernel, At("pixel", "channel", "mask", conv.k), "conv", f"{name}_store_y")
+    side_buffers(state, store, rows.count, conv.k)
+    columns = cdiv(conv.k, tile.n)
+    programs = at_most(windows.places(box), max(1, tiles.programs(state.target) // windows.phases)) * windows.phases
+    lanes = ((0, columns * tile.n),)
+    y = traffic.Calls((1,) * conv.p, (1,) * conv.q, rows.count, lanes)
+    state.add(
+        name,
+        kernel,
+        Call(
+            "conv2d_windows",
+            [Pointer(x, "x"), Pointer(weight, "weight"), stores, BATCH],
+            windows.constants(packing, box, tile),
+        ),
+        (programs, columns),
+        tile,
+        kind=node.op,
+        flops=2 * state.plan.graph.node_macs(node),
+        traffic=[
+            windows.traffic(state.plan.storage(node.inputs[0]), packing, box, conv.r, columns),
+            y.of(store),
+            traffic.loads(weight, programs * prod((conv.k, conv.taps, conv.c))),
+        ],
+    )
+    finish_sides(state, kernel, store, rows.count, conv.k)
+
+
+def lower_windows_wgrad(state: Lowering, kernel: Kernel) -> None:
+    """Lower conv2d_grad_weight of a packed input, with the bias gradient as a side sum; partial sums of both lie side
+    by side, and one more launch adds them in order."""
+    node, name = kernel.anchor, kernel.name
+    conv = Convolution.of(state.plan, node)
+    windows = windows_of(conv, state.target)
+    form = state.form(name)
+    assert windows is not None
+    tile, taken = tiles.windows_wgrad(conv.k, conv.r, windows.depth, form.smaller)
+    box, tile = _box(windows, tile if form.pipelined else replace(tile, stages=1), state.batch)
+    image = state.plan.storage(node.inputs[1])
+    x, packing = _described(state, windows, image, (*box, windows.depth))
+    load = state.body(kernel)
+    bias = next((n for n in kernel.nodes if n.row.side_sum == "loaded"), None)
+    rows, parts, columns = windows.tiles(box), cdiv(conv.r, taken), cdiv(conv.k, tile.n)
+    dy = load.load_multiplied(f"{name}_load_dy", node.inputs[0], conv.k, "dy", zeros=bias is not None)
+    wanted = max(1, tiles.programs(state.target) // (parts * columns * windows.phases))
+    split = min(windows.places(box).at(state.batch), wanted) * windows.phases
+    total = prod((conv.k, conv.taps, conv.c))
+    everything = total + (conv.k if bias else 0)
+    partials = state.workspace(name, "partial", split * everything) if split > 1 else None
+    store_dw, store_db = wgrad_results(name, node, bias, partials, total // conv.k, (total, everything))
+    constants = {**windows.constants(packing, box, tile), "ROWS": taken, "BIAS": bias is not None}
+    lanes = ((0, columns * tile.n),)
+    calls = traffic.Calls((1,) * conv.p, (1,) * conv.q, rows.count * parts, lanes, parts)
+    state.add(
+        name,
+        kernel,
+        Call("conv2d_windows_wgrad", [dy, Pointer(x, "x"), store_dw, *(store_db or NOTHING), BATCH], constants),
+        (split, parts, columns),
+        tile,
+        kind=node.op,
+        flops=2 * state.plan.graph.node_macs(node),
+        traffic=[calls.of(load), windows.traffic(image, packing, box, parts * taken, columns)],
+    )
+    if partials:
+        results = PartialResults(partials, Size.of(split), total, everything)
+        lower_split_sum(state, kernel, results, node.name, bias.name if bias else None)
+
+
+def _described(state: Lowering, windows: Windows, value: str, block: tuple[int, ...]) -> tuple[str, Packing]:
+    """The descriptor of a packed input's windows in boxes, and how the input is packed."""
+    packing = state.buffers[value].packing
+    assert packing is not None
+    n, p, q, depth = block
+    shape = (packing.rows // windows.conv.sh, windows.conv.sh, packing.pitch)
+    return state.windows(value, shape, (n, p, 1, q, depth), windows.described(packing)), packing
+
+
+def pack(state: Lowering) -> Mapping[str, Packing]:
+    """Give the inputs of which only windows are read their memory amid zeros; which they are."""
+    found = packed_inputs(state.plan, state.dtype, state.batch, state.target) if state.describes else {}
+    for name, packing in found.items():
+        size = images(True) * packing.elements
+        state.buffers[name] = replace(state.buffers[name], size=size, packing=packing)
+    return found
