@@ -48,14 +48,17 @@ def test_regions_train_to_pytorchs_losses_and_weights() -> None:
     other = copy.deepcopy(module)
     fast = torch.compile(other, backend=compile_backend, options=OPTIONS)
     expected = train(module, SHAPE, 2)
+    one = torch.randn((1, *SHAPE[1:]), dtype=torch.float64)
     with pytest.warns(UserWarning, match="cumsum.*not supported") as said:
         found = train(fast, SHAPE, 2)
+        evaluated = copy.deepcopy(other).eval()(one)
+        again = fast.eval()(one)
+        fast.train()
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert_state_close(module, other, 1e-10)
-    assert len(PLANS) == 2
-    one = torch.randn((1, *SHAPE[1:]), dtype=torch.float64)
-    torch.testing.assert_close(fast.eval()(one), module.eval()(one))
-    assert len([w for w in said if "runs a region" in str(w.message)]) == 2  # one for each time that Dynamo came
+    torch.testing.assert_close(again, evaluated)
+    assert len([w for w in said if "runs a region" in str(w.message)]) == 3  # one for each time that Dynamo came
+    assert len(PLANS) == 3  # of the first region in training and in evaluation, of the second one for both
 
 
 @pytest.mark.slow
