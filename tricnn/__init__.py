@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .frontends.torch_module import Module
     from .ir import Graph, GraphBuilder, Loss, TricnnError, from_text
     from .run import Mixed, Model, compile
+    from .training import Trainer
 
 # Multiply-adds are one instruction, as every Triton until 3.9 makes them unless told otherwise. 3.10 will not by
 # default, and 3.9 warns of it.
