@@ -118,6 +118,19 @@ def test_modes_of_layers_are_followed(executor: str) -> None:
     compiled.load_state_dict(Small().state_dict())
 
 
+def test_triton_kernels_train_it() -> None:
+    """Under the interpreter: the emitted forward and backward behind one node of autograd."""
+    layers = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    module, compiled = pair(layers, (1, 2, 4, 4), executor="triton")
+    images = [torch.randn(2, 2, 4, 4, requires_grad=True)] * 2
+    gradients = [
+        torch.autograd.grad(F.cross_entropy(net(x), torch.tensor([0, 2])), [x, *net.parameters()])
+        for net, x in zip((module, compiled), images, strict=True)
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+    assert_state_close(module, compiled)
+
+
 def test_copies_pickles_hooks_and_averages() -> None:
     module, compiled = pair(Small())
     train(compiled, SHAPE, 1)
