@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from benchmarks import predictions
-from benchmarks.predictions import LOG, NOT_MEASURED, Line, merged, read, with_outcomes, write
+from benchmarks.predictions import LOG, NOT_MEASURED, Line, by_hand, merged, read, with_outcomes, write
 from benchmarks.suite import NETWORKS, WORK
 
 ONE = Line("lenet", "train", "bf16", "256", "H100 SXM", "2026-01-02", "17", "0.0040")
@@ -59,3 +59,8 @@ def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["predictions", *arguments])
     assert predictions.main() == 2 and "a JSON object was expected" in capsys.readouterr().err
     assert (tmp_path / "log.md").read_text() == log
+    notes = "\n## Simulated\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+    (tmp_path / "log.md").write_text(log + notes)
+    monkeypatch.setattr("sys.argv", ["predictions", "--only", "lenet", "--log", str(tmp_path / "log.md")])
+    assert predictions.main() == 0 and (tmp_path / "log.md").read_text() == log + notes
+    assert by_hand(log) == ""

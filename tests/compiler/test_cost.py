@@ -2,7 +2,7 @@
 
 import pytest
 
-from tricnn.compiler.cost import CONVERSION, GAIN, LAUNCH, Cost, Work
+from tricnn.compiler.cost import CONVERSION, FORMED, GAIN, LAUNCH, Cost, Work
 from tricnn.compiler.pipeline import planned
 from tricnn.ir import GraphBuilder
 
@@ -32,6 +32,12 @@ def test_arithmetic_hides_behind_products_only_where_programs_share_a_processor(
     assert ieee.seconds(Work(0, 0, 67e6, 67e6, MANY)) - LAUNCH == pytest.approx(2e-6)
 
 
+def test_tensor_cores_wait_for_operands_that_are_formed():
+    """Whatever else runs beside them: 132 multiprocessors form for 1 us, and multiply for 1 us."""
+    work = Work(0, 0, 989e6, 0, MANY, forming=132 * 1.83e9 * 1e-6)
+    assert H100.seconds(work) - LAUNCH == pytest.approx(2e-6)
+
+
 def net(filters, size):
     b = GraphBuilder("net")
     x = b.conv2d(b.input("x", (64, 14, 14)), 64, 3, padding=1, name="first")
@@ -46,7 +52,11 @@ def test_an_operand_is_formed_again_for_every_tap_and_every_tile_of_filters(filt
     kernel = next(k for k in plan.kernels if k.anchor.name == "conv")
     assert kernel.layers == ("twice", "act", "conv")
     pixels = 256 * 14 * 14 * 64
-    assert H100.arithmetic(kernel, plan.graph, plan.storage) == pixels * times * (2 + 2 + CONVERSION)
+    clocks, arithmetic = (f(kernel, plan.graph, plan.storage) for f in (H100.forming, H100.arithmetic))
+    assert clocks == pytest.approx(pixels * times * FORMED) and arithmetic == 0
+    ieee = Cost(256, "fp32", "sm_90")  # no matrix units wait; tiles of 64 filters
+    clocks, arithmetic = (f(kernel, plan.graph, plan.storage) for f in (ieee.forming, ieee.arithmetic))
+    assert clocks == 0 and arithmetic == pixels * size**2 * -(-filters // 64) * (2 + 2 + CONVERSION)
 
 
 @pytest.mark.parametrize("channels, size, stored", [(64, 1, False), (512, 3, True)])

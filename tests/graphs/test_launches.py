@@ -167,6 +167,8 @@ DEEP = [
 ]
 #: MB per image, training
 BYTES = {"resnet18": 53, "resnet50": 245, "vgg16_bn": 260, "googlenet_bn": 78}
+#: the same where predicted time decides: operands that 3x3 convolutions would form nine times over are stored
+FAST_BYTES = {"resnet18": 59, "resnet50": 252, "vgg16_bn": 282, "googlenet_bn": 91}
 #: the share of the unfused bytes that a fused training step may move
 SHARE = dict.fromkeys(
     ["mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "densenet121", "efficientnet_b0", "regnet_y_400mf"],
@@ -183,10 +185,10 @@ def test_launches(name):
     assert tuple(len(program(name, mode).launches) for mode in ("train", "infer")) == LAUNCHES[name]
 
 
-@pytest.mark.parametrize("fuse", ["all", "auto"])
+@pytest.mark.parametrize("fuse, most", [("all", BYTES), ("auto", FAST_BYTES)], ids=["all", "auto"])
 @pytest.mark.parametrize("name", BYTES)
-def test_bytes_of_a_training_step(name, fuse):
-    assert program(name, "train", fuse).dram_bytes() / 256e6 <= BYTES[name]
+def test_bytes_of_a_training_step(name, fuse, most):
+    assert program(name, "train", fuse).dram_bytes() / 256e6 <= most[name]
 
 
 @pytest.mark.slow
@@ -218,11 +220,12 @@ def test_the_readme_has_the_default_plan_of_resnet50():
     assert f"{fused[0]} launches for {unfused[0]}, {fused[1]:.0f} MB an image for {unfused[1]:.0f}" in text
 
 
-@pytest.mark.parametrize("fuse", ["all", "auto"])
-def test_resnet50(fuse):
-    """At most 300 launches a step with the optimiser's, 42 MB of activations an image, and 56 MB moved by inference."""
+@pytest.mark.parametrize("fuse, most", [("all", 300), ("auto", 325)])
+def test_resnet50(fuse, most):
+    """At most 300 launches a step with the optimiser's, and 25 more where values are stored to save time; 42 MB of
+    activations an image, and 56 MB moved by inference."""
     train = program("resnet50", "train", fuse)
-    assert len(train.launches) + 1 <= 300
+    assert len(train.launches) + 1 <= most
     weights = sum(b.bytes(256) for b in train.buffers.values() if b.persistent)
     assert (train.peak_memory_bytes() - weights) / 256e6 <= 42
     assert program("resnet50", "infer", fuse).dram_bytes() / 256e6 <= 56

@@ -36,10 +36,6 @@ def test_tiles_fill_the_gpu_and_no_more(row_tiles, columns, rows):
     assert rows_chosen(row_tiles, columns) == rows
 
 
-def test_a_sum_that_is_dealt_out_keeps_its_tile():
-    assert contraction(128, 128, 1 << 20, "bf16", "sm_90", dealt_out=True).m == 128
-
-
 @pytest.mark.parametrize(
     "row_tiles, rows",
     [

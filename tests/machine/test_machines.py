@@ -48,10 +48,9 @@ def test_targets_are_those_that_have_a_machine_and_take_their_limits_from_it():
     assert TARGETS["sm_90"].shared_limit == 227 * 1024 and TARGETS["gfx942"].shared_limit == 64 * 1024
 
 
-def test_persistent_grids_and_long_sums_fill_the_target_they_are_for():
-    """Two programs on each of 108, 132, 148 multiprocessors; a sum is dealt out between as many of four warps."""
+def test_persistent_grids_fill_the_target_they_are_for():
+    """Two programs on each of 108, 132, 148 multiprocessors."""
     assert [tiles.programs(target) for target in ("sm_80", "sm_90", "sm_100")] == [216, 264, 296]
-    assert [tiles.split_of(target, 3, 1 << 24, 64) for target in ("sm_80", "sm_90")] == [72, 88]
     with tiles.chosen_for(tiles.INTERPRETER):
         assert tiles.programs("sm_80") == tiles.programs("sm_90") == 4
 

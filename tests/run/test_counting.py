@@ -92,7 +92,7 @@ def boxes() -> Graph:
     y = b.relu(b.batch_norm(b.conv2d(x, 32, 3, padding=1, bias=False, name="c1"), name="b1"))
     x = b.relu(b.add_(x, b.batch_norm(b.conv2d(y, 32, 3, padding=1, name="c2"), name="b2")))
     x = b.relu(b.conv2d(x, 160, (3, 1), padding=(2, 0), dilation=(2, 1), name="c3"))
-    x = b.relu(b.conv2d(x, 32, 3, padding=1, name="c4"))
+    x = b.relu(b.conv2d(x, 32, 3, padding=1, bias=False, name="c4"))
     one, two = (b.relu(b.conv2d(x, 32, 1, name=name)) for name in ("one", "two"))  # one kernel: two lies amid one
     x = b.concat([one, b.relu(b.conv2d(two, 64, 3, padding=1, name="three"))])
     x = b.relu(b.conv2d(x, 32, 1, name="c5"))
@@ -157,6 +157,7 @@ def test_boxes_of_images_too(mode: str) -> None:
         kinds = {c.launch.kind for c in launches if template in texts[c.launch.function]}
         assert {"conv2d", *(["conv2d_grad_input"] if mode == "train" else [])} <= kinds
     assert any("X_FIRST=" in text for text in texts.values())
+    assert any("conv2d_wgrad_boxes(" in text for text in texts.values()) == (mode == "train")
     assert differences(launches) == []
 
 

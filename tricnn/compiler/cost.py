@@ -1,12 +1,19 @@
 """How long a kernel will take, from what it moves and what it computes: a roofline with a fixed cost for each launch.
 
-    time = launch + max(bytes / bandwidth, products / matrix rate, arithmetic / vector rate)
+    time = launch + max(bytes / bandwidth, products / matrix rate + forming, arithmetic / vector rate)
+    forming = elements loaded * clocks each / (multiprocessors * clock)
 
 What a launch moves comes from the last cache where it fits in there (small batches), else from memory; parameters come
-from memory. Arithmetic is what pointwise operations need, those recomputed on load as often as their operand is loaded:
-a 3x3 convolution loads each pixel nine times, and again for every tile of filters. Where several programs share a
-processor, one's arithmetic runs beside another's products; where there are fewer, load, recompute and multiply follow
-one another, and their times add. Fewer programs than processors leave some idle.
+from memory. Arithmetic is what pointwise operations need. Where several programs share a processor, one's arithmetic
+runs beside another's products; where there are fewer, they follow one another, and their times add. Fewer programs
+than processors leave some idle.
+
+Forming is what tensor cores wait for where an operand is computed as it is loaded: it passes through registers, and the
+program that forms it has so many of them that it is alone on its multiprocessor. What that takes is not the arithmetic
+but the instructions around it (addresses, masks, conversions, waiting), so it is counted in clocks for each element,
+found by simulating the machine code. An element is formed as often as it is loaded: by a 3x3 convolution nine times,
+and again for every tile of filters. An operand that is stored comes by bulk copies, or asynchronous ones, and costs its
+bytes.
 
 Williams, Waterman, Patterson: Roofline (2009). Rates are those of machine/machines.py: where two
 plans are compared the data sheet's, since only their ratios count and not all of them have been measured; for the times
@@ -22,6 +29,7 @@ from math import ceil, prod
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
 from ..ir.types import TensorType
+from ..machine.long_sums import FORMED as FORMED_BOTH
 from ..machine.machines import Machine, machine_of
 from .plan import Kernel
 
@@ -35,9 +43,13 @@ OVERLAP = 2
 ELEMENTS = 1024
 
 #: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes of
-#: memory and launches are counted, times are predicted: until GPUs have confirmed them, only a large gain outweighs
+#: memory and launches are counted, times are predicted: until GPUs have confirmed them, only a clear gain outweighs
 #: more bytes. Of values that stay in the cache no bytes need be saved, so a small gain decides
-GAIN, GAIN_IN_CACHE = 0.4, 0.1
+GAIN, GAIN_IN_CACHE = 0.3, 0.1
+#: clocks of a multiprocessor to form one element of the left operand of a product with matrix units, by simulation of
+#: ResNet-50's 3x3 convolutions and their gradients by the input, which take 0.25 to 0.3. A weight gradient's operands
+#: take half of that: they go to shared memory in the order in which they are loaded (machine/long_sums.py)
+FORMED = 0.28
 
 STORED = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "fp64": 8}  # bytes of an activation
 FIXED = {"float32": 4, "uint8": 1, "int64": 8}  # bytes of everything else
@@ -48,13 +60,14 @@ CONVERSION = 6
 @dataclass(frozen=True)
 class Work:
     """What one launch does: bytes of parameters, other bytes, flop of products and of arithmetic, by how many
-    programs."""
+    programs, and clocks of a multiprocessor that tensor cores wait for operands to be formed."""
 
     parameters: float
     values: float
     products: float
     arithmetic: float
     programs: float
+    forming: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,7 @@ class Cost:
         moving = work.parameters / machine.bandwidth + work.values / speed
         products = work.products / (machine.rate(self.dtype) * busy)
         arithmetic = work.arithmetic / (machine.vector * 1e12 * busy)
+        products += work.forming / (machine.multiprocessors * machine.clock * 1e9 * busy)
         apart = machine.has_matrix_units(self.dtype) and work.programs >= self.together
         operations = max(products, arithmetic) if apart else products + arithmetic
         return {"bytes": moving / busy, "operations": operations}
@@ -134,8 +148,9 @@ class Cost:
             else:
                 parameters += self.bytes(graph.types[value])
         products = 2.0 * graph.node_macs(kernel.anchor) * self.batch
-        arithmetic = self.arithmetic(kernel, graph, base)
-        return self.seconds(Work(parameters, values, products, arithmetic, self.programs(kernel.anchor, graph)))
+        arithmetic, forming = self.arithmetic(kernel, graph, base), self.forming(kernel, graph, base)
+        programs = self.programs(kernel.anchor, graph)
+        return self.seconds(Work(parameters, values, products, arithmetic, programs, forming))
 
     def _touched(self, kernel: Kernel, value: str, graph: Graph, base: Callable[[str], str]) -> float:
         """Bytes of a value that a kernel moves: of a slice's operand only the slice; none if only its shape matters."""
@@ -147,13 +162,14 @@ class Cost:
         return float(self.bytes(graph.types[value]))
 
     def arithmetic(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
-        """Flop of a kernel's pointwise operations, each as often as it is computed."""
+        """Flop of a kernel's pointwise operations, each as often as it is computed, but for those that are counted as
+        :meth:`forming`."""
         total, anchor = 0.0, kernel.anchor
         before: set[str] = set()
         for i, operand in enumerate(anchor.inputs):
             formed = upstream(kernel, base(operand), base)
             before |= formed
-            if formed:
+            if formed and not self._waits(anchor):
                 each = CONVERSION + sum(kernel.by_name[v].row.operations for v in formed)
                 total += each * self.loaded(anchor, i, graph)
         for node in kernel.nodes:
@@ -162,6 +178,20 @@ class Cost:
         if anchor.kind is not Kind.CONTRACTION:
             total += anchor.row.operations * largest(anchor, graph).elements(self.batch)
         return total
+
+    def forming(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
+        """Clocks of one multiprocessor for which tensor cores wait, while a kernel's operands are computed as they are
+        loaded."""
+        anchor = kernel.anchor
+        if not self._waits(anchor):
+            return 0.0
+        each = float(FORMED_BOTH) if anchor.row.weight_gradient else FORMED
+        formed = (i for i, operand in enumerate(anchor.inputs) if upstream(kernel, base(operand), base))
+        return each * sum(self.loaded(anchor, i, graph) for i in formed)
+
+    def _waits(self, anchor: Node) -> bool:
+        """Whether a kernel multiplies on matrix units, which wait for operands that are formed."""
+        return anchor.kind is Kind.CONTRACTION and self.machine.has_matrix_units(self.dtype)
 
     def loaded(self, node: Node, index: int, graph: Graph) -> float:
         """How many elements of an operand a kernel loads over all, counting again what it loads again."""

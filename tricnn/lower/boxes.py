@@ -1,7 +1,8 @@
 """Products of operands that lie in memory just as they are multiplied: they come in boxes, by tensor descriptors.
 
-Two templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after tile,
-and `conv2d_boxes` for larger ones with stride 1. Whatever else is multiplied is gathered, by generated functions.
+Three templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after
+tile, `conv2d_boxes` for larger ones with stride 1, `conv2d_wgrad_boxes` for the gradients by their weights. Whatever
+else is multiplied is gathered, by generated functions.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from math import prod
 
 from ..compiler.plan import Kernel
 from ..machine import tiles
-from .call import Call, Helper, Pointer, Text
+from ..machine.targets import TARGETS
+from .call import BATCH, Call, Helper, Pointer, Text
 from .convolution import Convolution
 from .lowering import Lowering
 from .size import N, Size, at_most, cdiv
@@ -83,9 +85,7 @@ class Boxes:
         """How many tiles of rows there are, and what they cover."""
         if not self.box:
             return RowTiles(cdiv(N * prod(self.result), self.tile.m), self.result)
-        images, *extents = self.box
-        high, wide = (cdiv(size, extent) for size, extent in zip(self.result, extents, strict=True))
-        return RowTiles(cdiv(N, images) * (high * wide), (high * extents[0], wide * extents[1]))
+        return covering(self.box, self.result)
 
     @property
     def grid(self) -> tuple[Size]:
@@ -124,8 +124,19 @@ class Boxes:
         conv, sign = self.conv, -1 if self.gradient else 1
         first = {"FIRST_H": -sign * conv.pt, "FIRST_W": -sign * conv.pl}
         step = {"STEP_H": sign * conv.dh, "STEP_W": sign * conv.dw}
-        box = dict(zip(("BOX_N", "BOX_H", "BOX_W"), self.box, strict=True))
-        return {**self._axes("C", "K", "R", "S", "P", "Q"), **first, **step, **box}
+        return {**self._axes("C", "K", "R", "S", "P", "Q"), **first, **step, **_named(self.box)}
+
+
+def _named(box: tuple[int, ...]) -> dict[str, int]:
+    """The constants by which templates know a box of (images, rows, columns)."""
+    return dict(zip(("BOX_N", "BOX_H", "BOX_W"), box, strict=True))
+
+
+def covering(box: tuple[int, ...], spatial: tuple[int, int]) -> RowTiles:
+    """How many boxes of (images, rows, columns) cover all images of a size, and the rows and columns they cover."""
+    images, *extents = box
+    high, wide = (cdiv(size, extent) for size, extent in zip(spatial, extents, strict=True))
+    return RowTiles(cdiv(N, images) * (high * wide), (high * extents[0], wide * extents[1]))
 
 
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
@@ -156,3 +167,49 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
         return None
     tile = tiles.Tile(tile.m, tile.n, k, tile.warps, tile.stages)
     return Boxes(*found, weights, tile, box, conv, gradient, tiles.programs(state.target))
+
+
+def sums_in_boxes(state: Lowering, kernel: Kernel, conv: Convolution) -> bool:
+    """Whether dy and x of a weight gradient can both come in boxes of pixels: they are multiplied as they lie, in a
+    convolution of several taps with stride 1, and a tile of channels need not reach into the next tap."""
+    if conv.taps == 1 or conv.strided or conv.groups > 1 or conv.c & -conv.c < 32:
+        return False
+    described = TARGETS[state.target].bulk_copies and state.storage != "fp32" and conv.k % ALIGNED == 0
+    dy, x = ((*conv.result, conv.k), (*conv.image, conv.c))
+    return described and lies_alone(state, kernel, 0, dy) and lies_alone(state, kernel, 1, x)
+
+
+@dataclass(frozen=True)
+class SummedBoxes:
+    """A weight gradient's operands, descriptors of dy and x, and the boxes of (images, rows, columns) that are summed
+    over."""
+
+    dy: str
+    x: str
+    box: tuple[int, ...]
+    tile: tiles.Tile
+    conv: Convolution
+
+    @property
+    def blocks(self) -> RowTiles:
+        """How many boxes there are, and what they cover."""
+        return covering(self.box, self.conv.result)
+
+    def call(self, store: Helper, split: int) -> Call:
+        """The call of `conv2d_wgrad_boxes`, with this function that stores."""
+        names = ("C", "K", "R", "S", "P", "Q")
+        placed = {key: value for key, value in self.conv.options.items() if key in ("DH", "DW", "PT", "PL")}
+        constants = {name: self.conv.sizes[name] for name in names} | placed | {"SPLIT": split} | _named(self.box)
+        constants |= {"BLOCK_M": self.tile.m, "BLOCK_N": self.tile.n}
+        return Call("conv2d_wgrad_boxes", [Pointer(self.dy, "dy"), Pointer(self.x, "x"), store, BATCH], constants)
+
+
+def summed_boxes(state: Lowering, kernel: Kernel, conv: Convolution, tile: tiles.Tile) -> SummedBoxes | None:
+    """A weight gradient with both operands in boxes, or None where that cannot be (:func:`sums_in_boxes`), or boxes
+    would waste much."""
+    box = tiles.box(tile.k, state.batch, *conv.result)
+    if box is None or conv.c % tile.n or not sums_in_boxes(state, kernel, conv):
+        return None
+    dy = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*box, tile.m))
+    x = as_it_lies(state, kernel, 1, (*conv.image, conv.c), (*box, tile.n))
+    return SummedBoxes(dy, x, box, tile, conv) if dy and x else None

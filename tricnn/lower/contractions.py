@@ -10,9 +10,11 @@ from math import prod
 from ..compiler.plan import Kernel, Place
 from ..ir.graph import Node
 from ..machine import tiles
+from ..machine.long_sums import weight_gradient, weight_gradient_tile
+from ..machine.targets import TARGETS
 from . import traffic
 from .body import Body
-from .boxes import ALIGNED, Boxes, as_it_lies, in_boxes, weight_boxes
+from .boxes import ALIGNED, Boxes, as_it_lies, in_boxes, lies_alone, summed_boxes, sums_in_boxes, weight_boxes
 from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
 from .epilogue import epilogue
@@ -202,30 +204,46 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     conv = Convolution.of(state.plan, node)
     filters, columns, pixels = conv.group_filters, conv.taps * conv.c // conv.groups, conv.p * conv.q * state.batch
     tap = conv.group_channels if conv.taps > 1 else 0
-    rule = partial(tiles.contraction, filters, columns, pixels, state.dtype, state.target, dealt_out=True, tap=tap)
+    bias = next((n for n in kernel.nodes if n.row.side_sum == "loaded"), None)
+    formed = _passes_registers(state, kernel, conv, bias is not None)
+    shape, machine = (filters, columns, pixels), (state.dtype, state.target)
+    rule = partial(weight_gradient_tile, *shape, *machine, formed=formed, tap=tap, groups=conv.groups)
     tile = state.tile(name, kernel, node.op, conv.constants, rule)
     programs = cdiv(filters, tile.m) * cdiv(columns, tile.n)
-    split = tiles.split_of(state.target, programs * conv.groups, pixels, tile.k, tile.warps)
-    bias = next((n for n in kernel.nodes if n.row.side_sum == "loaded"), None)
+    split = weight_gradient(*shape, tile, *machine, formed=formed, groups=conv.groups).split
+    boxes = None if bias else summed_boxes(state, kernel, conv, tile)
     dy, x, bodies = _wgrad_operands(state, kernel, conv, tile, bias is not None)
     total = conv.k * columns
     everything = total + (conv.k if bias else 0)
     partials = state.workspace(name, "partial", split * everything) if split > 1 else None
     store_dw, store_db = wgrad_results(name, node, bias, partials, columns, (total, everything))
     constants = {**conv.constants, "SPLIT": split, "BIAS": bias is not None, **product_blocks(tile)}
+    gathered = Call("conv2d_wgrad", [dy, x, store_dw, *store_db, BATCH], {**constants, "PRECISION": state.precision})
+    blocks = boxes.blocks if boxes else RowTiles(cdiv(N * (conv.p * conv.q), tile.k), conv.result)
     state.add(
         name,
         kernel,
-        Call("conv2d_wgrad", [dy, x, store_dw, *store_db, BATCH], {**constants, "PRECISION": state.precision}),
+        boxes.call(store_dw, split) if boxes else gathered,
         (programs, conv.groups, split),
         tile,
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
-        traffic=traffic.wgrad(*bodies, conv, tile),
+        traffic=traffic.wgrad(*bodies, conv, tile, blocks),
     )
     if partials:
         results = PartialResults(partials, Size.of(split), total, everything)
         lower_split_sum(state, kernel, results, node.name, bias.name if bias else None)
+
+
+def _passes_registers(state: Lowering, kernel: Kernel, conv: Convolution, bias: bool) -> tuple[bool, bool]:
+    """Which of dy and x pass through registers on their way to the product: what is computed, or cannot come in
+    boxes."""
+    if not bias and sums_in_boxes(state, kernel, conv):
+        return False, False
+    boxes = TARGETS[state.target].bulk_copies and state.storage != "fp32"
+    dy = boxes and conv.groups == 1 and lies_alone(state, kernel, 0, (conv.k,))
+    x = boxes and conv.pixel_by_pixel and lies_alone(state, kernel, 1, (conv.c,))
+    return not dy, not x
 
 
 def _wgrad_operands(

@@ -42,9 +42,15 @@ class PartialResults:
 
 
 def _block(parts: int, width: int) -> tuple[int, int]:
-    """How many of so many partial results a program adds at once, and how many numbers of each: few numbers where there
-    are many results, so that there are programs enough and a row is still a whole sector of memory."""
-    return (128, 16) if parts > 512 else (min(tiles.power_of_two(parts), 16), width)
+    """How many of so many partial results a program adds at once, and how many numbers of each. Many results, since it
+    waits for one load after another; then few numbers, so that there are programs enough and a row is still a whole
+    sector of memory."""
+    return (min(tiles.power_of_two(parts), 512), 8) if parts > 16 else (tiles.power_of_two(parts), width)
+
+
+def _tile(rows: int, block: int) -> tiles.Tile:
+    """The tile of so many partial results and numbers, with at most 16 elements in a thread."""
+    return tiles.Tile(rows, block, 1, 8 if rows * block > 2048 else 4, 1)
 
 
 # --- sums ------------------------------------------------------------------------------
@@ -119,7 +125,7 @@ def _add_up(
         kernel,
         Call("sum_partials", operands, constants),
         (cdiv(everything, block), split),
-        tiles.Tile(rows, block, 1, 4, 1),
+        _tile(rows, block),
         kind="split_sum",
         traffic=[traffic.loads(partial.buffer, parts * everything), *written],
     )
@@ -189,16 +195,22 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
             f"tl.store({row} + {2 * c}, m2, mask=mask)",
         ]
         store = helper(f"{name}_groups_store", MERGED, {groups: "groups"}, lines, (groups,))
-        _merge(state, kernel, f"{name}_groups", (partial, parts, c), store, GROUPS, (16, 32))
+        each = _merged_at_once(cdiv(parts.at(state.batch), GROUPS))
+        _merge(state, kernel, f"{name}_groups", (partial, parts, c), store, GROUPS, each)
         partial, parts = groups, Size.of(GROUPS)
-    rows, block = _block(parts.at(state.batch), 32)
     store, inputs = _statistics(state, kernel, node, name, c)
     place = state.plan.place(node.name)
     moved = [
         *(traffic.loads(b, state.plan.type(b).per_image[0]) for b in inputs),
         traffic.channels_stored(place.buffer, c, place.pitch),
     ]
-    _merge(state, kernel, name, (partial, parts, c), store, 1, (max(rows, 16), block), *moved)
+    _merge(state, kernel, name, (partial, parts, c), store, 1, _merged_at_once(parts.at(state.batch)), *moved)
+
+
+def _merged_at_once(parts: int) -> tuple[int, int]:
+    """How many tiles' statistics, of so many, a program merges at once, and how many channels of each."""
+    rows, block = _block(parts, 32)
+    return max(rows, 16), block
 
 
 def _merge(
@@ -221,7 +233,7 @@ def _merge(
         kernel,
         Call("merge_stats", operands, constants),
         (cdiv(c, block),) if split == 1 else (cdiv(c, block), split),
-        tiles.Tile(rows, block, 1, 4, 1),
+        _tile(rows, block),
         kind="merge_stats",
         traffic=[traffic.loads(buffer, parts * (5 * c)), *moved],
     )

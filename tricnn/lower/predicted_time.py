@@ -63,4 +63,5 @@ def _work(program: Program, launch: Launch, kernels: Mapping[str, Kernel], cost:
     products = launch.flops * batch if contraction else 0
     plan = program.plan
     arithmetic = cost.arithmetic(kernel, plan.graph, plan.storage) if main else total / 2
-    return Work(min(parameters, total), max(total - parameters, 0), products, arithmetic, programs)
+    forming = cost.forming(kernel, plan.graph, plan.storage) if main else 0.0
+    return Work(min(parameters, total), max(total - parameters, 0), products, arithmetic, programs, forming)

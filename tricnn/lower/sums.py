@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import partial
 from math import prod
 
 from ..compiler.plan import Kernel
 from ..machine import tiles
+from ..machine.long_sums import FORMED, LongSum
 from . import traffic
 from .body import Body
 from .call import BATCH, Call, Helper, Pointer, Text, blocks, helper
@@ -20,7 +22,9 @@ from .size import N, Size, cdiv
 
 def _splits(state: Lowering, rows: int, channels: int, tile: tiles.Tile) -> int:
     """How many programs share a sum over so many rows of each image."""
-    return tiles.split_of(state.target, cdiv(channels, tile.n), rows * state.batch, tile.m)
+    blocks, elements = cdiv(rows * state.batch, tile.m), tile.m * tile.n
+    columns, formed = cdiv(channels, tile.n), FORMED * elements
+    return LongSum(state.target, columns, blocks, Fraction(0), formed, 8 * tile.n, tiles.TOGETHER, tile.warps).split
 
 
 def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:

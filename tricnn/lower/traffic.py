@@ -199,18 +199,18 @@ def dgrad(load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, r
     return [dy.of(load), dx.of(store), loads(weight, rows.count * (conv.taps * conv.k * cg))]
 
 
-def wgrad(load_dy: Body, load_x: Body, conv: Convolution, tile: Tile) -> list[Traffic]:
-    """What conv2d_wgrad moves: every tile of (r, s, c) loads dy, every tile of filters x."""
-    steps = cdiv(N * (conv.p * conv.q), tile.k)
+def wgrad(load_dy: Body, load_x: Body, conv: Convolution, tile: Tile, blocks: RowTiles) -> list[Traffic]:
+    """What conv2d_wgrad and conv2d_wgrad_boxes move: every tile of (r, s, c) loads dy, every tile of filters x.
+    ``blocks`` are those of the sum over pixels."""
     cg, kg = conv.group_channels, conv.group_filters
     filters, columns = cdiv(kg, tile.m), cdiv(conv.taps * cg, tile.n)
     dy_lanes, x_lanes = (
         _cycles(conv.groups, kg, filters * tile.m),
         _cycles(conv.groups, cg, columns * tile.n),
     )
-    dy = Calls((1,) * conv.p, (1,) * conv.q, steps * columns, dy_lanes, columns)
-    rows, cols = (axis.taps() for axis in conv.axes)
-    return [dy.of(load_dy), Calls(rows, cols, steps * filters, x_lanes, filters).of(load_x)]
+    dy = Calls((1,) * conv.p, (1,) * conv.q, blocks.count * columns, dy_lanes, columns)
+    rows, cols = (replace(axis, outputs=n).taps() for axis, n in zip(conv.axes, blocks.covered, strict=True))
+    return [dy.of(load_dy), Calls(rows, cols, blocks.count * filters, x_lanes, filters).of(load_x)]
 
 
 def pool(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: Tile) -> list[Traffic]:

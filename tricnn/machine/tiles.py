@@ -85,7 +85,7 @@ class Choice:
 @dataclass(frozen=True)
 class Style:
     """How tiles are chosen: how many of them are enough (None: as many as :func:`clocks` says), how many programs run
-    at once, between which a long sum is dealt out (None: :data:`TOGETHER` on each of the target's multiprocessors), how
+    at once (None: as many as the target has multiprocessors, or share them), how
     many elements a pointwise tile has, and the largest tile of a product where that does not depend on the type."""
 
     tiles: int | None
@@ -94,6 +94,8 @@ class Style:
     product: tuple[int, int, int] | None = None
 
 
+#: types of 16 bits
+NARROW = ("fp16", "bf16")
 #: programs that share a multiprocessor
 TOGETHER = 2
 GPU = Style(None, None, 1024)
@@ -102,6 +104,11 @@ GPU = Style(None, None, 1024)
 INTERPRETER = Style(2, 4, 2048, (512, 128, 64))
 
 _style = ContextVar("style", default=GPU)
+
+
+def multiprocessors(target: str) -> int:
+    """How many programs a target runs at once if each has a multiprocessor for itself."""
+    return _style.get().programs or machine_of(target).multiprocessors
 
 
 def programs(target: str) -> int:
@@ -124,38 +131,35 @@ def chosen_for(style: Style) -> Iterator[None]:
         _style.reset(token)
 
 
-#: of a sum shorter than this, partial results weigh beside what is summed: half the tile leaves half of them
-SHORT_SUM = 1 << 16
-
-
 def power_of_two(n: int) -> int:
     """The least power of two that is at least ``n``."""
     return 1 << max(n - 1, 0).bit_length()
 
 
-def contraction(
-    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, dealt_out: bool = False,
-    tap: int = 0,
-) -> Tile:  # fmt: skip
-    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for), whose depth may be
-    ``dealt_out`` between programs (:func:`split_of`). If each ``tap`` columns belong to one tap of a filter, a tile
-    does not reach into the next one, where that leaves it large enough."""
-    style, narrow = _style.get(), dtype in ("fp16", "bf16")
-    m, n, k = (128, 128, 64) if narrow else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
-    m, n, k = style.product or (m, n, k)
-    m = min(m, max(power_of_two(rows), 16))
-    n = min(n, max(power_of_two(columns), 16))
-    if dealt_out and depth < SHORT_SUM:
-        n = min(n, 64)
-    if tap & -tap >= 32:
-        n = min(n, tap & -tap)
-    k = min(k, max(power_of_two(depth), 16))
-    if not dealt_out:  # which fills the machine anyhow
-        some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
-        if style.tiles is None:
-            m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target))
-        else:
-            m = next((m for m in some if -(-rows // m) * -(-columns // n) >= style.tiles), some[-1])
+def largest(rows: int, columns: int, depth: int, dtype: str, tap: int = 0) -> tuple[int, int, int]:
+    """(m, n, k) of the largest tile of a type for a product of [rows, depth] by [depth, columns]. If each ``tap``
+    columns belong to one tap of a filter, a tile does not reach into the next one, where it is large enough then."""
+    m, n, k = (128, 128, 64) if dtype in NARROW else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
+    m, n, k = _style.get().product or (m, n, k)
+    m, n, k = (min(most, max(power_of_two(size), 16)) for most, size in ((m, rows), (n, columns), (k, depth)))
+    return m, min(n, tap & -tap) if tap & -tap >= 32 else n, k
+
+
+def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0) -> Tile:
+    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for)."""
+    style = _style.get()
+    m, n, k = largest(rows, columns, depth, dtype)
+    some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
+    if style.tiles is None:
+        m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target))
+    else:
+        m = next((m for m in some if -(-rows // m) * -(-columns // n) >= style.tiles), some[-1])
+    return product_tile(m, n, k, dtype, target, attempt)
+
+
+def product_tile(m: int, n: int, k: int, dtype: str, target: str, attempt: int = 0) -> Tile:
+    """The tile with so many rows, columns and steps of the depth, made smaller so many times; its warps and stages."""
+    narrow = dtype in NARROW
     stages = 3 if narrow and target.startswith("sm_") else 2
     for step in range(attempt):
         if step % 3 == 0 and stages > 1 and (m * n <= 4096 or k > 32):
@@ -206,17 +210,9 @@ def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> 
     """
     machine = machine_of(target)
     waves = -(-(-(-rows // m) * -(-columns // n)) // (TOGETHER * machine.multiprocessors))
-    size = 2 if dtype in ("fp16", "bf16") else 4
+    size = 2 if dtype in NARROW else 4
     multiply, load = Fraction(2 * m * n, machine.products_a_clock(dtype)), size * (m + n) / machine.cache_bytes_a_clock
     return waves * max(multiply, load)
-
-
-def split_of(target: str, tiles: int, pixels: int, block: int, warps: int = 4) -> int:
-    """How many programs share the sum over ``pixels`` of a weight gradient: enough to fill the machine, which takes
-    half as many of 8 warps, each with at least sixteen blocks to sum."""
-    most = max(1, pixels // (16 * block))
-    wanted = max(1, programs(target) * 4 // (warps * max(tiles, 1)))
-    return min(most, wanted, 256)
 
 
 def elementwise(channels: int, attempt: int = 0) -> Tile:

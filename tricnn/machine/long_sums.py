@@ -1,0 +1,120 @@
+"""How a long sum, such as a weight gradient's over all pixels, is dealt out between programs, and the tile it then has.
+
+    clocks = waves * together * steps * (products + formed) * max(1, 8 / warps) + partial bytes / bytes a clock
+
+    together = programs that share a multiprocessor        waves = ceil(tiles * split / (multiprocessors * together))
+    steps = ceil(blocks / split)                            warps: of the programs that share a multiprocessor
+    products, formed: clocks of a multiprocessor for one block of one tile, to multiply it and to form its operands
+
+So a machine is filled by whole waves: 72 tiles on 132 multiprocessors are not left with one program each, and a split
+that needs one program more than fit at once pays for a wave. How many programs share a multiprocessor, its registers
+and shared memory say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .machines import machine_of
+from .tiles import NARROW, Tile, for_a_gpu, largest, multiprocessors, product_tile
+
+#: clocks of a multiprocessor for each element of an operand that passes through registers (gathered, or computed of
+#: others) on its way to a product: simulated weight gradients of ResNet-50 take 0.13 to 0.16
+FORMED = Fraction(1, 7)
+#: fewer warps than these leave a multiprocessor waiting for what they began before
+BUSY_WARPS = 8
+#: registers of a thread beside its sums, where operands pass through them and where they come in boxes: as compiled
+BESIDE_FORMED, BESIDE_BOXES = 112, 48
+#: the most programs between which a sum is dealt out, and the fewest blocks of each
+MOST, FEWEST_BLOCKS = 256, 16
+#: of how many waves a launch is thought; and a gain that is not worth more partial results
+WAVES, CLOSE = 4, Fraction(1, 20)
+
+
+def together(tile: Tile, dtype: str, target: str, formed: bool) -> int:
+    """How many programs of a product share a multiprocessor: as many as its registers and its shared memory hold."""
+    machine, threads = machine_of(target), 32 * tile.warps
+    registers = tile.m * tile.n // threads + (BESIDE_FORMED if formed else BESIDE_BOXES)
+    shared = tile.stages * (tile.m + tile.n) * tile.k * (2 if dtype in NARROW else 4)
+    return max(1, min(machine.registers * 256 // (threads * registers), machine.shared * 1024 // (shared + 1024)))
+
+
+@dataclass(frozen=True)
+class LongSum:
+    """``tiles`` results, each a sum of ``blocks`` blocks, of which one takes so many clocks of ``products`` and of
+    operands ``formed``; a partial result has ``partial_bytes``, and up to ``together`` programs of so many ``warps``
+    share a multiprocessor."""
+
+    target: str
+    tiles: int
+    blocks: int
+    products: Fraction
+    formed: Fraction
+    partial_bytes: int
+    together: int
+    warps: int
+
+    def clocks(self, split: int) -> Fraction:
+        """How long it takes, dealt out between so many programs."""
+        programs, each = self.tiles * split, multiprocessors(self.target)
+        sharing = min(self.together, -(-programs // each))
+        waves = -(-programs // (each * sharing))
+        block = (self.products + self.formed) * max(Fraction(1), Fraction(BUSY_WARPS, self.warps * sharing))
+        machine = machine_of(self.target)
+        moved = Fraction(programs * self.partial_bytes * (2 if split > 1 else 1))
+        bytes_a_clock = round(machine.bandwidth / (machine.clock * 1e9))
+        return waves * sharing * -(-self.blocks // split) * block + moved / bytes_a_clock
+
+    @property
+    def split(self) -> int:
+        """Between how many programs it is dealt out: the fewest that take the least time but for :data:`CLOSE`, of
+        those that fill whole waves, and one."""
+        most = max(1, min(MOST, self.blocks // FEWEST_BLOCKS))
+        at_once = multiprocessors(self.target)
+        whole = {wave * at_once // self.tiles for wave in range(1, WAVES * self.together + 1)}
+        clocks = {split: self.clocks(split) for split in sorted({1, most, *whole} - {0}) if split <= most}
+        least = min(clocks.values())
+        return next(split for split, taken in clocks.items() if taken <= least * (1 + CLOSE))
+
+
+def weight_gradient(
+    filters: int, columns: int, pixels: int, tile: Tile, dtype: str, target: str, *, formed: Sequence[bool],
+    groups: int = 1,
+) -> LongSum:  # fmt: skip
+    """The sum over ``pixels`` of a weight gradient [filters, columns] in tiles of this kind; which of dy and x are
+    ``formed`` in registers."""
+    machine, size = machine_of(target), 2 if dtype in NARROW else 4
+    products = Fraction(2 * tile.m * tile.n * tile.k, machine.products_a_clock(dtype))
+    loading = size * (tile.m + tile.n) * tile.k / machine.cache_bytes_a_clock
+    through_registers = sum(side * tile.k for side, one in zip((tile.m, tile.n), formed, strict=True) if one)
+    return LongSum(
+        target,
+        -(-filters // tile.m) * -(-columns // tile.n) * groups,
+        -(-pixels // tile.k),
+        max(products, loading),
+        FORMED * through_registers,
+        4 * tile.m * tile.n,
+        together(tile, dtype, target, any(formed)),
+        tile.warps,
+    )
+
+
+def weight_gradient_tile(
+    filters: int, columns: int, pixels: int, dtype: str, target: str, attempt: int = 0, *,
+    formed: Sequence[bool], tap: int = 0, groups: int = 1,
+) -> Tile:  # fmt: skip
+    """The tile with which a weight gradient, dealt out as is best for it, takes the least time: the largest of its
+    type, or with half its rows or columns."""
+    m, n, k = largest(filters, columns, pixels, dtype, tap)
+    halves = [(m, n), (m // 2, n), (m, n // 2), (m // 2, n // 2)] if for_a_gpu() else [(m, n)]
+    some = [product_tile(a, b, k, dtype, target) for a, b in halves if min(a, b) >= 32 or (a, b) == (m, n)]
+
+    def clocks(tile: Tile) -> Fraction:
+        """Its time, dealt out as is best."""
+        long_sum = weight_gradient(filters, columns, pixels, tile, dtype, target, formed=formed, groups=groups)
+        return long_sum.clocks(long_sum.split)
+
+    best = min(some, key=clocks)
+    return product_tile(best.m, best.n, best.k, dtype, target, attempt)
