@@ -12,17 +12,20 @@ from ..lower.call import wrapped
 from ..lower.names import StepNumber
 from ..lower.program import Function, Launch, Program
 from ..machine.tiles import programs
+from .shared_helpers import shared
 from .templates import closure, library, module_text
 from .tensors import allocation, pointing, rounding
 
 WIDTH = 118
 UNBROKEN = "\N{NO-BREAK SPACE}"
 SIGNATURE = re.compile(r"def (\w+)\((.*)\):")
+UNPACKED = re.compile(r"    (\w+(?:, \w+)+) = args")
 
 
 def emit(program: Program) -> str:
     """The text of the whole file: templates, kernels headed by their layers, ``allocate`` and ``step``."""
-    functions = "\n\n".join(f.text for f in program.functions)
+    kernels = shared(program.functions)
+    functions = "\n\n".join(f.text for f in kernels)
     wanted = {t.name for t in closure(functions)}
     texts = dict.fromkeys(t.text for t in library().values() if t.name in wanted)
     templates = sorted(texts, key=lambda text: "@triton.jit" in text)  # constants first: defaults need them
@@ -34,7 +37,7 @@ def emit(program: Program) -> str:
         _title("templates: each owns a loop; what it loads and stores is passed in"),
         *templates,
         _title("kernels"),
-        *[kernel_text(program, f) for f in program.functions],
+        *[kernel_text(program, f) for f in kernels],
         _title("the step"),
         *([pointing(program)] if program.points else []),
         allocation(program),
@@ -113,11 +116,16 @@ def launched(function: Function) -> str:
 
 
 def _narrow(line: str) -> str:
-    """The line itself, or, if it is a signature too long for one line, several."""
-    found = SIGNATURE.fullmatch(line)
-    if found is None or len(line) <= WIDTH:
+    """The line itself, or several, if it is too long and a signature, names that are unpacked, or arguments."""
+    if len(line) <= WIDTH:
         return line
-    return "\n".join([f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"])
+    if found := SIGNATURE.fullmatch(line):
+        return "\n".join([f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"])
+    if found := UNPACKED.fullmatch(line):
+        return "\n".join(["    (", *wrapped(found[1].split(", "), 8, WIDTH), "    ) = args"])
+    if line.startswith(" " * 8) and " = " not in line:
+        return "\n".join(wrapped(line.strip().removesuffix(",").split(", "), 8, WIDTH))
+    return line
 
 
 def _steps(program: Program) -> list[str]:
@@ -139,6 +147,23 @@ def _steps(program: Program) -> list[str]:
     ]
 
 
+def _headings(program: Program, launches: Sequence[Launch]) -> dict[int, list[str]]:
+    """What stands above some launches of a step, by their number: the layers of each kernel, and, of training, where
+    the forward pass and the backward pass begin."""
+    kernels = {kernel.name: kernel for kernel in program.plan.kernels}
+    found: dict[int, list[str]] = {}
+    titles, before = ["backward, with the loss", "forward"] if program.plan.mode == "train" else [], ""
+    for number, launch in enumerate(launches):
+        if launch.kernel == before:
+            continue
+        before, nodes = launch.kernel, kernels[launch.kernel].nodes
+        begins = not found or any(node.row.begins_backward for node in nodes)
+        title = titles.pop() if titles and begins else ""
+        layers = textwrap.shorten(", ".join(node.name for node in nodes), WIDTH - 8, placeholder=" ...")
+        found[number] = [*(["", f"    # {title} {'-' * (WIDTH - 8 - len(title))}"] if title else []), f"    # {layers}"]
+    return found
+
+
 def _launching(program: Program, name: str, launches: Sequence[Launch], does: str) -> str:
     """A function of the emitted file that makes launches, in order; ``does`` is its docstring."""
     doc = textwrap.wrap(f'"""{does}"""', WIDTH - 4, break_on_hyphens=False)
@@ -149,7 +174,9 @@ def _launching(program: Program, name: str, launches: Sequence[Launch], does: st
     if any(StepNumber.SEED_LOW in launch.arguments for launch in launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
-    for launch in launches:
+    headings = _headings(program, launches)
+    for number, launch in enumerate(launches):
+        lines += headings.get(number, ())
         function = stages[launch.function]
         grid = ", ".join(g.text("triton.cdiv") for g in launch.grid)
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
