@@ -105,10 +105,12 @@ class Program:
         self.first = counters(gm.graph)
         rest = [n for n in gm.graph.nodes if n.op not in ("placeholder", "output", "get_attr") and n not in self.first]
         self.output = next(n for n in gm.graph.nodes if n.op == "output")
+        self._imported: dict[tuple[Any, ...], tuple[Graph, Calls]] = {}  # of those calls that were tried already
         refused = self._refused(rest, given)
         self.regions = [Region(part) for part in split(rest, refused)]
         for region in self.regions:
             self._compile(region, given, refused)
+        self._imported.clear()
         self._last = self._last_uses()
 
     def _refused(self, nodes: list[Any], given: dict[Any, Any]) -> dict[Any, str]:
@@ -120,7 +122,7 @@ class Program:
                 continue
             calls = Calls(part.nodes, given, part.results(self.gm.graph))
             try:
-                imported(calls)
+                self._imported[tuple(part.nodes)] = imported(calls), calls
             except NotImported as error:
                 for problem in error.problems:
                     node = calls.by_path.get(problem.path)
@@ -139,9 +141,11 @@ class Program:
         elif (reason := part.why_not(self.gm.graph)) is not None:
             region.reason = reason
         else:
-            calls = Calls(part.nodes, given, part.results(self.gm.graph))
             try:
-                graph = imported(calls)
+                if (tried := self._imported.get(tuple(part.nodes))) is None:
+                    calls = Calls(part.nodes, given, part.results(self.gm.graph))
+                    tried = imported(calls), calls
+                graph, calls = tried
             except GraphError as error:
                 region.reason = str(error)
             else:
