@@ -62,7 +62,7 @@ def test_regions_train_to_pytorchs_losses_and_weights() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_networks_are_one_region_and_train_as_pytorchs(name: str) -> None:
     module, shape = REFERENCE[name](3, 0.125).double(), (3, 3, 32, 32)
     with torch.no_grad():
