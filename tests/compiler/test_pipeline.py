@@ -31,7 +31,7 @@ def test_what_runs_when() -> None:
         ran("infer", "all") == ran("infer", "auto") == [*ran("infer", "epilogue"), "siblings-merged", "slices-joined"]
     )
     assert ran("train", "prologue") == ["expanded", "for-training", *tidied, "differentiated", "gradients-compacted"]
-    assert ran("train", "all") == [step.name for step in PASSES if "train" in (step.mode or "train")]
+    assert ran("train", "all") == [step.name for step in PASSES if "train" in (step.modes or "train")]
     assert ran("open", "all") == [{"for-training": "open"}.get(name, name) for name in ran("train", "all")]
     assert {step.name for step in PASSES} == {*ran("infer", "all"), *ran("train", "all"), *ran("open", "all")}
 

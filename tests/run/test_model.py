@@ -153,7 +153,7 @@ def test_every_pass_can_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tricnn.compile(network("residual"), "train", batch=2)
     (folder,) = tmp_path.iterdir()
     names = sorted(p.name for p in folder.iterdir())
-    stages = ["declared", *(step.name for step in PASSES if step.mode != "infer"), "plan"]
+    stages = ["declared", *(step.name for step in PASSES if not step.modes or "train" in step.modes), "plan"]
     assert names == [*(f"{i:02}-{stage}.txt" for i, stage in enumerate(stages)), f"{len(stages)}-kernels.py"]
     for name in names[:-2]:  # each graph is text that reads back
         assert str(tricnn.from_text((folder / name).read_text())) == (folder / name).read_text()

@@ -59,18 +59,18 @@ class Aim:
 @dataclass(frozen=True)
 class Pass:
     """One step from a graph to a graph. ``name`` says what its result is; ``does`` is its equation, or what it does, in
-    one line. It runs in the modes ``mode`` (with ``+`` between; in every one, if that is empty) where the policy has
+    one line. It runs in ``modes`` (in every one, if that is empty) where the policy has
     all ``rules``; with no rule named, under every policy that fuses at all; and always if ``rules`` is None."""
 
     name: str
     does: str
     run: Callable[[Graph, Aim], Graph]
-    mode: str = ""
+    modes: tuple[str, ...] = ()
     rules: tuple[str, ...] | None = None
 
     def runs(self, aim: Aim) -> bool:
         """Is it part of this compilation?"""
-        if self.mode and aim.mode not in self.mode.split("+"):
+        if self.modes and aim.mode not in self.modes:
             return False
         return self.rules is None or (bool(aim.rules) and aim.rules.issuperset(self.rules))
 
@@ -82,31 +82,31 @@ PASSES = (
     Pass("expanded", "conv_transpose2d(x, w, b) = conv2d_grad_input(x, w, b): rows that mean other rows",
          lambda graph, aim: expand(graph)),
     Pass("for-inference", "dropout(x) = x; heads that only training wants are left out",
-         lambda graph, aim: for_inference(graph), "infer"),
+         lambda graph, aim: for_inference(graph), ("infer",)),
     Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)); the loss on every output",
-         lambda graph, aim: for_training(graph, aim.loss), "train"),
+         lambda graph, aim: for_training(graph, aim.loss), ("train",)),
     Pass("open", "batch_norm(x) = normalize(x, batch_stats(x)); outputs stay, and what follows is somebody else's",
-         lambda graph, aim: with_batch_statistics(graph), "open"),
+         lambda graph, aim: with_batch_statistics(graph), (OPEN,)),
     Pass("batch-norm-folded", "batch_norm(conv2d(x, w, b)) = conv2d(x, w * s, (b - mean) * s + beta)",
-         lambda graph, aim: fold_batch_norm(graph), "infer", ()),
+         lambda graph, aim: fold_batch_norm(graph), ("infer",), ()),
     Pass("sums-folded", "conv2d(x, w) + conv2d(x, v) = conv2d(x, w + zeros around v), batch_norm(x) among them",
-         lambda graph, aim: fold_sums(graph), "infer", ()),
+         lambda graph, aim: fold_sums(graph), ("infer",), ()),
     Pass("tidied", "max_pool2d(relu(x)) = relu(max_pool2d(x)); f(flatten(x)) = flatten(f(x))",
-         lambda graph, aim: tidy(graph), "", ()),
+         lambda graph, aim: tidy(graph), (), ()),
     Pass("padding-absorbed", "conv2d(zero_pad2d(x; a), w; b) = conv2d(x, w; a + b)",
-         lambda graph, aim: absorb_padding(graph), "", ()),
+         lambda graph, aim: absorb_padding(graph), (), ()),
     Pass("branches-joined", "concat(f(a), f(b)) = f(concat(a, b))",
-         lambda graph, aim: join_branches(graph), "train+open", ("placement", "prologue")),
+         lambda graph, aim: join_branches(graph), ("train", OPEN), ("placement", "prologue")),
     Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",
-         lambda graph, aim: merge_siblings(graph, aim.mode), "", MERGING),
+         lambda graph, aim: merge_siblings(graph, aim.mode), (), MERGING),
     Pass("differentiated", "the gradient of the loss in every parameter, graph to graph",
-         lambda graph, aim: differentiate(graph), "train"),
+         lambda graph, aim: differentiate(graph), ("train",)),
     Pass("differentiated", "the gradient of what is wanted, given the gradient of every output, graph to graph",
-         lambda graph, aim: differentiate_open(graph, aim.wants), "open"),
+         lambda graph, aim: differentiate_open(graph, aim.wants), (OPEN,)),
     Pass("gradients-compacted", "conv2d_grad_input(dy, w; 1x1, stride s) = spread(conv2d_grad_input(dy, w; stride 1))",
-         lambda graph, aim: compact_strided_gradients(graph), "train+open", ("prologue",)),
+         lambda graph, aim: compact_strided_gradients(graph), ("train", OPEN), ("prologue",)),
     Pass("slices-joined", "concat(slice(m), y) = slice(concat(m, y))",
-         lambda graph, aim: join_slices(graph), "", MERGING),
+         lambda graph, aim: join_slices(graph), (), MERGING),
 )  # fmt: skip
 
 
