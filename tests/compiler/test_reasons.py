@@ -81,9 +81,10 @@ def test_a_join_says_for_which_branch_it_waits() -> None:
 
 
 def test_bytes_that_decided_are_those_of_the_rule() -> None:
-    """Two operands and five readers: recomputed 5 * 2 values of 8 channels and 10x10 pixels, stored 2 + 1 + 5."""
+    """Two operands and five readers: recomputed 5 * 2 values of 8 channels and 10x10 pixels, stored 2 + 1 + 5. The
+    operands are convolutions of two images: of one image their sum would be a single convolution."""
     b = chain()
-    join = b.add("add", "first", b.conv2d("x", 8, 3, name="other"), name="join")
+    join = b.add("add", "first", b.conv2d(b.input("z", (3, 12, 12)), 8, 3, name="other"), name="join")
     for number in range(5):
         b.output(b.conv2d(join, 4, 3, name=f"reader{number}"), f"y{number}")
     value = 8 * 10 * 10 * 2

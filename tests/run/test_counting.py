@@ -13,6 +13,7 @@ from tricnn.compiler.pipeline import planned
 from tricnn.compiler.plan import Plan
 from tricnn.graphs import ARCHITECTURES, SMALL
 from tricnn.ir import Graph, GraphBuilder
+from tricnn.ir.objective import ROWS, Loss
 from tricnn.lower.body import Body
 from tricnn.lower.lower import LOWERINGS, lower
 from tricnn.run.triton_executor import interpreting
@@ -99,28 +100,45 @@ def boxes() -> Graph:
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 
+def pixel_norm() -> Graph:
+    """A block of ConvNeXt: layer norm over the channels of each pixel, 6 of them, which fill no tile."""
+    b = GraphBuilder("pixel_norm")
+    x = b.conv2d(b.input("x", (3, 6, 4)), 6, 2, stride=2, name="stem")
+    y = b.layer_norm(b.conv2d(x, 6, 3, padding=1, groups=6, name="dw"), name="norm")
+    y = b.pixel_linear(b.add("gelu", b.pixel_linear(y, 12, name="wide")), 6, name="narrow")
+    x = b.add_(b.layer_scale(y, name="scale", init="constant(0.5)"), x)
+    return b.build(b.linear(b.flatten(b.layer_norm(b.global_avg_pool(x), name="last")), 3, name="fc"))
+
+
+def dense() -> Graph:
+    """A dense layer, for what a loss reads and writes."""
+    b = GraphBuilder("dense")
+    return b.build(b.linear(b.input("x", (5,)), 7, name="fc"))
+
+
 GRAPHS = {
     **{kind: network(kind) for kind in KINDS},
     **{f"net_{g.name}": g for g in NETS if g.name in ("lenet", "branches", "preactivation")},
-    **{g.name: g for g in (depthwise(), bottleneck(), inception(), vgg(), padded(), masked())},
+    **{g.name: g for g in (depthwise(), bottleneck(), inception(), vgg(), padded(), masked(), pixel_norm())},
 }
 
 
 CASES = [(name, mode, True) for name in GRAPHS for mode in ("train", "infer")]
-CASES += [(name, "train", False) for name in KINDS]
+CASES += [(name, "train", False) for name in (*KINDS, "pixel_norm")]
+LOSSES = [(loss, fuse) for loss in ROWS for fuse in (True, False)]  # over targets: a label is one of the networks above
 
 
 def count(
-    graph: Graph, mode: str, fuse: bool = True, dtype: str = "bf16", target: str | None = None
+    graph: Graph, mode: str, fuse: bool = True, dtype: str = "bf16", target: str | None = None, loss: Loss | None = None
 ) -> list[CountedLaunch]:  # fmt: skip
-    model = compiled(graph, mode=mode, batch=3, dtype=dtype, fuse=fuse, target=target)
+    model = compiled(graph, mode=mode, batch=3, dtype=dtype, fuse=fuse, target=target, loss=loss or Loss())
     counted = BytesCounted(model, 3)
     verify_model(model, 3, watch=counted)
     return counted.launches
 
 
-def plan(graph: Graph, mode: str, fuse: bool) -> Plan:
-    return planned(graph, mode, "all" if fuse else "none")
+def plan(graph: Graph, mode: str, fuse: bool, loss: Loss | None = None) -> Plan:
+    return planned(graph, mode, "all" if fuse else "none", loss=loss)
 
 
 def differences(launches: Iterable[CountedLaunch]) -> list[str]:
@@ -139,6 +157,13 @@ def differences(launches: Iterable[CountedLaunch]) -> list[str]:
 def test_kernels_move_just_the_bytes_of_the_plan(name: str, mode: str, fuse: bool) -> None:
     """To the byte, for each buffer of each launch: read once, written once, and loaded as often as tiles overlap."""
     launches = count(GRAPHS[name], mode, fuse)
+    assert launches and differences(launches) == []
+
+
+@pytest.mark.parametrize(("loss", "fuse"), LOSSES)
+def test_losses_of_targets_too(loss: str, fuse: bool) -> None:
+    """A probability for each class, which a loss and its gradient read beside the logits."""
+    launches = count(dense(), "train", fuse, loss=Loss(loss, mixed=True))
     assert launches and differences(launches) == []
 
 
@@ -169,6 +194,7 @@ def test_whole_networks_too(name: str) -> None:
 
 def test_every_kind_of_kernel_is_counted() -> None:
     kernels = [k for name, mode, fuse in CASES for k in plan(GRAPHS[name], mode, fuse).kernels]
+    kernels += [k for loss, fuse in LOSSES for k in plan(dense(), "train", fuse, Loss(loss, mixed=True)).kernels]
     frozen = {
         "stack",
         "concat_filters",

@@ -47,6 +47,8 @@ FEW = 8.0
 U32, TF32 = 2.0**-24, 2.0**-10
 #: bits of the significand (the first included) and the least power of two: of each type of storage
 FORMATS = {"fp32": (24, -149), "fp16": (11, -24), "bf16": (8, -133)}
+#: operands that are two in one, [2, C] or of each pixel [N, 2, H, W]: the mean may rise while the variance falls
+PAIRS = ("stats", "sums")
 #: what is smaller may be flushed to zero
 TINY = 2.0**-126
 
@@ -193,19 +195,19 @@ def moved(
         return distance(errors)
     nothing = [np.broadcast_to(0.0, v.shape) for v in values]
     total = np.zeros(y.shape)
-    for i, (value, error) in enumerate(zip(values, errors, strict=True)):
+    roles = op.operand_names(len(values))
+    for i, (role, value, error) in enumerate(zip(roles, values, errors, strict=True)):
         if not _real(value):
             continue
-        for step in _rows_apart(value, error):
+        for step in _one_by_one(error) if role in PAIRS else [error]:
             total += distance([*nothing[:i], step, *nothing[i + 1 :]])
     return total
 
 
-def _rows_apart(value: np.ndarray, error: np.ndarray) -> list[np.ndarray]:
-    """Statistics [2, C] are two operands in one: the mean may rise while the variance falls."""
-    if value.ndim != 2 or len(value) != 2:
-        return [error]
-    return [np.where(np.arange(2)[:, None] == row, error, 0.0) for row in range(2)]
+def _one_by_one(error: np.ndarray) -> list[np.ndarray]:
+    """The errors of a pair of statistics, each beside no error of the other."""
+    number = np.arange(2).reshape(2, *[1] * (2 if error.ndim == 4 else 1))
+    return [np.where(number == one, error, 0.0) for one in range(2)]
 
 
 def relative(error: np.ndarray, want: np.ndarray) -> float:

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..compiler.plan import Kernel
 from ..ir.graph import Graph
+from ..ir.objective import Loss
 from ..ir.table import Environment
 from ..lower.program import Launch, element, step_numbers
 from ..machine import tiles
@@ -87,12 +88,12 @@ def verify(
 
 def compiled(
     graph: Graph, *, mode: str, batch: int, dtype: str, fuse: bool | str = True, seed: int = 0,
-    target: str | None = None,
+    target: str | None = None, loss: Loss | str = "cross_entropy",
 ) -> Model:  # fmt: skip
     """The model to verify, with tiles for what will run it: the GPU, Triton's interpreter, or the target named."""
     machine = tiles.INTERPRETER if interpreting() and target is None else tiles.GPU
     with tiles.chosen_for(machine):
-        return compile(graph, mode, batch, dtype, "triton", target, fuse, seed=seed)
+        return compile(graph, mode, batch, dtype, "triton", target, fuse, seed=seed, loss=loss)
 
 
 def verify_model(

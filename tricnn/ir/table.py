@@ -249,7 +249,7 @@ class Op:
     def operand_names(self, count: int) -> tuple[str, ...]:
         """The names of ``count`` operands, the last one's for those that follow it."""
         names = self._bare_names
-        return names if count <= len(names) else names + names[-1:] * (count - len(names))
+        return names[:count] + names[-1:] * (count - len(names))
 
     @cached_property
     def _bare_names(self) -> tuple[str, ...]:
