@@ -255,7 +255,7 @@ def test_train_takes_a_small_member_and_says_so(tricnn, monkeypatch):
 
     seen = []
 
-    def stand_in(graph, dataset, options, screen, about):
+    def stand_in(graph, dataset, options, screen, about, processes):
         seen.append((graph, dataset.image_shape, about))
         result = SimpleNamespace(epochs=1, train_loss=0.0, test_accuracy=0.5, images_per_second=1.0, state_sha256="",
                                  checkpoint=None)  # fmt: skip

@@ -169,7 +169,7 @@ def run_among(processes: Processes, options: argparse.Namespace, asked: Graph) -
         "data": dataset.name,
         "executor": model.executor.name,
         "device": str(model.executor.device).partition(":")[0],
-        "processes": processes.world,
+        **({"processes": processes.world} if processes.world > 1 else {}),
         "seed": options.seed,
         "epochs": result.epochs,
         "train_loss": result.train_loss,
@@ -269,7 +269,7 @@ def train(
     executor = model.executor.name
     if options.weights:
         state, left = without_head(graph, load_weights(options.weights), model.state_dict())
-        model.load_state_dict(state)
+        model.load_state_dict(state if left else options.weights)
         if left and screen.progress:
             count = graph.types[left[0]].per_image[0]
             screen.progress.print(

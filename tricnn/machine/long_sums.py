@@ -106,10 +106,13 @@ def weight_gradient_tile(
     formed: Sequence[bool], tap: int = 0, groups: int = 1,
 ) -> Tile:  # fmt: skip
     """The tile with which a weight gradient, dealt out as is best for it, takes the least time: the largest of its
-    type, or with half its rows or columns."""
+    type, or with half its rows or columns; with 64 rows at least where there are as many, for the rates of products
+    are those of instructions of 64 rows (wgmma)."""
     m, n, k = largest(filters, columns, pixels, dtype, tap)
     halves = [(m, n), (m // 2, n), (m, n // 2), (m // 2, n // 2)] if for_a_gpu() else [(m, n)]
-    some = [product_tile(a, b, k, dtype, target) for a, b in halves if min(a, b) >= 32 or (a, b) == (m, n)]
+    some = [
+        product_tile(a, b, k, dtype, target) for a, b in halves if (a >= min(m, 64) and b >= 32) or (a, b) == (m, n)
+    ]
 
     def clocks(tile: Tile) -> Fraction:
         """Its time, dealt out as is best."""
