@@ -123,7 +123,8 @@ def binary_cross_entropy(
     row, channel, mask, x, t = _target_rows(load_x, x_args, targets, N, C, BLOCK_M, BLOCK_N)
     e = tl.exp(-tl.abs(x))
     if LOSSES:
-        terms = tl.where(channel < C, tl.maximum(x, 0.0, tl.PropagateNan.ALL) - x * t + tl.log(1.0 + e), 0.0)
+        positive = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        terms = tl.where(channel < C, positive - x * t + tl.log(1.0 + e), 0.0)
         tl.store(losses + row, tl.sum(terms, axis=1) * (1.0 / C), mask=row < N)
     if GRAD:
         grad = (tl.where(x >= 0, 1.0, e) / (1.0 + e) - t) * (SCALE / C / N)

@@ -354,7 +354,8 @@ DROPPING = {
     "tl.maximum(PL - q * SW, 0)", "tl.minimum(found, found ^ 2 * AREA - 1)", "tl.minimum(ROW_TILES - first, GROUP)",
     "tl.maximum((2 * p + 1) * IN - OUT, 0)", "tl.minimum(tl.maximum((2 * p + 1) * IN - OUT, 0), (IN - 1) * unit)",
     "tl.maximum(unit - tl.abs(place - i * unit), 0)", "tl.maximum(steps - tl.abs(p * (IN - 1) - i * steps), 0)",
-    "tl.minimum(begin + chunk, pixels)", "tl.minimum(begin + chunk, N * PIXELS)", "tl.minimum(begin + chunk, parts)",
+    "tl.minimum(begin + chunk, pixels)", "tl.minimum(begin + chunk, boxes)",
+    "tl.minimum(begin + chunk, N * PIXELS)", "tl.minimum(begin + chunk, parts)",
 }  # fmt: skip
 
 

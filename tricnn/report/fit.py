@@ -12,7 +12,7 @@ from rich.text import Text
 
 #: what is not broken: a word up to a blank, and within it a run up to its separators
 WORD, PIECE = re.compile(r"\S+\s*"), re.compile(r"[^\s./,:=>()\[\]-]*[./,:=>()\[\]-]*\s*")
-PART, LONG = re.compile(r"[^_]*_*"), 26  # a run with more letters than this is broken behind its underscores, too
+PART, LONG = re.compile(r"[^_]*_*"), 13  # a run with more letters than this is broken behind its underscores, too
 ANY = 1 << 16  # columns: more than any table has
 
 

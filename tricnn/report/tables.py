@@ -46,7 +46,7 @@ def layers(shown: Mapping[str, Any]) -> Table:
     batch = shown["batch"]
     made = table(
         f"{shown['graph']}, {plural(batch, 'image')}, activations in {shown['dtype']}",
-        "layer", "operation", ">output", ">parameters", ">multiply-adds", ">bytes",
+        "layer", "operation", ">output", ">parameters", ">multiply-\nadds", ">bytes",
     )  # fmt: skip
     made.show_footer = True
     for r in shown["layers"]:
