@@ -49,12 +49,13 @@ def logical(trained, gradients):
     return {name: np.array(trained.to_logical(name, g)) for name, g in gradients.items()}
 
 
-def trained(processes=ALONE):
+def trained(executor, processes=ALONE):
     """The state after two epochs, of which the last batch is smaller."""
     random = np.random.default_rng(6)
     images, labels = random.integers(0, 256, (20, 2, 6, 6), np.uint8), random.integers(0, 3, 20)
     data = Dataset("noise", images[:17], labels[:17], images[17:], labels[17:], 3)
-    trained, evaluator = model("numpy"), tricnn.compile(network(), executor="numpy")
+    trained = model(executor, chosen_for=BATCH)
+    evaluator = tricnn.compile(network(), executor=executor)
     result = train(trained, evaluator, data, TrainOptions(epochs=2, batch=BATCH, processes=processes))
     return trained.state_dict(), result
 
@@ -96,7 +97,7 @@ def main():
         "gradients": steps,
         "buckets": exchange.bytes_by_bucket,
         "begun": begun,
-        "trained": trained(processes) if executor == "numpy" else None,
+        "trained": trained(executor, processes),
     }
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
     distributed.destroy_process_group()
