@@ -42,6 +42,8 @@ def test_synthetic_images_need_no_data(tricnn, tiny):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        (["--data", "digits", "--freeze", "stam"], "freeze: no layer or parameter is called 'stam'"),
+        (["--data", "digits", "--groups", "fc lr"], "fc lr"),
         (["--data", "digits", "--crop", "padded"], "--crop"),
         (["--data", "digits", "--synthetic"], "--synthetic"),
         (["--data", "pets", "--shift", "1"], "--crop padded"),
@@ -114,8 +116,11 @@ def test_the_recipes_that_come_along_are_understood():
     """Every option, and every value, by the command's own parser."""
     from pathlib import Path
 
+    import tricnn as package
     from tricnn.cli import train_command
     from tricnn.cli.command_line import Parser
+    from tricnn.compiler.frozen import frozen_parameters
+    from tricnn.training.options import grouped
 
     found = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
     assert len(found) >= 3
@@ -124,6 +129,9 @@ def test_the_recipes_that_come_along_are_understood():
         train_command.add_arguments(parser)
         options = parser.parse_args(train_command.expanded(["resnet18", "--recipe", str(path)], parser))
         assert options.model == "resnet18" and options.epochs >= 10
+        graph = package.graphs.resnet18()
+        grouped([p.name for p in graph.parameters], options.groups)
+        assert path.stem != "fine-tune" or len(frozen_parameters(graph, options.freeze)) > 10
 
 
 def test_weights_of_other_classes_are_a_start_and_the_head_is_said_to_be_new(tricnn, tiny, folder, tmp_path):
@@ -132,7 +140,8 @@ def test_weights_of_other_classes_are_a_start_and_the_head_is_said_to_be_new(tri
     trained = package.compile(package.graphs.lenet5(num_classes=5, input_shape=(1, 32, 32)), executor="numpy", seed=9)
     trained.save_state_dict(tmp_path / "w.safetensors")
     command = ("train", "lenet5", "--input", "1,32,32", "--data", folder, "--weights", tmp_path / "w.safetensors")
-    ran = tricnn(*command, "--workers", 0, "--batch", 4, "--epochs", 1, "--lr", "1e-9", "--out", tmp_path / "run")
+    ran = tricnn(*command, "--workers", 0, "--batch", 4, "--epochs", 1, "--lr", "1e-9", "--out", tmp_path / "run",
+                 "--freeze", "c1,f6.bias", "--groups", "c5 lr=10,* weight-decay=0")  # fmt: skip
     assert ran.status == 0, ran.err
     assert "not of 2 classes: left at the initial values" in " ".join(ran.out.split())
     from tricnn.training import load_checkpoint
@@ -142,6 +151,8 @@ def test_weights_of_other_classes_are_a_start_and_the_head_is_said_to_be_new(tri
     for name, x in trained.state_dict().items():
         if name not in head:
             np.testing.assert_allclose(state[name], x, rtol=0, atol=1e-5)
+            if name.startswith("c1.") or name == "f6.bias":
+                assert state[name].tobytes() == x.tobytes(), name
     assert head and all(name in ran.out for name in head)
 
 

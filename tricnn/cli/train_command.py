@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tricnn.run.model import Model
     from tricnn.training import TrainOptions, TrainResult
     from tricnn.training.batch_sources import Source
+    from tricnn.training.options import ParameterGroup
     from tricnn.training.processes import Processes
 
     from .screen import Screen
@@ -105,6 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     setting(how, "--momentum", real(0, 0.9999), "M", "of gradient descent")
     how.add_argument("--nesterov", action="store_true", help="Nesterov's momentum")
     setting(how, "--weight-decay", real(), "W", "of weights; biases and batch norm have none")
+    how.add_argument(
+        "--freeze", type=_names, default=(), metavar="NAME,NAME", help="layers and parameters that stay: conv1,layer1"
+    )
+    how.add_argument(
+        "--groups", type=_groups, default=(), metavar="G,G",
+        help="parameters with their own share of --lr, or weight decay: 'fc lr=10,*.gamma weight-decay=0'",
+    )  # fmt: skip
     setting(how, "--schedule", str, "S", "constant, step or cosine")
     setting(how, "--warmup", real(), "E", "epochs in which the rate grows to --lr")
     how.add_argument(
@@ -126,6 +134,26 @@ def _epochs(text: str) -> tuple[int, ...]:
     if any(later <= earlier for earlier, later in pairwise(epochs)):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not epochs that increase, such as 10,15")
     return epochs
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def _groups(text: str) -> tuple[ParameterGroup, ...]:
+    from tricnn.training.options import ParameterGroup
+
+    kinds = {"lr": "lr", "weight-decay": "weight_decay", "weight_decay": "weight_decay"}
+    groups = []
+    for part in _names(text):
+        pattern, *settings = part.split()
+        given = [setting.partition("=") for setting in settings]
+        if not given or any(name not in kinds or not value for name, _, value in given):
+            raise argparse.ArgumentTypeError(
+                f"{part[:60]!r} is no group of parameters: a name, then lr=FACTOR, weight-decay=W or both"
+            )
+        groups.append(ParameterGroup(pattern, **{kinds[name]: real()(value) for name, _, value in given}))
+    return tuple(groups)
 
 
 def expanded(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -265,6 +293,7 @@ def train(
         model = compile(
             graph, "train", -(-options.batch // processes.world), options.dtype, executor, None, options.fuse,
             seed=options.seed, loss=loss, bucket_bytes=BUCKET_BYTES if processes.world > 1 else None,
+            freeze=options.freeze,
         )  # fmt: skip
     executor = model.executor.name
     if options.weights:
@@ -310,8 +339,8 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
         momentum=options.momentum, nesterov=options.nesterov, weight_decay=options.weight_decay, decay_vectors=False,
         schedule=options.schedule, warmup_epochs=options.warmup, milestones=options.milestones, gamma=options.gamma,
         optimiser=options.optimiser, clip=options.clip, accumulate=options.accumulate, ema=options.ema,
-        mixup=options.mixup, cutmix=options.cutmix, shift=1 if options.shift is None else options.shift,
-        checkpoint_seconds=options.checkpoint_seconds,
+        groups=options.groups, mixup=options.mixup, cutmix=options.cutmix,
+        shift=1 if options.shift is None else options.shift, checkpoint_seconds=options.checkpoint_seconds,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from .cost import Cost
 from .differentiate import differentiate, differentiate_open
 from .expand import expand
 from .fold import fold_batch_norm, fold_sums
+from .frozen import freeze, trained
 from .fusion.fuser import fuse
 from .padding import absorb_padding
 from .plan import Plan
@@ -40,7 +41,8 @@ Show = Callable[[str, object], None]
 class Aim:
     """What a graph is compiled for. ``cost`` is the time model that ``auto`` goes by; without one ``auto`` is ``all``.
 
-    ``wants`` are the parameters and inputs whose gradients an open plan gives. Raises TargetError for an unknown mode.
+    ``wants`` are the parameters and inputs whose gradients an open plan gives; ``frozen`` are patterns of what training
+    leaves as it is (frozen.py). Raises TargetError for an unknown mode.
     """
 
     mode: str
@@ -48,6 +50,7 @@ class Aim:
     cost: Cost | None = None
     loss: Loss = field(default_factory=Loss)
     wants: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     rules: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +78,11 @@ class Pass:
         return self.rules is None or (bool(aim.rules) and aim.rules.issuperset(self.rules))
 
 
+def learning(graph: Graph, aim: Aim) -> frozenset[str]:
+    """The parameters and inputs whose gradients the plan gives."""
+    return frozenset(trained(graph, aim.frozen) if aim.mode == "train" else aim.wants)
+
+
 MERGING = ("merging", "placement", "prologue")
 
 #: in the order in which they run; a plan is made of what the last one leaves
@@ -83,8 +91,8 @@ PASSES = (
          lambda graph, aim: expand(graph)),
     Pass("for-inference", "dropout(x) = x; heads that only training wants are left out",
          lambda graph, aim: for_inference(graph), ("infer",)),
-    Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)); the loss on every output",
-         lambda graph, aim: for_training(graph, aim.loss), ("train",)),
+    Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)) unless it is frozen; the loss on every output",
+         lambda graph, aim: for_training(freeze(graph, aim.frozen), aim.loss), ("train",)),
     Pass("open", "batch_norm(x) = normalize(x, batch_stats(x)); outputs stay, and what follows is somebody else's",
          lambda graph, aim: with_batch_statistics(graph), (OPEN,)),
     Pass("batch-norm-folded", "batch_norm(conv2d(x, w, b)) = conv2d(x, w * s, (b - mean) * s + beta)",
@@ -98,9 +106,9 @@ PASSES = (
     Pass("branches-joined", "concat(f(a), f(b)) = f(concat(a, b))",
          lambda graph, aim: join_branches(graph), ("train", OPEN), ("placement", "prologue")),
     Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",
-         lambda graph, aim: merge_siblings(graph, aim.mode), (), MERGING),
-    Pass("differentiated", "the gradient of the loss in every parameter, graph to graph",
-         lambda graph, aim: differentiate(graph), ("train",)),
+         lambda graph, aim: merge_siblings(graph, aim.mode, learning(graph, aim)), (), MERGING),
+    Pass("differentiated", "the gradient of the loss in every parameter that is not frozen, graph to graph",
+         lambda graph, aim: differentiate(graph, wrt=trained(graph, aim.frozen)), ("train",)),
     Pass("differentiated", "the gradient of what is wanted, given the gradient of every output, graph to graph",
          lambda graph, aim: differentiate_open(graph, aim.wants), (OPEN,)),
     Pass("gradients-compacted", "conv2d_grad_input(dy, w; 1x1, stride s) = spread(conv2d_grad_input(dy, w; stride 1))",
@@ -129,12 +137,13 @@ def planned(
     *,
     loss: Loss | None = None,
     wants: tuple[str, ...] = (),
+    frozen: tuple[str, ...] = (),
     show: Show | None = None,
 ) -> Plan:
     """The plan of a declared graph, by every pass and then fusion. ``cost`` is the time model that ``auto`` goes by;
     without one every rule is used wherever it is legal. ``wants`` are the parameters and inputs whose gradients an open
-    plan gives. Raises as :func:`specialised` does."""
-    return _planned(graph, Aim(mode, policy_named(fuse), cost, loss or Loss(), wants), show)
+    plan gives, ``frozen`` patterns of what training leaves as it is. Raises as :func:`specialised` does."""
+    return _planned(graph, Aim(mode, policy_named(fuse), cost, loss or Loss(), wants, frozen), show)
 
 
 def _planned(graph: Graph, aim: Aim, show: Show | None) -> Plan:

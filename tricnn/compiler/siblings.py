@@ -23,14 +23,15 @@ from ..ir.table import Source
 from .rewrite import Rewriter
 
 
-def merge_siblings(graph: Graph, mode: str) -> Graph:
-    """Merge convolutions of one input, kernel size, stride, padding and dilation, before differentiation."""
+def merge_siblings(graph: Graph, mode: str, learning: frozenset[str] = frozenset()) -> Graph:
+    """Merge convolutions of one input, kernel size, stride, padding and dilation, before differentiation; those with
+    weights that are ``learning`` by themselves, for one gradient serves all that are merged."""
     work = Rewriter(graph)
     groups: dict[object, list[Node]] = {}
     for node in [n for n in graph.nodes if n.row.convolution]:
         if _free(graph, node, mode):
-            key = (node.inputs[0], tuple(sorted(node.attrs.items())), len(node.inputs),
-                   graph.types[node.inputs[1]].per_image[2:])  # fmt: skip
+            key = (node.inputs[0], tuple(v in learning for v in node.inputs[1:]),
+                   tuple(sorted(node.attrs.items())), graph.types[node.inputs[1]].per_image[2:])  # fmt: skip
             groups.setdefault(key, []).append(node)
     for siblings in groups.values():
         if len(siblings) > 1:

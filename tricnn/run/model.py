@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
@@ -22,6 +22,7 @@ from ..graphs.published import about_images
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
 from ..ir.objective import Loss
+from ..ir.table import Source
 from ..ir.wording import plural
 from ..lower.lower import lower
 from ..lower.program import Program
@@ -75,6 +76,7 @@ def compile(
     seed: int = 0,
     loss: Loss | str = "cross_entropy",
     bucket_bytes: int | None = None,
+    freeze: Sequence[str] = (),
 ) -> Model:
     """Compile a network.
 
@@ -91,6 +93,8 @@ def compile(
     loss      of training: ``cross_entropy``, ``binary_cross_entropy`` (of logits), ``mean_squared_error``, or a
               :class:`tricnn.Loss`, which has label smoothing, class weights, an ignored label, and mixed labels.
     seed      draws the initial parameters and, with the step, dropout's masks.
+    freeze    what training leaves as it is, by the names of layers and parameters: ``["conv1", "layer1", "*.bias"]``.
+              No gradient of it is computed, and frozen batch norm normalises by its running statistics.
     bucket_bytes  finish gradients by so many bytes rather than at the end of the step, for who sends them to other
               processes meanwhile (training/gradient_exchange.py).
 
@@ -98,7 +102,7 @@ def compile(
     each compilation.
 
     Raises TargetError for an unknown mode, dtype, executor, target or policy, and GraphError for a graph that cannot be
-    trained.
+    trained or has nothing of a name that is to be frozen.
     """
     if not isinstance(graph, Graph):
         raise GraphError(f"compile takes a tricnn.Graph, such as tricnn.graphs.lenet(), not {type(graph).__name__}")
@@ -119,7 +123,8 @@ def compile(
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
     dump = Dump.asked_for(graph, mode)
     cost = Cost(batch, dtype, target or device_target())
-    plan = planned(graph, mode, fuse, cost, loss=loss, show=dump)
+    frozen = (freeze,) if isinstance(freeze, str) else tuple(freeze)
+    plan = planned(graph, mode, fuse, cost, loss=loss, frozen=frozen, show=dump)
     plan = replace(plan, bucket_bytes=bucket_bytes)
     model = Model(graph, plan, batch, dtype, executor, target, seed, loss)
     if dtype != "fp64":
@@ -275,8 +280,17 @@ class Model:
         return {n.name: self.executor.live(n.name) for n in self._state_nodes()}
 
     def running_statistics(self) -> dict[str, Any]:
-        """The live running statistics by buffer, in storage layout: what is changed of them stays."""
-        return {n.name: self.executor.live(n.name) for n in self.graph.buffers if n in self._state_nodes()}
+        """The live running statistics that a step changes, by buffer, in storage layout: what is changed of them
+        stays."""
+        return {buffer: self.executor.live(buffer) for buffer, _ in self.plan.graph.updates}
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The parameters that training leaves as they are (none for inference)."""
+        if self.mode != "train":
+            return ()
+        trained = dict(self.plan.graph.gradients)
+        return tuple(n.name for n in self._state_nodes() if n.row.source is Source.PARAMETER and n.name not in trained)
 
     def rounded_weights(self) -> RoundedWeights | None:
         """The parameters' copies that products read, for an optimiser that writes them as it updates (None unless this

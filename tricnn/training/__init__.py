@@ -9,6 +9,7 @@ from .data import Dataset, load_dataset
 from .loop import DivergedError, TrainingInterrupted, TrainOptions, TrainResult, train
 from .mixing import Mixing
 from .optim import LAMB, LARS, SGD, AdamW, Average
+from .options import ParameterGroup
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "Dataset",
     "DivergedError",
     "Mixing",
+    "ParameterGroup",
     "PictureFolder",
     "Schedule",
     "Source",

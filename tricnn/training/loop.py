@@ -42,7 +42,7 @@ from .interrupts import INTERRUPTS, signals_noted
 from .logs import TENSORBOARD, TensorBoard, tell, write_logs
 from .mixing import Mixing
 from .optim import Average
-from .options import LATER, TrainOptions, optimiser_for
+from .options import TrainOptions, optimiser_for
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -59,6 +59,9 @@ class Trainable(Protocol):
     step: int
 
     loss: Any  # what it minimises (:class:`tricnn.Loss`)
+
+    @property
+    def frozen(self) -> tuple[str, ...]: ...  # the parameters that have no gradient
 
     @property
     def threads(self) -> int | None: ...  # that add up its products, if their number decides the bits
@@ -214,7 +217,8 @@ class _Run:
             "weight decay": options.weight_decay,
             "decay of vectors": options.decay_vectors,
             "shift": options.shift,
-            **{name: getattr(options, name) for name in LATER if getattr(options, name) != getattr(TrainOptions, name)},
+            **options.later(),
+            **({"frozen": list(self.model.frozen)} if self.model.frozen else {}),
             "threads (OMP_NUM_THREADS)": self.model.threads,
             **({"processes": self.processes.world} if self.processes.world > 1 else {}),
             **options.fixed,

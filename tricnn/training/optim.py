@@ -19,17 +19,31 @@ def norm(x: Any) -> float:
     return float(np.sqrt(np.square(x, dtype=np.float64).sum()))
 
 
+class Decaying:
+    """What has weight decay, but for some parameters. ``decays`` has that of those which have their own."""
+
+    weight_decay: float
+    no_decay: frozenset[str]
+    decays: Mapping[str, float]
+
+    def decay_of(self, name: str) -> float:
+        """The weight decay of a parameter."""
+        return self.decays.get(name, 0.0 if name in self.no_decay else self.weight_decay)
+
+
 @dataclass(kw_only=True)
-class Optimiser(ABC):
+class Optimiser(Decaying, ABC):
     """Changes parameters in place by their gradients, which it leaves as they are.
 
     ``clip``, if given, is the most that the norm of all gradients together may be: with a larger one they count times
     ``clip/(norm + 1e-6)``, as ``torch.nn.utils.clip_grad_norm_`` has it (Pascanu et al. 2013, algorithm 1). ``slots``
     holds what is remembered, by PyTorch's name for it and by parameter, in the parameters' own layout; ``steps`` counts
-    updates.
+    updates. ``rates`` has a factor of the learning rate for parameters that have their own.
     """
 
     clip: float | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    decays: Mapping[str, float] = field(default_factory=dict)
     slots: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     steps: int = 0
 
@@ -45,7 +59,8 @@ class Optimiser(ABC):
             total = sum(norm(gradients[name]) ** 2 for name in gradients) ** 0.5
             share = min(1.0, self.clip / (total + 1e-6))
         for name, gradient in gradients.items():
-            self.update(name, parameters[name], gradient if share == 1.0 else gradient * share, lr)
+            rate = lr * self.rates.get(name, 1.0)
+            self.update(name, parameters[name], gradient if share == 1.0 else gradient * share, rate)
 
     @abstractmethod
     def update(self, name: str, p: Any, g: Any, lr: float) -> None:
@@ -97,7 +112,7 @@ class SGD(Optimiser):
         return self.slots.setdefault("momentum", {})
 
     def update(self, name: str, p: Any, g: Any, lr: float) -> None:
-        decay = 0.0 if name in self.no_decay else self.weight_decay
+        decay = self.decay_of(name)
         d = g + decay * p if decay else g
         if self.momentum:
             v = self.velocity.get(name)
@@ -140,8 +155,8 @@ class AdamW(Optimiser):
         return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)) ** 0.5 + self.eps)
 
     def update(self, name: str, p: Any, g: Any, lr: float) -> None:
-        if self.weight_decay and name not in self.no_decay:
-            p *= 1 - lr * self.weight_decay
+        if decay := self.decay_of(name):
+            p *= 1 - lr * decay
         p -= lr * self.direction(name, g)
 
 
@@ -160,7 +175,7 @@ class LAMB(AdamW):
     def update(self, name: str, p: Any, g: Any, lr: float) -> None:
         u = self.direction(name, g)
         if name not in self.no_decay:
-            u = u + self.weight_decay * p
+            u = u + self.decay_of(name) * p
             size, step = norm(p), norm(u)
             if size and step:
                 lr *= size / step
@@ -193,8 +208,8 @@ class LARS(Optimiser):
         if name not in self.no_decay:
             size, slope = norm(p), norm(g)
             if size and slope:
-                lr *= self.trust * size / (slope + self.weight_decay * size)
-            d = g + self.weight_decay * p
+                lr *= self.trust * size / (slope + self.decay_of(name) * size)
+            d = g + self.decay_of(name) * p
         v *= self.momentum
         v += lr * d
         p -= v

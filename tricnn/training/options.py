@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..ir.patterns import check_patterns, chosen
 from ..system.errors import TricnnError
 from .optim import LAMB, LARS, SGD, AdamW, Optimiser
 from .processes import ALONE, Processes
@@ -14,12 +15,29 @@ from .schedules import Schedule
 
 OPTIMISERS = ("sgd", "adamw", "lars", "lamb")
 #: settings that came later: a checkpoint names those that are not at their default
-LATER = ("optimiser", "betas", "clip", "accumulate", "ema", "mixup", "cutmix")
+LATER = ("optimiser", "betas", "clip", "accumulate", "ema", "mixup", "cutmix", "groups")
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with a learning rate of their own, ``lr`` times everybody's, or their own ``weight_decay`` (that of
+    all others if None). ``pattern`` chooses them (:func:`tricnn.ir.patterns.chosen`): ``fc``, ``layer1.*.weight``."""
+
+    pattern: str
+    lr: float = 1.0
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lr < math.inf or (self.weight_decay is not None and not 0 <= self.weight_decay < math.inf):
+            raise TricnnError(
+                f"group {self.pattern}: lr {self.lr:g}, weight decay {self.weight_decay}: not accepted; 0 or more"
+            )
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train. ``milestones`` are epochs at which the rate of the ``step`` schedule falls by ``gamma``.
+    """How to train. ``milestones`` are epochs at which the rate of the ``step`` schedule falls by ``gamma``; of several
+    ``groups`` that choose a parameter the last one counts.
 
     ``fixed`` names further settings that decide the bits and that only the caller knows (executor, dtype, label
     smoothing): a run is resumed only under the same.
@@ -40,6 +58,7 @@ class TrainOptions:
     cutmix: float = 0.0
     weight_decay: float = 0.0
     decay_vectors: bool = True  # False: biases and batch-norm parameters get no weight decay
+    groups: tuple[ParameterGroup, ...] = ()  # of parameters with a rate or a decay of their own
     schedule: str = "cosine"
     warmup_epochs: float = 0.5
     milestones: tuple[int, ...] = ()
@@ -71,6 +90,13 @@ class TrainOptions:
         if not 0 <= self.warmup_epochs < math.inf:
             raise TricnnError(f"warm-up of {self.warmup_epochs} epochs is not accepted; it is 0 or more")
 
+    def later(self) -> dict[str, Any]:
+        """Those of the settings that came later which are not at their default, as JSON has them."""
+        changed = {name: getattr(self, name) for name in LATER if getattr(self, name) != getattr(TrainOptions, name)}
+        if self.groups:
+            changed["groups"] = [asdict(group) for group in self.groups]
+        return changed
+
     def rates(self, steps_per_epoch: int) -> Schedule:
         total = self.epochs * steps_per_epoch
         return Schedule(
@@ -88,16 +114,32 @@ def on_gpu(model: Any) -> bool:
 
 
 def optimiser_for(model: Any, options: TrainOptions, no_decay: frozenset[str]) -> Optimiser:
-    """What ``options`` names; of SGD without clipping one launch for all parameters where they are on a GPU."""
+    """What ``options`` names; of SGD without clipping one launch for all parameters where they are on a GPU. Raises
+    GraphError for a group that chooses no parameter."""
     decay, clip = options.weight_decay, options.clip
+    rates, decays = grouped(list(model.parameters()), options.groups)
     if options.optimiser in ("adamw", "lamb"):
         kind = AdamW if options.optimiser == "adamw" else LAMB
-        return kind(options.betas, weight_decay=decay, no_decay=no_decay, clip=clip)
+        return kind(options.betas, weight_decay=decay, no_decay=no_decay, clip=clip, rates=rates, decays=decays)
     if options.optimiser == "lars":
-        return LARS(options.momentum, decay, no_decay, clip=clip)
-    if clip is not None or not on_gpu(model):
-        return SGD(options.momentum, options.nesterov, decay, no_decay, clip=clip)
+        return LARS(options.momentum, decay, no_decay, clip=clip, rates=rates, decays=decays)
+    if options.clip is not None or options.groups or not on_gpu(model):
+        return SGD(options.momentum, options.nesterov, decay, no_decay, clip=clip, rates=rates, decays=decays)
     from .one_launch_sgd import OneLaunchSGD  # imports triton
 
     rounded = model.rounded_weights()
     return OneLaunchSGD(options.momentum, options.nesterov, options.weight_decay, no_decay, rounded=rounded)
+
+
+def grouped(parameters: Sequence[str], groups: Sequence[ParameterGroup]) -> tuple[dict[str, float], dict[str, float]]:
+    """``rates`` and ``decays`` of an optimiser, by parameter."""
+    rates: dict[str, float] = {}
+    decays: dict[str, float] = {}
+    check_patterns("groups", [group.pattern for group in groups], parameters)
+    for group in groups:
+        for name in parameters:
+            if chosen(name, group.pattern):
+                rates[name] = group.lr
+                if group.weight_decay is not None:
+                    decays[name] = group.weight_decay
+    return rates, decays

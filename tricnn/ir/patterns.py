@@ -1,0 +1,29 @@
+"""Names chosen by patterns: layers and parameters as people speak of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from ..system.errors import GraphError
+
+
+def chosen(name: str, pattern: str) -> bool:
+    """Does a pattern choose a layer or a parameter? ``layer1`` chooses what is so called and all that is in it
+    (``layer1.0.conv1.weight``); ``*``, ``?`` and ``[abc]`` stand for characters, as in a shell: ``*.bias``."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def chosen_by_any(name: str, patterns: Iterable[str]) -> bool:
+    """Does one of the patterns choose it?"""
+    return any(chosen(name, pattern) for pattern in patterns)
+
+
+def check_patterns(what: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Raises GraphError for a pattern that chooses none of the names, with those that are nearest."""
+    for pattern in patterns:
+        if not any(chosen(name, pattern) for name in names):
+            known = list(dict.fromkeys([*(name.split(".")[0] for name in names), *names]))
+            near = difflib.get_close_matches(pattern, known, 3, 0.5) or known[:6]
+            raise GraphError(f"{what}: no layer or parameter is called {pattern[:60]!r}; there are {', '.join(near)}")
