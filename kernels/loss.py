@@ -3,8 +3,6 @@
 import triton
 import triton.language as tl
 
-from .numerics import round_to
-
 
 @triton.jit
 def softmax(
@@ -46,128 +44,125 @@ def softmax_grad(
 
 @triton.jit
 def cross_entropy(
-    load_x: tl.constexpr, x_args, labels, losses, dlogits, N,
-    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    load_x: tl.constexpr, x_args, labels, weights, losses, store_dx: tl.constexpr, dx_args, N,
+    PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SMOOTHING: tl.constexpr = 0.0, SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
-    """The loss of each row, and the gradient of SCALE * their mean by the logits x: [N, C].
+    """The loss of the rows of a tile, and the gradient of SCALE * the mean over all rows by the logits x: [rows, C].
 
-        target[n,c] = (1 - SMOOTHING)*[c == labels[n]] + SMOOTHING/C
-        losses[n] = log sum_c exp x[n,c] - sum_c target[n,c]*x[n,c]
-        dlogits[n,c] = (softmax(x)[n,c] - target[n,c]) * SCALE/N
+        t[r,c] = weights[c] * ((1 - SMOOTHING)*[c == labels[r]] + SMOOTHING/C), or 0 where labels[r] < 0
+        losses[part] = sum over r and c of t[r,c] * (log sum_j exp x[r,j] - x[r,c])
+        dx[r,c] = (softmax(x)[r,c] * sum_j t[r,j] - t[r,c]) * SCALE/rows
 
-    Grid: (cdiv(N, BLOCK_M),); BLOCK_N >= C, a power of two. labels: [N] int32 or int64, each in 0..C-1; losses: [N]
-    fp32, dlogits: [N, C] of any type, either of them left alone (and may be None) if LOSSES or GRAD is False.
+    There is a row for each of PIXELS pixels of each of N images. Grid: (cdiv(N*PIXELS, BLOCK_M),); BLOCK_N >= C, a
+    power of two. labels: [rows] int32 or int64, each below C; weights: [C] fp32, or None for 1, and no label is
+    negative then; losses: one for each program, fp32. load_x(pixel = row, channel, mask, args); store_dx(tile, pixel,
+    channel, mask, part, args), the tile in fp32. losses may be None if LOSSES is False, store_dx if GRAD is.
     """
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    channel = tl.arange(0, BLOCK_N)[None, :]
-    known = row < N
-    mask = known[:, None] & (channel < C)
-    label = tl.load(labels + row, mask=known, other=0).to(tl.int32)
-    x = load_x(row[:, None], channel, mask, x_args).to(tl.float32)
-
-    largest = tl.max(tl.where(channel < C, x, float("-inf")), axis=1)
-    x = x - largest[:, None]  # moves every term of the loss alike, and keeps exp from overflowing
-    e = tl.where(channel < C, tl.exp(x), 0.0)
-    total = tl.sum(e, axis=1)
-    target = tl.where(channel == label[:, None], 1.0 - SMOOTHING, 0.0) + SMOOTHING / C
-    target = tl.where(channel < C, target, 0.0)
-    if LOSSES:
-        # A target of 0 adds nothing, not even where its logit is -inf.
-        expected = tl.sum(tl.where(target > 0, target * x, 0.0), axis=1)
-        tl.store(losses + row, tl.log(total) - expected, mask=known)
-    if GRAD:
-        grad = (e / total[:, None] - target) * (SCALE / N)
-        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+    row, channel, mask, x = _rows(load_x, x_args, N * PIXELS, C, BLOCK_M, BLOCK_N)
+    label = tl.load(labels + row, mask=row < N * PIXELS, other=0).to(tl.int32)
+    t = tl.where(channel == label, 1.0 - SMOOTHING, 0.0) + SMOOTHING / C
+    if weights is not None:
+        t = tl.where(label >= 0, t * tl.load(weights + channel, mask=channel < C, other=0.0), 0.0)
+    terms, grad = _against(x, tl.where(mask, t, 0.0), channel < C)
+    _leave(terms, grad * (SCALE / (N * PIXELS)), row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
 def soft_cross_entropy(
-    load_x: tl.constexpr, x_args, targets, losses, dlogits, N,
-    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, store_dx: tl.constexpr, dx_args, N,
+    PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
-    """Cross entropy of each row of x: [N, C] with the targets t: [N, C] fp32, and SCALE times the gradient of the mean.
-
-        losses[n] = sum_c t[n,c] * (log sum_j exp x[n,j] - x[n,c])
-        dlogits[n,c] = (softmax(x)[n,c] * sum_j t[n,j] - t[n,c]) * SCALE/N
-
-    Grid: (cdiv(N, BLOCK_M),); BLOCK_N >= C, a power of two. losses: [N] fp32, dlogits: [N, C] of any type, either of
-    them left alone (and may be None) if LOSSES or GRAD is False.
-    """
-    row, channel, mask, x, t = _target_rows(load_x, x_args, targets, N, C, BLOCK_M, BLOCK_N)
-    x = x - tl.max(tl.where(channel < C, x, float("-inf")), axis=1)[:, None]
-    e = tl.where(channel < C, tl.exp(x), 0.0)
-    total, weight = tl.sum(e, axis=1), tl.sum(t, axis=1)
-    if LOSSES:
-        # A target of 0 adds nothing, not even where its logit is -inf.
-        terms = tl.where(t != 0, t * (tl.log(total)[:, None] - x), 0.0)
-        tl.store(losses + row, tl.sum(terms, axis=1), mask=row < N)
-    if GRAD:
-        grad = (e / total[:, None] * weight[:, None] - t) * (SCALE / N)
-        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+    """As `cross_entropy`, with the targets t: [rows, C] themselves, from load_t(pixel = row, channel, mask, args)."""
+    row, channel, mask, x = _rows(load_x, x_args, N * PIXELS, C, BLOCK_M, BLOCK_N)
+    terms, grad = _against(x, load_t(row, channel, mask, t_args), channel < C)
+    _leave(terms, grad * (SCALE / (N * PIXELS)), row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
 def binary_cross_entropy(
-    load_x: tl.constexpr, x_args, targets, losses, dlogits, N,
-    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, store_dx: tl.constexpr, dx_args, N,
+    PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
     """The mean over a row's outputs of the cross entropy of sigmoid(x) with t, and SCALE times the mean's gradient.
 
-        losses[n] = 1/C * sum_c max(x, 0) - x*t + log(1 + exp(-|x|));   dlogits = (sigmoid(x) - t) * SCALE/(N*C)
+        losses[part] = 1/C * sum over r and c of max(x, 0) - x*t + log(1 + exp(-|x|))
+        dx = (sigmoid(x) - t) * SCALE/(rows*C)
 
     Arguments are those of `soft_cross_entropy`.
     """
-    row, channel, mask, x, t = _target_rows(load_x, x_args, targets, N, C, BLOCK_M, BLOCK_N)
+    row, channel, mask, x = _rows(load_x, x_args, N * PIXELS, C, BLOCK_M, BLOCK_N)
+    t = load_t(row, channel, mask, t_args)
     e = tl.exp(-tl.abs(x))
-    if LOSSES:
-        positive = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        terms = tl.where(channel < C, positive - x * t + tl.log(1.0 + e), 0.0)
-        tl.store(losses + row, tl.sum(terms, axis=1) * (1.0 / C), mask=row < N)
-    if GRAD:
-        grad = (tl.where(x >= 0, 1.0, e) / (1.0 + e) - t) * (SCALE / C / N)
-        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+    positive = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    terms = (positive - x * t + tl.log(1.0 + e)) * (1.0 / C)
+    grad = (tl.where(x >= 0, 1.0, e) / (1.0 + e) - t) * (SCALE / C / (N * PIXELS))
+    _leave(terms, grad, row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
 def squared_error(
-    load_x: tl.constexpr, x_args, targets, losses, dlogits, N,
-    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, store_dx: tl.constexpr, dx_args, N,
+    PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
-    """The mean over a row's outputs of (x - t)**2, and SCALE times the gradient of the mean, 2*(x - t) * SCALE/(N*C).
+    """The mean over a row's outputs of (x - t)**2, and SCALE times the gradient of the mean, 2*(x - t) *
+    SCALE/(rows*C).
 
     Arguments are those of `soft_cross_entropy`.
     """
-    row, channel, mask, x, t = _target_rows(load_x, x_args, targets, N, C, BLOCK_M, BLOCK_N)
-    d = tl.where(channel < C, x - t, 0.0)
-    if LOSSES:
-        tl.store(losses + row, tl.sum(d * d, axis=1) * (1.0 / C), mask=row < N)
-    if GRAD:
-        grad = d * (2.0 * SCALE / C / N)
-        tl.store(dlogits + row[:, None] * C + channel, round_to(grad, dlogits.dtype.element_ty), mask=mask)
+    row, channel, mask, x = _rows(load_x, x_args, N * PIXELS, C, BLOCK_M, BLOCK_N)
+    d = x - load_t(row, channel, mask, t_args)
+    grad = d * (2.0 * SCALE / C / (N * PIXELS))
+    _leave(d * d * (1.0 / C), grad, row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
-def _target_rows(
-    load_x: tl.constexpr, x_args, targets, N, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
-):
-    """This program's rows: their numbers, their columns, which of them there are, x and t in fp32."""
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+def _rows(load_x: tl.constexpr, x_args, rows, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """This program's rows: their numbers [BLOCK_M, 1], columns [1, BLOCK_N], which of them there are, and x in fp32."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
     channel = tl.arange(0, BLOCK_N)[None, :]
-    mask = (row < N)[:, None] & (channel < C)
-    t = tl.load(targets + row[:, None] * C + channel, mask=mask, other=0.0)
-    x = load_x(row[:, None], channel, mask, x_args).to(tl.float32)
-    return row, channel, mask, x, t
+    mask = (row < rows) & (channel < C)
+    return row, channel, mask, load_x(row, channel, mask, x_args).to(tl.float32)
 
 
 @triton.jit
-def mean_rows(rows, mean, N, BLOCK: tl.constexpr, SCALE: tl.constexpr = 1.0):
-    """mean[0] = SCALE/N * the sum of rows: [N] fp32. Grid: (1,): one program, so one order of summation."""
+def _against(x, t, there):
+    """Of each element of rows x and targets t: what it adds to the cross entropy, and the gradient by it. ``there`` are
+    the columns that exist."""
+    largest = tl.max(tl.where(there, x, float("-inf")), axis=1)[:, None]
+    x = x - largest  # moves every term of the loss alike, and keeps exp from overflowing
+    e = tl.where(there, tl.exp(x), 0.0)
+    total = tl.sum(e, axis=1)[:, None]
+    # A target of 0 adds nothing, not even where its logit is -inf.
+    return tl.where(t != 0, t * (tl.log(total) - x), 0.0), e / total * tl.sum(t, axis=1)[:, None] - t
+
+
+@triton.jit
+def _leave(
+    terms, grad, row, channel, mask, losses, store_dx: tl.constexpr, dx_args, LOSSES: tl.constexpr, GRAD: tl.constexpr
+):
+    """Store the sum of a tile's terms, and its gradients."""
+    part = tl.program_id(0)
+    if LOSSES:
+        tl.store(losses + part, tl.sum(tl.sum(tl.where(mask, terms, 0.0), axis=1), axis=0))
+    if GRAD:
+        store_dx(grad, row, channel, mask, part, dx_args)
+
+
+@triton.jit
+def mean_rows(
+    parts, mean, N, PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, SCALE: tl.constexpr = 1.0
+):
+    """mean[0] = SCALE/rows * the sum of parts, which are fp32, one for each BLOCK_M of the rows = N*PIXELS.
+
+    Grid: (1,): one program, so one order of summation.
+    """
+    count = tl.cdiv(N * PIXELS, BLOCK_M)
     total = tl.zeros([BLOCK], tl.float32)
-    for first in range(0, N, BLOCK):
-        row = first + tl.arange(0, BLOCK)
-        total += tl.load(rows + row, mask=row < N, other=0.0)
-    tl.store(mean, tl.sum(total, axis=0) * (SCALE / N))
+    for first in range(0, count, BLOCK):
+        part = first + tl.arange(0, BLOCK)
+        total += tl.load(parts + part, mask=part < count, other=0.0)
+    tl.store(mean, tl.sum(total, axis=0) * (SCALE / (N * PIXELS)))

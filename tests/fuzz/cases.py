@@ -83,7 +83,8 @@ def case_of(seed: int, executor: str, graph: Graph | None = None) -> Case:
     gpu_tiles = executor == "triton" and (gpu_tiles or wide)
     by_kernel = by_kernel and executor == "triton"
     if graph is None:
-        graph = drawn(seed, layers, images=mode == "infer", exact=exact, wide=wide)
+        dense = not exact and Random(f"heads {seed}").random() < 0.2
+        graph = drawn(seed, layers, images=mode == "infer", exact=exact, wide=wide, dense=dense)
     if batch == 1 and any(graph.types[node.name].pixels == 1 for node in graph.of("batch_norm")):
         batch = 2  # of one number PyTorch has no statistics
     return Case(seed, executor, graph, mode, policy, batch, dtype, exact, gpu_tiles, by_kernel)
@@ -96,7 +97,7 @@ def differences(case: Case, draw: int = 0) -> list[str]:
     if case.exact:  # far apart, so that softmax is exact
         heads = {graph.by_name[o.value].inputs[1] for o in graph.outputs if graph.by_name[o.value].op == "linear"}
         values |= {w: values[w] * 256 for w in heads if w in values and case.mode == "train"}
-    labels = rng.integers(0, CLASSES, case.batch)
+    labels = rng.integers(0, CLASSES, (case.batch, *case.graph.rows))
     with tiles.chosen_for(tiles.GPU if case.gpu_tiles else tiles.INTERPRETER):
         target = "sm_90" if case.gpu_tiles else None
         model = tricnn.compile(

@@ -23,21 +23,24 @@ def networks(draw: Any, most_layers: int = 9, heads: bool = True, images: bool =
 
 def drawn(
     seed: int, most_layers: int = 9, heads: bool = True, images: bool = False, *, exact: bool = False,
-    wide: bool = False,
+    wide: bool = False, dense: bool = False,
 ) -> Graph:  # fmt: skip
-    """The network of a seed: what :func:`networks` may give, spread evenly instead of shrinking.
+    """The network of a seed: what :func:`networks` may give, spread evenly instead of shrinking; with ``dense``, heads
+    that give logits to each pixel, if it ends in an image.
 
     ``exact``: only layers that take integers (and halves of them) to such. ``wide``: channels in multiples of 8, as
     bulk copies want them.
     """
-    return _Network(Random(seed).choice, exact, 8 if wide else 1).grown(most_layers, heads, images)
+    return _Network(Random(seed).choice, exact, 8 if wide else 1, dense).grown(most_layers, heads, images)
 
 
 class _Network:
     """A network in the making: a value is chosen among the last ones, then a layer that its shape allows."""
 
-    def __init__(self, choose: Callable[[Sequence[Any]], Any], exact: bool = False, width: int = 1):
-        self.choose, self.exact, self.width = choose, exact, width
+    def __init__(
+        self, choose: Callable[[Sequence[Any]], Any], exact: bool = False, width: int = 1, dense: bool = False
+    ):
+        self.choose, self.exact, self.width, self.dense_heads = choose, exact, width, dense
         self.b = GraphBuilder("random")
         shape = [width * self.integer(1, 4 // min(width, 2)), self.integer(3, 9), self.integer(3, 9)]
         self.values = [self.b.input("x", shape)]
@@ -295,6 +298,8 @@ class _Network:
             self.values.append(self.choice(*layers)(self, x))
         for i in range(self.integer(0, 3) if images else 0):
             self.b.output(self.choice(*self.values), f"image{i}")
+        if self.dense_heads and self.is_image(self.values[-1]):
+            return self.each_pixel(self.values[-1])
         self.b.output(self.head(self.values[-1], "fc"))
         if heads and self.chance():
             self.b.output(
@@ -307,6 +312,16 @@ class _Network:
             logits = self.b.outputs[-1].value
             again = logits if self.exact else self.choice(logits, self.b.softmax(logits))
             self.b.output(again, "again", loss_weight=self.choice(0.5, 2.0))
+        return self.b.build().pruned()
+
+    def each_pixel(self, x: str) -> Graph:
+        """Heads of logits for each pixel: of the last layer and, perhaps, of another image in the same size."""
+        size = self.b.type(x).spatial
+        for i, value in enumerate([x, self.choice(*filter(self.is_image, self.values))][: self.integer(1, 2)]):
+            logits = self.b.conv2d(value, CLASSES, 1, bias=self.chance(), name=f"pixels{i}")
+            if self.b.type(logits).spatial != size:
+                logits = self.b.interpolate(logits, size, mode=self.choice("nearest", "bilinear"))
+            self.b.output(logits, f"map{i}", loss_weight=self.choice(0.5, 1.0))
         return self.b.build().pruned()
 
     def allows(self, layer: Any) -> bool:

@@ -35,10 +35,6 @@ def statistics(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([rng.normal(size=shape[1]), rng.uniform(0.5, 2.0, shape[1])])
 
 
-def below(limit: int) -> Values:
-    return lambda rng, shape: rng.integers(0, limit, shape)
-
-
 @dataclass(frozen=True)
 class Operand:
     """One input of a sample. ``op`` says what it is in a graph: a batched input, or a parameter or buffer."""
@@ -113,12 +109,13 @@ def window_index(x: Operand, **attrs: Any) -> Operand:
     return Operand(shape, "uint8", values, constant=True)
 
 
-def labels(classes: int) -> Operand:
-    return Operand((N,), "int64", below(classes), constant=True)
+def labels(classes: int, *pixels: int, least: int = 0) -> Operand:
+    shape = (N, *((1, *pixels) if pixels else ()))
+    return Operand(shape, "int64", lambda rng, shape: rng.integers(least, classes, shape), constant=True)
 
 
-def targets(classes: int) -> Operand:
-    return batched(classes, dtype="float32", values=shares, constant=True)
+def targets(*dims: int) -> Operand:
+    return batched(*dims, dtype="float32", values=shares, constant=True)
 
 
 def shares(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -308,13 +305,17 @@ def _samples() -> list[Sample]:
         sample("pad_channels", x)
     sample("softmax", batched(5))
     sample("softmax_grad", batched(5), batched(5))
-    for options in ({}, {"label_smoothing": 0.1, "weight": 0.3}):
-        sample("cross_entropy", batched(5), labels(5), **options)
-        sample("cross_entropy_grad", fixed(values=lambda rng, shape: np.array(1.7)), batched(5), labels(5), **options)
-    for loss in ("soft_cross_entropy", "binary_cross_entropy", "squared_error"):
-        for options in ({}, {"weight": 0.3}):
-            sample(loss, batched(5), targets(5), **options)
-            sample(f"{loss}_grad", fixed(values=lambda rng, shape: np.array(1.7)), batched(5), targets(5), **options)
+    upstream = fixed(values=lambda rng, shape: np.array(1.7))
+    for x in (batched(5), IMAGE):
+        k, *pixels = x.shape[1:]
+        weighed = labels(k, *pixels, least=-1), fixed(k, values=positive, constant=True)
+        for options in ({}, {"label_smoothing": 0.1, "weight": 0.3}):
+            for operands in ((labels(k, *pixels),), weighed):
+                sample("cross_entropy", x, *operands, **options)
+                sample("cross_entropy_grad", upstream, x, *operands, **options)
+        for loss in ("soft_cross_entropy", "binary_cross_entropy", "squared_error"):
+            sample(loss, x, targets(*x.shape[1:]), weight=0.3)
+            sample(f"{loss}_grad", upstream, x, targets(*x.shape[1:]), weight=0.3)
     for attrs in ({}, {"size": 4, "alpha": 0.9, "beta": 0.6, "k": 1.5}):
         sample("local_response_norm", IMAGE, **attrs)
         sample("local_response_norm_grad", IMAGE, IMAGE, **attrs)

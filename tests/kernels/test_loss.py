@@ -20,14 +20,14 @@ def loss_kernel(
     LOSSES: tl.constexpr, GRAD: tl.constexpr,
 ):  # fmt: skip
     cross_entropy(
-        load_tile, (x, C), labels, losses, dlogits, N, C, BLOCK_M=4, BLOCK_N=BLOCK_N, SMOOTHING=SMOOTHING,
-        SCALE=2.0, LOSSES=LOSSES, GRAD=GRAD,
+        load_tile, (x, C), labels, None, losses, store_tile, (dlogits, C), N, PIXELS=1, C=C, BLOCK_M=1, BLOCK_N=BLOCK_N,
+        SMOOTHING=SMOOTHING, SCALE=2.0, LOSSES=LOSSES, GRAD=GRAD,
     )  # fmt: skip
 
 
 @triton.jit
 def mean_kernel(rows, mean, N):
-    mean_rows(rows, mean, N, BLOCK=8)
+    mean_rows(rows, mean, N, PIXELS=1, BLOCK_M=1, BLOCK=8)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_cross_entropy(c, label_type, smoothing):
     (gradient,) = torch.autograd.grad(2 * expected.mean(), leaf)
 
     losses, dlogits, y = unwritten((n,)), unwritten((n, c)), unwritten((n, c))
-    loss_kernel[cdiv(n, 4),](x, labels, losses, None, n, c, block, smoothing, True, False)
-    loss_kernel[cdiv(n, 4),](x, labels, None, dlogits, n, c, block, smoothing, False, True)
+    loss_kernel[n,](x, labels, losses, None, n, c, block, smoothing, True, False)
+    loss_kernel[n,](x, labels, None, dlogits, n, c, block, smoothing, False, True)
     softmax_kernel[cdiv(n, 4),](x, y, n, c, block)
     # Each is a sum of c terms of magnitude up to 400 (the loss) or 1 (the probabilities), in fp32.
     torch.testing.assert_close(losses.double(), expected.detach(), rtol=0, atol=4 * 400 * c**0.5 * 2**-23)

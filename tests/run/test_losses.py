@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import tricnn
 from tricnn import Loss, Mixed
-from tricnn.run.loss_targets import targets_of
+from tricnn.run.loss_targets import read_by_loss
 from tricnn.system.errors import GraphError, TricnnError
 
 N, C, K = 5, 6, 7
@@ -79,33 +79,70 @@ CASES = {
 }
 
 
-def network(outputs=(K,)):
+#: the same of each pixel: images of H x W, and a 1x1 convolution in place of the dense layer
+H, W = 2, 3
+IMAGES = RNG.standard_normal((N, C, H, W)).astype(np.float32)
+MAP, OTHER_MAP = RNG.integers(0, K, (N, H, W)), RNG.integers(0, K, (N, H, W))
+HOLED = np.where(RNG.random((N, H, W)) < 0.3, 255, MAP).astype(np.uint8)  # as a PNG has it
+T = RNG.dirichlet(np.ones(K), (N, H, W)).astype(np.float32).transpose(0, 3, 1, 2)
+DENSE = {
+    "pixels": (Loss(), MAP, lambda x: F.cross_entropy(x, long(MAP))),
+    "pixels, all of it": (
+        Loss(ignore_index=255, class_weights=WEIGHTS, label_smoothing=0.1),
+        HOLED,
+        lambda x: F.cross_entropy(x, long(HOLED).long(), w.double(), ignore_index=255, label_smoothing=0.1),
+    ),
+    "pixels mixed": (
+        Loss(mixed=True),
+        Mixed(MAP, OTHER_MAP, SHARE),
+        lambda x: (
+            long(SHARE)[:, None, None] * F.cross_entropy(x, long(MAP), reduction="none")
+            + (1 - long(SHARE))[:, None, None] * F.cross_entropy(x, long(OTHER_MAP), reduction="none")
+        ).mean(),
+    ),
+    "pixels' probabilities": (Loss(mixed=True), T, lambda x: F.cross_entropy(x, long(T).double())),
+    "pixels, binary": (
+        Loss("binary_cross_entropy"), T, lambda x: F.binary_cross_entropy_with_logits(x, long(T).double()),
+    ),
+    "pixels, squared": (Loss("mean_squared_error"), T, lambda x: F.mse_loss(x, long(T).double())),
+}  # fmt: skip
+ALL = CASES | DENSE
+
+
+def network(outputs=(K,), dense=False):
     b = tricnn.GraphBuilder("head")
-    x = b.input("x", (C,))
+    x = b.input("x", (C, H, W) if dense else (C,))
     for i, k in enumerate(outputs):
-        b.output(b.linear(x, k, name=f"fc{i}"), f"out{i}")
+        b.output(b.conv2d(x, k, 1, name=f"fc{i}") if dense else b.linear(x, k, name=f"fc{i}"), f"out{i}")
     return b.build()
 
 
-def model(loss, executor, **options):
-    made = tricnn.compile(network(), "train", N, executor=executor, loss=loss, **options)
-    made.load_state_dict({"fc0.weight": 3 * np.random.default_rng(1).standard_normal((K, C)), "fc0.bias": np.arange(K)})
+def drawn(dense):
+    weight = 3 * np.random.default_rng(1).standard_normal((K, C))
+    return weight[:, :, None, None] if dense else weight
+
+
+def model(loss, executor, dense=False, **options):
+    made = tricnn.compile(network(dense=dense), "train", N, executor=executor, loss=loss, **options)
+    made.load_state_dict({"fc0.weight": drawn(dense), "fc0.bias": np.arange(K)})
     return made
 
 
 def by_pytorch(case):
     """The loss and its gradient by the weight, in float64."""
-    weight = torch.tensor(3 * np.random.default_rng(1).standard_normal((K, C))).float().double().requires_grad_()
-    loss = CASES[case][2](F.linear(torch.tensor(X).double(), weight, torch.arange(K).double()))
+    dense = case in DENSE
+    weight = torch.tensor(drawn(dense)).float().double().requires_grad_()
+    layer, x = (F.conv2d, IMAGES) if dense else (F.linear, X)
+    loss = ALL[case][2](layer(torch.tensor(x).double(), weight, torch.arange(K).double()))
     loss.backward()
-    return float(loss), weight.grad.numpy()
+    return float(loss.detach()), weight.grad.numpy()
 
 
 @pytest.mark.parametrize("executor", ["numpy", "eager", "triton"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_loss_and_gradient_are_pytorchs(case, executor):
-    loss, labels, _ = CASES[case]
-    value, grads = model(loss, executor).loss_and_grads(X, labels)
+    (loss, labels, _), dense = ALL[case], case in DENSE
+    value, grads = model(loss, executor, dense).loss_and_grads(IMAGES if dense else X, labels)
     expected, gradient = by_pytorch(case)
     # Logits are up to about 20: rounded to fp32 they move by 20·2^-24, and each of 5 images' gradients by as much.
     assert value == pytest.approx(expected, rel=1e-5)
@@ -126,14 +163,15 @@ def test_tensors_and_another_batch_and_a_copy_give_the_same():
     made.loss_and_grads(X[:2], Mixed(LABELS[:2], OTHER[:2], 0.5))
 
 
-def test_targets_of_tensors_are_those_of_arrays():
-    graph = network()
-    for loss, labels, _ in CASES.values():
+def test_what_is_read_of_tensors_is_that_of_arrays():
+    for case, (loss, labels, _) in ALL.items():
+        graph = network(dense=case in DENSE)
         given = Mixed(*map(torch.tensor, labels)) if isinstance(labels, Mixed) else torch.tensor(labels)
-        mine = targets_of(loss, graph, labels, N, tensors=False)
-        theirs = targets_of(loss, graph, given, N, tensors=True)
-        assert mine.dtype == np.float32 and theirs.dtype == torch.float32
-        np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-6)
+        mine = read_by_loss(loss, graph, labels, N, tensors=False)
+        theirs = read_by_loss(loss, graph, given, N, tensors=True)
+        for a, b in zip(mine, theirs, strict=True):
+            assert a.dtype.name == str(b.dtype).removeprefix("torch.") and a.dtype in (np.float32, np.int64)
+            np.testing.assert_allclose(a, b.numpy(), rtol=1e-6)
 
 
 def test_a_batch_that_is_ignored_whole_has_no_loss():
@@ -163,5 +201,9 @@ def test_labels_that_do_not_fit_are_refused():
         model(Loss(class_weights=(1, 2, 3)), "numpy").loss_and_grads(X, LABELS)
     with pytest.raises(TricnnError, match="out of range"):
         model(Loss(mixed=True), "numpy").loss_and_grads(X, LABELS + K)
+    with pytest.raises(TricnnError, match="254 is out of range"):
+        model(Loss(ignore_index=255), "numpy", True).loss_and_grads(IMAGES, np.minimum(HOLED, 254))
+    with pytest.raises(TricnnError, match=r"expected an array or tensor \[5, 2, 3\], one per pixel, got \[5\]"):
+        model(Loss(), "numpy", True).loss_and_grads(IMAGES, LABELS)
     with pytest.raises(GraphError, match="needs as many in each"):
         tricnn.compile(network((7, 5)), "train", N, executor="numpy", loss=Loss(mixed=True))

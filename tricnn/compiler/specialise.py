@@ -9,9 +9,10 @@ from ..ir.builder import GraphBuilder
 from ..ir.graph import Graph, Node, Output, derived_name, topological
 from ..ir.objective import Loss
 from ..ir.table import Source
+from ..ir.types import TensorType
 from ..system.errors import GraphError
 
-LABELS = "labels"
+LABELS, CLASS_WEIGHTS = "labels", "class_weights"
 
 
 def for_inference(graph: Graph) -> Graph:
@@ -77,35 +78,24 @@ def for_training(graph: Graph, loss: Loss | None = None) -> Graph:
     learning = with_batch_statistics(graph)
     builder = GraphBuilder(graph.name, learning)
     batch = graph.types[graph.inputs[0].name].shape[:1]
-    labels = None
+    for output in graph.outputs:
+        _check_output(graph, output, loss)
+    scores = graph.types[graph.outputs[0].value]
+    labels = TensorType((*batch, 1, *graph.rows) if graph.rows else batch, "int64")
+    target = labels if loss.takes_labels else replace(scores, dtype="float32")
+    targets = [builder.add("input", name=_unused(graph, LABELS), shape=target.shape, dtype=target.dtype)]
+    if loss.weighs:
+        name = _unused(graph, CLASS_WEIGHTS)
+        targets.append(builder.add("input", name=name, shape=(scores.channels,), dtype="float32"))
     losses = []
     for output in graph.outputs:
-        if len(graph.types[output.value].shape) != 2:
-            raise GraphError(
-                f"output {output.name}: training puts {loss.kind} on [N, classes], this output is "
-                f"{graph.types[output.value]}"
-            )
-        count = graph.types[output.value].channels
-        if labels is None:
-            shape, kind = (batch, "int64") if loss.takes_labels else ((*batch, count), "float32")
-            labels = builder.add("input", name=_unused(graph, LABELS), shape=shape, dtype=kind)
-        if not loss.takes_labels and count != graph.classes:
-            raise GraphError(
-                f"output {output.name}: it has {count} numbers, another output {graph.classes}; {loss.kind} with "
-                "targets needs as many in each"
-            )
-        if count < 2 and loss.of_logits:
-            raise GraphError(
-                f"output {output.name}: training needs at least 2 classes, this has 1; the loss of a single class is 0 "
-                "whatever the network computes"
-            )
         last = graph.by_name[output.value]
         name = _unused(graph, "loss" if len(graph.outputs) == 1 else f"loss.{output.name}")
         losses.append(
             builder.add(
                 loss.row,
                 last.inputs[0] if last.row.probabilities and loss.of_logits else last.name,
-                labels,
+                *targets,
                 name=name,
                 **loss.attrs,
                 weight=output.loss_weight,
@@ -115,6 +105,31 @@ def for_training(graph: Graph, loss: Loss | None = None) -> Graph:
     for other in losses[1:]:
         total = builder.add("add", total, other, name=builder.fresh("loss.sum"))
     return Graph(graph.name, tuple(builder.nodes), (Output("loss", total),), learning.updates)
+
+
+def _check_output(graph: Graph, output: Output, loss: Loss) -> None:
+    """Raise GraphError unless the loss can be put on an output, with the same labels as on the first one."""
+    type_, first = graph.types[output.value], graph.outputs[0]
+    if len(type_.shape) not in (2, 4):
+        raise GraphError(
+            f"output {output.name}: training puts {loss.kind} on [N, classes] or [N, classes, H, W], this output is "
+            f"{type_}"
+        )
+    if (type_.spatial if len(type_.shape) == 4 else ()) != graph.rows:
+        raise GraphError(
+            f"output {output.name}: it is {type_}, output {first.name} {graph.types[first.value]}; the same labels fit "
+            "both only where height and width are the same"
+        )
+    if type_.channels != graph.classes and (loss.weighs or not loss.takes_labels):
+        raise GraphError(
+            f"output {output.name}: it has {type_.channels} numbers, another output {graph.classes}; {loss.kind} with "
+            "targets or class weights needs as many in each"
+        )
+    if type_.channels < 2 and loss.of_logits:
+        raise GraphError(
+            f"output {output.name}: training needs at least 2 classes, this has 1; the loss of a single class is 0 "
+            "whatever the network computes"
+        )
 
 
 def _unused(graph: Graph, name: str) -> str:

@@ -255,9 +255,16 @@ class Graph:
 
     @property
     def classes(self) -> int | None:
-        """How many classes a label may be of: those that every output ``[N, classes]`` has; None if there is none."""
+        """How many classes a label may be of: those that every output, ``[N, classes]`` or ``[N, classes, H, W]``, has;
+        None if there is no such output."""
         types = [self.types[output.value] for output in self.outputs]
-        return min((t.channels for t in types if len(t.shape) == 2), default=None)
+        return min((t.channels for t in types if len(t.shape) in (2, 4)), default=None)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """What one image has a label for each of: ``()``, itself, or ``(H, W)``, the pixels of its first output."""
+        type_ = self.types[self.outputs[0].value]
+        return type_.spatial if len(type_.shape) == 4 else ()
 
     @property
     def num_parameters(self) -> int:

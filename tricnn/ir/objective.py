@@ -9,7 +9,7 @@ from typing import Any
 
 from ..system.errors import TricnnError, shown
 
-#: what a loss is called -> its row, over targets [N, K]
+#: what a loss is called -> its row, over targets that are numbers
 ROWS = {
     "cross_entropy": "soft_cross_entropy",
     "binary_cross_entropy": "binary_cross_entropy",
@@ -19,12 +19,13 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of outputs ``x [N, K]`` and what they ought to be, as PyTorch's functional losses define it (mean).
+    """A loss of outputs ``x``, ``[N, K]`` or, a row for each pixel, ``[N, K, H, W]``, and what they ought to be, as
+    PyTorch's functional losses define it (mean).
 
     kind             ``cross_entropy``; ``binary_cross_entropy``, of the sigmoid of each output; ``mean_squared_error``
     label_smoothing  this share of a label's target is spread over all classes (not for mean_squared_error)
     class_weights    of cross entropy: a number for each class
-    ignore_index     of cross entropy: images with this label add nothing
+    ignore_index     of cross entropy: images, or pixels, with this label add nothing
     mixed            labels may be more than one class number an image: :class:`tricnn.run.loss_targets.Mixed`, or a
                      probability for each class. The other losses take those always.
 
@@ -59,8 +60,18 @@ class Loss:
 
     @property
     def takes_labels(self) -> bool:
-        """Does the kernel read class numbers ``int64[N]`` (True), or targets ``float32[N, K]``?"""
-        return self.kind == "cross_entropy" and not (self.mixed or self.class_weights or self.ignore_index is not None)
+        """Does the kernel read class numbers, one for each image or pixel (True), or targets like the outputs?"""
+        return self.kind == "cross_entropy" and not self.mixed
+
+    @property
+    def weighs(self) -> bool:
+        """Does the kernel read a weight for each class beside the labels, of which negative ones count nothing?"""
+        return self.takes_labels and self.weighs_rows
+
+    @property
+    def weighs_rows(self) -> bool:
+        """Do some images, or pixels, count more than others?"""
+        return self.class_weights is not None or self.ignore_index is not None
 
     @property
     def of_logits(self) -> bool:

@@ -6,64 +6,80 @@ from ..compiler.plan import Kernel
 from ..ir.graph import Node
 from ..machine import tiles
 from . import traffic
-from .call import BATCH, NONE, Call, Operand, Pointer, blocks
+from .call import BATCH, NONE, NOTHING, Call, Operand, Pointer, blocks
 from .lowering import Lowering
+from .positions import At
 from .size import N, cdiv
 
 
 def lower_loss(state: Lowering, kernel: Kernel) -> None:
-    """Lower a loss, its gradient, or both in one pass over the outputs; then the mean of the rows' losses. The template
-    has the name of the loss."""
+    """Lower a loss, its gradient, or both in one pass over the outputs; then the mean over the rows, of which each
+    image, or each pixel, is one. The template has the name of the loss."""
     plan, name = state.plan, kernel.name
     loss = next((n for n in kernel.nodes if n.row.collapses and not n.row.begins_backward), None)
     grad = next((n for n in kernel.nodes if n.row.begins_backward), None)
     node = loss or grad
     assert node is not None
     template = node.row.sibling_of or node.op
-    logits, labels = node.inputs[-2:]  # or targets, a number for each class
-    c = plan.type(logits).channels
-    per_row = N if plan.type(labels).dtype == "int64" else N * c
+    logits, *others = node.inputs[1:] if node.row.begins_backward else node.inputs
+    x = plan.type(logits)
+    c, rows = x.channels, N * x.pixels
     width = tiles.power_of_two(c)
-    tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
-    load = state.body(kernel)
+    tile = tiles.Tile(max(1, min(16 if x.pixels == 1 else 128, 2048 // width)), width, 1, 4, 1)
+    parts = cdiv(rows, tile.m)
+    each = traffic.once(x.spatial, parts, c, tile)
+    load, load_t, store = (state.body(kernel) for _ in range(3))
     load_x = load.load_function(f"{name}_load_x", logits, c, "logits")
-    losses = state.workspace(name, "losses", N) if loss else None
-    upstream = plan.graph.by_name[grad.inputs[0]].attrs["value"] if grad else 1.0
+    moved = [each.of(load)]
+    read: list[Operand] = []  # labels and, if there are any, weights of classes; or targets
+    if plan.type(others[0]).dtype == "int64":
+        labels, *weights = others
+        read += [Pointer(labels, "labels"), Pointer(weights[0], "weights") if weights else NONE]
+        moved += [traffic.loads(labels, rows), *(traffic.loads(v, parts * c) for v in weights)]
+    else:
+        read.append(load_t.load_function(f"{name}_load_t", others[0], c, "targets"))
+        moved.append(each.of(load_t))
+    losses = state.workspace(name, "losses", parts) if loss else None
+    result: list[Operand] = list(NOTHING)
+    if grad is not None:
+        store.scope.reserve("dx")
+        store.store(grad.name, "dx", At("pixel", "channel", "mask", c))
+        result = [store.function(f"{name}_store", "dx, pixel, channel, mask, part, args", store.lines)]
+        moved.append(each.of(store))
     constants = {
+        "PIXELS": x.pixels,
         "C": c,
         **blocks(tile),
         **({"SMOOTHING": node.attrs["label_smoothing"]} if "label_smoothing" in node.attrs else {}),
-        "SCALE": node.attrs["weight"] * upstream,
+        "SCALE": node.attrs["weight"] * (plan.graph.by_name[grad.inputs[0]].attrs["value"] if grad else 1.0),
         "LOSSES": loss is not None,
         "GRAD": grad is not None,
     }
-    results: list[Operand] = [
-        Pointer(losses, "losses", stored=True) if losses else NONE,
-        Pointer(grad.name, "dlogits", stored=True) if grad else NONE,
-    ]
+    sums = Pointer(losses, "losses", stored=True) if losses else NONE
     state.add(
         name,
         kernel,
-        Call(template, [load_x, Pointer(labels, node.row.inputs[-1]), *results, BATCH], constants),
-        (cdiv(N, tile.m),),
+        Call(template, [load_x, *read, sums, *result, BATCH], constants),
+        (parts,),
         tile,
         kind=template,
-        flops=5 * c,
-        traffic=[traffic.once((1, 1), cdiv(N, tile.m), c, tile).of(load), traffic.loads(labels, per_row)],
+        flops=5 * c * x.pixels,
+        traffic=moved,
     )
     if loss is not None and losses is not None:
-        _mean(state, kernel, loss, losses)
+        _mean(state, kernel, loss, losses, x.pixels, tile.m)
 
 
-def _mean(state: Lowering, kernel: Kernel, loss: Node, losses: str) -> None:
-    """Launch one program that computes the mean of the rows' losses."""
-    operands = [Pointer(losses, "losses"), Pointer(loss.name, "loss", stored=True), BATCH]
+def _mean(state: Lowering, kernel: Kernel, loss: Node, losses: str, pixels: int, rows: int) -> None:
+    """Launch one program that computes the mean of the tiles' sums, each of so many rows."""
+    operands = [Pointer(losses, "parts"), Pointer(loss.name, "loss", stored=True), BATCH]
+    constants = {"PIXELS": pixels, "BLOCK_M": rows, "BLOCK": 1024, "SCALE": loss.attrs["weight"]}
     state.add(
         f"{kernel.name}_mean",
         kernel,
-        Call("mean_rows", operands, {"BLOCK": 1024, "SCALE": loss.attrs["weight"]}),
+        Call("mean_rows", operands, constants),
         (1,),
         tiles.Tile(1, 1024, 1, 4, 1),
         kind="mean_rows",
-        traffic=[traffic.loads(losses, N)],
+        traffic=[traffic.loads(losses, cdiv(N * pixels, rows))],
     )

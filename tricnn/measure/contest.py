@@ -58,7 +58,7 @@ def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
     images = rng.standard_normal(graph.types[graph.inputs[0].name].at(batch), dtype=np.float32)
     if images.ndim == 4:
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    return images, rng.integers(0, graph.classes or 1, batch)
+    return images, rng.integers(0, graph.classes or 1, (batch, *graph.rows))
 
 
 class Ours:
@@ -75,7 +75,7 @@ class Ours:
         first, *others = self.model.plan.graph.inputs
         self.executor.put(self.tensors, first.name, images)
         for node in others:
-            self.executor.put(self.tensors, node.name, labels)
+            self.executor.put(self.tensors, node.name, labels[:, None] if graph.rows else labels)
         self.update = self.optimiser() if mode == "train" else lambda: None
 
     def step(self) -> None:

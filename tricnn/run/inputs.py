@@ -83,22 +83,30 @@ def rescaled(x: Any, scale: Sequence[float], shift: Sequence[float], *, tensors:
     return x * factor + term
 
 
-def check_labels(graph: Graph, labels: Any, count: int, *, tensors: bool) -> Any:
-    """``count`` labels as int64, each a class of every output of the network as it was declared, for training puts a
-    loss on all of them. Raises ShapeError or DataError."""
+def check_labels(graph: Graph, labels: Any, count: int, *, tensors: bool, ignored: int | None = None) -> Any:
+    """``count`` images' labels as int64 [N], or [N, H, W] where the network's outputs are images: each a class of every
+    output of the network as it was declared, for training puts a loss on all of them; -1 where they are ``ignored``.
+    Raises ShapeError or DataError."""
     shape = tuple(labels.shape) if hasattr(labels, "shape") else type(labels).__name__
-    if shape != (count,):
+    each = "pixel" if graph.rows else "image"
+    if shape != (count, *graph.rows):
         got = list(shape) if isinstance(shape, tuple) else shape
-        raise ShapeError(f"labels: expected an array or tensor [{count}], one per image, got {got}")
-    labels = plain(labels, "labels", INTEGERS, "integers, one class number per image", tensors=tensors)
-    low, high = int(labels.min()), int(labels.max())
+        expected = [count, *graph.rows]
+        raise ShapeError(f"labels: expected an array or tensor {expected}, one per {each}, got {got}")
+    labels = plain(labels, "labels", INTEGERS, f"integers, one class number per {each}", tensors=tensors)
+    labels = labels.long() if tensors else labels.astype(np.int64, copy=False)
+    kept = labels
+    if ignored is not None:
+        kept = labels[labels != ignored]
+        labels = (labels + 1) * (labels != ignored) - 1
+    low, high = (int(kept.min()), int(kept.max())) if len(kept.reshape(-1)) else (0, 0)
     classes = graph.classes or 0
     if low < 0 or high >= classes:
         counts = {o.name: graph.types[o.value].channels for o in graph.outputs}
         fewest = next(name for name, count in counts.items() if count == classes)
         whose = graph.name if set(counts.values()) == {classes} else f"output {fewest} of {graph.name}"
         raise DataError(f"labels: {low if low < 0 else high} is out of range; {whose} has classes 0 to {classes - 1}")
-    return labels.long() if tensors else labels.astype(np.int64, copy=False)
+    return labels
 
 
 def as_given(result: Any, like: Any, wide: str) -> Any:

@@ -1,100 +1,115 @@
-"""Labels of a batch as the targets ``float32[N, K]`` of a loss, on whatever device the labels are."""
+"""Labels of a batch as what a loss reads, on whatever device the labels are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..ir.graph import Graph
+from ..ir.numpy_ops.loss import as_rows, of_rows
 from ..ir.objective import Loss
 from ..system.errors import DataError, ShapeError
 from .inputs import check_labels, is_tensor, plain
 
 
 class Mixed(NamedTuple):
-    """Two labels for each image: ``share`` of the loss is that of ``labels``, the rest that of ``other`` (mixup, Zhang
-    et al. 2018; CutMix, Yun et al. 2019). ``share`` is a number, or one for each image."""
+    """Two labels for each image (or pixel): ``share`` of the loss is that of ``labels``, the rest that of ``other``
+    (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019). ``share`` is a number, or one for each image."""
 
     labels: Any
     other: Any
     share: Any
 
 
-def targets_of(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bool) -> Any:
-    """The targets t for ``count`` images: what ``labels`` (class numbers [N], :class:`Mixed`, or numbers [N, K]) mean
-    under ``loss``. With e the label smoothing and w the class weights:
+def read_by_loss(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bool) -> Sequence[Any]:
+    """What the loss reads of the labels of ``count`` images, in the order of the training graph's inputs: targets, or
+    class numbers int64 [N] or [N, 1, H, W]; and, if it weighs classes, the weights
 
-        class numbers   t[n,k] = w[k] * ((1 - e)*[k == label_n] + e/K) * N / sum over n of w[label_n], 0 if ignored
-        numbers p       t[n,k] = w[k] * ((1 - e)*p[n,k] + e/K)
+        v[k] = w[k] * R / sum over rows r of w[label_r]
+
+    of the R images (or pixels), where those with the ignored label, which is -1 from here on, do not count and w is 1
+    where there are no class weights. Raises ShapeError or DataError."""
+    if not loss.takes_labels:
+        return [targets_of(loss, graph, labels, count, tensors=tensors)]
+    classes = graph.classes or 0
+    numbers = check_labels(graph, labels, count, tensors=tensors, ignored=loss.ignore_index)
+    read = [numbers[:, None] if graph.rows else numbers]
+    if loss.weighs:
+        rows, weights = numbers.reshape(-1), _class_weights(loss, classes, numbers)
+        total = (weights[rows * (rows >= 0)] * (rows >= 0)).sum()
+        read.append(weights * (len(rows) / total if float(total) > 0 else 0.0))
+    return read
+
+
+def targets_of(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bool) -> Any:
+    """The targets t, float32 and of the shape of the outputs, for ``count`` images: what ``labels`` (class numbers [N]
+    or [N, H, W], :class:`Mixed`, or numbers of the outputs' shape) mean under ``loss``. With e the label smoothing and
+    w the class weights, for each of the R images or pixels:
+
+        class numbers   t[r,k] = w[k] * ((1 - e)*[k == label_r] + e/K) * R / sum over r of w[label_r], 0 if ignored
+        numbers p       t[r,k] = w[k] * ((1 - e)*p[r,k] + e/K)
         two labels      share * t(labels) + (1 - share) * t(other)
 
-    so that -sum t log softmax(x) / N is what ``torch.nn.functional.cross_entropy`` gives. Raises ShapeError or
+    so that -sum t log softmax(x) / R is what ``torch.nn.functional.cross_entropy`` gives. Raises ShapeError or
     DataError, as for labels.
     """
     if isinstance(labels, Mixed):
         first, other = (targets_of(loss, graph, part, count, tensors=tensors) for part in labels[:2])
         share = labels.share
         if getattr(share, "ndim", 0):
-            share = plain(share, "the share of labels", ("float",), "numbers from 0 to 1", tensors=tensors)[:, None]
+            share = plain(share, "the share of labels", ("float",), "numbers from 0 to 1", tensors=tensors)
+            share = share.reshape(-1, *(1,) * (first.ndim - 1))
             share = share.to(first.device) if is_tensor(share) else share
         else:
             share = float(share)
         mixed = share * first + (1 - share) * other
         return mixed.float() if tensors else mixed.astype(np.float32)
-    classes = graph.classes or 0
-    whole = getattr(labels, "ndim", 1) == 2
-    if whole:
-        if tuple(labels.shape) != (count, classes):
-            raise ShapeError(f"targets: expected [{count}, {classes}] or [{count}] labels, got {list(labels.shape)}")
-        chosen = plain(labels, "targets", ("float",), "real numbers, or one class number per image", tensors=tensors)
-        if not bool((chosen.isfinite() if tensors else np.isfinite(chosen)).all()):
+    shape = (count, *graph.types[graph.outputs[0].value].per_image)
+    if getattr(labels, "ndim", 1) == len(shape):
+        if tuple(labels.shape) != shape:
+            expected = f"{list(shape)} or {[count, *graph.rows]} labels"
+            raise ShapeError(f"targets: expected {expected}, got {list(labels.shape)}")
+        t = plain(labels, "targets", ("float",), "real numbers, or one class number per image", tensors=tensors)
+        if not bool((t.isfinite() if tensors else np.isfinite(t)).all()):
             raise DataError("targets: they contain NaN or infinity")
-        return _weighed(loss, chosen, None, classes, tensors)
-    kept = None
-    if loss.ignore_index is not None and getattr(labels, "shape", None) == (count,):
-        kept = labels != loss.ignore_index
-        labels = labels * kept  # class 0, and no weight
-    numbers = check_labels(graph, labels, count, tensors=tensors)
-    one, weight = _one_hot(numbers, classes, kept)
-    if loss.class_weights is not None:
-        weight = weight * _class_weights(loss, classes, one)[numbers]
-    return _weighed(loss, one, weight, classes, tensors, kept)
+        t = _weighed(loss, as_rows(t))
+    else:
+        numbers = check_labels(graph, labels, count, tensors=tensors, ignored=loss.ignore_index).reshape(-1)
+        kept = numbers >= 0
+        t = _weighed(loss, _one_hot(numbers * kept, graph.classes or 0)) * kept[:, None]
+        if loss.weighs_rows:
+            weight = kept if loss.class_weights is None else _class_weights(loss, t.shape[1], t)[numbers * kept] * kept
+            total = weight.sum()
+            t = t * (len(t) / total if float(total) > 0 else 0.0)
+    t = t.float() if tensors else t.astype(np.float32)
+    return of_rows(t, np.broadcast_to(0, shape))
 
 
-def _one_hot(numbers: Any, classes: int, kept: Any) -> tuple[Any, Any]:
-    """[N, K] with a 1 at each label; and 1 for each image, 0 where ``kept`` is false."""
+def _one_hot(numbers: Any, classes: int) -> Any:
+    """[R, K] with a 1 at each label."""
     if not is_tensor(numbers):
-        weight = np.ones(len(numbers), np.float32) if kept is None else np.asarray(kept, np.float32)
-        return np.eye(classes, dtype=np.float32)[numbers], weight
+        return np.eye(classes, dtype=np.float32)[numbers]
     import torch
 
-    counted = torch.ones_like(numbers) if kept is None else torch.as_tensor(kept, device=numbers.device)
-    return torch.nn.functional.one_hot(numbers, classes).float(), counted.float()
+    return torch.nn.functional.one_hot(numbers, classes).float()
 
 
-def _weighed(loss: Loss, t: Any, weight: Any, classes: int, tensors: bool, kept: Any = None) -> Any:
-    """Smoothed, times the classes' weights and, of class numbers, N by the sum of ``weight``, their own."""
+def _weighed(loss: Loss, t: Any) -> Any:
+    """Targets [R, K], smoothed and times the classes' weights."""
     if loss.label_smoothing:
-        t = t * (1 - loss.label_smoothing) + loss.label_smoothing / classes
-    if loss.class_weights is not None:
-        t = t * _class_weights(loss, classes, t)
-    if weight is not None and (loss.class_weights is not None or kept is not None):
-        total = weight.sum()
-        t = t * (len(t) / total if float(total) > 0 else 0.0)
-        if kept is not None:
-            if is_tensor(t) and not is_tensor(kept):
-                kept = t.new_tensor(kept)
-            t = t * kept[:, None]
-    return t.float() if tensors else t.astype(np.float32)
+        t = t * (1 - loss.label_smoothing) + loss.label_smoothing / t.shape[1]
+    return t if loss.class_weights is None else t * _class_weights(loss, t.shape[1], t)
 
 
 def _class_weights(loss: Loss, classes: int, like: Any) -> Any:
-    assert loss.class_weights is not None
-    if len(loss.class_weights) != classes:
-        raise ShapeError(f"there are {len(loss.class_weights)} class weights and {classes} classes")
+    """The weights of the classes [K], 1 if there are none, as an array or a tensor where ``like`` is."""
+    given = loss.class_weights if loss.class_weights is not None else (1.0,) * classes
+    if len(given) != classes:
+        raise ShapeError(f"there are {len(given)} class weights and {classes} classes")
     if not is_tensor(like):
-        return np.array(loss.class_weights, np.float32)
+        return np.array(given, np.float32)
     import torch
 
-    return torch.tensor(loss.class_weights, dtype=torch.float32, device=like.device)
+    return torch.tensor(given, dtype=torch.float32, device=like.device)

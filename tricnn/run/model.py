@@ -31,9 +31,9 @@ from ..system.cores import blas_threads
 from ..system.errors import CheckpointError, GraphError, ShapeError, TargetError, shown
 from .dump import Dump
 from .eager_executor import EagerExecutor
-from .inputs import as_given, check_images, check_labels, is_tensor
+from .inputs import as_given, check_images, is_tensor
 from .launches import Watcher
-from .loss_targets import targets_of
+from .loss_targets import read_by_loss
 from .numpy_executor import NumpyExecutor
 from .rounded_weights import RoundedWeights
 from .triton_executor import TritonExecutor, interpreting, pick_device
@@ -387,15 +387,11 @@ class Model:
         graph, tensors = self.plan.graph, self.executor.name != "numpy"
         given = {graph.inputs[0].name: check_images(graph, x, tensors=tensors)} if graph.inputs else {}
         others = graph.inputs[1:]
-        for node in others:
-            if self.mode != "train":
-                raise ShapeError(f"input {node.name}: networks with several inputs are not supported here")
+        if others and self.mode != "train":
+            raise ShapeError(f"input {others[0].name}: networks with several inputs are not supported here")
         if others:
-            if self.loss.takes_labels:
-                checked = check_labels(self.graph, labels, len(x), tensors=tensors)
-            else:
-                checked = targets_of(self.loss, self.graph, labels, len(x), tensors=tensors)
-            given |= {node.name: checked for node in others}
+            read = read_by_loss(self.loss, self.graph, labels, len(x), tensors=tensors)
+            given |= {node.name: value for node, value in zip(others, read, strict=True)}
         return given
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ arithmetic is done in the input's own type, and in an order fixed by the shapes 
 """
 
 from tricnn.ir.numpy_ops.conv import conv2d, conv2d_grad_input, conv2d_grad_weight
-from tricnn.ir.numpy_ops.loss import cross_entropy, cross_entropy_grad, softmax
+from tricnn.ir.numpy_ops.loss import smoothed, soft_cross_entropy, soft_cross_entropy_grad, softmax
 from tricnn.ir.numpy_ops.lrn import local_response_norm, local_response_norm_grad
 from tricnn.ir.numpy_ops.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad, max_pool2d_index
 from tricnn.ir.numpy_ops.random import keep_mask, philox_4x32
@@ -17,8 +17,6 @@ __all__ = [
     "conv2d",
     "conv2d_grad_input",
     "conv2d_grad_weight",
-    "cross_entropy",
-    "cross_entropy_grad",
     "keep_mask",
     "local_response_norm",
     "local_response_norm_grad",
@@ -27,5 +25,8 @@ __all__ = [
     "max_pool2d_index",
     "output_size",
     "philox_4x32",
+    "smoothed",
+    "soft_cross_entropy",
+    "soft_cross_entropy_grad",
     "softmax",
 ]

@@ -1,4 +1,7 @@
-"""Softmax, and losses of outputs x [N, K], each the mean over the batch, with their gradients by x."""
+"""Softmax, and losses of outputs x [R, K], a row for each image or each pixel: the mean over the rows, with their
+gradients by x."""
+
+from typing import Any
 
 import numpy as np
 
@@ -10,38 +13,42 @@ def softmax(x: np.ndarray, axis: int = 1) -> np.ndarray:
     return e
 
 
-def cross_entropy(logits: np.ndarray, labels: np.ndarray, *, label_smoothing: float = 0.0) -> np.ndarray:
-    """Mean over the batch of -sum_k q_k log softmax(logits)_k, with q = (1 - e) onehot(label) + e / K.
-
-    logits: [N, K]; labels: [N], integers in 0..K-1; e is `label_smoothing` (Szegedy et al. 2016, section 7). Returns a
-    scalar array of the type of logits. Raises IndexError on a label outside 0..K-1.
-    """
-    log_p = logits - logits.max(axis=1, keepdims=True)
-    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-    picked = log_p[np.arange(len(labels)), _checked(labels, logits.shape[1])]
-    # What has no weight adds nothing, not even where a probability is 0 and its logarithm infinite.
-    means = [(1 - label_smoothing, picked), (label_smoothing, log_p)]
-    loss = sum(logits.dtype.type(share) * -x.mean() for share, x in means if share)
-    return np.asarray(loss, dtype=logits.dtype)
+def as_rows(x: Any) -> Any:
+    """An array (or tensor) [N, K] as it is, [N, K, H, W] as its pixels' rows [N*H*W, K]: a view of channels-last
+    memory."""
+    if x.ndim != 4:
+        return x
+    pixels = x.transpose(0, 2, 3, 1) if isinstance(x, np.ndarray) else x.permute(0, 2, 3, 1)
+    return pixels.reshape(-1, x.shape[1])
 
 
-def cross_entropy_grad(logits: np.ndarray, labels: np.ndarray, *, label_smoothing: float = 0.0) -> np.ndarray:
-    """Gradient of `cross_entropy` with respect to logits: (softmax(logits) - q) / N; shape [N, K]."""
-    n, k = logits.shape
-    e = logits.dtype.type(label_smoothing)
-    grad = softmax(logits, axis=1)
-    grad[np.arange(n), _checked(labels, k)] -= 1 - e
-    if label_smoothing:
-        grad -= e / k
-    grad /= n
-    return grad
+def of_rows(rows: Any, like: Any) -> Any:
+    """The inverse of :func:`as_rows`: rows in the shape of ``like``."""
+    if like.ndim != 4:
+        return rows
+    n, k, h, w = like.shape
+    pixels = rows.reshape(n, h, w, k)
+    return pixels.transpose(0, 3, 1, 2) if isinstance(rows, np.ndarray) else pixels.permute(0, 3, 1, 2)
 
 
-# --- of targets t [N, K] that are numbers
+def smoothed(
+    x: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, *, label_smoothing: float = 0.0
+) -> np.ndarray:
+    """Targets t [R, K], of the shape and type of x, for class numbers [R]: (1 - e) onehot(label) + e / K with e the
+    ``label_smoothing`` (Szegedy et al. 2016, section 7), times ``weights`` [K], where there are any. Rows whose label
+    is negative are 0 then; else IndexError is raised for it, and for a label that is no class."""
+    k = x.shape[1]
+    known = np.asarray(labels) if weights is None else np.maximum(labels, 0)
+    t = np.full(x.shape, label_smoothing / k, x.dtype)
+    t[np.arange(len(t)), _checked(known, k)] += 1 - label_smoothing
+    return t if weights is None else t * weights.astype(x.dtype) * (np.asarray(labels) >= 0)[:, None]
+
+
+# --- of targets t [R, K]
 
 
 def soft_cross_entropy(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """-1/N * sum_nk t * log softmax(x), a scalar array of x's type. A target of 0 adds nothing, not even where a
+    """-1/R * sum_rk t * log softmax(x), a scalar array of x's type. A target of 0 adds nothing, not even where a
     probability is 0 and its logarithm infinite."""
     log_p = x - x.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
@@ -49,28 +56,28 @@ def soft_cross_entropy(x: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def soft_cross_entropy_grad(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """(softmax(x) * sum_k t - t) / N: [N, K]."""
+    """(softmax(x) * sum_k t - t) / R: [R, K]."""
     return (softmax(x, axis=1) * t.sum(axis=1, keepdims=True) - t) / len(x)
 
 
 def binary_cross_entropy(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """1/(N*K) * sum_nk max(x, 0) - x*t + log(1 + exp(-|x|)): of the sigmoid of x, without its overflow."""
+    """1/(R*K) * sum_rk max(x, 0) - x*t + log(1 + exp(-|x|)): of the sigmoid of x, without its overflow."""
     return _mean((np.maximum(x, 0) - x * t + np.log1p(np.exp(-np.abs(x)))).mean(axis=1), x)
 
 
 def binary_cross_entropy_grad(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """(sigmoid(x) - t) / (N*K): [N, K]."""
+    """(sigmoid(x) - t) / (R*K): [R, K]."""
     e = np.exp(-np.abs(x))
     return (np.where(x >= 0, 1, e) / (1 + e) - t) / x.size
 
 
 def squared_error(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """1/(N*K) * sum_nk (x - t)**2."""
+    """1/(R*K) * sum_rk (x - t)**2."""
     return _mean(((x - t) ** 2).mean(axis=1), x)
 
 
 def squared_error_grad(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """2 * (x - t) / (N*K): [N, K]."""
+    """2 * (x - t) / (R*K): [R, K]."""
     return 2 * (x - t) / x.size
 
 
