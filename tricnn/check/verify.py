@@ -30,8 +30,7 @@ from ..run.model import Model, compile
 from ..run.numpy_executor import round_stored
 from ..run.one_launch import prepared
 from ..run.poison import first_written, poison
-from ..run.quick_interpreter import quick_interpreter
-from ..run.triton_executor import interpreting
+from ..run.triton_executor import interpreting, launching
 from .error_bounds import TINY, Bounded, beyond_rounding, bounding, exact, relative, worst
 from .verify_inputs import random_batch, random_state
 
@@ -157,7 +156,7 @@ def verify_model(
 
 def _run(model: Model, launches: list[Launch], values: Mapping[Any, Any], batch: int, watch: Watch) -> None:
     """Launch a kernel, and what adds up the partial results it leaves."""
-    with quick_interpreter() if interpreting() else nullcontext():
+    with launching():
         for launch in launches:
             make = prepared(model.executor.module, model.program, launch, values, batch)
             with watch(launch):

@@ -35,7 +35,7 @@ from .model import device_target
 from .numpy_executor import NumpyExecutor
 from .poison import poisoned
 from .rounded_weights import RoundedWeights
-from .triton_executor import TritonExecutor, pick_device
+from .triton_executor import TritonExecutor, launching, pick_device
 
 
 @dataclass
@@ -279,7 +279,7 @@ class TritonOpen(TritonExecutor):
             self._put_parameter(tensors, node.name, given[node.name])
         if self.program.rounded:
             self.module.round_weights(tensors)
-        with self._poisoned(tensors, 0):
+        with launching(), self._poisoned(tensors, 0):
             self.module.forward(tensors, batch, seed, step)
         wanted = [*(o.value for o in graph.outputs), *(value for _, value in graph.updates)]
         return {v: self.fetch(tensors, v, batch).clone() for v in wanted}, saved
@@ -289,7 +289,7 @@ class TritonOpen(TritonExecutor):
         for name, x in tangents.items():
             self.put(tensors, name, x)
         if self.plan.graph.gradients:
-            with self._poisoned(tensors, self.program.forward_launches):
+            with launching(), self._poisoned(tensors, self.program.forward_launches):
                 self.module.backward(tensors, batch, saved.seed, saved.step)
         results = {v: self.fetch(tensors, v, batch).clone() for _, v in self.plan.graph.gradients}
         if keep:

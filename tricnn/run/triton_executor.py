@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from math import prod
 from typing import Any
 
@@ -23,6 +23,7 @@ from .channels_last import to_logical, to_storage
 from .interpreter import run_nodes
 from .launches import Watcher, between_launches, finished_after
 from .poison import poisoned
+from .quick_interpreter import quick_interpreter
 from .rounded_weights import RoundedWeights
 
 
@@ -50,6 +51,11 @@ def pick_device() -> str:
         "executor triton needs a CUDA device, or Triton's interpreter (set TRITON_INTERPRET=1 before starting); "
         "executor numpy runs anywhere"
     )
+
+
+def launching() -> AbstractContextManager[None]:
+    """The context in which kernels are launched: under Triton's interpreter, which is made quick inside."""
+    return quick_interpreter() if interpreting() else nullcontext()
 
 
 def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,6 +235,7 @@ class TritonExecutor:
             replay()
             return
         with ExitStack() as stack:
+            stack.enter_context(launching())
             if self.poisons:
                 stack.enter_context(poisoned(self.module, self.program, tensors))
             if watch is not None:
