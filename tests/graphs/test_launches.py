@@ -5,6 +5,7 @@ Bytes per image are the issue of fusion; the bounds are those of a scheme that s
 batch 256 (docs/training-fusion.md), and a compiler that fuses only passes and reductions moves about twice as many.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,7 @@ SHARE = dict.fromkeys(
 )
 
 
+@cache
 def program(name: str, mode: str, fuse: str = "all"):
     return lowered(ARCHITECTURES[name](), mode, 256, "bf16", "sm_90", fuse=fuse)
 

@@ -11,7 +11,7 @@ from tricnn.build.compile import CompiledKernel, CompileError
 from tricnn.compiler.fusion.fuser import fuse
 from tricnn.compiler.pipeline import planned
 from tricnn.graphs import lenet, resnet50
-from tricnn.ir import GraphBuilder, TricnnError
+from tricnn.ir import Graph, GraphBuilder, TricnnError
 from tricnn.lower.from_graph import lowered
 from tricnn.machine import tiles
 from tricnn.machine.dtypes import BYTES
@@ -20,6 +20,11 @@ from tricnn.machine.dtypes import BYTES
 def lenet_build(tmp_path: Path, target: str, dtype: str = "bf16") -> Build:
     plan = planned(lenet(), "train", "all")
     return build(plan, dtype, 256, target, cache_dir=tmp_path / "cache")
+
+
+def one_convolution() -> Graph:
+    b = GraphBuilder("one")
+    return b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3, name="conv"))
 
 
 TARGETS = ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_100", "sm_120", "gfx942"))]
@@ -67,15 +72,14 @@ def test_a_manifest_says_where_every_parameter_and_gradient_is() -> None:
 
 
 def test_ieee_fp32_uses_no_tensor_cores(tmp_path: Path) -> None:
-    """fp32 means IEEE products; tensor cores would round them to tf32."""
-    plan = planned(lenet(), "infer", "all")
-    result = build(plan, "fp32", 8, "sm_90", cache_dir=tmp_path)
-    assert not any(k["tensor_core"] for k in result.kernels)
+    """fp32 means IEEE products; tensor cores would round them to tf32, as they do when that is asked for."""
+    for dtype in ("fp32", "tf32"):
+        result = build(fuse(one_convolution(), "infer"), dtype, 8, "sm_90", cache_dir=tmp_path)
+        assert [k["tensor_core"] for k in result.kernels] == [dtype == "tf32"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    plan = planned(lenet(), "infer", "all")
-    result = build(plan, "bf16", 8, "sm_90", cache_dir=tmp_path / "cache")
+    result = build(fuse(one_convolution(), "infer"), "bf16", 8, "sm_90", cache_dir=tmp_path / "cache")
     (tmp_path / "file").write_text("")
     with pytest.raises(TricnnError, match="cannot write to"):
         result.write(tmp_path / "file" / "out")
@@ -94,8 +98,7 @@ def test_a_step_that_changes_no_tile_does_not_end_the_search_for_one_that_spills
         return [CompiledKernel(name=s.name, spill_bytes=0 if "BLOCK_M=32" in s.source else 4, **facts) for s in specs]
 
     monkeypatch.setattr(build_module, "compile_kernels", compiled)
-    b = GraphBuilder("one")
-    plan = fuse(b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3)), "infer")
+    plan = fuse(one_convolution(), "infer")
     for _ in range(2):  # the second build begins where the first one ended
         built = build_module.build(plan, "bf16", 64, "sm_80", cache_dir=tmp_path)
         assert [k["spill_bytes"] for k in built.kernels] == [0]
@@ -111,8 +114,7 @@ def built_with(hazards_of: dict[int, int], folder: Path, monkeypatch: pytest.Mon
         return [CompiledKernel(name=s.name, hazards=hazards_of.get(s.num_stages, 0), **facts) for s in specs]
 
     monkeypatch.setattr(build_module, "compile_kernels", compiled)
-    b = GraphBuilder("one")
-    plan = fuse(b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3, name="conv")), "infer")
+    plan = fuse(one_convolution(), "infer")
     return build_module.build(plan, "bf16", 64, "sm_90", cache_dir=folder)
 
 

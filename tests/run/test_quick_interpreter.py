@@ -42,7 +42,8 @@ def test_every_saving_fits_this_triton_and_ends_with_the_block() -> None:
         tl, semantic = interpreter.tl, type(interpreter.interpreter_semantic)
         return [
             interpreter._patch_lang, interpreter._get_np_dtype, interpreter.interpreter_builder.options,
-            tl.block_type.__init__, tl.tensor.__init__, semantic.computation_type_impl, semantic.broadcast_impl_value,
+            tl.block_type.__init__, tl.tensor.__init__, semantic.binary_op_type_checking_impl,
+            semantic.broadcast_impl_value,
         ]  # fmt: skip
 
     before, adding = state(), interpreter.tl.tensor.__add__

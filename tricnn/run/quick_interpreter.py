@@ -16,6 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+#: pairs of operands that are remembered: constants among them take memory
+_MOST_PAIRS = 1000
+
 
 def _wrap_once(interpreter: Any, stack: ExitStack) -> None:
     """Wrap the functions of ``tl`` here, not at every call."""
@@ -80,31 +83,50 @@ def _remember_tensor_shapes(interpreter: Any, stack: ExitStack) -> None:
     stack.enter_context(patch.object(tensor, "__init__", init))
 
 
-def _remember_common_types(interpreter: Any, stack: ExitStack) -> None:
-    """Find the type in which two types are added or compared once for each pair, not at every operation."""
+def _match_operands_once(interpreter: Any, stack: ExitStack) -> None:
+    """Bring two operands to one type and shape once for each pair of types, and a number that is an operand with them:
+    where a tensor stayed what it was, it does so again, and the number is the same constant."""
+    semantic, tensor = type(interpreter.interpreter_semantic), interpreter.tl.tensor
+    match, known = semantic.binary_op_type_checking_impl, dict[Any, Any]()
+
+    def remembered(self: Any, lhs: Any, rhs: Any, *flags: Any, **named: Any) -> Any:
+        left, right = type(lhs) is tensor, type(rhs) is tensor
+        # repr: 1, True and 1.0 are equal, and 0.0 and -0.0, but other constants
+        key = (lhs.type.name if left else repr(lhs), rhs.type.name if right else repr(rhs), flags, *named.items())
+        if (found := known.get(key)) is not None:
+            return (lhs if left else found[0]), (rhs if right else found[1])
+        a, b = match(self, lhs, rhs, *flags, **named)
+        if (a is lhs or not left) and (b is rhs or not right):
+            if len(known) > _MOST_PAIRS:
+                known.clear()
+            constants = (None if left else a), (None if right else b)
+            for constant in constants:
+                if constant is not None:
+                    constant.handle.data.flags.writeable = False
+            known[key] = constants
+        return a, b
+
+    stack.enter_context(patch.object(semantic, "binary_op_type_checking_impl", remembered))
+
+
+def _broadcast_as_before(interpreter: Any, stack: ExitStack) -> None:
+    """Find the shape that two shapes have in common once for each pair of types, not at every operation."""
     semantic = type(interpreter.interpreter_semantic)
-    common, known = semantic.computation_type_impl, dict[Any, Any]()
+    broadcast, known = semantic.broadcast_impl_value, dict[Any, Any]()
 
-    def remembered(self: Any, a: Any, a_is_scalar: Any, b: Any, b_is_scalar: Any, div_or_mod: Any) -> Any:
-        key = (a.name, a_is_scalar, b.name, b_is_scalar, div_or_mod)
-        if key not in known:
-            known[key] = common(self, a, a_is_scalar, b, b_is_scalar, div_or_mod)
-        return known[key]
-
-    stack.enter_context(patch.object(semantic, "computation_type_impl", remembered))
-
-
-def _compare_shapes_once(interpreter: Any, stack: ExitStack) -> None:
-    """Broadcast only what has another shape: two blocks of one shape, and two scalars, are taken as they are."""
-    semantic, block_type = type(interpreter.interpreter_semantic), interpreter.tl.block_type
-    broadcast, same = semantic.broadcast_impl_value, dict[Any, bool]()
+    def spread(self: Any, x: Any, type_: Any) -> Any:
+        if type_ is None:
+            return x
+        make = self.builder.create_broadcast
+        return self.make_tensor(make(x.handle, type_.shape), type_) if x.type.is_block() else self.splat(x, type_.shape)
 
     def remembered(self: Any, lhs: Any, rhs: Any) -> Any:
         key = (lhs.type.name, rhs.type.name)
-        if key not in same:
-            shapes = [list(x.type.shape) if isinstance(x.type, block_type) else None for x in (lhs, rhs)]
-            same[key] = shapes[0] == shapes[1]
-        return (lhs, rhs) if same[key] else broadcast(self, lhs, rhs)
+        if (found := known.get(key)) is None:
+            a, b = broadcast(self, lhs, rhs)
+            known[key] = (None if a is lhs else a.type), (None if b is rhs else b.type)
+            return a, b
+        return spread(self, lhs, found[0]), spread(self, rhs, found[1])
 
     stack.enter_context(patch.object(semantic, "broadcast_impl_value", remembered))
 
@@ -115,8 +137,8 @@ STEPS = (
     _remember_numpy_types,
     _remember_block_types,
     _remember_tensor_shapes,
-    _remember_common_types,
-    _compare_shapes_once,
+    _match_operands_once,
+    _broadcast_as_before,
 )
 
 
