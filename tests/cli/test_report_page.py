@@ -134,6 +134,40 @@ def test_where_no_page_can_be_written(tricnn, out, said):
     assert ran.status == 2 and said in ran.err and ran.out == ""
 
 
+def test_lines_of_the_source_are_marked_with_their_layer(reported):
+    """relu(bn2(z) + x) in one pass: who multiplies, who adds, who cuts off, and who loads what it needs."""
+    path, facts = reported("resnet18", *HOW)
+    (name,) = [k["name"] for k in facts["kernels"] if k["name"].endswith("_layer1_0_relu2")]
+    nodes = [node["name"] for k in facts["kernels"] if k["name"] == name for node in k["nodes"]]
+    function = facts["functions"][name]
+    lines = function["source"].splitlines()
+    assert len(lines) == len(function["nodes_of_lines"])
+    marked = {line.strip(): n if n is None else nodes[n] for line, n in zip(lines, function["nodes_of_lines"])}
+    found = {text.split(" = ")[0].split("(")[0]: layer for text, layer in marked.items()}
+    loads = dict.fromkeys(("x_tile", "stats_c", "weight_c", "bias_c", "normalize"), "layer1.0.bn2")
+    expected = {**loads, "b_tile": "layer1.0.add", "add": "layer1.0.add", "relu": "layer1.0.relu2"}
+    assert expected | {"tl.store": "layer1.0.relu2"} == {key: found[key] for key in (*expected, "tl.store")}
+    assert found["def " + name + "_body"] is None
+    body = path.read_text().split(f'id="source:{name}"')[1].split("</pre>")[0]
+    assert "<b data-n=2>    add = normalize" in body
+
+
+@pytest.mark.parametrize("network", ["resnet18", LARGE[0]])
+def test_kernels_that_share_a_function_know_its_lines_as_their_own_layers(reported, network):
+    """Marks of a function are of its first kernel's nodes; beside another kernel, of the same operations of that."""
+    _, facts = reported(network, *HOW)
+    ops = {kernel["name"]: [node["op"] for node in kernel["nodes"]] for kernel in facts["kernels"]}
+    elsewhere = 0
+    for launch in facts["launch_rows"]:
+        function, own = facts["functions"][launch["function"]], dict(launch["nodes"])
+        assert len(own) == len(launch["nodes"]), "a node of the first kernel is one of this kernel"
+        for number in {*function["nodes_of_lines"]} - {None}:
+            here, there = ops[launch["kernel"]][own.get(number, number)], ops[function["kernel"]][number]
+            assert here == there, launch
+            elsewhere += own.get(number, number) != number
+    assert elsewhere > 10
+
+
 @needs_browser
 @pytest.mark.parametrize("network, part", [("resnet18", "layer3_1_conv2"), LARGE_PART])
 def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, network, part):

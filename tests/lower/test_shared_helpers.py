@@ -6,12 +6,13 @@ from collections import Counter
 from tricnn.emit.emit import emit
 from tricnn.emit.shared_helpers import shared
 from tricnn.graphs import googlenet_bn, lenet, resnet18
+from tricnn.lower.call import Line
 from tricnn.lower.from_graph import lowered
 from tricnn.lower.program import Function
 
 
 def function(name, helper, call):
-    return Function(name, (helper,), call, (("x", "*fp32"),), 4, 2)
+    return Function(name, (tuple(map(Line, helper.splitlines())),), call, (("x", "*fp32"),), 4, 2)
 
 
 def test_a_body_that_is_there_is_called_by_its_first_name():

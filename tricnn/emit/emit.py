@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 
 from ..ir.wording import plural
-from ..lower.call import wrapped
+from ..lower.call import Line, wrapped
 from ..lower.names import StepNumber
 from ..lower.program import Function, Launch, Program
 from ..machine.tiles import programs
@@ -83,49 +83,61 @@ def launches_of(program: Program, function: Function) -> list[Launch]:
 
 def kernel_text(program: Program, function: Function) -> str:
     """The text of a kernel, under a heading that says which layers it computes."""
-    lines = []
+    return "\n".join(kernel_lines(program, function))
+
+
+def kernel_lines(program: Program, function: Function) -> list[Line]:
+    """The lines of that text, each with the layer that it computes, loads for, or stores: the template's call is the
+    anchor's."""
+    lines: list[Line] = []
     by_name = {k.name: k for k in program.plan.kernels}
+    first = launches_of(program, function)[0]
+    anchor = by_name[first.kernel].anchor.name if first.kind != "sum_partials_of_many" else ""
     for number, launch in enumerate(launches_of(program, function)):
         kernel = by_name[launch.kernel]
         if number:
-            lines.append(f"# also: {launch.kernel} ({', '.join(launch.layers)})")
+            lines.append(Line(f"# also: {launch.kernel} ({', '.join(launch.layers)})"))
             continue
-        lines.append(f"# {function.name}: {launch.kind}")
+        lines.append(Line(f"# {function.name}: {launch.kind}"))
         if launch.kind == "sum_partials_of_many":
-            lines.append(f"#   finishes {len(launch.layers)} gradients; SUMS, below, has them all")
+            lines.append(Line(f"#   finishes {len(launch.layers)} gradients; SUMS, below, has them all"))
             continue
         if launch.kind in ("split_sum", "merge_stats", "mean_rows"):
-            lines.append(f"#   the last step of {launch.kernel}")
+            lines.append(Line(f"#   the last step of {launch.kernel}"))
             continue
         for node in kernel.nodes:
             shape = str(program.plan.type(node.name)).replace(" ", UNBROKEN)
-            lines.append(f"#   {node.name} = {node.op}({', '.join(node.inputs)})  {shape}")
-    heading = [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="#     ")]
-    heading = [line.replace(UNBROKEN, " ") for line in heading]
-    return "\n".join([*heading, *map(_narrow, launched(function).strip("\n").splitlines())])
+            lines.append(Line(f"#   {node.name} = {node.op}({', '.join(node.inputs)})  {shape}", node.name))
+    heading = [
+        Line(part.replace(UNBROKEN, " "), line.layer)
+        for line in lines
+        for part in textwrap.wrap(line, WIDTH, subsequent_indent="#     ")
+    ]
+    return [*heading, *(Line(part, line.layer) for line in launched(function, anchor) for part in _narrow(line))]
 
 
-def launched(function: Function) -> str:
-    """The text of a function as it is launched: with no code that depends on a number's being 1 or a multiple of 16, so
-    that Triton compiles it once, and what runs is what `build` has compiled and looked at."""
+def launched(function: Function, anchor: str = "") -> list[Line]:
+    """The lines of a function as it is launched, its call being the layer ``anchor``'s: with no code that depends on a
+    number's being 1 or a multiple of 16, so that Triton compiles it once, and what runs is what `build` has compiled
+    and looked at."""
     numbers = {number.value: number for number in StepNumber}
     names = [name for name, _ in function.parameters]
     free = json.dumps([name for name in names if name in numbers])
     typed = [f"{n}: tl.int64" if n in numbers and numbers[n].type == "i64" else n for n in names]
-    return function.written(f"@triton.jit(do_not_specialize={free})", typed)
+    return function.lines(f"@triton.jit(do_not_specialize={free})", typed, anchor)
 
 
-def _narrow(line: str) -> str:
+def _narrow(line: str) -> list[str]:
     """The line itself, or several, if it is too long and a signature, names that are unpacked, or arguments."""
     if len(line) <= WIDTH:
-        return line
+        return [line]
     if found := SIGNATURE.fullmatch(line):
-        return "\n".join([f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"])
+        return [f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"]
     if found := UNPACKED.fullmatch(line):
-        return "\n".join(["    (", *wrapped(found[1].split(", "), 8, WIDTH), "    ) = args"])
+        return ["    (", *wrapped(found[1].split(", "), 8, WIDTH), "    ) = args"]
     if line.startswith(" " * 8) and " = " not in line:
-        return "\n".join(wrapped(line.strip().removesuffix(",").split(", "), 8, WIDTH))
-    return line
+        return wrapped(line.strip().removesuffix(",").split(", "), 8, WIDTH)
+    return [line]
 
 
 def _steps(program: Program) -> list[str]:

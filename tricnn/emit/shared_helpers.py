@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ..lower.call import Line
 from ..lower.program import Function
 
-DEFINED = re.compile(r"^def (\w+)\(", re.MULTILINE)
+DEFINED = re.compile(r"def (\w+)\(")
 WORD = re.compile(r"\b[A-Za-z_]\w*\b")
 
 
@@ -21,14 +22,11 @@ def shared(functions: Iterable[Function]) -> tuple[Function, ...]:
         names: dict[str, str] = {}
         kept = []
         for helper in function.helpers:
-            text = _renamed(helper, names)
-            own = DEFINED.search(text)
-            if own is None:
-                kept.append(text)
-                continue
-            first = known.setdefault(_renamed(text, {own[1]: "_"}), own[1])
+            lines = tuple(Line(_renamed(line, names), line.layer) for line in helper)
+            own = next(match for line in lines if (match := DEFINED.match(line)))
+            first = known.setdefault(_renamed("\n".join(lines), {own[1]: "_"}), own[1])
             if first == own[1]:
-                kept.append(text)
+                kept.append(lines)
             else:
                 names[own[1]] = first
         found.append(replace(function, helpers=tuple(kept), call=_renamed(function.call, names)))

@@ -82,7 +82,7 @@ def _both(load: Body, kernel: Kernel, c: int) -> Helper:
     dy, x = load.operand(node, 0, at), load.operand(node, 1, at)
     mean, var = statistics(load, node, 2, at)
     g = load.let("g", f"tl.where(mask, {dy} * {load.operand(node, 3, at)}, 0.0)")
-    load.lines.append(f"return {g}, {g} * (({x} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
+    load.write(f"return {g}, {g} * (({x} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
     return load.function(f"{kernel.name}_load", "pixel, channel, mask, args", load.lines)
 
 

@@ -6,7 +6,7 @@ value is in a register already, or it is computed from its operands, or loaded f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..compiler.plan import Kernel, Place, Plan
 from ..ir.graph import Node
 from ..ir.scalar_facts import FINITE, Known, of_zeros
 from ..ir.table import Source
-from .call import Helper, helper
+from .call import Helper, Line, helper
 from .names import Argument, Scope, StepNumber
 from .positions import At, Channels, FirstChannel, Image, LaterChannel, Load, Numbers, Rounded, Sources
 from .program import TRITON, element
@@ -49,7 +49,8 @@ class Body:
 
     def __init__(self, plan: Plan, kernel: Kernel, storage: str, wide: bool = False):
         self.plan, self.kernel, self.storage, self.wide = plan, kernel, storage, wide
-        self.lines: list[str] = []
+        self.lines: list[Line] = []
+        self.layer = kernel.anchor.name  # the node whose lines are being written
         self.args: dict[Argument, str] = {}  # buffer or number -> the name of the argument
         self.written: dict[str, str] = {}  # buffer or descriptor that is stored to -> the name of the argument
         self.known: dict[tuple[Hashable, At], str] = {}  # what is in a register -> its name
@@ -83,10 +84,14 @@ class Body:
             self.written[buffer] = self.args.get(buffer) or self.name(stem)
         return self.written[buffer]
 
+    def write(self, line: str, layer: str = "") -> None:
+        """Add a line: of ``layer``, or else of the node that is being computed."""
+        self.lines.append(Line(line, layer or self.layer))
+
     def let(self, stem: str, expression: str) -> str:
         """The name of a new variable that has this value."""
         name = self.name(stem)
-        self.lines.append(f"{name} = {expression}")
+        self.write(f"{name} = {expression}")
         self._texts[name] = expression
         return name
 
@@ -199,7 +204,7 @@ class Body:
     def asked(self, node: Node, index: int, at: At) -> Steps:
         """The computation of an operand in fp32, for an expression to yield."""
         name = node.row.operand_names(len(node.inputs))[index]
-        return self._value(node.inputs[index], self.spread(node, index, at), name)
+        return self._owned(node.name, self._value(node.inputs[index], self.spread(node, index, at), name))
 
     def spread(self, node: Node, index: int, at: At) -> At:
         """The position of an operand of a scalar expression, for one of its result: ``[N, C, 1, 1]`` has a number for
@@ -226,15 +231,31 @@ class Body:
         """The computation of the name of a node's result."""
         from .expressions import expression_of
 
-        found = yield expression_of(node)(self, node, at)
-        return found if found.isidentifier() else self.let(SHORT.get(node.op, node.op), found)
+        found = yield self._owned(node.name, expression_of(node)(self, node, at))
+        before, self.layer = self.layer, node.name
+        name = found if found.isidentifier() else self.let(SHORT.get(node.op, node.op), found)
+        self.layer = before
+        return name
+
+    def _owned(self, layer: str, steps: Steps) -> Steps:
+        """The same computation; the lines that it writes itself, between its operands', are of ``layer``."""
+        answer: Any = None
+        while True:
+            before, self.layer = self.layer, layer
+            try:
+                asked = steps.send(answer)
+            except StopIteration as end:
+                return str(end.value)
+            finally:
+                self.layer = before
+            answer = yield asked
 
     # --- whole functions ------------------------------------------------------------
 
-    def function(self, name: str, parameters: str, lines: list[str]) -> Helper:
+    def function(self, name: str, parameters: str, lines: Sequence[str]) -> Helper:
         """The finished function: these lines, behind one that unpacks the arguments which they use."""
         needs = dict[Argument, str]([*self.args.items(), *self.written.items()])
-        return helper(name, parameters, needs, lines, tuple(self.written))
+        return helper(name, parameters, needs, lines, tuple(self.written), self.kernel.anchor.name)
 
     def load_function(self, name: str, raw: str, width: int, stem: str, *, zeros: bool = True) -> Helper:
         """``load(pixel, channel, mask, args)`` of one operand, which is computed in fp32 or returned as it is stored.
@@ -298,6 +319,7 @@ class Body:
 
     def store(self, value: str, variable: str, at: At, *, as_it_is: bool = False) -> None:
         """Write a value that is in a register, rounded to the type it is stored in unless it is ``as_it_is``."""
+        before, self.layer = self.layer, value if value in self.kernel.by_name else self.layer
         dtype = element(self.plan.type(value), self.storage)
         place = self.plan.place(value)
         descriptor = self.described(place) if at.corner else None
@@ -311,6 +333,7 @@ class Body:
             self.known[Rounded(value), at] = rounded
         if descriptor and at.corner:
             corner = ", ".join(at.corner) + (f" + {place.offset}" if place.offset else "")
-            self.lines.append(f"{argument}.store([{corner}], {rounded})")
+            self.write(f"{argument}.store([{corner}], {rounded})")
         else:
-            self.lines.append(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
+            self.write(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
+        self.layer = before

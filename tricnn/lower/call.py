@@ -24,6 +24,24 @@ from .names import Argument
 Parameters = Mapping[Argument, str]
 
 
+class Line(str):
+    """A line of a generated function, and ``layer``: the node of the graph that it computes, loads for, or stores;
+    empty if it is no node's."""
+
+    __slots__ = ("layer",)
+    layer: str
+
+    def __new__(cls, text: str, layer: str = "") -> Line:
+        made = super().__new__(cls, text)
+        made.layer = layer
+        return made
+
+    @classmethod
+    def of(cls, line: str, layer: str = "") -> Line:
+        """The line itself if it has a layer, else one of this layer."""
+        return line if isinstance(line, Line) and line.layer else cls(line, layer)
+
+
 class Operand:
     """One positional item of a template's call."""
 
@@ -82,11 +100,11 @@ class InBoxes(Pointer):
 
 @dataclass(frozen=True)
 class Helper(Operand):
-    """A generated function and its text; it finds its arguments in a tuple, and unpacks them under the names that
+    """A generated function and its lines; it finds its arguments in a tuple, and unpacks them under the names that
     ``needs`` gives them. ``stores`` are those that it writes."""
 
     name: str
-    text: str
+    lines: tuple[Line, ...]
     needs: Mapping[Argument, str]
     stores: tuple[str, ...] = ()
 
@@ -141,13 +159,20 @@ class Call:
 
 
 def helper(
-    name: str, parameters: str, needs: Mapping[Argument, str], lines: Iterable[str], stores: tuple[str, ...] = ()
+    name: str,
+    parameters: str,
+    needs: Mapping[Argument, str],
+    lines: Iterable[str],
+    stores: tuple[str, ...] = (),
+    layer: str = "",
 ) -> Helper:
-    """A generated function of these lines, behind one that unpacks ``args`` under the names that ``needs`` gives."""
+    """A generated function of these lines, behind one that unpacks ``args`` under the names that ``needs`` gives. Lines
+    that name no layer are of ``layer``."""
     names = list(needs.values())
     unpack = [f"{', '.join(names)} = args" if len(names) > 1 else f"({names[0]},) = args"] if names else []
-    code = "\n".join(f"    {line}" for line in [*unpack, *lines])
-    return Helper(name, f"@triton.jit\ndef {name}({parameters}):\n{code}\n", needs, stores)
+    body = [*map(Line, unpack), *(Line.of(line, layer) for line in lines)]
+    code = [Line(f"    {line}", line.layer) for line in body]
+    return Helper(name, (Line("@triton.jit"), Line(f"def {name}({parameters}):"), *code), needs, stores)
 
 
 def wrapped(items: Iterable[str], indent: int, width: int) -> list[str]:

@@ -273,15 +273,13 @@ def wgrad_results(
     if partials:
         dw = db = "partial"
         begin, behind = f"split * {everything} + ", f"split * {everything} + {total} + "
-    store_dw = _store(
-        f"{name}_store_dw", "acc, row, column", partials or node.name, dw, f"{begin}row * {columns} + column"
-    )
+
+    def store(suffix: str, parameters: str, layer: str, variable: str, element: str) -> Helper:
+        line, buffer = f"tl.store({variable} + {element}, acc, mask=mask)", partials or layer
+        head = f"{parameters}, mask, split, args"
+        return helper(f"{name}_store_{suffix}", head, {buffer: variable}, [line], (buffer,), layer)
+
+    store_dw = store("dw", "acc, row, column", node.name, dw, f"{begin}row * {columns} + column")
     if bias is None:
         return store_dw, NOTHING
-    return store_dw, (_store(f"{name}_store_db", "acc, channel", partials or bias.name, db, f"{behind}channel"),)
-
-
-def _store(name: str, parameters: str, buffer: str, variable: str, element: str) -> Helper:
-    """The function that stores the sum ``acc`` at an element of a buffer."""
-    line = f"tl.store({variable} + {element}, acc, mask=mask)"
-    return helper(name, f"{parameters}, mask, split, args", {buffer: variable}, [line], (buffer,))
+    return store_dw, (store("db", "acc, channel", bias.name, db, f"{behind}channel"),)

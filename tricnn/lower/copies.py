@@ -100,7 +100,7 @@ def _loaded_channels(body: Body, node: Node, raw: str, count: int) -> str:
     elif node.row.pads:
         before, inside = node.attrs["before"], "inside"
         first = -before
-        body.lines.append(f"inside = mask & (channel >= {before}) & (channel < {before + x.channel_count})")
+        body.write(f"inside = mask & (channel >= {before}) & (channel < {before + x.channel_count})")
     channel = f"channel + {first}" if first > 0 else f"channel - {-first}" if first else "channel"
     source = At("pixel", channel, inside, x.channel_count)
     if not y.batched:
@@ -115,7 +115,7 @@ def _store_channels(body: Body, value: str, loaded: str, start: int, count: int,
     place, type_ = body.plan.place(value), body.plan.type(value)
     target = place.offset + start
     row = f"{body.result(place.buffer, 'y')} + {body.row('pixel', place.pitch)} + channel"
-    body.lines.append(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
+    body.write(f"tl.store({row}{f' + {target}' if target else ''}, {loaded}, mask=mask)")
     in_rows = type_.batched or pixels > 1
     total = place.pitch if in_rows else body.plan.type(place.buffer).elements(1)
     body.stores.setdefault(place.buffer, set()).add(Channels(target, target + count, total))
@@ -155,7 +155,7 @@ def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: i
     result = kernel.anchor.name
     needs: dict[Argument, str] = {place.buffer: "w", result: "out"}
     line = f"tl.store(out + {start} + channel, tl.load(w + {place.offset} + channel, mask=mask), mask=mask)"
-    function = helper(f"{name}_body", PIXELS, needs, [line], (result,))
+    function = helper(f"{name}_body", PIXELS, needs, [line], (result,), result)
     tile = tiles.elementwise(count, state.form(name).smaller)
     state.add(
         name,

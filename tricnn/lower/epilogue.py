@@ -52,7 +52,7 @@ def pooled(body: Body, node: Node, source: str, at: At) -> At:
     covered = At("window", "channel", "covered", at.width)
     if "covered" not in body.scope:
         body.scope.reserve("covered")
-        body.lines.append(f"covered = mask_over_window(mask, {area})")
+        body.write(f"covered = mask_over_window(mask, {area})", node.name)
     tile = body.known[source, at]
     if not (node.row.picks or node.row.index):
         body.known[node.name, covered] = body.let("pooled", f"mean_over_window({tile}, {area})")
@@ -60,7 +60,7 @@ def pooled(body: Body, node: Node, source: str, at: At) -> At:
     maximum, index = ((OfWindow(source, position), covered) for position in (False, True))
     if maximum not in body.known:
         value, position = body.name("pooled"), body.name("position")
-        body.lines.append(f"{value}, {position} = max_over_window({tile}, {area})")
+        body.write(f"{value}, {position} = max_over_window({tile}, {area})", node.name)
         body.known[maximum], body.known[index] = value, position
     body.known[node.name, covered] = body.known[index if node.row.index else maximum]
     return covered
@@ -75,9 +75,11 @@ def side_sum(body: Body, node: Node, at: At) -> None:
     argument = body.result(partial, "partial")
     body.sides.append((node, partial))
     if node.row.moments:
-        body.lines.append(f"store_tile_stats({tile}, {at.channel}, {at.mask}, part, {argument}, {at.width})")
+        body.write(f"store_tile_stats({tile}, {at.channel}, {at.mask}, part, {argument}, {at.width})", node.name)
     else:
+        before, body.layer = body.layer, node.name
         _gradient_sums(body, node, at, tile, argument)
+        body.layer = before
 
 
 def _gradient_sums(body: Body, node: Node, at: At, tile: str, argument: str) -> None:
@@ -94,5 +96,5 @@ def _gradient_sums(body: Body, node: Node, at: At, tile: str, argument: str) -> 
     each = body.plan.type(node.inputs[2]).batched  # has every pixel a deviation of its own?
     product = f"tl.sum({dy} * {centred} * {rstd}, axis=0)[None, :]" if each else ""
     dweight = body.let("dweight", product or f"tl.sum({dy} * {centred}, axis=0)[None, :] * {rstd}")
-    body.lines.append(f"tl.store({row}, {dbias}, {known})")
-    body.lines.append(f"tl.store({row} + {c}, {dweight}, {known})")
+    body.write(f"tl.store({row}, {dbias}, {known})")
+    body.write(f"tl.store({row} + {c}, {dweight}, {known})")

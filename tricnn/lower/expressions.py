@@ -176,7 +176,7 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
     (r, s), (sh, sw) = node.attrs["kernel_size"], node.attrs["stride"]
     p, q = body.plan.type(node.inputs[0]).spatial
     n, h, v = body.name("n"), body.name("h"), body.name("v")
-    body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
+    body.write(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
     window = body.let("window", f"({n} * {p} + {h} // {sh}) * {q} + {v} // {sw}")
     body.elsewhere[window] = at.pixel, _windows(height, p, r, sh), _windows(width, q, s, sw)
     tests = [f"({h} < {p * sh})"] * (p * sh < height) + [f"({v} < {q * sw})"] * (q * sw < width)
@@ -223,7 +223,7 @@ def _position(body: Body, node: Node, at: At) -> tuple[str, str, str]:
     """The names of the image, row and column of a pixel of the node's result."""
     n, h, v = body.name("n"), body.name("h"), body.name("v")
     height, width = body.plan.type(node.name).spatial
-    body.lines.append(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
+    body.write(f"{n}, {h}, {v} = image_position({at.pixel}, {height}, {width})")
     return n, h, v
 
 

@@ -183,6 +183,7 @@ class Lowering:
                 loads=dict(moved.loads),
                 read_share={b: share for b in moved.loads if (share := moved.read_share(b)) < 1},
                 write_share={b: share for b in writes if (share := moved.written_share(b)) < 1},
+                layers_of_lines=tuple(line.layer for made in call.helpers for line in made.lines),
             )
         )
 
@@ -198,7 +199,7 @@ class Lowering:
     def _function(self, name: str, call: Call, parameters: Parameters, tile: tiles.Tile) -> str:
         """The name of the function that makes the call: a new one, or the one that has the same text."""
         types = tuple((parameter, self.type(argument)) for argument, parameter in parameters.items())
-        helpers = tuple(h.text for h in call.helpers)
+        helpers = tuple(h.lines for h in call.helpers)
         function = Function(name, helpers, call.text(parameters), types, tile.warps, tile.stages)
         for made in (name, *(h.name for h in call.helpers)):
             assert made not in self.scope, f"two functions are called {made}"

@@ -13,7 +13,7 @@ from ..ir.graph import Node
 from ..machine import tiles
 from . import traffic
 from .body import Body
-from .call import Call, Helper, Pointer, Text, helper
+from .call import Call, Helper, Line, Pointer, Text, helper
 from .lowering import Lowering
 from .names import SUM_TABLE, Argument
 from .program import SUM_BLOCK, Buffer, PartialSum
@@ -72,12 +72,12 @@ def lower_split_sum(
     if partial.parts.at(state.batch) > MANY:
         groups = state.workspace(name, "groups", GROUPS * everything)
         lines = [f"tl.store(groups + split * {everything} + element, total, mask=mask)"]
-        store = helper(f"{name}_groups_store", TOTAL, {groups: "groups"}, lines, (groups,))
+        store = helper(f"{name}_groups_store", TOTAL, {groups: "groups"}, lines, (groups,), dw)
         _add_up(state, kernel, f"{name}_groups", partial, store, GROUPS)
         partial = replace(partial, buffer=groups, parts=Size.of(GROUPS))
     outputs: dict[Argument, str] = {place.buffer: "dw", **({db: "db"} if db else {})}
     lines = _total_lines(state, dw, place, partial.total if db else None)
-    store = helper(f"{name}_store", TOTAL, outputs, lines, (place.buffer, *([db] if db else [])))
+    store = helper(f"{name}_store", TOTAL, outputs, lines, (place.buffer, *([db] if db else [])), dw)
     written = traffic.channels_stored(place.buffer, state.plan.type(dw).channel_count, place.pitch)
     _add_up(state, kernel, name, partial, store, 1, *([written] if place.buffer != dw else []))
 
@@ -194,7 +194,7 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
             f"tl.store({row} + {c}, mean, mask=mask)",
             f"tl.store({row} + {2 * c}, m2, mask=mask)",
         ]
-        store = helper(f"{name}_groups_store", MERGED, {groups: "groups"}, lines, (groups,))
+        store = helper(f"{name}_groups_store", MERGED, {groups: "groups"}, lines, (groups,), node.name)
         each = _merged_at_once(cdiv(parts.at(state.batch), GROUPS))
         _merge(state, kernel, f"{name}_groups", (partial, parts, c), store, GROUPS, each)
         partial, parts = groups, Size.of(GROUPS)
@@ -255,10 +255,11 @@ def _statistics(state: Lowering, kernel: Kernel, node: Node, name: str, c: int) 
             width = state.plan.type(update.name).per_image[0]
             which = update.op.removeprefix("running_") + (f"_{start}" if width < c else "")
             inputs[update.inputs[0]], outputs[update.name] = f"old_{which}", f"new_{which}"
-            lines += [line for line in _running(update, which, start, width, c) if line not in lines]
-    return helper(f"{name}_store", MERGED, {**inputs, **outputs}, lines, tuple(map(str, outputs))), list(
-        map(str, inputs)
-    )
+            running = (Line(line, update.name) for line in _running(update, which, start, width, c))
+            lines += [line for line in running if line not in lines]
+    writes = tuple(map(str, outputs))
+    store = helper(f"{name}_store", MERGED, {**inputs, **outputs}, lines, writes, node.name)
+    return store, list(map(str, inputs))
 
 
 def _running(update: Node, which: str, start: int, width: int, c: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -13,6 +12,7 @@ from ..ir.table import Source
 from ..ir.types import TensorType
 from ..machine.dtypes import BYTES, DTYPES
 from ..machine.tiles import Choice
+from .call import Line
 from .names import Argument, StepNumber
 from .size import Size, images
 
@@ -64,11 +64,11 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Function:
-    """One kernel of the emitted file: the texts of its helpers, the call of a template that it consists of, its
+    """One kernel of the emitted file: the lines of its helpers, the call of a template that it consists of, its
     parameters with their Triton types, and how it is compiled."""
 
     name: str
-    helpers: tuple[str, ...]
+    helpers: tuple[tuple[Line, ...], ...]
     call: str
     parameters: tuple[tuple[str, str], ...]
     num_warps: int
@@ -81,9 +81,14 @@ class Function:
 
     def written(self, decorator: str, parameters: Iterable[str]) -> str:
         """Its code with this decorator, and with its parameters written so."""
-        body = textwrap.indent(self.call, "    ")
-        kernel = f"{decorator}\ndef {self.name}({', '.join(parameters)}):\n{body}\n"
-        return "\n\n".join([*(text.rstrip() + "\n" for text in self.helpers), kernel])
+        return "\n".join(self.lines(decorator, parameters)) + "\n"
+
+    def lines(self, decorator: str, parameters: Iterable[str], layer: str = "") -> list[Line]:
+        """The lines of that text; the call's are of ``layer``."""
+        blank = Line("")
+        helpers = [line for helper in self.helpers for line in (*helper, blank, blank)]
+        call = [Line(f"    {line}", layer) for line in self.call.splitlines()]
+        return [*helpers, Line(decorator), Line(f"def {self.name}({', '.join(parameters)}):"), *call]
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ class Launch:
     loads: Mapping[str, Size]  # buffer -> elements that its programs load, again wherever tiles overlap
     read_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is read, if not all
     write_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is written, if not all
+    #: the layers of the helpers' lines, which a function that several kernels share has of the first of them only
+    layers_of_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

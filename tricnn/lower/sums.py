@@ -38,7 +38,9 @@ def lower_channel_sum(state: Lowering, kernel: Kernel) -> None:
     load_dy = load.load_function(f"{name}_load_dy", node.inputs[0], dy.channels, "dy")
     target = state.workspace(name, "partial", split * dy.channels) if split > 1 else node.name
     line = f"tl.store(db + split * {dy.channels} + channel, total, mask=mask)"
-    store = helper(f"{name}_store_db", "total, channel, mask, split, args", {target: "db"}, [line], (target,))
+    store = helper(
+        f"{name}_store_db", "total, channel, mask, split, args", {target: "db"}, [line], (target,), node.name
+    )
     state.add(
         name,
         kernel,
@@ -72,7 +74,7 @@ def lower_normalize_sums(state: Lowering, kernel: Kernel) -> None:
         f"tl.store(sums + {start}{c if split > 1 else place.pitch} + channel, second, mask=mask)",
     ]
     parameters = "first, second, channel, mask, split, args"
-    store = helper(f"{name}_store", parameters, {target: "sums"}, lines, (target,))
+    store = helper(f"{name}_store", parameters, {target: "sums"}, lines, (target,), node.name)
     written = [traffic.channels_stored(target, c, place.pitch)] if split == 1 else []
     state.add(
         name,
@@ -93,8 +95,8 @@ def _both(load: Body, kernel: Kernel, c: int) -> Helper:
     node, at = kernel.anchor, At("pixel", "channel", "mask", c)
     dy, z = load.operand(node, 0, at), load.operand(node, 1, at)
     mean, var = statistics(load, node, 2, at)
-    load.lines.append(f"dy = tl.where(mask, {dy}, 0.0)")
-    load.lines.append(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
+    load.write(f"dy = tl.where(mask, {dy}, 0.0)")
+    load.write(f"return dy, dy * (({z} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
     return load.function(f"{kernel.name}_load", "pixel, channel, mask, args", load.lines)
 
 
@@ -138,7 +140,7 @@ def lower_running(state: Lowering, kernel: Kernel) -> None:
         f"tl.store(out + channel, {1 - momentum!r} * old + {momentum!r} * new, mask=channel < {c})",
     ]
     needs: dict[Argument, str] = {running: "running", stats: "stats", node.name: "out", StepNumber.BATCH: "N"}
-    body = helper(f"{name}_body", "pixel, channel, mask, part, args", needs, lines, (node.name,))
+    body = helper(f"{name}_body", "pixel, channel, mask, part, args", needs, lines, (node.name,), node.name)
     state.add(
         name,
         kernel,

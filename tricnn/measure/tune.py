@@ -226,7 +226,7 @@ class Tuner:
                 buffer.size.at(batch), dtype=executor.dtypes[buffer.dtype], device=executor.device
             )
         values |= described(program, values)
-        module = load_module(module_text("\n\n".join(map(launched, program.functions))))
+        module = load_module(module_text("\n\n".join("\n".join(launched(f)) for f in program.functions)))
         calls = [prepared(module, program, launch, values, batch) for launch in program.launches if counts(launch)]
 
         def run() -> None:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
-from ...emit.emit import kernel_text
+from ...emit.emit import kernel_lines
 from ...ir.graph import Graph
 from ...ir.text import attr_text
 from ...lower.from_graph import static_figures
 from ...lower.names import StepNumber
 from ...lower.predicted_time import microseconds, predicted
-from ...lower.program import Launch, Program
+from ...lower.program import Function, Launch, Program
 from ..replaced import replaced_launches
 from .scopes import Homes, Scope
 
-FORMAT = 1  # of the object: a page of another format cannot be compared
+FORMAT = 2  # of the object: a page of another format cannot be compared
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,14 @@ def gathered(declared: Graph, fused: Program, unfused: Program, machine: Machine
         row["predicted_us"] = microseconds([time.seconds])
     for number, (count, volume) in other.items():
         launches[number] |= {"unfused_launches": count, "unfused_bytes": volume}
+    for row, nodes in zip(launches, _other_nodes(fused), strict=True):
+        row["nodes"] = nodes
     kernels = _kernels(fused, homes, launches)
     first: dict[str, str] = {}
     for kernel in kernels:
         for number in kernel["launches"]:
             first.setdefault(launches[number]["function"], kernel["name"])
-    functions = {f.name: {"kernel": first[f.name], "source": kernel_text(fused, f), "warps": f.num_warps,
+    functions = {f.name: {"kernel": first[f.name], **_source(fused, f, first[f.name]), "warps": f.num_warps,
                           "stages": f.num_stages, **_code(machine, f.name)} for f in fused.functions}  # fmt: skip
     tiles = {c.function: f"{c.tile.m}x{c.tile.n}x{c.tile.k}" for c in fused.choices}
     for name, tile in tiles.items():
@@ -81,6 +83,32 @@ def gathered(declared: Graph, fused: Program, unfused: Program, machine: Machine
         "saved": _saved(fused, homes),
         "arena": _arena(fused),
     }
+
+
+def _other_nodes(program: Program) -> list[list[list[int]]]:
+    """For each launch of a function that another kernel shares: which node of the first kernel, in whose numbers the
+    function's lines are marked, is which of its own, where the numbers differ."""
+    nodes = {k.name: {node.name: number for number, node in enumerate(k.nodes)} for k in program.plan.kernels}
+    anchors = {kernel.name: nodes[kernel.name][kernel.anchor.name] for kernel in program.plan.kernels}
+    first: dict[str, Launch] = {}
+    found = []
+    for launch in program.launches:
+        of_first = first.setdefault(launch.function, launch)
+        there, here = nodes[of_first.kernel], nodes[launch.kernel]
+        pairs = zip(of_first.layers_of_lines, launch.layers_of_lines, strict=True)
+        same = {(there[a], here[b]) for a, b in pairs if a in there and b in here}
+        same.add((anchors[of_first.kernel], anchors[launch.kernel]))
+        found.append([[a, b] for a, b in sorted(same) if a != b])
+    return found
+
+
+def _source(program: Program, function: Function, kernel: str) -> dict[str, Any]:
+    """The emitted source of a function, and, for each of its lines, which of the kernel's nodes it computes, loads for,
+    or stores: their numbers, from 0; None for a line that is no node's."""
+    lines = kernel_lines(program, function)
+    nodes = next(k.nodes for k in program.plan.kernels if k.name == kernel)
+    numbers = {node.name: number for number, node in enumerate(nodes)}
+    return {"source": "\n".join(lines), "nodes_of_lines": [numbers.get(line.layer) for line in lines]}
 
 
 def _total(values: Iterable[float | None]) -> float | None:

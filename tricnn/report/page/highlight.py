@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -15,9 +16,13 @@ ELEMENTS: tuple[tuple[Any, str], ...] = (
 )  # fmt: skip
 
 
-def highlighted(source: str) -> Markup:
-    """Python source, each of its lines an element ``b``, for a ``pre`` that numbers them."""
-    return Markup("\n").join(Markup("<b>{}</b>").format(Markup("").join(line)) for line in _lines(source))
+def highlighted(source: str, nodes: Sequence[int | None] = ()) -> Markup:
+    """Python source, each of its lines an element ``b``, for a ``pre`` that numbers them. ``nodes``: for each line
+    which of its kernel's nodes it became of; such a line has that number, from 1, as ``data-n``."""
+    return Markup("\n").join(
+        Markup("<b{}>{}</b>").format("" if node is None else f" data-n={node + 1}", Markup("").join(line))
+        for line, node in zip_longest(_lines(source), nodes)
+    )
 
 
 def _lines(source: str) -> Iterator[list[Markup]]:

@@ -29,7 +29,13 @@ def environment() -> Environment:
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"size": size, "scaled": scaled, "times": times, "highlighted": highlighted, "hue": hue}
+    made.filters |= {
+        "size": size,
+        "scaled": scaled,
+        "times": times,
+        "highlighted": highlighted,
+        "hue": hue,
+    }
     made.filters |= {"tail": tail, "kernel_number": lambda name: name.partition("_")[0]}
     made.filters |= {"plural": lambda noun, count: plural(count, noun), "us": lambda us: brief(us / 1e6)}
     made.globals |= {"css": asset("page.css"), "js": asset("page.js")}
@@ -46,6 +52,13 @@ def hue(kernel: str) -> int:
     """The colour of a kernel, in degrees: by its number, neighbours far apart (the golden angle)."""
     digits = kernel.partition("_")[0].removeprefix("k")
     return round(int(digits) * 137.508) % 360 if digits.isdigit() else 0
+
+
+def node_colours(facts: Mapping[str, Any]) -> Markup:
+    """The style rules that give the first, second, ... node of a kernel its colour: neighbours are far apart."""
+    most = max((len(kernel["nodes"]) for kernel in facts["kernels"]), default=0)
+    rules = (f'[data-n="{n}"]{{--h:{round(210 + (n - 1) * 137.508) % 360}}}' for n in range(1, most + 1))
+    return Markup("".join(rules))
 
 
 def tail(layer: str, scope: str) -> str:
@@ -70,7 +83,7 @@ def page(facts: Mapping[str, Any], verification: Mapping[str, Any] | None = None
         parts += [member for member in part["members"] if not isinstance(member, str)]
     return environment().get_template("page.html").render(
         **facts, edges_of=edges, readers=readers, verification=verification, sidecar=packed(facts),
-        scope_paths=scope_paths,
+        scope_paths=scope_paths, node_colours=node_colours(facts),
         network=Network(facts), bars=charts.bars(facts), roofline=charts.roofline(facts),
         arena_chart=charts.arena(facts), compiled=any("registers" in f for f in facts["functions"].values()),
         by_name={kernel["name"]: kernel for kernel in facts["kernels"]},

@@ -28,12 +28,20 @@
   function code(kernel) {
     const into = kernel.querySelector(".code-of");
     if (into.childElementCount) return;
+    // Its lines are marked by the layers of the first kernel that has it: "function 3:4 4:5;" says which are this one's.
+    const own = new Map();
+    for (const part of (into.dataset.nodes || "").split(";")) {
+      const [name, ...pairs] = part.split(" ");
+      own.set(name, Object.fromEntries(pairs.map((pair) => pair.split(":"))));
+    }
     for (const name of into.dataset.functions.split(" ")) {
       const source = document.getElementById("source:" + name);
       if (!source) continue;
       const title = document.createElement("h3");
       title.textContent = name;
-      into.append(title, source.querySelector("pre").cloneNode(true));
+      const copy = source.querySelector("pre").cloneNode(true);
+      for (const line of copy.querySelectorAll("[data-n]")) line.dataset.n = (own.get(name) || {})[line.dataset.n] || line.dataset.n;
+      into.append(title, copy);
     }
   }
 
@@ -125,6 +133,13 @@
     follow();
     return true;
   }
+
+  // Pointing at a layer in the panel marks the lines that it became, and at a line its layer.
+  panel.addEventListener("mouseover", (event) => {
+    const over = event.target.closest && event.target.closest("[data-n]");
+    for (const e of panel.querySelectorAll(".lit")) e.classList.remove("lit");
+    if (over) for (const e of panel.querySelectorAll(`[data-n="${over.dataset.n}"]`)) e.classList.add("lit");
+  });
 
   find.hidden = false;
   find.addEventListener("submit", (event) => {
