@@ -14,13 +14,14 @@ PAGES = the lecture's notebooks, run and built as pages in out/notebooks: 3 to 8
 SETUP = a few minutes, 1 to 3 GB
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo about-demo test about-test notebooks about-notebooks check format bench gpu clean FORCE
+.PHONY: help setup demo about-demo test about-test notebooks about-notebooks docs check format bench gpu clean FORCE
 
 help:
 	@echo "make setup    the environment, in $(VENV): $(SETUP)"
 	@echo "make demo     $(DEMO)"
 	@echo "make test     $(TESTS)"
 	@echo "make notebooks  $(PAGES)"
+	@echo "make docs     the documentation as a site, in out/site: under a minute"
 	@echo "make check    ruff and mypy"
 	@echo "make format   let ruff format the sources"
 	@echo "make bench    with a GPU, times beside PyTorch's (9 minutes); without one, exact figures and predictions"
@@ -77,6 +78,13 @@ about-notebooks:
 
 notebooks: about-notebooks setup
 	@$(PY) notebooks/build.py
+
+# Its packages are not part of the default environment; with the names that pyproject.toml has, they leave the rest alone.
+docs: setup
+	@$(PY) -c 'import mkdocs, material, mkdocstrings_handlers.python' 2>/dev/null || \
+	    $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt $$($(PY) -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo out/site/index.html
 
 check: setup
 	@$(PY) -m ruff check .

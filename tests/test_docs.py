@@ -76,11 +76,29 @@ def test_every_folder_of_tests_is_described():
     "page", ["README.md", "CONTRIBUTING.md", "tests/README.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))]
 )
 def test_links_of_a_page_lead_somewhere(page):
-    """A link to a file, from where the page lies."""
+    """A link to a file, from where the page lies, and to a heading of a page."""
     path = DOCS.parent / page
     text = re.sub(r"```.*?```|`[^`]*`", "", path.read_text(), flags=re.DOTALL)
-    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    assert [link for link in links if link and not (path.parent / link).exists()] == []
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link, _, _ in links if link and not (path.parent / link).exists()] == []
+    inside = [(path.parent / link if link else path, anchor) for link, _, anchor in links if anchor]
+    assert [(file.name, anchor) for file, anchor in inside if anchor not in anchors(file)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_on_the_site():
+    """mkdocs.yml has each page once, and needs nothing that pyproject.toml's ``docs`` does not bring."""
+    site = (DOCS.parent / "mkdocs.yml").read_text()
+    listed = re.findall(r"^ +- [\w ,]+: ([\w-]+\.md)$", site, re.MULTILINE)
+    assert sorted(listed) == sorted(["index.md", *(page.name for page in DOCS.glob("*.md"))])
+    wanted = (DOCS.parent / "constraints.txt").read_text()
+    assert "mkdocs-material==" in wanted and "mkdocstrings-python==" in wanted
 
 
 def test_the_reading_order_names_files_that_are_there():
