@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
 from tricnn.build.cache import Entry, KernelCache
-from tricnn.build.worker_pool import POOL, TOOL_PATHS, WORKER, WorkerDied
+from tricnn.build.worker_pool import POOL, TOOL_PATHS, WORKER, WorkerDied, apart
 from tricnn.machine import sass
 from tricnn.machine.targets import Target, parse_target
 from tricnn.system.cores import workers as cores_for_workers
@@ -95,6 +95,7 @@ def compile_kernels(
     workers: int | None = ...,
     on_done: Callable[[CompiledKernel], None] | None = ...,
     return_errors: Literal[False] = ...,
+    lines: bool = ...,
 ) -> list[CompiledKernel]: ...
 
 
@@ -107,6 +108,7 @@ def compile_kernels(
     workers: int | None = ...,
     on_done: Callable[[CompiledKernel], None] | None = ...,
     return_errors: Literal[True],
+    lines: bool = ...,
 ) -> list[CompiledKernel | CompileError]: ...
 
 
@@ -118,6 +120,7 @@ def compile_kernels(
     workers: int | None = None,
     on_done: Callable[[CompiledKernel], None] | None = None,
     return_errors: bool = False,
+    lines: bool = False,
 ) -> list[CompiledKernel] | list[CompiledKernel | CompileError]:
     """Compile each of `specs` for `target`; the results are in their order.
 
@@ -126,6 +129,7 @@ def compile_kernels(
     on_done: called in this thread with each result as it comes, cached ones first.
     return_errors: give a kernel's CompileError in its place (for trying variants, some of which will not do).
     Without it the first one is raised, and what is still being compiled is given up.
+    lines: with a table in the binary of which lines of the source each instruction came from.
 
     Equal specifications are compiled once. A kernel that needs more shared memory or threads than a block of the target
     can have is an error here already: it could never be launched.
@@ -158,7 +162,8 @@ def compile_kernels(
                 raise
             results[index] = error
             continue
-        digest = hashlib.sha256(json.dumps([job, tools], sort_keys=True).encode()).hexdigest()
+        made_of = [job, tools, *(["lines"] if lines else [])]
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         places.setdefault(digest, []).append(index)
         jobs[digest] = job
     missing = []
@@ -171,7 +176,7 @@ def compile_kernels(
             settle(digest, cached)
     if missing:
         at_once = cores_for_workers() if workers is None else workers
-        answers = POOL.run([jobs[digest] for digest in missing], at_once)
+        answers = POOL.run([jobs[digest] for digest in missing], at_once, apart_with_lines if lines else apart)
         try:
             for number, answer in answers:
                 digest = missing[number]
@@ -179,6 +184,11 @@ def compile_kernels(
         finally:
             answers.close()
     return [result for result in results if result is not None]
+
+
+def apart_with_lines(scratch: Path) -> dict[str, str]:
+    """The environment of a worker that leaves a table of the source's lines in the binary."""
+    return {**apart(scratch), "TRITON_DISABLE_LINE_INFO": "0"}
 
 
 def excess(kernel: Sized, gpu: Target) -> str | None:

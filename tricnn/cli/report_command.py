@@ -20,6 +20,9 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tricnn.build.build import Build
     from tricnn.ir import Graph
     from tricnn.lower.program import Program
     from tricnn.report.page.facts import Machine
@@ -31,6 +34,7 @@ examples:
   tricnn report resnet50 --mode train --batch 256 --dtype bf16 --out resnet50.html
   tricnn report lenet --mode train --compile --out lenet.html     registers, spills, shared memory
   tricnn report lenet --simulate --target sm_90 --out lenet.html  simulated times too (not measured)
+  tricnn report resnet50 --machine-code k29 k30 --out r50.html     their instructions beside the source
   tricnn report lenet --mode train --verify --out lenet.html      every kernel against float64
   tricnn report torchvision.models:resnet50 --out mine.html
   tricnn report --diff before.html after.html --out diff.html     two pages: policies, targets, commits
@@ -51,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--simulate", action="store_true",
         help="compile, and simulate each launch on a model of an H100 (sm_90 only); not measured",
     )  # fmt: skip
+    parser.add_argument(
+        "--machine-code", nargs="+", metavar="KERNEL", default=[],
+        help="compile, and show the instructions of these kernels (k29, or whole names; all) beside their source",
+    )  # fmt: skip
     parser.add_argument("--verify", action="store_true", help="run the kernels, and hold them to float64 NumPy")
     parser.add_argument(
         "--diff", nargs=2, type=file_path, metavar=("A", "B"),
@@ -64,7 +72,9 @@ def run(options: argparse.Namespace) -> int:
 
     from ..report.figures import plural, size
     from ..report.page.facts import NOTHING, gathered
+    from ..report.page.machine_code import machine_code
     from ..report.page.write import page
+    from .compile_command import compile_shown
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -83,14 +93,19 @@ def run(options: argparse.Namespace) -> int:
         how = (options.mode, options.batch, options.dtype, target)
         fused = lowered(graph, *how, fuse=options.fuse)
         unfused = fused if options.fuse == "none" else lowered(graph, *how, fuse="none")
-    machine = NOTHING
-    if options.compile or options.simulate:
-        fused, machine = compiled(fused, target, options.simulate, screen)
+    wanted = functions_of(fused, options.machine_code)
+    machine, shown = NOTHING, None
+    if options.compile or options.simulate or wanted:
+        built = compile_shown(fused, target, screen)
+        fused, machine = built.program, of_machine(built, options.simulate, screen)
+    if wanted:
+        with screen.waiting("compiling with a table of lines"):
+            shown = machine_code(fused, wanted, built.compiled)
     verification = verified(graph, options, screen) if options.verify else None
     facts = gathered(graph, fused, unfused, machine)
-    text = page(facts, verification).encode()
+    text = page(facts, verification, shown).encode()
     write_atomically(out, text, durable=False)
-    screen.json({**facts, "page": str(out), "verification": verification})
+    screen.json({**facts, "page": str(out), "verification": verification, **({"machine_code": shown} if shown else {})})
     what = f"{plural(facts['launches'], 'launch')}, {plural(len(facts['kernels']), 'kernel')}"
     screen.show(f"{out}: {size(len(text))}, {what}")
     return 0 if verification is None or verification["ok"] else 1
@@ -136,15 +151,27 @@ def page_path(given: str | None, name: str) -> Path:
     return path
 
 
-def compiled(program: Program, target: str, simulate: bool, screen: Screen) -> tuple[Program, Machine]:
-    """The program with the tiles that it was compiled with in the end, and what is known of its machine code."""
-    from ..report.page.facts import Machine
-    from .compile_command import compile_shown
+def functions_of(program: Program, kernels: Sequence[str]) -> list[str]:
+    """The functions that some kernels launch: ``k29``, a whole name, or ``all``. Raises UsageError for others."""
+    names = {k.name: {launch.function for launch in program.launches if launch.kernel == k.name}
+             for k in program.plan.kernels}  # fmt: skip
+    found: set[str] = set()
+    for wanted in kernels:
+        own = [name for name in names if wanted in ("all", name, name.partition("_")[0])]
+        if not own:
+            last = program.plan.kernels[-1].name
+            raise UsageError(f"--machine-code: there is no kernel {wanted}; they are k00 to {last}, or all")
+        found.update(*(names[name] for name in own))
+    return [function.name for function in program.functions if function.name in found]
 
-    built = compile_shown(program, target, screen)
+
+def of_machine(built: Build, simulate: bool, screen: Screen) -> Machine:
+    """What is known of a build's machine code, with simulated times where they are asked for."""
+    from ..report.page.facts import Machine
+
     code = {row["name"]: row for row in built.kernels}
     if not simulate:
-        return built.program, Machine(code, {})
+        return Machine(code, {})
     from tricnn.machine.simulator import VERSION
     from tricnn.measure.simulate import rows
 
@@ -160,7 +187,7 @@ def compiled(program: Program, target: str, simulate: bool, screen: Screen) -> t
                 share = row.limit_us / row.result.us if row.result.us else 0.0
                 simulated[number] |= {"simulated_us": round(row.result.us, 3), "share": round(share, 4),
                                       "waits_for": row.result.reason}  # fmt: skip
-    return built.program, Machine(code, simulated, {"version": VERSION, "gpu": "H100 SXM"})
+    return Machine(code, simulated, {"version": VERSION, "gpu": "H100 SXM"})
 
 
 def verified(graph: Graph, options: argparse.Namespace, screen: Screen) -> dict[str, Any]:

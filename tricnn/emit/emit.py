@@ -89,10 +89,31 @@ def kernel_text(program: Program, function: Function) -> str:
 def kernel_lines(program: Program, function: Function) -> list[Line]:
     """The lines of that text, each with the layer that it computes, loads for, or stores: the template's call is the
     anchor's."""
+    heading, body = _heading(program, function), launched(function, _anchor(program, function))
+    return [*heading, *(Line(part, line.layer) for line in body for part in _narrow(line))]
+
+
+def kernel_places(program: Program, function: Function) -> list[int]:
+    """For each line of the function's own text, the line of :func:`kernel_text`, from 0, where it begins."""
+    number, found = len(_heading(program, function)), []
+    for line in launched(function):
+        found.append(number)
+        number += len(_narrow(line))
+    return found
+
+
+def _anchor(program: Program, function: Function) -> str:
+    """The layer whose loop a function's template owns; empty for sums of many layers."""
+    first = launches_of(program, function)[0]
+    if first.kind == "sum_partials_of_many":
+        return ""
+    return next(kernel.anchor.name for kernel in program.plan.kernels if kernel.name == first.kernel)
+
+
+def _heading(program: Program, function: Function) -> list[Line]:
+    """The comments above a kernel: the layers that it computes, and who else launches it."""
     lines: list[Line] = []
     by_name = {k.name: k for k in program.plan.kernels}
-    first = launches_of(program, function)[0]
-    anchor = by_name[first.kernel].anchor.name if first.kind != "sum_partials_of_many" else ""
     for number, launch in enumerate(launches_of(program, function)):
         kernel = by_name[launch.kernel]
         if number:
@@ -108,12 +129,11 @@ def kernel_lines(program: Program, function: Function) -> list[Line]:
         for node in kernel.nodes:
             shape = str(program.plan.type(node.name)).replace(" ", UNBROKEN)
             lines.append(Line(f"#   {node.name} = {node.op}({', '.join(node.inputs)})  {shape}", node.name))
-    heading = [
+    return [
         Line(part.replace(UNBROKEN, " "), line.layer)
         for line in lines
         for part in textwrap.wrap(line, WIDTH, subsequent_indent="#     ")
     ]
-    return [*heading, *(Line(part, line.layer) for line in launched(function, anchor) for part in _narrow(line))]
 
 
 def launched(function: Function, anchor: str = "") -> list[Line]:

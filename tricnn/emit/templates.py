@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+IMPORTS = "import triton\nimport triton.language as tl"
+
 
 @dataclass(frozen=True)
 class Template:
@@ -71,5 +73,15 @@ def _names(code: str) -> Iterable[str]:
 
 def module_text(code: str) -> str:
     """The text of a module of ``code`` and the templates it needs, which imports only triton."""
-    parts = [t.text for t in closure(code)]
-    return "\n\n\n".join(["import triton\nimport triton.language as tl", *parts, code.strip()]) + "\n"
+    return "\n\n\n".join([IMPORTS, *(t.text for t in closure(code)), code.strip()]) + "\n"
+
+
+def module_places(code: str) -> list[tuple[str, int]]:
+    """What each line of that text is: the name of a template and which of its lines, from 0; "" and which line of
+    ``code``; or "" and -1."""
+    parts = [("", IMPORTS), *((t.name, t.text) for t in closure(code)), ("", code.strip())]
+    found: list[tuple[str, int]] = []
+    for number, (name, text) in enumerate(parts):
+        found += [("", -1)] * (2 if number else 0)
+        found += [(name, line if number else -1) for line in range(len(text.splitlines()))]
+    return found

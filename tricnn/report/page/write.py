@@ -36,7 +36,7 @@ def environment() -> Environment:
         "highlighted": highlighted,
         "hue": hue,
     }
-    made.filters |= {"tail": tail, "kernel_number": lambda name: name.partition("_")[0]}
+    made.filters |= {"packed": packed, "tail": tail, "kernel_number": lambda name: name.partition("_")[0]}
     made.filters |= {"plural": lambda noun, count: plural(count, noun), "us": lambda us: brief(us / 1e6)}
     made.globals |= {"css": asset("page.css"), "js": asset("page.js")}
     return made
@@ -66,8 +66,13 @@ def tail(layer: str, scope: str) -> str:
     return layer.removeprefix(f"{scope}.") if scope else layer
 
 
-def page(facts: Mapping[str, Any], verification: Mapping[str, Any] | None = None) -> str:
-    """The page of one network, from what facts.py gathered and, if it was verified, the object of ``verify --json``."""
+def page(
+    facts: Mapping[str, Any],
+    verification: Mapping[str, Any] | None = None,
+    machine_code: Mapping[str, Any] | None = None,
+) -> str:
+    """The page of one network, from what facts.py gathered; if it was verified, with the object of ``verify --json``;
+    and, where it was asked for, with what machine_code.py has of some functions."""
     edges: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for edge in facts["edges"]:
         for kernel in edge["kernels"]:
@@ -86,10 +91,12 @@ def page(facts: Mapping[str, Any], verification: Mapping[str, Any] | None = None
         scope_paths=scope_paths, node_colours=node_colours(facts),
         network=Network(facts), bars=charts.bars(facts), roofline=charts.roofline(facts),
         arena_chart=charts.arena(facts), compiled=any("registers" in f for f in facts["functions"].values()),
+        machine_code=machine_code or {"functions": {}, "templates": {}},
         by_name={kernel["name"]: kernel for kernel in facts["kernels"]},
     )  # fmt: skip
 
 
-def packed(facts: Mapping[str, Any]) -> str:
-    """The object, compressed, in letters and digits: a page carries it so that it can be compared with another one."""
-    return base64.b64encode(zlib.compress(json.dumps(facts, separators=(",", ":")).encode(), 9)).decode()
+def packed(found: Any) -> str:
+    """An object, compressed, in letters and digits: a page carries its own so that it can be compared with another one,
+    and machine code, which scripts inflate."""
+    return base64.b64encode(zlib.compress(json.dumps(found, separators=(",", ":")).encode(), 9)).decode()

@@ -42,7 +42,60 @@
       const copy = source.querySelector("pre").cloneNode(true);
       for (const line of copy.querySelectorAll("[data-n]")) line.dataset.n = (own.get(name) || {})[line.dataset.n] || line.dataset.n;
       into.append(title, copy);
+      machineCode(name, title, copy);
     }
+  }
+
+  // Machine code lies in the page compressed; a button inflates it and puts it beside the source and the templates.
+  async function inflated(text) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return JSON.parse(await new Response(stream).text());
+  }
+
+  function machineCode(name, title, source) {
+    const carried = document.getElementById("machine:" + name);
+    if (!carried) return;
+    title.append(" ", button("machine code", "the instructions beside the lines that they came from", async (event) => {
+      event.currentTarget.remove();
+      const { chains, rows } = await inflated(carried.textContent);
+      const both = document.createElement("div"), left = document.createElement("div"), right = document.createElement("pre");
+      both.className = "both"; right.className = "machine"; left.className = "lines";
+      source.replaceWith(both); left.append(source); both.append(left, right);
+      const lines = new Map([[name, [...source.querySelectorAll("b")]]]), of = new Map(); // place -> its instructions
+      for (const template of new Set(chains.flat().map(([block]) => block))) {
+        if (template === name) continue;
+        const text = document.getElementById("template:" + template), head = document.createElement("h3");
+        if (!text) continue;
+        const copy = text.querySelector("pre").cloneNode(true);
+        head.textContent = template; left.append(head, copy);
+        lines.set(template, [...copy.querySelectorAll("b")]);
+      }
+      const codes = rows.map(([chain, text]) => {
+        const code = document.createElement("b");
+        code.textContent = text;
+        code.places = (chains[chain] || []).map(([block, line]) => (lines.get(block) || [])[line]).filter(Boolean);
+        for (const line of code.places) of.set(line, [...(of.get(line) || []), code]);
+        return code;
+      });
+      for (const code of codes) right.append(code, "\n");
+      for (const line of of.keys()) line.classList.add("has-code");
+      const light = (chosen, scroll) => {
+        for (const e of both.querySelectorAll(".from")) e.classList.remove("from");
+        for (const e of chosen) e.classList.add("from");
+        const first = chosen.find((e) => scroll.contains(e));
+        if (first) scroll.scrollTop += first.getBoundingClientRect().top - scroll.getBoundingClientRect().top - scroll.clientHeight / 3;
+      };
+      left.addEventListener("click", (event) => {
+        const line = event.target.closest("b");
+        if (of.has(line)) light([line, ...of.get(line)], right);
+      });
+      right.addEventListener("click", (event) => {
+        const code = event.target.closest("b");
+        if (code && code.places) light([code, ...code.places], left);
+      });
+      document.body.classList.add("wide");
+    }));
   }
 
   function close() {
@@ -53,7 +106,7 @@
     shown = place = null;
     panel.replaceChildren();
     panel.hidden = true;
-    document.body.classList.remove("reading");
+    document.body.classList.remove("reading", "wide");
     mark(null);
   }
 
