@@ -1,10 +1,15 @@
 """The executor and verification interpret kernels with less overhead; they must compute what Triton's own interpreter
 computes."""
 
+import importlib.util
+import traceback
 from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from triton.runtime import interpreter
 
 from tests.run.networks import network
@@ -43,7 +48,7 @@ def test_every_saving_fits_this_triton_and_ends_with_the_block() -> None:
         return [
             interpreter._patch_lang, interpreter._get_np_dtype, interpreter.interpreter_builder.options,
             tl.block_type.__init__, tl.tensor.__init__, semantic.binary_op_type_checking_impl,
-            semantic.broadcast_impl_value,
+            semantic.broadcast_impl_value, interpreter.FunctionRewriter.rewrite_ast,
         ]  # fmt: skip
 
     before, adding = state(), interpreter.tl.tensor.__add__
@@ -54,3 +59,51 @@ def test_every_saving_fits_this_triton_and_ends_with_the_block() -> None:
         assert interpreter.tl.tensor.__add__ is not adding
     assert all(after is outside for after, outside in zip(state(), before))
     assert interpreter.tl.tensor.__add__ is adding
+
+
+SOURCE = """import triton
+import triton.language as tl
+{lines}
+
+@triton.jit
+def fill(x, VALUE: tl.constexpr = {value}):
+    tl.store(x, VALUE)
+    tl.store(x, {wrong})
+"""
+
+
+def loaded(folder: Path, name: str, **fields: object) -> ModuleType:
+    path = folder / f"{name}.py"
+    path.write_text(SOURCE.format(**fields))
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_function_in_another_file_has_its_own_default_lines_and_globals(tmp_path: Path) -> None:
+    """What the interpreter made of a function is used again where the same one stands elsewhere."""
+    x = torch.zeros(1)
+    with quick_interpreter():
+        for name, lines, value in (
+            ("z", "\n" * 9, 3.0),
+            ("a", "", 3.0),
+            ("b", "", 4.0),
+            ("c", "\n" * 5 + "missing = 5.0", 3.0),
+        ):
+            module = loaded(tmp_path, name, lines=lines, value=value, wrong="missing")
+            if name == "c":
+                module.fill[(1,)](x)
+                assert x.item() == 5.0
+                module.missing = None
+            with pytest.raises(Exception) as caught:
+                module.fill[(1,)](x)
+            if name != "c":
+                assert x.item() == value
+            frames = []
+            error = caught.value
+            while error is not None:
+                frames += traceback.extract_tb(error.__traceback__)
+                error = error.__cause__
+            line = module.__file__, SOURCE[: SOURCE.index("{wrong}")].count("\n") + 1 + lines.count("\n")
+            assert line in [(frame.filename, frame.lineno) for frame in frames]

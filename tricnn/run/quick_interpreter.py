@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 #: pairs of operands that are remembered: constants among them take memory
 _MOST_PAIRS = 1000
+#: functions that are remembered, rewritten
+_MOST_FUNCTIONS = 2000
 
 
 def _wrap_once(interpreter: Any, stack: ExitStack) -> None:
@@ -131,7 +133,46 @@ def _broadcast_as_before(interpreter: Any, stack: ExitStack) -> None:
     stack.enter_context(patch.object(semantic, "broadcast_impl_value", remembered))
 
 
+def _moved(code: CodeType, filename: str, lines: int) -> CodeType:
+    """The same code as if it stood so many lines further on, in another file (a module begins no earlier than in line
+    1)."""
+    inner = tuple(_moved(x, filename, lines) if isinstance(x, CodeType) else x for x in code.co_consts)
+    return code.replace(co_filename=filename, co_firstlineno=max(1, code.co_firstlineno + lines), co_consts=inner)
+
+
+#: by a function's code and defaults: what the interpreter makes of it, compiled, and the line at which it stood
+_REWRITTEN: dict[Any, tuple[CodeType, int]] = {}
+
+
+def _rewrite_once(interpreter: Any, stack: ExitStack) -> None:
+    """Rewrite a function once for all files that it is emitted to, as every template is."""
+    rewriter = interpreter.FunctionRewriter
+    rewrite, made = rewriter.rewrite_ast, list[CodeType]()
+
+    def compiled(tree: Any, filename: str, mode: str) -> CodeType:
+        made.append(tree if isinstance(tree, CodeType) else compile(tree, filename, mode))
+        return made[-1]
+
+    def rewritten(self: Any) -> Any:
+        fn, code = self.fn, self.fn.__code__
+        key = (code.replace(co_filename="", co_firstlineno=1), repr((fn.__defaults__, fn.__annotations__)))
+        if key in _REWRITTEN:
+            known, line = _REWRITTEN[key]
+            return self._compile_and_exec(_moved(known, code.co_filename, code.co_firstlineno - line))
+        made.clear()
+        result = rewrite(self)
+        if made:
+            if len(_REWRITTEN) > _MOST_FUNCTIONS:
+                _REWRITTEN.clear()
+            _REWRITTEN[key] = made[-1], code.co_firstlineno
+        return result
+
+    stack.enter_context(patch.object(interpreter, "compile", compiled, create=True))
+    stack.enter_context(patch.object(rewriter, "rewrite_ast", rewritten))
+
+
 STEPS = (
+    _rewrite_once,
     _wrap_once,
     _trust_int32,
     _remember_numpy_types,

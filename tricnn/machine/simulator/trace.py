@@ -119,7 +119,7 @@ def follow(
                         return INDIRECT, pc
                     if note or what in (BRANCH, EXIT) or row[column]:
                         guard, condition, flip = row[GUARD], row[SOURCES], 1 if row[GUARD_MODIFIER] else 0
-                        some, sure = False, True
+                        some, sure = np.bool_(False), True  # not a literal: _note would be compiled for it too
                         for lane in range(LANES):
                             on[lane] = False
                             if mask[lane]:
