@@ -50,11 +50,11 @@ def test_without_a_gpu_it_says_so(tricnn, monkeypatch):
 
 
 def test_a_file_of_tiles_is_used_and_a_damaged_one_refused(tricnn, tiny, tmp_path):
-    problem = next(c.problem for c in program_of(tiny).choices if c.problem.kind == "conv2d")
+    problem = next(c.problem for c in program_of(tiny, "infer").choices if c.problem.kind == "conv2d")
     path = tmp_path / "mine.toml"
     tuning.write(path, {problem: tuning.Entry(tuning.Tile(64, 16, 16, 4, 1), 1.0, 2.0, "none", "never")})
     out = tmp_path / "out"
-    command = ("compile", tiny, "--mode", "train", "--batch", BATCH, "--dtype", "bf16", "--target", TARGET)
+    command = ("compile", tiny, "--batch", BATCH, "--dtype", "bf16", "--target", TARGET)
     ran = tricnn(*command, "--tuned", path, "--out", out)
     assert ran.status == 0 and "BLOCK_M=64, BLOCK_N=16," in (out / "kernels.py").read_text()
     path.write_text("[sm_90.conv2d.bf16]\n" + '"N1" = 3\n')
@@ -66,8 +66,8 @@ def test_a_file_of_tiles_is_used_and_a_damaged_one_refused(tricnn, tiny, tmp_pat
 # --- the loop, with a clock of ours ---------------------------------------------------------------------------------
 
 
-def program_of(tiny):
-    return lower(compile(read_graph(tiny), "train", BATCH, "bf16", "numpy").plan, "bf16", BATCH, TARGET)
+def program_of(tiny, mode="train"):
+    return lower(compile(read_graph(tiny), mode, BATCH, "bf16", "numpy").plan, "bf16", BATCH, TARGET)
 
 
 class FakeClock:

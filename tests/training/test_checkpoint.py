@@ -168,7 +168,7 @@ for step in count(int(sys.argv[2])):
 
 def test_killed_at_any_moment_the_file_is_whole(tmp_path):
     path, step, rng = tmp_path / "c.safetensors", 0, np.random.default_rng(0)
-    for _ in range(8):
+    for _ in range(4):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(step)])
         before = path.stat().st_mtime_ns if path.exists() else None
         while not path.exists() or path.stat().st_mtime_ns == before:

@@ -11,8 +11,14 @@ from tricnn.graphs import ARCHITECTURES, SMALL
 from tricnn.lower.program import Program
 from tricnn.run import triton_executor
 
-#: between them most operations, grouped and strided convolutions, pooling of every kind, both orders of batch norm
-QUICK = ("lenet5", "alexnet_2012", "inception_block", "cifar_resnet20_preactivation")
+#: between them most operations, grouped and strided convolutions, pooling of every kind. Steps of many layers are slow
+#: tests: what they add (slices read in place, norm before convolution) tests/compiler and tests/run have in few layers
+QUICK = [
+    ("alexnet_2012", "train", "fp16"),
+    ("inception_block", "train", "fp16"),
+    ("lenet5", "infer", "fp32"),
+    ("cifar_resnet20_preactivation", "infer", "fp32"),
+]
 
 
 def outside(name: str, mode: str, dtype: str) -> list[str]:
@@ -26,8 +32,7 @@ def outside(name: str, mode: str, dtype: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize(("mode", "dtype"), [("train", "fp16"), ("infer", "fp32")])
+@pytest.mark.parametrize(("name", "mode", "dtype"), QUICK)
 def test_some_networks_verify(name: str, mode: str, dtype: str) -> None:
     assert outside(name, mode, dtype) == []
 
