@@ -75,8 +75,10 @@ from .resnet import (
     wide_resnet101_2,
 )
 from .resnet_v2 import resnet18_v2, resnet34_v2, resnet50_v2, resnet101_v2, resnet152_v2
+from .segmentation import deeplabv3_resnet50, fcn_resnet50
 from .shufflenet_v2 import shufflenet_v2_x0_5, shufflenet_v2_x1_0, shufflenet_v2_x1_5, shufflenet_v2_x2_0
 from .squeezenet import squeezenet1_0, squeezenet1_1
+from .unet import unet
 from .vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 _TINY: dict[str, Any] = {"num_classes": 10, "width": 1 / 16}
@@ -185,6 +187,9 @@ _ZOO: dict[Callable[..., Graph], dict[str, Any]] = {
     cifar_resnet20_relu_before_addition: _CIFAR,
     cifar_resnet20_relu_preactivation: _CIFAR,
     cifar_resnet20_preactivation: _CIFAR,
+    unet: {**_TINY, "input_shape": (3, 32, 32)},
+    fcn_resnet50: _AT_64,
+    deeplabv3_resnet50: _AT_64,
 }
 
 #: name -> function, in the order of the lecture; the first line of its docstring is its description

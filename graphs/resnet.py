@@ -143,15 +143,15 @@ def basic(b: GraphBuilder, x: str, filters: int, stride: int, *, gates: bool = F
 
 def bottleneck(
     b: GraphBuilder, x: str, filters: int, stride: int, *, strides: Callable[[int], tuple[int, int]], groups: int = 1,
-    channels_of_64: int = 64, gates: bool = False,
+    channels_of_64: int = 64, gates: bool = False, dilation: int = 1,
 ) -> str:  # fmt: skip
     """1x1 down to ``filters``, 3x3, 1x1 up to four times as many, figure 5 right. With ``groups``, each of them has
-    ``channels_of_64`` channels for every 64 filters."""
+    ``channels_of_64`` channels for every 64 filters. The 3x3 convolution may be dilated."""
     first, second = strides(stride)
     within = groups * max(1, filters * channels_of_64 // 64)
     y = conv(b, x, within, 1, first, name="conv1")
     y = b.relu(b.batch_norm(y, name="bn1"), name="relu1")
-    y = conv(b, y, within, 3, second, name="conv2", groups=groups)
+    y = conv(b, y, within, 3, second, name="conv2", groups=groups, dilation=dilation)
     y = b.relu(b.batch_norm(y, name="bn2"), name="relu2")
     y = conv(b, y, 4 * filters, 1, name="conv3")
     y = b.batch_norm(y, name="bn3")
@@ -183,6 +183,11 @@ def projection(b: GraphBuilder, x: str, filters: int, stride: int) -> str:
     return b.batch_norm(conv(b, x, filters, 1, stride, name="downsample.0"), name="downsample.1")
 
 
-def conv(b: GraphBuilder, x: str, filters: int, size: int, stride: int = 1, *, name: str, groups: int = 1) -> str:
+def conv(
+    b: GraphBuilder, x: str, filters: int, size: int, stride: int = 1, *, name: str, groups: int = 1, dilation: int = 1
+) -> str:
     """A convolution without bias (a batch norm follows or precedes), padded to keep the image's size at stride 1."""
-    return b.conv2d(x, filters, size, stride=stride, padding=size // 2, groups=groups, bias=False, name=name)
+    padding = dilation * (size // 2)
+    return b.conv2d(
+        x, filters, size, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=False, name=name
+    )

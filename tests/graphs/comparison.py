@@ -58,7 +58,7 @@ class Case:
         self.module = REFERENCE[self.name](classes, width, **extra, **self.reference).double()
         rng = np.random.default_rng(self.seed)
         self.x = rng.normal(size=(BATCH, *self.graph.inputs[0].attrs["shape"][1:]))
-        self.labels = rng.integers(0, classes, BATCH)
+        self.labels = rng.integers(0, classes, (BATCH, *self.graph.rows))
         with torch.no_grad():
             self.module(torch.from_numpy(self.x))  # lazy modules find their sizes
         self.state = {n: draw(rng, n, self.graph) for n in state_shapes(self.graph)}
@@ -74,7 +74,8 @@ class Case:
         labels = torch.from_numpy(self.labels)
         loss = torch.nn.functional.cross_entropy(logits, labels)
         for head, head_logits in heads.items():
-            loss = loss + HEAD_WEIGHTS[head] * torch.nn.functional.cross_entropy(head_logits, labels)
+            weight = 0.5 if self.graph.rows else HEAD_WEIGHTS[head]  # torchvision's reference training
+            loss = loss + weight * torch.nn.functional.cross_entropy(head_logits, labels)
         loss.backward()
         values = {"loss": loss.detach().numpy()}
         values |= {f"grad:{n}": gradient for n, gradient in named(self.module, gradients=True).items()}
@@ -83,7 +84,9 @@ class Case:
 
     def computed(self) -> dict[str, np.ndarray]:
         step = differentiate(tidy(for_training(self.graph)))
-        return interpret(step, {"x": self.x, "labels": self.labels, **self.state})
+        return interpret(
+            step, {"x": self.x, "labels": self.labels[:, None] if self.graph.rows else self.labels, **self.state}
+        )
 
     def inferred(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits in inference, by tricnn and by PyTorch."""

@@ -46,6 +46,13 @@ def test_heads_and_biases_account_for_the_other_published_counts():
     assert inception.num_parameters + filters == 11_295_240  # the Caffe port, whose convolutions have biases too
 
 
+def test_networks_of_each_pixel_cost_what_torchvision_says():
+    """At 520x520, the auxiliary head included; and the U-Net of PyTorch's hub, of half the width and one class."""
+    assert graphs.fcn_resnet50().macs / 1e9 == pytest.approx(152.717, abs=1e-3)
+    assert graphs.deeplabv3_resnet50().macs / 1e9 == pytest.approx(178.722, abs=1e-3)
+    assert graphs.unet(num_classes=1, width=0.5).num_parameters == 7_763_041
+
+
 @pytest.mark.parametrize("name", BATCH_NORM_TOO)
 def test_multiply_adds_are_the_published_ones_but_for_batch_norm(name):
     published = float(BATCH_NORM_TOO[name])
@@ -167,6 +174,7 @@ def test_a_small_member_has_every_layer_of_the_full_one(name):
             assert b.attrs["groups"] == little.types[b.name].channels, a.name
             a, b = (replace(n, attrs={**n.attrs, "groups": 1}) for n in (a, b))
         other = a.op in resized or a.name in ("AuxLogits.conv1.conv", "x") or a.op in ("pad_channels", "slice_channels")
+        other = other or a.op == "upsample_bilinear2d"  # to the size of the image
         assert other or a.attrs == b.attrs, a.name
 
 

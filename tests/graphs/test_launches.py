@@ -109,6 +109,9 @@ LAUNCHES = {
     "cifar_resnet20_relu_before_addition": (116, 25),
     "cifar_resnet20_relu_preactivation": (116, 25),
     "cifar_resnet20_preactivation": (118, 25),
+    "unet": (141, 23),
+    "fcn_resnet50": (390, 54),
+    "deeplabv3_resnet50": (440, 62),
 }
 #: deeper members made of the same blocks as a shallower one, and those that take more than a second or two to plan
 DEEP = [
@@ -165,6 +168,9 @@ DEEP = [
     "repvgg_a2",
     "repvgg_b0",
     "repvgg_b1",
+    "unet",
+    "fcn_resnet50",
+    "deeplabv3_resnet50",
 ]
 #: MB per image, training
 BYTES = {"resnet18": 53, "resnet50": 245, "vgg16_bn": 260, "googlenet_bn": 79}

@@ -26,10 +26,10 @@ from tricnn.training.loop import (
     DivergedError,
     TrainingInterrupted,
     TrainOptions,
-    cross_entropy,
     train,
 )
 from tricnn.training.plot import save_curve
+from tricnn.training.scores import cross_entropy
 
 STEPS = 3 * math.ceil(203 / 16)
 

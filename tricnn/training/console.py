@@ -89,8 +89,9 @@ class Reporter:
     def evaluated(self, record: dict[str, float]) -> None:
         """One epoch is done and its test set was run."""
         self.accuracy, self.last_line = record["test_accuracy"], time.monotonic()
+        overlap = f"  mean IoU {record['test_mean_iou']:.2%}" if "test_mean_iou" in record else ""
         self.say(
             f"epoch {record['epoch']}/{self.epochs}  loss {record['train_loss']:.4f}"
-            f"  test loss {record['test_loss']:.4f}  test accuracy {record['test_accuracy']:.2%}"
+            f"  test loss {record['test_loss']:.4f}  test accuracy {record['test_accuracy']:.2%}{overlap}"
             f"  {record['images_per_second']:,.0f} images/s  waiting for data {record['waiting_for_data']:.0%}"
         )

@@ -43,6 +43,7 @@ from .logs import TENSORBOARD, TensorBoard, tell, write_logs
 from .mixing import Mixing
 from .optim import Average
 from .options import TrainOptions, optimiser_for
+from .scores import Scores
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -98,8 +99,9 @@ class TrainingInterrupted(Exception):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``history`` has ``curve`` (pairs of step and mean training loss), ``epochs`` (a record for each) and
-    ``steps_per_epoch``; :func:`tricnn.training.plot.save_curve` draws it."""
+    """``test_accuracy`` is of images, or of the pixels of a network that gives each a class, which has a mean
+    intersection over union as well. ``history`` has ``curve`` (pairs of step and mean training loss), ``epochs`` (a
+    record for each) and ``steps_per_epoch``; :func:`tricnn.training.plot.save_curve` draws it."""
 
     train_loss: float
     test_accuracy: float
@@ -109,6 +111,7 @@ class TrainResult:
     steps: int
     history: dict[str, Any]
     checkpoint: Path | None
+    test_mean_iou: float | None = None
 
 
 def train(
@@ -379,14 +382,13 @@ class _Run:
                 f"{plural(self.dataset.num_classes, 'class')} gives {guess:.3g}: training diverged; a learning rate "
                 f"below {self.options.lr:g} may help"
             )
-        accuracy, loss = self.evaluate()
+        figures = self.evaluate()
         record = {
             "epoch": done.epoch + 1,
             "step": done.step,
             "lr": self.rates(done.step - 1),
             "train_loss": mean,
-            "test_loss": loss,
-            "test_accuracy": accuracy,
+            **figures,
             "images_per_second": done.images / done.seconds,
             "waiting_for_data": done.waited / done.seconds,
         }
@@ -416,23 +418,22 @@ class _Run:
             f"learning rate below {self.options.lr:g}, or more epochs, may help"
         )
 
-    def evaluate(self) -> tuple[float, float]:
+    def evaluate(self) -> dict[str, float]:
+        """The figures of the test set."""
         self.evaluator.load_state_dict(self.result_state())
-        right, loss, count = 0.0, 0.0, 0.0
+        graph = self.model.graph
+        scores = Scores(graph.classes if getattr(graph, "rows", ()) else None, self.model.loss.ignore_index)
         for x, labels in self.dataset.evaluation(self.options.evaluation_batch, self.processes):
             logits = _numpy(self.evaluator(x))
             if not np.isfinite(logits).all():
                 raise DivergedError(f"the network's output is not finite after step {self.progress.step}")
-            labels = np.asarray(labels)
-            right += int((logits.argmax(axis=1) == labels).sum())
-            loss += cross_entropy(logits, labels)
-            count += len(labels)
+            scores.add(logits, np.asarray(labels))
             if self.processes.world == 1:
                 self.stop_if_asked()
-        right, loss, count = self.processes.total([right, loss, count])
-        if not count:
+        scores.set(self.processes.total(scores.sums))
+        if not scores.count:
             raise DataError(f"{self.dataset.name}: none of its test images can be read")
-        return right / count, loss / count
+        return scores.figures
 
     def result_state(self) -> dict[str, Any]:
         """What is evaluated: the running average where there is one, else the network as it is."""
@@ -457,6 +458,7 @@ class _Run:
         return TrainResult(
             train_loss=last["train_loss"],
             test_accuracy=last["test_accuracy"],
+            test_mean_iou=last.get("test_mean_iou"),
             images_per_second=done.images / done.seconds,
             state_sha256=state_sha256(self.model.state_dict()),
             epochs=done.epoch,
@@ -473,12 +475,6 @@ def gather(total: dict[str, Any], gradients: Mapping[str, Any]) -> None:
             total[name] += g
         else:
             total[name] = g + 0  # its own memory: the next step overwrites the model's
-
-
-def cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The sum over images of ``log Σ exp(logits) - logits[label]``."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).sum())
 
 
 def _numpy(x: Any) -> NDArray[np.float64]:

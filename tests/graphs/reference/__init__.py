@@ -8,7 +8,7 @@ A module returns its logits, or while it trains and has auxiliary heads, the log
 import torch
 from torch import nn
 
-from . import alexnet, cifar, dense, inception, lenet, mobile, resnet, scaled, vgg
+from . import alexnet, cifar, dense, inception, lenet, mobile, resnet, scaled, segmentation, vgg
 
 
 def bottlenecks(classes, width, depths, **options):
@@ -122,4 +122,7 @@ REFERENCE = {
     ),
     "cifar_resnet20_relu_preactivation": lambda classes, width: cifar.Cifar(classes, width, 3, cifar.ReLUPreactivation),
     "cifar_resnet20_preactivation": lambda classes, width: cifar.Cifar(classes, width, 3, cifar.Preactivation),
+    "unet": segmentation.UNet,
+    "fcn_resnet50": lambda classes, width: segmentation.Segmentation(classes, width, False),
+    "deeplabv3_resnet50": lambda classes, width: segmentation.Segmentation(classes, width, True),
 }
