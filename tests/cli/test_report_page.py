@@ -59,7 +59,9 @@ def reported(tmp_path_factory):
 
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "googlenet_bn")]
-LARGE_PART = pytest.param("googlenet_bn", "inception4c_branch3_1", marks=pytest.mark.slow)
+LARGE_PARTS = [
+    pytest.param("googlenet_bn", "inception4c_branch3_1", mode, marks=pytest.mark.slow) for mode in ("train", "infer")
+]
 
 
 @pytest.mark.parametrize("network", ["lenet", "resnet18", *LARGE])
@@ -169,10 +171,10 @@ def test_kernels_that_share_a_function_know_its_lines_as_their_own_layers(report
 
 
 @needs_browser
-@pytest.mark.parametrize("network, part", [("resnet18", "layer3_1_conv2"), LARGE_PART])
-def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, network, part):
+@pytest.mark.parametrize("network, part, mode", [("resnet18", "layer3_1_conv2", "train"), *LARGE_PARTS])
+def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, network, part, mode):
     """No error; a fold opens; a click on a kernel shows it with its source; so does its name in the search field."""
-    path, facts = reported(network, *HOW)
+    path, facts = reported(network, "--mode", mode, *HOW[2:])
     steps = """
     const panel = document.getElementById("panel"), seen = {};
     const fold = document.querySelector("details.scope");
@@ -199,6 +201,52 @@ def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, net
     assert found["fold"] and found["closed"] and found["code"] > 10 and found["marked"] and not found["moved"]
     assert found["next"] == names[names.index(found["clicked"]) + 1]
     assert part in found["found"]
+
+
+IMPORTED = """
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return nn.functional.relu(x + self.norm(self.conv(x)))
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Block(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["factory", "onnx"])
+def test_an_imported_networks_page(tricnn, tmp_path, kind):
+    """Its modules are the folds; a layer of one is found by its PyTorch name, and its kernel's lines are marked."""
+    Path("tricnn_report_net.py").write_text(IMPORTED)
+    model = "tricnn_report_net:small"
+    if kind == "onnx":
+        assert tricnn("export", model, "--input", "3,16,16", "--out", "small.onnx").status == 0
+        model = "small.onnx"
+    how = () if kind == "onnx" else ("--input", "3,16,16")
+    ran = tricnn("report", model, *how, "--mode", "train", "--batch", "8", "--out", "small.html", "--json")
+    assert ran.status == 0, ran.err
+    facts = ran.json
+    parsed = Page(Path("small.html").read_text())
+    assert parsed.open == [] and {link[1:] for link in parsed.links if link[0] == "#"} <= set(parsed.ids)
+    layer = next(name for name in facts["layers"] if "conv" in name and name.startswith("2"))
+    steps = f"""
+    location.hash = "#" + {json.dumps(layer)}; await wait();
+    const row = document.getElementById({json.dumps(layer)});
+    const shown = row.getClientRects().length;
+    row.querySelector("a.chip").click(); await wait();
+    const panel = document.getElementById("panel");
+    const title = panel.querySelector(".title").textContent;
+    return {{shown, title, marks: panel.querySelectorAll("pre [data-n]").length}};"""
+    found, errors = opened(Path("small.html").resolve(), tmp_path, steps)
+    assert errors == []
+    assert found["shown"] and found["marks"] > 3
+    assert found["title"] in facts["layers"][layer]["forward"]
 
 
 @needs_browser
