@@ -56,6 +56,21 @@ def store_tile_stats(tile, channel, mask, part, partials, C: tl.constexpr):
 
 
 @triton.jit
+def store_sums(count, total, squares, channel, part, partials, C: tl.constexpr):
+    """Leave count, mean and M2 in partials: [parts, 3, C], of so many 16-bit numbers of each channel, whose sum and sum
+    of squares are given; channel, total, squares: [1, channels]. As in `tile_stats`, sum x^2 - (sum x)^2/count is off
+    by less than rounding x has done, for these sums are of many short ones."""
+    divisor = tl.maximum(count.to(tl.float32), 1.0)
+    mean = total / divisor
+    m2 = tl.maximum(squares - total * mean, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    target = partials + part * (3 * C) + channel
+    known = channel < C
+    tl.store(target, count.to(tl.float32), mask=known)
+    tl.store(target + C, mean, mask=known)
+    tl.store(target + 2 * C, m2, mask=known)
+
+
+@triton.jit
 def batch_stats(
     load: tl.constexpr, load_args, partials, N,
     PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,

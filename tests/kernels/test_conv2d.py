@@ -302,11 +302,63 @@ def store_box(acc, pixel, channel, mask, part, first_pixel, first_channel, args)
 
 @triton.jit
 def matmul_kernel(x, w, y, parts, ROWS, C: tl.constexpr, K: tl.constexpr, GRADIENT: tl.constexpr):
-    matmul_boxes(x, w, store_box, (y, parts), ROWS, C, K, BLOCK_M=32, BLOCK_N=16, BLOCK_K=32, GRADIENT=GRADIENT)
+    matmul_boxes(None, x, w, store_box, (y, parts), ROWS, C, K, BLOCK_M=32, BLOCK_N=16, BLOCK_K=32, GRADIENT=GRADIENT)
 
 
-@pytest.mark.parametrize("programs", [1, 4, 100])
-def test_few_programs_compute_every_tile_of_a_product(programs):
+@triton.jit
+def load_one_more(pixel, channel, mask, first_pixel, first_channel, args):
+    (x,) = args
+    return (x.load([first_pixel, first_channel]).to(tl.float32) + 1.0).to(tl.float16)
+
+
+@triton.jit
+def keep_box(tile, pixel, channel, mask, first_pixel, first_channel, args):
+    (kept,) = args
+    old = tl.load(kept + pixel * 40 + channel, mask=mask, other=0.0)
+    tl.store(kept + pixel * 40 + channel, old + tile.to(tl.float32), mask=mask)
+
+
+@triton.jit
+def return_sums(acc, pixel, channel, mask, part, first_pixel, first_channel, args):
+    y = tl.where(mask, acc, 0.0)
+    return y, y * y
+
+
+@triton.jit
+def leave(sums, count, channel, stream, args):
+    (left,) = args
+    tl.store(left + stream * 72 + channel, count + channel * 0, mask=channel < 24)
+    tl.store(left + stream * 72 + 24 + channel, sums[0], mask=channel < 24)
+    tl.store(left + stream * 72 + 48 + channel, sums[1], mask=channel < 24)
+
+
+@triton.jit
+def summed_matmul_kernel(x, w, kept, left, ROWS):
+    matmul_boxes(
+        load_one_more, (x,), w, return_sums, (), ROWS, C=40, K=24, BLOCK_M=32, BLOCK_N=16, BLOCK_K=16, SUMS=2,
+        keep_x=keep_box, keep_args=(kept,), leave_sums=leave, leave_args=(left,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_streams_of_tiles_leave_the_sums_of_their_rows(streams):
+    """Each of its own rows, the last tile with fewer; and every tile of the operand is kept once, whoever loads it."""
+    rows, c, k = 75, 40, 24
+    g = torch.Generator().manual_seed(2)
+    x, w = integers((rows, c), torch.float16, g), integers((k, c), torch.float16, g)
+    kept, left = torch.zeros(rows, c), torch.zeros(streams, 3, k)
+    boxed = TensorDescriptor.from_tensor(x, [32, 16]), TensorDescriptor.from_tensor(w, [16, 16])
+    summed_matmul_kernel[2 * streams,](*boxed, kept, left, rows)
+    assert torch.equal(kept, x.float() + 1)
+    y = (x.double() + 1) @ w.double().T
+    for stream in range(streams):
+        own = y[[row for row in range(rows) if row // 32 % streams == stream]]
+        expected = torch.stack([torch.full((k,), float(len(own)), dtype=torch.float64), own.sum(0), (own**2).sum(0)])
+        assert torch.equal(left[stream].double(), expected)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_few_programs_compute_every_tile_of_a_product(streams):
     """However many there are; tiles reach over the last row, the last column and the last term of the sum."""
     rows, c, k = 75, 40, 24
     g = torch.Generator().manual_seed(2)
@@ -318,10 +370,10 @@ def test_few_programs_compute_every_tile_of_a_product(programs):
     def boxes(tensor, *box):
         return TensorDescriptor.from_tensor(tensor, list(box))
 
-    matmul_kernel[programs,](boxes(x, 32, 32), boxes(w, 16, 32), boxes(y, 32, 16), parts, rows, c, k, False)
+    matmul_kernel[2 * streams,](boxes(x, 32, 32), boxes(w, 16, 32), boxes(y, 32, 16), parts, rows, c, k, False)
     assert torch.equal(y.double(), x.double() @ w.double().T)
     assert parts.tolist() == [32 * 16, 32 * 16, 11 * 16]
-    matmul_kernel[programs,](boxes(dy, 32, 32), boxes(w, 32, 16), boxes(dx, 32, 16), parts, rows, k, c, True)
+    matmul_kernel[3 * streams,](boxes(dy, 32, 32), boxes(w, 32, 16), boxes(dx, 32, 16), parts, rows, k, c, True)
     assert torch.equal(dx.double(), dy.double() @ w.double())
 
 

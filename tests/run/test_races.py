@@ -111,14 +111,14 @@ def test_no_kernel_races_with_a_gpu_s_tiles(graph: Graph, mode: str) -> None:
 
 
 def test_a_mistake_in_a_template_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tile of filters stores the join that it reads, not just the first: the same numbers, so nothing but this
-    test would notice, until some reader comes too early."""
-    right = "exists & (column_tile == 0), keep_args"
+    """Every tile of filters stores all of the join that it reads, not just its share: the same numbers, so nothing but
+    this test would notice, until some reader comes too early."""
+    right, wrong = "if mine:", "if c >= 0:"
 
     def mistaken(program: Program) -> str:
         source = emit(program)
         assert right in source
-        return source.replace(right, "exists, keep_args")
+        return source.replace(right, wrong)
 
     monkeypatch.setattr(triton_executor, "emit", mistaken)
     b = GraphBuilder("join")

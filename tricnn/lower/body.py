@@ -58,9 +58,12 @@ class Body:
         self.stores: dict[str, set[Channels]] = {}  # buffer -> the channels that are written
         #: the name of a pixel -> the pixel that is computed of it, and of which rows and columns that one is made
         self.elsewhere: dict[str, tuple[str, Sources, Sources]] = {}
-        #: gives a descriptor of where a value lies, by which tiles are stored that have a corner
-        self.described: Callable[[Place], str | None] = lambda place: None
+        #: gives a descriptor of where a value lies, by which tiles are loaded and stored that have a corner, and the
+        #: first of its channels there
+        self.described: Callable[[Place, At], tuple[str, int] | None] = lambda place, at: None
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
+        #: what the function returns, for its template to sum up over pixels; None where tiles leave sums of their own
+        self.terms: list[str] | None = None
         self.scope = Scope(RESERVED)
         self._texts: dict[str, str] = {}  # a variable -> the expression that it was assigned
 
@@ -134,12 +137,18 @@ class Body:
 
     def load(self, value: str, stem: str, at: At, wide: bool = False) -> str:
         """The name of a variable that was loaded from memory, converted to fp32 if ``wide``."""
-        argument = self.argument(value, stem)
-        stored = element(self.plan.type(value), self.storage)
+        place, stored = self.plan.place(value), element(self.plan.type(value), self.storage)
         other = "0" if stored == "u8" else "0.0"
         suffix = ".to(tl.float32)" if wide and stored in ("fp16", "bf16") else ""
-        load = f"tl.load({argument} + {self.offset(at, value)}, mask={at.mask}, other={other}){suffix}"
-        self.loads.append(Load("tile", self.plan.place(value).buffer, at, self.channels(at, value)))
+        described = self.described(place, at) if at.corner else None
+        if described:
+            descriptor, corner = described[0], self.corner(at, described[1])
+            argument = self.args.setdefault(descriptor, self.written.get(descriptor) or self.name(stem))
+            load = f"{argument}.load([{corner}]){suffix}"
+        else:
+            argument = self.argument(value, stem)
+            load = f"tl.load({argument} + {self.offset(at, value)}, mask={at.mask}, other={other}){suffix}"
+        self.loads.append(Load("tile", place.buffer, at, self.channels(at, value)))
         return self.let(f"{stem}_tile", load)
 
     def offset(self, at: At, value: str | None = None) -> str:
@@ -148,6 +157,12 @@ class Body:
         if value is not None and self.plan.place(value).buffer != value:
             width, start = self.plan.place(value).pitch, self.plan.place(value).offset
         return f"{self.row(at.pixel, width)} + {at.channel}" + (f" + {start}" if start else "")
+
+    @staticmethod
+    def corner(at: At, first: int) -> str:
+        """The text of a tile's first pixel and channel, where the value's own channels begin at ``first``."""
+        assert at.corner is not None
+        return ", ".join(at.corner) + (f" + {first}" if first else "")
 
     def row(self, pixel: str, width: int) -> str:
         """The text of the index at which a pixel's elements begin; of 64 bits where it may be 2**31 or more."""
@@ -264,22 +279,34 @@ class Body:
         return self._load_function(name, tile)
 
     def load_multiplied(
-        self, name: str, raw: str, width: int, stem: str, *, tf32: bool = False, zeros: bool = True
+        self,
+        name: str,
+        raw: str,
+        width: int,
+        stem: str,
+        *,
+        tf32: bool = False,
+        zeros: bool = True,
+        corner: tuple[str, str] | None = None,
     ) -> Helper:
         """``load(pixel, channel, mask, args)`` of an operand that tensor cores multiply: one that is computed is
-        rounded to the storage type, one that is multiplied as it lies in memory to tf32, if that is asked for."""
-        tile, computed = self._tile(raw, width, stem, zeros)
+        rounded to the storage type, one that is multiplied as it lies in memory to tf32, if that is asked for. With a
+        ``corner``, its names are parameters before the last."""
+        tile, computed = self._tile(raw, width, stem, zeros, corner)
         if computed:
             tile = self.rounded(tile, self.storage)
         elif tf32:
             tile = f"round_to_tf32({tile})"
-        return self._load_function(name, tile)
+        return self._load_function(name, tile, corner)
 
-    def _tile(self, raw: str, width: int, stem: str, zeros: bool) -> tuple[str, bool]:
+    def _tile(
+        self, raw: str, width: int, stem: str, zeros: bool, corner: tuple[str, str] | None = None
+    ) -> tuple[str, bool]:
         """The text of an operand's tile, and whether it is computed here."""
         value = self.plan.storage(raw)
         computed = self.computed(value)
-        tile = self.value(raw, At("pixel", "channel", "mask", width), stem, wide=computed)
+        self.scope.reserve(*(corner or ()))
+        tile = self.value(raw, At("pixel", "channel", "mask", width, corner=corner), stem, wide=computed)
         if computed and zeros and not self.keeps_zero(value):
             return f"tl.where(mask, {tile}, 0.0)", True
         if not computed and tile in self._texts and self.lines[-1] == f"{tile} = {self._texts[tile]}":
@@ -287,14 +314,20 @@ class Body:
             return self._texts[tile], False
         return tile, computed
 
-    def _load_function(self, name: str, tile: str) -> Helper:
-        return self.function(name, "pixel, channel, mask, args", [*self.lines, f"return {tile}"])
+    def _load_function(self, name: str, tile: str, corner: tuple[str, str] | None = None) -> Helper:
+        head = ", ".join(["pixel", "channel", "mask", *(corner or ()), "args"])
+        return self.function(name, head, [*self.lines, f"return {tile}"])
 
     def computed(self, value: str) -> bool:
         """Whether a value is computed here, rather than loaded; a slice of what is loaded is loaded."""
-        node = self.kernel.by_name.get(value)
+        return self.is_computed(self.plan, self.kernel, value)
+
+    @staticmethod
+    def is_computed(plan: Plan, kernel: Kernel, value: str) -> bool:
+        """Whether a kernel computes a value as it loads; a slice of what is loaded is loaded."""
+        node = kernel.by_name.get(plan.storage(value))
         while node is not None and node.row.cuts:
-            node = self.kernel.by_name.get(self.plan.storage(node.inputs[0]))
+            node = kernel.by_name.get(plan.storage(node.inputs[0]))
         return node is not None
 
     def keeps_zero(self, value: str) -> bool:
@@ -322,8 +355,8 @@ class Body:
         before, self.layer = self.layer, value if value in self.kernel.by_name else self.layer
         dtype = element(self.plan.type(value), self.storage)
         place = self.plan.place(value)
-        descriptor = self.described(place) if at.corner else None
-        argument = self.result(descriptor or place.buffer, f"{variable}_out")
+        described = self.described(place, at) if at.corner else None
+        argument = self.result(described[0] if described else place.buffer, f"{variable}_out")
         self.stores.setdefault(place.buffer, set()).add(self.channels(at, value))
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
         rounded = variable if as_it_is else rounded
@@ -331,9 +364,8 @@ class Body:
         if rounded != variable and summed:
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[Rounded(value), at] = rounded
-        if descriptor and at.corner:
-            corner = ", ".join(at.corner) + (f" + {place.offset}" if place.offset else "")
-            self.write(f"{argument}.store([{corner}], {rounded})")
+        if described:
+            self.write(f"{argument}.store([{self.corner(at, described[1])}], {rounded})")
         else:
             self.write(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
         self.layer = before

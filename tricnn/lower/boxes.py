@@ -13,7 +13,8 @@ from math import prod
 from ..compiler.plan import Kernel
 from ..machine import tiles
 from ..machine.targets import TARGETS
-from .call import BATCH, Call, Helper, Pointer, Text
+from .body import Body
+from .call import BATCH, Call, Helper, InBoxes, Operand, Pointer, Text
 from .convolution import Convolution
 from .lowering import Lowering
 from .size import N, Size, at_most, cdiv
@@ -62,11 +63,13 @@ def weight_boxes(state: Lowering, weight: str, conv: Convolution, box: tuple[int
 
 @dataclass(frozen=True)
 class Boxes:
-    """A product whose operands both come in boxes. ``image`` and ``weight`` are descriptors; of the image's channels,
-    those from ``first`` on are multiplied. ``box`` = (images, rows, columns) are the pixels of a tile, or () where a
-    tile is any rows of a matrix: then programs compute tile after tile, and there are at most ``programs`` of them."""
+    """A product whose weights come in boxes, and its other operand too, or each of its tiles is computed of such.
+    ``image`` and ``weight`` are descriptors, ``image`` None where it is computed; of the image's channels, those from
+    ``first`` on are multiplied. ``box`` = (images, rows, columns) are the pixels of a tile, or () where a tile is any
+    rows of a matrix: then each program computes tile after tile of the same columns, and there are at most ``programs``
+    of them, or one for each of the columns' tiles. The columns of such a tile are stored in so many ``pieces``."""
 
-    image: str
+    image: str | None
     first: int
     weight: str
     tile: tiles.Tile
@@ -74,6 +77,7 @@ class Boxes:
     conv: Convolution
     gradient: bool
     programs: int
+    pieces: int
 
     @property
     def result(self) -> tuple[int, int]:
@@ -88,10 +92,18 @@ class Boxes:
         return covering(self.box, self.result)
 
     @property
+    def parts(self) -> Size:
+        """In how many parts sums over all pixels are left: one for each box, or for each stream of tiles."""
+        return self.rows.count if self.box else at_most(self.rows.count, max(1, self.programs // self._column_tiles))
+
+    @property
     def grid(self) -> tuple[Size]:
-        """One program for each tile, but no more than ``programs`` where each computes several."""
-        every = self.rows.count * cdiv(self.conv.c if self.gradient else self.conv.k, self.tile.n)
-        return (every if self.box else at_most(every, self.programs),)
+        """One program for each tile, or for each stream of tiles."""
+        return (self.parts * self._column_tiles,)
+
+    @property
+    def _column_tiles(self) -> int:
+        return cdiv(self.conv.c if self.gradient else self.conv.k, self.tile.n)
 
     @property
     def corner(self) -> tuple[str, str] | None:
@@ -103,15 +115,22 @@ class Boxes:
         """The parameters of the function that stores."""
         return ", ".join(["acc, pixel, channel, mask, part", *(self.corner or ()), "args"])
 
-    def call(self, store: Helper) -> Call:
-        """The call of `conv2d_boxes` or `matmul_boxes`, with this function that stores."""
+    def call(self, store: Helper, load: Operand, **keywords: Helper) -> Call:
+        """The call of `conv2d_boxes` or `matmul_boxes`, with this function that stores, and one that loads where the
+        image does not come in boxes."""
         rows = N if self.box else N * prod(self.result)
-        operands = [Pointer(self.image, "dy" if self.gradient else "x"), Pointer(self.weight, "weight")]
+        stem = "dy" if self.gradient else "x"
+        operands: list[Operand] = [Pointer(self.weight, "weight"), store, Text(str(rows))]
+        if self.image is None:
+            operands.insert(0, load)
+        else:
+            operands.insert(0, (Pointer if self.box else InBoxes)(self.image, stem))
         constants = self._image_constants() if self.box else {**self._axes("C", "K"), "BLOCK_M": self.tile.m}
         constants |= {"BLOCK_N": self.tile.n, "BLOCK_K": self.tile.k}
         constants |= {key: value for key, value in (("X_FIRST", self.first), ("GRADIENT", self.gradient)) if value}
+        constants |= {"PIECES": self.pieces} if self.pieces > 1 else {}
         template = "conv2d_boxes" if self.box else "matmul_boxes"
-        return Call(template, [*operands, store, Text(str(rows))], constants)
+        return Call(template, operands, constants, keywords)
 
     def _axes(self, *names: str) -> dict[str, int]:
         """Constants of a template that knows one direction only: the gradient's image is its result."""
@@ -140,8 +159,8 @@ def covering(box: tuple[int, ...], spatial: tuple[int, int]) -> RowTiles:
 
 
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
-    """The product with both operands in boxes, or None: they must be multiplied as they lie in memory, with stride 1,
-    and boxes may not waste much."""
+    """The product with operands in boxes, or None: they must be multiplied as they lie in memory, with stride 1, and
+    boxes may not waste much. Where each row of the result is made of one row of the image, that may be computed."""
     gradient = kernel.anchor.row.product == "by_input"
     image, result, depth = conv.image, conv.result, conv.c
     if gradient:
@@ -152,8 +171,8 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
         if conv.taps == 1 or conv.strided or conv.groups > 1 or conv.pooled:
             return None
         box, shape = tiles.box(tile.m, state.batch, *result), (*image, depth)
-    alone = lies_alone(state, kernel, 0, shape)
     # A box must not reach into the next tap, or into other channels: so many as divide them, a power of two.
+    alone = lies_alone(state, kernel, 0, shape) or Body.is_computed(state.plan, kernel, kernel.anchor.inputs[0])
     k = tile.k if alone and not box else min(tile.k, depth & -depth)
     if box is None or k < min(32, depth) or min(k, depth) < 16:
         return None
@@ -163,10 +182,12 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
     boxed = (*(box or (tile.m,)), k)
     whole = as_it_lies(state, kernel, 0, shape, boxed)
     found = (whole, 0) if whole else within(state, kernel, shape, boxed)
-    if found is None:
+    if found is None and box:
         return None
+    descriptor, channel = found or (None, 0)
     tile = tiles.Tile(tile.m, tile.n, k, tile.warps, tile.stages)
-    return Boxes(*found, weights, tile, box, conv, gradient, tiles.programs(state.target))
+    pieces = 1 if box else tiles.pieces(tile.n, state.form(kernel.name).smaller)
+    return Boxes(descriptor, channel, weights, tile, box, conv, gradient, tiles.programs(state.target), pieces)
 
 
 def sums_in_boxes(state: Lowering, kernel: Kernel, conv: Convolution) -> bool:

@@ -128,7 +128,7 @@ NOTHING = NONE, Text("()")
 
 @dataclass(frozen=True)
 class Call:
-    """A template, its operands, its constants, and helpers that it takes by keyword, ``NAME_x`` and ``NAME_args``."""
+    """A template, its operands, its constants, and helpers that it takes by keyword: ``keep_x`` and ``keep_args``."""
 
     template: str
     operands: Sequence[Operand]
@@ -148,9 +148,9 @@ class Call:
     def text(self, parameters: Parameters) -> str:
         """The call as Python: positional items on the first lines, constants below, then keywords."""
         named = [
-            f"{name}_{kind}={shown}"
+            f"{keyword}={shown}"
             for name, helper in self.keywords.items()
-            for kind, shown in zip(("x", "args"), helper.shown(parameters), strict=True)
+            for keyword, shown in zip((name, f"{name.split('_')[0]}_args"), helper.shown(parameters), strict=True)
         ]
         positional = [item for operand in self.operands for item in operand.shown(parameters)]
         constants = [f"{name}={value!r}" for name, value in self.constants.items()]

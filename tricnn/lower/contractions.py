@@ -14,10 +14,10 @@ from ..machine.long_sums import weight_gradient, weight_gradient_tile
 from ..machine.targets import TARGETS
 from . import traffic
 from .body import Body
-from .boxes import ALIGNED, Boxes, as_it_lies, in_boxes, lies_alone, summed_boxes, sums_in_boxes, weight_boxes
+from .boxes import ALIGNED, as_it_lies, in_boxes, lies_alone, summed_boxes, sums_in_boxes, weight_boxes
 from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
-from .epilogue import epilogue
+from .epilogue import epilogue, leave_sums
 from .lowering import Lowering
 from .partial_sums import PartialResults, finish_sides, lower_split_sum, side_buffers
 from .positions import At
@@ -55,15 +55,36 @@ class Product:
     def __post_init__(self) -> None:
         state, kernel, node = self.state, self.kernel, self.kernel.anchor
         self.name = kernel.name
-        self.load, self.store = state.body(kernel), state.body(kernel)
+        self.load, self.store, self.leave = state.body(kernel), state.body(kernel), state.body(kernel)
+        self.weight = state.multiplied(node.inputs[1])
+        self.boxes = in_boxes(state, kernel, self.weight, self.conv, self.tile)
+        corner = self.boxes.corner if self.boxes else None
+        if self.boxes and corner:
+            self.load.described = _described(state, (self.boxes.tile.m, self.boxes.tile.k))
+            self.store.described = _described(state, (self.boxes.tile.m, self.boxes.tile.n // self.boxes.pieces))
+            self.store.scope.reserve(*corner)
+            self.store.terms = []
         # If a row of the result depends on one row of the operand only, with all its channels, then it does not matter
         # what lies in rows beyond the last one: they are not stored.
         apart = self.conv.pixel_by_pixel and self.depth % self.tile.k == 0
         self.operand: Operand = self.load.load_multiplied(
-            f"{self.name}_load_{self.roles.operand}", node.inputs[0], self.depth, self.roles.operand, zeros=not apart
+            f"{self.name}_load_{self.roles.operand}",
+            node.inputs[0],
+            self.depth,
+            self.roles.operand,
+            zeros=not apart,
+            corner=corner,
         )
-        self.weight = state.multiplied(node.inputs[1])
-        self.boxes = in_boxes(state, kernel, self.weight, self.conv, self.tile)
+
+    @property
+    def corner(self) -> tuple[str, ...]:
+        """The names of a tile's first pixel and channel, if it may be loaded or stored by a descriptor."""
+        return (self.boxes.corner if self.boxes else None) or ()
+
+    @property
+    def parts(self) -> Size:
+        """In how many parts sums over all pixels (of one residue class) are left."""
+        return self.boxes.parts if self.boxes else self.row_tiles.count
 
     @property
     def row_tiles(self) -> RowTiles:
@@ -79,16 +100,39 @@ class Product:
     def finish(self, variable: str) -> Helper:
         """The function that stores: the bias, which is added to the sum, and the epilogue. ``variable`` is what the sum
         with its bias is called."""
-        at = result_at(self.state, self.store, self.columns, self.boxes)
+        at = At("pixel", "channel", "mask", self.columns, corner=self.boxes.corner if self.boxes else None)
         head = (
             self.boxes.head if self.boxes else f"acc, pixel, channel, mask, {'window, ' * self.conv.pooled}part, args"
         )
         return stored_product(self.store, self.kernel, at, variable, f"{self.name}_store_{self.roles.result}", head)
 
+    def keep(self, value: str) -> Body:
+        """What stores the operand's tiles as they are computed, which are in the register ``tile``."""
+        body = self.state.body(self.kernel)
+        body.scope.reserve("tile", *self.corner)
+        body.described = self.load.described
+        corner = self.boxes.corner if self.boxes else None
+        body.store(value, "tile", At("pixel", "channel", "mask", self.depth, corner=corner), as_it_is=True)
+        return body
+
+    def settled(self) -> tiles.Tile:
+        """The tile, with one stage of copies less where two programs would not fit a multiprocessor's shared memory:
+        every stage holds the boxes of one step of the depth, beside those that the epilogue loads and stores."""
+        tile = self.boxes.tile if self.corner and self.boxes else self.tile
+        read = sum(load.kind == "tile" for load in self.load.loads), sum(n.kind == "tile" for n in self.store.loads)
+        step, beside = (read[0] * tile.m + tile.n) * tile.k, (read[1] + 1) * tile.m * tile.n
+        if self.corner and tile.stages > 2 and not tiles.share(2 * (tile.stages * step + beside), self.state.target):
+            return replace(self.tile, stages=2)
+        return self.tile
+
     def call(self, store: Helper, **keywords: Helper) -> Call:
         """The call of a template that computes the product, with each operand in boxes that can be."""
         if self.boxes:
-            return self.boxes.call(store)
+            if not self.store.terms:
+                return self.boxes.call(store, self.operand, **keywords)
+            leave = leave_sums(self.leave, self.store, self.columns, f"{self.name}_leave_sums")
+            call = self.boxes.call(store, self.operand, **keywords, leave_sums=leave)
+            return replace(call, constants={**call.constants, "SUMS": len(self.store.terms)})
         state, conv, tile = self.state, self.conv, self.tile
         forward = self.roles is FORWARD
         few = forward and conv.c < 16  # such a tile has channels of several taps
@@ -112,27 +156,36 @@ def stored_product(
     if len(node.inputs) > 2:
         result = store.let(variable, f"acc + {store.value(node.inputs[2], at, 'bias')}")
     epilogue(store, kernel, at, node.name, result)
-    return store.function(name, head, store.lines)
+    returned = [f"return {', '.join(store.terms)}"] if store.terms else []
+    return store.function(name, head, [*store.lines, *returned])
 
 
-def result_at(state: Lowering, store: Body, channels: int, boxes: Boxes | None) -> At:
-    """The position of a product's result. Where its tiles have a corner, they are stored by descriptors."""
-    if boxes and boxes.corner:
-        m, n = boxes.tile.m, boxes.tile.n
+def _described(state: Lowering, box: tuple[int, int]) -> Callable[[Place, At], tuple[str, int] | None]:
+    """What gives the descriptor by which tiles are loaded or stored at a place, and the first of their channels there;
+    or None: amid other channels only whole tiles may be."""
 
-        def described(place: Place) -> str | None:
-            """The descriptor by which tiles are stored there, or None: amid other channels only whole tiles may be."""
-            fits = place.pitch == channels or (channels % n == 0 and place.offset % ALIGNED == 0)
-            return state.descriptor(place.buffer, (place.pitch,), (m, n)) if fits else None
+    def described(place: Place, at: At) -> tuple[str, int] | None:
+        (begin, end), first = at.channels, place.offset + at.channels[0]
+        whole = first == 0 and end == place.pitch
+        if at.width > place.pitch or not (whole or ((end - begin) % box[1] == 0 and first % ALIGNED == 0)):
+            return None
+        descriptor = state.descriptor(place.buffer, (place.pitch,), box)
+        return (descriptor, first) if descriptor else None
 
-        store.described = described
-        store.scope.reserve(*boxes.corner)
-    return At("pixel", "channel", "mask", channels, corner=boxes.corner if boxes else None)
+    return described
 
 
-def _rule(state: Lowering, rows: int, columns: int, depth: int) -> Callable[[int], tiles.Tile]:
+def _rule(
+    state: Lowering, kernel: Kernel, conv: Convolution, rows: int, columns: int, depth: int
+) -> Callable[[int], tiles.Tile]:
     """The rule for the tile of a product with so many rows in each image."""
-    return partial(tiles.contraction, rows * state.batch, columns, depth, state.dtype, state.target)
+    product = rows * state.batch, columns, depth, state.dtype, state.target
+    if conv.pixel_by_pixel and state.describes:
+        operand = state.plan.storage(kernel.anchor.inputs[0])
+        beside = (value for value in kernel.reads if value != operand and state.plan.type(value).batched)
+        formed = Body.is_computed(state.plan, kernel, operand) or any(beside)
+        return partial(tiles.streamed, *product, formed=formed)
+    return partial(tiles.contraction, *product)
 
 
 def lower_fprop(state: Lowering, kernel: Kernel) -> None:
@@ -140,33 +193,34 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node, kernel.window)
     pixels = prod(state.plan.covered(kernel)) if conv.pooled else conv.p * conv.q
-    rule = _rule(state, pixels, conv.group_filters, conv.taps * conv.c // conv.groups)
+    rule = _rule(state, kernel, conv, pixels, conv.group_filters, conv.taps * conv.c // conv.groups)
     tile = state.tile(name, kernel, node.op, conv.constants, rule)
     product = Product(state, kernel, FORWARD, conv, pixels, conv.c, conv.k, tile)
     store = product.finish("conv" if node.row.convolution else "y")
     keep = state.body(kernel)
     keywords = {}
     if state.plan.storage(node.inputs[0]) in kernel.writes:
-        keep.scope.reserve("tile")
-        keep.store(state.plan.storage(node.inputs[0]), "tile", At("pixel", "channel", "mask", conv.c), as_it_is=True)
-        keywords["keep"] = keep.function(f"{name}_keep_x", "tile, pixel, channel, mask, args", keep.lines)
+        keep = product.keep(state.plan.storage(node.inputs[0]))
+        head = ", ".join(["tile, pixel, channel, mask", *product.corner, "args"])
+        keywords["keep_x"] = keep.function(f"{name}_keep_x", head, keep.lines)
     call = product.call(store, **keywords)
-    rows = product.row_tiles
-    side_buffers(state, product.store, rows.count, conv.k)
+    rows, parts = product.row_tiles, product.parts
+    side_buffers(state, product.store, parts, conv.k)
     state.add(
         name,
         kernel,
         call,
         product.boxes.grid if product.boxes else (rows.count * cdiv(conv.group_filters, tile.n), conv.groups),
-        tile,
+        product.settled(),
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
         traffic=[
-            *traffic.fprop(product.load, product.store, product.weight, conv, tile, rows),
+            *traffic.fprop(product.load, product.store, product.weight, conv, tile, rows, bool(product.corner)),
+            traffic.left(product.leave, conv.k, parts, tile),
             traffic.stored(keep),
         ],
     )
-    finish_sides(state, kernel, product.store, rows.count, conv.k)
+    finish_sides(state, kernel, product.store, parts, conv.k)
 
 
 def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
@@ -174,14 +228,14 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
     pixels = cdiv(conv.h, conv.sh) * cdiv(conv.w, conv.sw)
-    rule = _rule(state, pixels, conv.group_channels, conv.taps * conv.k // conv.groups)
+    rule = _rule(state, kernel, conv, pixels, conv.group_channels, conv.taps * conv.k // conv.groups)
     tile = state.tile(name, kernel, node.op, conv.constants, rule)
     tile = replace(tile, k=min(tile.k, max(tiles.power_of_two(conv.group_filters), 16)))
     product = Product(state, kernel, BACKWARD, conv, pixels, conv.k, conv.c, tile)
     store = product.finish("conv")
     call = product.call(store)
     rows, classes = product.row_tiles, conv.sh * conv.sw
-    parts = rows.count * classes
+    parts = product.parts * classes
     side_buffers(state, product.store, parts, conv.c)
     grid = (rows.count * cdiv(conv.group_channels, tile.n), conv.groups, classes)
     state.add(
@@ -189,10 +243,13 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
         kernel,
         call,
         product.boxes.grid if product.boxes else grid,
-        tile,
+        product.settled(),
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
-        traffic=traffic.dgrad(product.load, product.store, product.weight, conv, tile, rows),
+        traffic=[
+            *traffic.dgrad(product.load, product.store, product.weight, conv, tile, rows, bool(product.corner)),
+            traffic.left(product.leave, conv.c, parts, tile),
+        ],
     )
     finish_sides(state, kernel, product.store, parts, conv.c)
 

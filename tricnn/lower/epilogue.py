@@ -7,9 +7,10 @@ from math import prod
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from .body import Body
+from .call import Helper
 from .expressions import statistics
 from .names import workspace_name
-from .positions import At, OfWindow, Rounded
+from .positions import At, OfWindow, Rounded, Summed
 
 
 def downstream(plan: Plan, kernel: Kernel, start: set[str]) -> list[Node]:
@@ -68,12 +69,15 @@ def pooled(body: Body, node: Node, source: str, at: At) -> At:
 
 def side_sum(body: Body, node: Node, at: At) -> None:
     """Leave a tile's part of a sum over pixels of what it stored: (count, mean, M2), or the sums of dy and dy * xhat,
-    for each channel."""
+    for each channel. Or have the function return what is summed, where the template keeps sums over several tiles."""
     value = body.plan.storage(node.inputs[0])
     tile = body.known.get((Rounded(node.inputs[0]), at), body.known[value, at])
     partial = workspace_name(body.kernel.name, f"{node.name}:partial")
-    argument = body.result(partial, "partial")
     body.sides.append((node, partial))
+    if body.terms is not None:
+        _returned(body, node, at, tile, body.terms)
+        return
+    argument = body.result(partial, "partial")
     if node.row.moments:
         body.write(f"store_tile_stats({tile}, {at.channel}, {at.mask}, part, {argument}, {at.width})", node.name)
     else:
@@ -87,7 +91,7 @@ def _gradient_sums(body: Body, node: Node, at: At, tile: str, argument: str) -> 
     c = at.width
     x = body.operand(node, 1, at)
     mean, var = statistics(body, node, 2, at)
-    dy = body.let("dy_kept", f"tl.where({at.mask}, {tile}.to(tl.float32), 0.0)")
+    dy = _kept(body, at, tile)
     rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
     centred = body.let("centred", f"{x} - {mean}")
     row = f"{argument} + part * {2 * c} + {at.channel}"
@@ -98,3 +102,48 @@ def _gradient_sums(body: Body, node: Node, at: At, tile: str, argument: str) -> 
     dweight = body.let("dweight", product or f"tl.sum({dy} * {centred}, axis=0)[None, :] * {rstd}")
     body.write(f"tl.store({row}, {dbias}, {known})")
     body.write(f"tl.store({row} + {c}, {dweight}, {known})")
+
+
+def _kept(body: Body, at: At, tile: str) -> str:
+    """The name of a tile as it was stored, in fp32 and 0 where the mask is not set."""
+    return body.once(Summed(tile), at, "kept", f"tl.where({at.mask}, {tile}.to(tl.float32), 0.0)")
+
+
+def _returned(body: Body, node: Node, at: At, tile: str, terms: list[str]) -> None:
+    """Have the function return what is summed: z and z^2, or dy and dy * z, or dy and dy * xhat where every pixel has a
+    mean and a deviation of its own."""
+    before, body.layer = body.layer, node.name
+    kept = _kept(body, at, tile)
+    factor = kept if node.row.moments else body.operand(node, 1, at)
+    if not node.row.moments and body.plan.type(node.inputs[2]).batched:
+        mean, var = statistics(body, node, 2, at)
+        factor = f"(({factor} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))"
+    product = body.let("product", f"{kept} * {factor}")
+    terms.extend(term for term in (kept, product) if term not in terms)
+    body.layer = before
+
+
+def leave_sums(body: Body, store: Body, channels: int, name: str) -> Helper:
+    """The function that leaves the sums over a stream's rows of what ``store`` returned: (count, mean, M2) of each
+    channel, or the sums of dy and dy * xhat, in one part for each stream. Of 16-bit numbers z
+
+        sum dy * xhat = (sum dy * z - mean * sum dy) * rstd
+
+    is off by 2^-24 of mean * dy for each pixel, and rounding z did more."""
+    at, index = At("channel", "channel", "mask", channels), 1
+    for node, partial in store.sides:
+        argument, known = body.result(partial, "partial"), f"mask=channel < {channels}"
+        if node.row.moments:
+            body.write(f"store_sums(count, sums[0], sums[{index}], channel, stream, {argument}, {channels})", node.name)
+        else:
+            before, body.layer = body.layer, node.name
+            row, product = f"{argument} + stream * {2 * channels} + channel", f"sums[{index}]"
+            if not body.plan.type(node.inputs[2]).batched:
+                mean, var = statistics(body, node, 2, at)
+                centred = body.let("centred", f"{product} - {mean} * sums[0]")
+                product = body.let("dweight", f"{centred} * tl.rsqrt({var} + {node.attrs['eps']})")
+            body.write(f"tl.store({row}, sums[0], {known})")
+            body.write(f"tl.store({row} + {channels}, {product}, {known})")
+            body.layer = before
+        index += 1
+    return body.function(name, "sums, count, channel, stream, args", body.lines)

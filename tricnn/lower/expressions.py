@@ -182,7 +182,7 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
     tests = [f"({h} < {p * sh})"] * (p * sh < height) + [f"({v} < {q * sw})"] * (q * sw < width)
     tests += [f"({h} % {sh} < {r})"] * (sh > r) + [f"({v} % {sw} < {s})"] * (sw > s)
     mask = body.let("covered", " & ".join([at.mask, *tests])) if tests else at.mask
-    return replace(at, pixel=window, mask=mask), f"{h} % {sh}", f"{v} % {sw}"
+    return replace(at, pixel=window, mask=mask, corner=None), f"{h} % {sh}", f"{v} % {sw}"
 
 
 def _windows(size: int, count: int, kernel: int, stride: int) -> Sources:
@@ -212,7 +212,7 @@ def _global_avg_grad(body: Body, node: Node, at: At) -> Steps:
     height, width = node.attrs["input_size"]
     image = body.let("image", f"{at.pixel} // {height * width}")
     body.elsewhere[image] = at.pixel, Sources.of([0] * height, 1), Sources.of([0] * width, 1)
-    dy = yield body.asked(node, 0, replace(at, pixel=image))
+    dy = yield body.asked(node, 0, replace(at, pixel=image, corner=None))
     return f"{dy} * {1 / (height * width)!r}"
 
 

@@ -15,7 +15,7 @@ class At:
     """The elements of a value that a tile of registers holds: names of the tensors of their pixels and channels and of
     the mask of those that exist, and ``width``, how many elements lie between two pixels. Of these, ``count`` from
     ``first`` on are the value's channels; all, unless said otherwise. A tile of successive pixels and channels that may
-    be stored by a descriptor has a ``corner``: the names of its first pixel and channel.
+    be loaded or stored by a descriptor has a ``corner``: the names of its first pixel and channel.
 
     Whenever a pixel is visited, each element is loaded for ``lanes`` channels of the tile: for fewer than one, on
     average, where some of a pixel's channels are looked at in one visit and others in another. Then ``seen`` is the
@@ -96,6 +96,13 @@ class Rounded:
     """A value as it was stored, after rounding."""
 
     value: str
+
+
+@dataclass(frozen=True)
+class Summed:
+    """A tile as its sum over pixels takes it: in fp32, 0 where there is no pixel."""
+
+    tile: str
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class AtMost:
         return min(self.of.at(batch), self.most)
 
     def text(self, cdiv: str) -> str:
-        return f"min({self.of.text(cdiv)}, {self.most})"
+        minimum = "tl.minimum" if cdiv.startswith("tl.") else "min"
+        return f"{minimum}({self.of.text(cdiv)}, {self.most})"
 
 
 Unit = Batch | Ceiling | AtMost

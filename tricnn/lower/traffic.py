@@ -170,15 +170,17 @@ class RowTiles:
     covered: tuple[int, int]
 
 
-def fprop(load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles) -> list[Traffic]:
-    """What conv2d_fprop, conv2d_boxes and matmul_boxes move: every tile of filters loads x once for each tap, every
-    tile of rows all weights."""
+def fprop(
+    load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles, streams: bool = False
+) -> list[Traffic]:
+    """What conv2d_fprop, conv2d_boxes and, with ``streams``, matmul_boxes move: every tile of filters loads x once for
+    each tap, every tile of rows all weights."""
     cg, kg = conv.group_channels, conv.group_filters
     windows = (1,) * (conv.p // conv.window[0]), (1,) * (conv.q // conv.window[1])
     columns = cdiv(kg, tile.n)
     # With few channels the summed axis is (r, s, c) flattened.
     sweeps, summed = (conv.taps, cg) if cg >= 16 else (1, conv.taps * cg)
-    lanes = _cycles(conv.groups, cg, _padded(summed, tile.k))
+    lanes = ((0, _padded(cg, tile.k)),) if streams else _cycles(conv.groups, cg, _padded(summed, tile.k))
     visits = [replace(axis, outputs=n).taps() for axis, n in zip(conv.axes, rows.covered, strict=True)]
     x = Calls(visits[0], visits[1], rows.count * (columns * sweeps), lanes, columns)
     height, width = (len(n) * size for n, size in zip(windows, conv.window, strict=True))
@@ -186,17 +188,24 @@ def fprop(load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, r
     return [x.of(load), y.of(store), loads(weight, rows.count * (conv.taps * cg * conv.k))]
 
 
-def dgrad(load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles) -> list[Traffic]:
-    """What conv2d_dgrad and the templates of boxes move: every tile of channels loads dy once for each tap, and each
-    tap belongs to the pixels of one residue class. ``rows`` are those of one class."""
+def dgrad(
+    load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles, streams: bool = False
+) -> list[Traffic]:
+    """What conv2d_dgrad and the templates of boxes move (``streams``: matmul_boxes): every tile of channels loads dy
+    once for each tap, and each tap belongs to the pixels of one residue class. ``rows`` are those of one class."""
     cg, kg = conv.group_channels, conv.group_filters
     columns = cdiv(cg, tile.n)
-    lanes = _cycles(conv.groups, kg, _padded(kg, tile.k))
+    lanes = ((0, _padded(kg, tile.k)),) if streams else _cycles(conv.groups, kg, _padded(kg, tile.k))
     visits = [replace(axis, size=n).covers() for axis, n in zip(conv.axes, rows.covered, strict=True)]
     dy = Calls(visits[0], visits[1], rows.count * (columns * conv.taps), lanes, columns)
     every_class = rows.count * (conv.sh * conv.sw)
     dx = Calls((1,) * conv.h, (1,) * conv.w, every_class, _results(conv.groups, cg, tile))
     return [dy.of(load), dx.of(store), loads(weight, rows.count * (conv.taps * conv.k * cg))]
+
+
+def left(leave: Body, channels: int, parts: Size, tile: Tile) -> Traffic:
+    """What matmul_boxes moves as each stream of tiles leaves its sums."""
+    return Calls((), (), parts, ((0, _padded(channels, tile.n)),)).of(leave)
 
 
 def wgrad(load_dy: Body, load_x: Body, conv: Convolution, tile: Tile, blocks: RowTiles) -> list[Traffic]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
@@ -116,6 +116,12 @@ def programs(target: str) -> int:
     return _style.get().programs or TOGETHER * machine_of(target).multiprocessors
 
 
+def share(shared: int, target: str) -> bool:
+    """Whether as many programs as should share a multiprocessor fit there with so many bytes of shared memory each, and
+    the one KB that a GPU takes for itself."""
+    return TOGETHER * (shared + 1024) <= machine_of(target).shared * 1024
+
+
 def for_a_gpu() -> bool:
     """Are tiles chosen for a GPU, so that what was measured on one counts?"""
     return _style.get() is GPU
@@ -155,6 +161,38 @@ def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, at
     else:
         m = next((m for m in some if -(-rows // m) * -(-columns // n) >= style.tiles), some[-1])
     return product_tile(m, n, k, dtype, target, attempt)
+
+
+def streamed(
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, formed: bool = False
+) -> Tile:
+    """For such a product whose programs compute tile of rows after tile of rows (`matmul_boxes`): 64 rows at most, on 4
+    warps, so that two programs fit a multiprocessor whatever they compute and sum up beside the product. Where that
+    does not fit their registers, first the epilogue takes half of the columns at a time (:func:`pieces`), then fewer
+    steps of the depth are formed at once, then there are fewer columns.
+
+    A product that is not ``formed``, both operands being as they lie in memory and no other being loaded, and that is
+    limited by the tensor cores has the tile that these want: its loads would be the limit otherwise."""
+    tile = contraction(rows, columns, depth, dtype, target)
+    intensity = Fraction(depth * columns, depth + columns)  # multiplications for each number that is loaded or stored
+    if not formed and intensity > 256:
+        return contraction(rows, columns, depth, dtype, target, attempt)
+    m = min(tile.m, 64) if _style.get().tiles is None else tile.m
+    smaller = (
+        (tile.n, tile.k),
+        (tile.n, min(tile.k, 32)),
+        (min(tile.n, 64), tile.k),
+        (min(tile.n, 64), min(tile.k, 32)),
+    )
+    n, k = smaller[min(attempt, 3)]
+    tile = product_tile(m, n, k, dtype, target, max(attempt - 3, 0))
+    return replace(tile, warps=4)
+
+
+def pieces(columns: int, attempt: int) -> int:
+    """In how many pieces the columns of such a tile are stored, one after another. Two halves, once a compiler has
+    spilled it: so what the epilogue holds in registers beside the product is half as much."""
+    return 2 if attempt > 0 and columns >= 128 else 1
 
 
 def product_tile(m: int, n: int, k: int, dtype: str, target: str, attempt: int = 0) -> Tile:
