@@ -128,6 +128,25 @@ def test_verification_is_on_the_page(tricnn, tiny):
     assert "all within tolerance" in text and text.count("<td>ok</td>") >= 2
 
 
+def test_measured_times_are_of_the_same_launches(tricnn, tiny):
+    """Of the case that has the same network, mode, type and batch; a launch is found by its function and layers."""
+    how = ("--mode", "infer", "--batch", "8", "--dtype", "bf16", "--out", "t.html", "--json")
+    rows = [{"name": "k01_fc", "layers": ["fc"], "milliseconds": 0.25},
+            {"name": "k00_conv", "layers": ["conv", "act", "pool"], "milliseconds": 0.5}]  # fmt: skip
+    case = {"network": "tiny", "mode": "infer", "dtype": "bf16", "batch": 8, "kernels": rows}
+    layers = {k["name"]: [n["name"] for n in k["nodes"]] for k in tricnn("report", tiny, *how).json["kernels"]}
+    assert layers["k01_fc"] == ["fc"]
+    rows[1]["layers"] = layers["k00_conv"]
+    Path("gpu.json").write_text(json.dumps({"device": "a card", "cases": [case]}))
+    facts = tricnn("report", tiny, "--bench", "gpu.json", *how).json
+    assert [k["measured_us"] for k in facts["kernels"]] == [500.0, 250.0] and facts["measured_us"] == 750.0
+    assert "measured, launch by launch (a card)" in Path("t.html").read_text()
+    other = tricnn("report", tiny, "--bench", "gpu.json", "--mode", "infer", "--batch", "16")
+    assert other.status == 2 and "it has those of: tiny, infer, bf16, batch 8" in other.err
+    Path("gpu.json").write_text('{"cases": 3}')
+    assert tricnn("report", tiny, "--bench", "gpu.json", *how).status == 2
+
+
 @pytest.mark.parametrize(
     "out, said", [("nowhere/x.html", "there is no folder nowhere"), (".", "is a folder"), ("", "--out")]
 )

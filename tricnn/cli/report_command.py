@@ -5,6 +5,7 @@ machine code uses, its simulated time, and how it was verified."""
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--machine-code", nargs="+", metavar="KERNEL", default=[],
         help="compile, and show the instructions of these kernels (k29, or whole names; all) beside their source",
     )  # fmt: skip
+    parser.add_argument(
+        "--bench",
+        type=file_path,
+        metavar="FILE",
+        help="measured times, from a file of the GPU suite (make gpu)",
+    )
     parser.add_argument("--verify", action="store_true", help="run the kernels, and hold them to float64 NumPy")
     parser.add_argument(
         "--diff", nargs=2, type=file_path, metavar=("A", "B"),
@@ -73,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     from ..report.figures import plural, size
     from ..report.page.facts import NOTHING, gathered
     from ..report.page.machine_code import machine_code
+    from ..report.page.measured import measured
     from ..report.page.write import page
     from .compile_command import compile_shown
     from .screen import Screen
@@ -98,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
     if options.compile or options.simulate or wanted:
         built = compile_shown(fused, target, screen)
         fused, machine = built.program, of_machine(built, options.simulate, screen)
+    if options.bench:
+        machine = replace(machine, measured=measured(Path(options.bench), graph.name, fused))
     if wanted:
         with screen.waiting("compiling with a table of lines"):
             shown = machine_code(fused, wanted, built.compiled)

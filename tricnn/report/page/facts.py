@@ -17,6 +17,7 @@ from ...lower.names import StepNumber
 from ...lower.predicted_time import microseconds, predicted
 from ...lower.program import Function, Launch, Program
 from ..replaced import replaced_launches
+from .measured import Measured
 from .scopes import Homes, Scope
 
 FORMAT = 2  # of the object: a page of another format cannot be compared
@@ -29,6 +30,7 @@ class Machine:
     code: Mapping[str, Mapping[str, Any]]
     simulated: Mapping[int, Mapping[str, Any]]
     simulator: Mapping[str, Any] | None = None
+    measured: Measured | None = None
 
 
 NOTHING = Machine({}, {})
@@ -73,6 +75,8 @@ def gathered(declared: Graph, fused: Program, unfused: Program, machine: Machine
         "predicted_us": microseconds(t.seconds for t in times),
         "simulated_us": _total(row["simulated_us"] for row in launches),
         "simulator": machine.simulator,
+        "measured_us": _total(row["measured_us"] for row in launches),
+        "measured_on": machine.measured.device if machine.measured else None,
         "unfused": static_figures(unfused) | {"predicted_us": microseconds(t.seconds for t in predicted(unfused))},
         "kernels": kernels,
         "launch_rows": launches,
@@ -139,6 +143,7 @@ def _launch(program: Program, number: int, launch: Launch, machine: Machine) -> 
         "dram_bytes": sum(m.once for m in moved),
         "flops": launch.flops * batch,
         "simulated_us": None,
+        "measured_us": machine.measured.us.get(number) if machine.measured else None,
         **machine.simulated.get(number, {}),
     }
 
@@ -167,6 +172,7 @@ def _kernels(program: Program, homes: Homes, launches: list[dict[str, Any]]) -> 
             "layer": homes.layer(kernel.anchor.name), "backward": kernel.anchor.name in homes.backward,
             "nodes": nodes, "reads": list(kernel.reads), "writes": list(kernel.writes), "launches": own[kernel.name],
             **totals, "simulated_us": _total(row["simulated_us"] for row in mine),
+            "measured_us": _total(row["measured_us"] for row in mine),
         })  # fmt: skip
     return rows
 
