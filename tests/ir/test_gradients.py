@@ -19,10 +19,16 @@ STATISTICS = {"normalize": "batch_stats", "layer_normalize": "pixel_stats"}
 DIFFERENTIABLE = [s for s in SAMPLES if callable(OPS[s.op].gradient)]
 
 
+def constant_in_pieces(sample: Sample) -> bool:
+    """Is it dy times a slope that does not change with what it is found by, but for kinks?"""
+    row = OPS[sample.op]
+    return row.kind is Kind.POINTWISE and bool(row.gradient_of) and callable(row.gradient)
+
+
 def with_loss(sample: Sample) -> tuple[Graph, list[str]]:
     """The sample under a dense layer and cross entropy, a loss that is curved in everything; and what to derive by."""
     b = GraphBuilder("sample", sample.graph())
-    wrt = sample.wrt()
+    wrt = sample.wrt()[:1] if constant_in_pieces(sample) else sample.wrt()
     y = "y"
     if sample.op in STATISTICS:
         b = GraphBuilder("sample")
@@ -73,13 +79,14 @@ def test_gradient_equals_central_differences(sample):
     values = drawn(graph, sample)
     gradients = interpret(differentiate(graph, wrt=wrt), values, seed=ENV.seed, step=ENV.step)
     rng = np.random.default_rng(2)
-    for name in wrt:
+    for name in sample.wrt():
         step = 1e-5
         direction = rng.choice([-1.0, 1.0], values[name].shape) / np.sqrt(values[name].size)
         ahead = loss_of(graph, {**values, name: values[name] + step * direction})
         behind = loss_of(graph, {**values, name: values[name] - step * direction})
         measured = (ahead - behind) / (2 * step)
-        assert float((gradients[f"grad:{name}"] * direction).sum()) == pytest.approx(measured, rel=1e-6, abs=1e-9), name
+        found = float((gradients[f"grad:{name}"] * direction).sum()) if name in wrt else 0.0
+        assert found == pytest.approx(measured, rel=1e-6, abs=1e-9), name
 
 
 def uses_pytorch_throughout(sample: Sample) -> bool:

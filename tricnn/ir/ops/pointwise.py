@@ -9,7 +9,7 @@ An operand may be smaller than the result: a number for each channel ``[C]``, fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import pi, sqrt
 from typing import Any
 
@@ -119,7 +119,7 @@ def pointwise(
         if len(read) and not isinstance(slope, Value):
             gradient = scalar.times(DY, slope)
             _row(row, ["dy", *sorted(read, key=lambda v: (v == "y", v))], gradient, f"the gradient of {name} by "
-                 f"{operand}: dy times its slope", attrs, aten=aten_gradient, gradient=_TWICE,
+                 f"{operand}: dy times its slope", attrs, aten=aten_gradient, gradient=_second(row, slope, read),
                  gradient_of=name, instead=_instead(gradient, expression, names))  # fmt: skip
         by_operand[operand] = slope, row, read
 
@@ -147,6 +147,22 @@ def pointwise(
     alone = len(names) == 1
     _row(name, names, expression, doc, attrs, aten=aten, gradient=rule, per_channel=alone,
          rises=alone and (scalar_facts.rises(expression) if rises is None else rises))  # fmt: skip
+
+
+def _second(row: str, slope: Expression, read: Sequence[str]) -> Callable[..., list[str | None]] | str:
+    """The gradient of a gradient's row, dx = dy * slope, where the slope is constant in pieces: ddy = dx * slope is the
+    same row, and nothing reaches what the slope is found by. Elsewhere, why there is none."""
+    if any(scalar.derivative(slope, value) != scalar.ZERO for value in read):
+        return _TWICE
+
+    def rule(g: Any, node: Any, dx: str) -> list[str | None]:
+        dy, *others = node.inputs
+        found = None
+        if g.wanted(dy):
+            found = summed(g, g.add(row, dx, *others, **node.attrs), g.type(node.name), g.type(dy))
+        return [found, *[None] * len(others)]
+
+    return rule
 
 
 def _instead(gradient: Expression, expression: Expression, names: list[str]) -> Expression | None:
