@@ -12,7 +12,8 @@ OTHERS = [s for s in SAMPLES if OPS[s.op].kind not in (Kind.SOURCE, Kind.CONTRAC
 
 @pytest.mark.parametrize("sample", OTHERS, ids=str)
 def test_no_errors_of_operands_move_a_result_farther_than_is_said(sample: Sample) -> None:
-    """For random signs of each element's error, in float64; and some go more than a tenth of the way."""
+    """For random signs of each element's error, in float64; and some go more than a tenth of the way (of one number,
+    that a hundred rows are added up to, a twentieth: their signs are seldom alike)."""
     rng = np.random.default_rng(5)
     values = [operand.draw(rng) for operand in sample.operands]
     reals = [np.issubdtype(v.dtype, np.floating) for v in values]
@@ -31,7 +32,7 @@ def test_no_errors_of_operands_move_a_result_farther_than_is_said(sample: Sample
         distance = np.abs(computed(steps) - y)
         assert np.all(distance <= bound * (1 + 1e-4) + 1e-14)
         farthest = max(farthest, float(np.max(distance / np.maximum(bound, 1e-30))))
-    assert farthest > 0.1 or not bound.any()
+    assert farthest > (0.1 if y.shape else 0.05) or not bound.any()
 
 
 @pytest.mark.parametrize(("stored", "dtype"), [("fp16", np.float16), ("fp32", np.float32)])

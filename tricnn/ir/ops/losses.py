@@ -201,16 +201,19 @@ def _register(
         grad = loss.aten_grad(as_rows(_wide(x)), aten_targets(a, x, *other))
         return of_rows((grad * (dloss.to(x.device) * a["weight"])).to(x.dtype), x)
 
-    def target_errors(errors: Any, t: Array) -> Array:
-        return as_rows(errors[0]) if targets is _given else np.zeros_like(t)
+    def target_errors(errors: Any, a: Any, x: Array, t: Array, *other: Array) -> Array:
+        """Targets of labels are linear in the weights of classes, so they move as those of the weights' errors."""
+        if targets is _given:
+            return as_rows(errors[0])
+        return abs(targets(a, x, other[0], errors[1])) if len(other) > 1 else np.zeros_like(t)
 
     def moved(a: Any, errors: Any, x: Any, *other: Any) -> Any:
         t = targets(a, x, *other)
-        return a["weight"] * loss.moved(as_rows(x), t, as_rows(errors[0]), target_errors(errors[1:], t))
+        return a["weight"] * loss.moved(as_rows(x), t, as_rows(errors[0]), target_errors(errors[1:], a, x, t, *other))
 
     def grad_moved(a: Any, errors: Any, dloss: Any, x: Any, *other: Any) -> Any:
         rows, t = as_rows(x), targets(a, x, *other)
-        by_operands = loss.grad_moved(rows, t, as_rows(errors[1]), target_errors(errors[2:], t))
+        by_operands = loss.grad_moved(rows, t, as_rows(errors[1]), target_errors(errors[2:], a, x, t, *other))
         by_all = abs(float(dloss)) * by_operands + float(errors[0]) * abs(loss.grad(rows, t))
         return of_rows(a["weight"] * by_all, x)
 
