@@ -6,14 +6,15 @@ from itertools import product
 import pytest
 from rich.console import Console
 
+from tricnn.cli.show_command import describe
 from tricnn.emit.emit import launches_of
-from tricnn.graphs import cifar_resnet20, lenet
+from tricnn.graphs import cifar_resnet20, inception_v3, lenet
 from tricnn.lower.from_graph import lowered
 from tricnn.report.figures import milliseconds, plural, scaled, size, times
 from tricnn.report.fit import fit
 from tricnn.report.replaced import replaced
 from tricnn.report.similar import grouped
-from tricnn.report.tables import checks, kernels, row, table
+from tricnn.report.tables import checks, kernels, layers, row, table
 
 
 @pytest.mark.parametrize(
@@ -143,3 +144,17 @@ def test_what_is_broken_off_an_indented_line_is_indented():
     row(made, "k00\n  conv1, pool1, act1, pool1.max_pool2d_index", "1")
     lines = [line[1:].rstrip(" 1") for line in shown(made, 30).splitlines() if "_" in line or "pool" in line]
     assert len(lines) > 1 and all(re.match("  [a-z]", line) for line in lines)
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 140])
+@pytest.mark.parametrize("declare", [lenet, inception_v3])
+def test_the_table_of_layers_has_every_name_whole(declare, width):
+    """Also Inception's, which are long: the operation stands below its layer then. In 70 columns they are broken."""
+    graph = declare()
+    described = describe(graph, 1, "fp32")
+    text = shown(layers(described, width), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = set(text.split())
+    names = {node["name"] for node in described["layers"]} if width > 70 or declare is lenet else set()
+    assert names | {node["op"] for node in described["layers"]} <= words
+    assert f"{graph.num_parameters:,}" in words

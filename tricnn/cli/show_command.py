@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         print(graph, end="")
     else:
         screen.show(
-            tables.layers(shown),
+            tables.layers(shown, screen.out.width),
             f"parameters {shown['parameters']:,} ({size(shown['parameter_bytes'])} in fp32); "
             f"{shown['macs_per_image']:,} multiply-adds an image; bytes are of each layer's output",
             *notes(graph),

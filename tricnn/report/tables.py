@@ -41,21 +41,29 @@ def architectures(rows: Sequence[Mapping[str, Any]], width: int = 140) -> Table:
     return made
 
 
-def layers(shown: Mapping[str, Any]) -> Table:
-    """``tricnn show``: one layer a row, totals below."""
-    batch = shown["batch"]
+def layers(shown: Mapping[str, Any], width: int = 140) -> Table:
+    """``tricnn show``: one layer a row, totals below. Where names and operations do not fit ``width`` side by side, the
+    operation stands below its layer."""
+    batch, rows = shown["batch"], shown["layers"]
+    longest = sum(max((len(r[key]) for r in rows), default=0) for key in ("name", "op"))
+    below = longest + 56 > width
     made = table(
         f"{shown['graph']}, {plural(batch, 'image')}, activations in {shown['dtype']}",
-        "layer", "operation", ">output", ">parameters", ">multiply-\nadds", ">bytes",
+        *(["layer\n  operation"] if below else ["layer", "operation"]),
+        ">output", ">parameters", ">multiply-\nadds", ">bytes",
     )  # fmt: skip
     made.show_footer = True
-    for r in shown["layers"]:
+
+    def names(layer: str, operation: str) -> list[str]:
+        return [f"{layer}\n  {operation}"] if below else [layer, operation]
+
+    for r in rows:
         shape = "x".join(map(str, r["output_shape"])) or "1"
         row(
-            made, r["name"], r["op"], shape, f"{r['parameters']:,}" if r["parameters"] else "",
+            made, *names(r["name"], r["op"]), shape, f"{r['parameters']:,}" if r["parameters"] else "",
             scaled(r["macs"]) if r["macs"] else "", size(r["bytes"]),
         )  # fmt: skip
-    totals = ["total", plural(len(shown["layers"]), "layer"), "", f"{shown['parameters']:,}",
+    totals = [*names("total", plural(len(rows), "layer")), "", f"{shown['parameters']:,}",
               scaled(shown["macs"]), size(shown["activation_bytes"])]  # fmt: skip
     for column, text in zip(made.columns, totals, strict=True):
         column.footer = Text(text)
