@@ -71,4 +71,7 @@ def conv2d_boxes(
     if P % BOX_H != 0 or Q % BOX_W != 0:
         acc = tl.where(exists, acc, 0.0)
     column = first_column + tl.arange(0, BLOCK_N)[None, :]
-    store_y(acc, (n * P + p) * Q + q, column, exists & (column < K), box, y_args)
+    mask = exists
+    if K % BLOCK_N != 0:
+        mask = exists & (column < K)
+    store_y(acc, (n * P + p) * Q + q, column, mask, box, y_args)

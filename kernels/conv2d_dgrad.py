@@ -105,4 +105,7 @@ def conv2d_dgrad(
     result = group * CG + column
     if GROUPS > 1 and CG % BLOCK_N != 0:
         result = tl.where(column_mask, result, C)  # beyond a group lies the next one's
-    store_dx(acc, pixel, result, row_mask & column_mask, part, dx_args)
+    mask = row_mask
+    if CG % BLOCK_N != 0:
+        mask = row_mask & column_mask
+    store_dx(acc, pixel, result, mask, part, dx_args)

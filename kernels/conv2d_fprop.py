@@ -134,7 +134,9 @@ def conv2d_fprop(
                 b = round_to(b, x.dtype)
             acc = dot(x, b, acc, PRECISION)
 
-    mask = row_mask & column_mask
+    mask = row_mask
+    if KG % BLOCK_N != 0:
+        mask = row_mask & column_mask
     filter_ = group * KG + column
     if GROUPS > 1 and KG % BLOCK_N != 0:
         filter_ = tl.where(column_mask, filter_, K)  # beyond a group lies the next one's
