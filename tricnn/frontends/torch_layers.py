@@ -6,9 +6,11 @@ A reader takes the :class:`~tricnn.frontends.assembler.Assembler` and the call's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
+from ..ir.norms import group_normalized
 from ..ir.ops.pool import LARGEST_WINDOW
 from .assembler import BATCH, Assembler, Tensor, Unsupported, described
 from .readers import Reader, entering
@@ -176,6 +178,29 @@ def _batch_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: An
 @reads("tricnn.local_response_norm.default")
 def local_response_norm(a: Assembler, x: Any, size: int, alpha: float, beta: float, k: float) -> Tensor:
     return a.made(a.add("local_response_norm", a.image(x), size=size, alpha=alpha, beta=beta, k=k))
+
+
+@reads("group_norm.default")
+def group_norm(a: Assembler, x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5,
+               cudnn: bool = True) -> Tensor:  # fmt: skip
+    return _of_groups(a, x, groups, weight, bias, eps)
+
+
+@reads("instance_norm.default")
+def instance_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool,
+                  momentum: float, eps: float, cudnn: bool = True) -> Tensor:  # fmt: skip
+    if not use_input_stats or mean is not None or var is not None:
+        raise Unsupported("instance norm with running statistics", "give it track_running_stats=False")
+    return _of_groups(a, x, a.tensor(x).shape[1], weight, bias, eps)
+
+
+def _of_groups(a: Assembler, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Tensor:
+    """Each image's groups of channels normalised, then ``* weight + bias`` by channel where there are those."""
+    image = a.image(x)
+    value = group_normalized(partial(a.add, stem="part"), image, a.builder.type(image), groups, eps)
+    for what, op, p in (("weight", "mul", weight), ("bias", "add", bias)):
+        value = value if p is None else a.add(op, value, a.parameter(p, what), owner=p.name)
+    return a.made(value)
 
 
 # --- pooling --------------------------------------------------------------------------------------------------------

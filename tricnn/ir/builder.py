@@ -11,12 +11,14 @@ Layers own their parameters under PyTorch's names (``conv1.weight``, ``bn1.runni
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from ..system.errors import GraphError, ShapeError
 from .graph import Graph, Node, Output, check_size, known_type, verified
+from .norms import group_normalized, response_normalized
 from .ops.pool import LARGEST_WINDOW
 from .table import OPS, integer, pair, text
 from .types import N, TensorType
@@ -167,6 +169,34 @@ class GraphBuilder:
         stats = self.add("pixel_stats", x, name=f"{name}.stats")
         weight, bias = (self.parameter(f"{name}.{w}", c, f"constant({v})") for w, v in (("weight", 1), ("bias", 0)))
         return self.add("layer_normalize", x, stats, weight, bias, name=name, eps=eps)
+
+    def group_norm(self, x: str, groups: int, *, name: str | None = None, eps: float = 1e-5) -> str:
+        """Each image's groups of channels brought to mean 0 and variance 1, then ``* weight + bias`` by channel; with
+        as many groups as channels it is instance normalisation."""
+        name = name or self.fresh("groupnorm")[len(self._prefix) :]
+        channels = self._channels(name, x, "[N, C, H, W]")
+        groups = integer(least=1).checked(f"{self._prefix}{name}", "groups", groups)
+        if channels % groups:
+            raise GraphError(f"layer {self._prefix}{name}: groups={groups} must divide the {channels} channels")
+        y = group_normalized(self._parts_of(name), x, self.type(x), groups, eps)
+        weight, bias = (
+            self.parameter(f"{name}.{w}", (channels,), f"constant({v})") for w, v in (("weight", 1), ("bias", 0))
+        )
+        return self.add("add", self.add("mul", y, weight, name=f"{name}.scaled"), bias, name=name)
+
+    def global_response_norm(self, x: str, *, name: str | None = None, eps: float = 1e-6) -> str:
+        """``x + weight * n(x) + bias``, n(x) the channels times their share in the image's response (ConvNeXt V2)."""
+        name = name or self.fresh("grn")[len(self._prefix) :]
+        c = (self._channels(name, x, "[N, C, H, W]"),)
+        y = response_normalized(self._parts_of(name), x, self.type(x), eps)
+        weight, bias = (self.parameter(f"{name}.{w}", c, "constant(0)") for w in ("weight", "bias"))
+        y = self.add("add", self.add("mul", y, weight, name=f"{name}.scaled"), bias, name=f"{name}.moved")
+        return self.add("add", x, y, name=name)
+
+    def _parts_of(self, layer: str) -> Callable[..., str]:
+        """``add`` for the values that a layer is made of: ``layer.part1`` and so on."""
+        numbers = count(1)
+        return lambda op, *values, **attrs: self.add(op, *values, name=f"{layer}.part{next(numbers)}", **attrs)
 
     def pixel_linear(self, x: str, features: int, *, name: str | None = None, bias: bool = True,
                      weight_init: str = "he_normal(fan_in)", bias_init: str = "constant(0)") -> str:  # fmt: skip
