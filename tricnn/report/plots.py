@@ -42,8 +42,10 @@ def bars(cases: Sequence[Mapping[str, Any]], path: Path, unit: str = "time / PyT
         row += 0.8
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_yticks(ticks, [case["name"] for case in cases], fontsize=8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set(xlabel=f"{unit} (shorter is faster)")
+    axes.set_title(f"{unit}, by network", loc="left", fontsize=10, color=INK)
     handles = [axes.barh(0, 0, color=COLOURS[i % len(COLOURS)]) for i in range(len(names))]
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
