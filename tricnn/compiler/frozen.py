@@ -17,7 +17,7 @@ def frozen_parameters(graph: Graph, patterns: Sequence[str]) -> frozenset[str]:
     """
     if not patterns:
         return frozenset()
-    parameters = [p.name for p in graph.parameters]
+    parameters = dict.fromkeys(p.name for p in graph.parameters)
     check_patterns("freeze", patterns, [*parameters, *(node.name for node in graph.nodes)])
     found = {name for name in parameters if chosen_by_any(name, patterns)}
     for node in graph.nodes:
@@ -31,11 +31,13 @@ def frozen_parameters(graph: Graph, patterns: Sequence[str]) -> frozenset[str]:
 def freeze(graph: Graph, patterns: Sequence[str]) -> Graph:
     """The graph in which batch norm is an affine map by its running statistics, which stay, where all of its parameters
     are frozen, or a pattern chooses the layer itself."""
-    still = frozen_parameters(graph, patterns)
+    if not patterns:
+        return graph
+    still, parameters = frozen_parameters(graph, patterns), {p.name for p in graph.parameters}
     nodes = []
     for node in graph.nodes:
         if node.row.running:
-            own = [v for v in node.inputs if any(v == p.name for p in graph.parameters)]
+            own = [v for v in node.inputs if v in parameters]
             if chosen_by_any(node.name, patterns) or (own and still.issuperset(own)):
                 node = replace(node, attrs={**node.attrs, "frozen": True})
         nodes.append(node)
