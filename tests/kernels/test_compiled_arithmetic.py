@@ -349,7 +349,8 @@ def test_everything_that_kernels_use_is_in_the_table():
 
 #: of integers (of places in an image, where nothing is NaN), and of counts
 DROPPING = {
-    "tl.maximum(count, 1.0)", "tl.maximum(count.to(tl.float32), 1.0)", "tl.maximum(total, 1.0)", "tl.maximum(count, 1)", "tl.maximum(start, 0)",
+    "tl.maximum(count, 1.0)", "tl.maximum(count.to(tl.float32), 1.0)",
+    "tl.maximum(total, 1.0)", "tl.maximum(count, 1)", "tl.maximum(start, 0)",
     "tl.minimum(start + KERNEL, SIZE)", "tl.minimum(start + KERNEL, SIZE + AFTER)", "tl.maximum(PT - p * SH, 0)",
     "tl.maximum(PL - q * SW, 0)", "tl.minimum(found, found ^ 2 * AREA - 1)", "tl.minimum(ROW_TILES - first, GROUP)",
     "tl.maximum((2 * p + 1) * IN - OUT, 0)", "tl.minimum(tl.maximum((2 * p + 1) * IN - OUT, 0), (IN - 1) * unit)",
