@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import tricnn
+from tricnn.run.launches import Watcher
 from tricnn.training.data import Dataset
 from tricnn.training.gradient_exchange import GradientExchange
 from tricnn.training.loop import TrainOptions, train
@@ -89,7 +90,7 @@ def main():
 
     for _ in range(2):
         begun.clear()
-        loss, gradients = step.loss_and_storage_grads(x, labels, watch)
+        loss, gradients = step.loss_and_storage_grads(x, labels, Watcher(watch))
         exchange.finish()
         steps.append(logical(step, gradients))
     found = {

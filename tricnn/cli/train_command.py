@@ -125,6 +125,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--clip", type=real(above=True), metavar="C", help="the most that the gradients' norm may be")
     how.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="batches for one update (1)")
     how.add_argument("--ema", type=real(0, 0.999999), metavar="D", help="test a running average with this decay")
+    how.add_argument(
+        "--sync-batch-norm", action="store_true", help="of many processes: normalise by the images of all of them"
+    )
     how.add_argument("--mixup", type=real(), default=0.0, metavar="A", help="mix images by shares of Beta(A, A)")
     how.add_argument("--cutmix", type=real(), default=0.0, metavar="A", help="put a part of one image into another")
 
@@ -340,7 +343,8 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
         schedule=options.schedule, warmup_epochs=options.warmup, milestones=options.milestones, gamma=options.gamma,
         optimiser=options.optimiser, clip=options.clip, accumulate=options.accumulate, ema=options.ema,
         groups=options.groups, mixup=options.mixup, cutmix=options.cutmix,
-        shift=1 if options.shift is None else options.shift, checkpoint_seconds=options.checkpoint_seconds,
+        shift=1 if options.shift is None else options.shift, sync_batch_norm=options.sync_batch_norm,
+        checkpoint_seconds=options.checkpoint_seconds,
     )  # fmt: skip
 
 

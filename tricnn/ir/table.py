@@ -136,6 +136,8 @@ class Op:
     loop_over        the operand (by number) over which it would share a loop with another kernel
     updates          new running statistics: the kernel that ends the sum ``loop_over`` computes them
     moments          its sum over pixels is of mean and deviations from it, which parts of it merge (Chan et al. 1983)
+    of_batch         a sum over all pixels that normalising needs of the whole batch: processes that share one put
+                     theirs together in the middle of a step, the ``moments`` merged, others added up
     index            says where in its window the maximum of its ``sibling_of`` is
     from_window      of the gradient of a pooling: a pixel gets its ``"share"`` of a window's, or all if ``"chosen"``
     dense_view       the same numbers as rows ``"flat"``, as ``"image"``, or a ``"weight"`` with other dimensions of 1
@@ -193,6 +195,7 @@ class Op:
     loop_over: int | None = None
     updates: bool = False
     moments: bool = False
+    of_batch: bool = False
     index: bool = False
     from_window: Literal["", "share", "chosen"] = ""
     dense_view: Literal["", "flat", "image", "weight"] = ""

@@ -75,8 +75,8 @@ class EagerExecutor:
     def run(
         self, inputs: Mapping[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None
     ) -> dict[str, Any]:
-        """Outputs and gradients of one step by the name of their value; buffers are updated. ``watch`` is called with
-        every parameter and its gradient as soon as that is computed; what it changes of it stays."""
+        """Outputs and gradients of one step by the name of their value; buffers are updated. ``watch`` is told
+        what layers have finished."""
         graph = self.plan.graph
         values = {**self.values, **{name: self.as_stored(name, x) for name, x in inputs.items()}}
         self.compute(values, graph.nodes, Environment(seed, step), watch)
@@ -96,7 +96,7 @@ class EagerExecutor:
     ) -> None:
         """Compute some nodes of the graph, in its order; what nothing reads after them is forgotten, but for results
         and what was there from the beginning."""
-        torch, graph = self.torch, self.plan.graph
+        torch, graph, watch = self.torch, self.plan.graph, watch or Watcher()
         keep = {*graph.results, *values}
         of: dict[str, list[str]] = {}  # value -> the parameters whose gradient it is
         for parameter, value in graph.gradients:
@@ -111,9 +111,10 @@ class EagerExecutor:
                     if kind.startswith("float"):
                         y = y.to(self.real if kind == "float" else self.wide)
                     values[node.name] = self._last_channels(y) if y.dim() == 4 else y
-                    if watch is not None:
-                        for parameter in of.get(node.name, ()):
-                            watch(parameter, values[node.name])
+                    if node.row.of_batch:
+                        watch.sums(node.name, values[node.name])
+                    for parameter in of.get(node.name, ()):
+                        watch.gradient(parameter, values[node.name])
                 for value in node.inputs:
                     if self._last[value] == node.name and value not in keep:
                         values.pop(value, None)

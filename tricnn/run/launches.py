@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ..compiler.plan import Plan
 from ..lower.program import Program
 
-#: is told a parameter whose gradient is finished, and the gradient in the layout that it is stored in
-Watcher = Callable[[str, Any], None]
+#: is told a name and what is so called, in the middle of a step and as it is stored; what it changes of it stays
+Told = Callable[[str, Any], None]
+
+
+def _nobody(name: str, x: Any) -> None:
+    """Is told, and does nothing."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What is done in the middle of a step: ``gradient`` is told each parameter and its gradient, as soon as that is
+    finished; ``sums`` each value of :func:`sums_of_batch`, before anything reads it, as rows [2, C]."""
+
+    gradient: Told = _nobody
+    sums: Told = _nobody
 
 
 def _nothing(launch: int) -> None:
@@ -50,14 +64,34 @@ def between_launches(
         vars(module).update(functions)
 
 
-def finished_after(plan: Plan, written: Sequence[Sequence[str]]) -> list[list[str]]:
-    """For each launch, or kernel, the parameters whose gradient nothing changes after it. ``written`` are the buffers
-    that each one writes. A gradient that lies in one buffer with others (weights of merged layers) is finished when the
-    whole buffer is; one that nothing computes, at the end."""
+def finished_after(
+    plan: Plan, written: Sequence[Sequence[str]], values: Sequence[tuple[str, str]]
+) -> list[list[tuple[str, str]]]:
+    """For each launch, or kernel, those of ``values``, pairs of a name and of the value that it is told with, which
+    nothing changes after it. ``written`` are the buffers that each one writes. A gradient that lies in one buffer with
+    others (weights of merged layers) is finished when the whole buffer is; one that nothing computes, at the end."""
     last: dict[str, int] = {}
     for number, buffers in enumerate(written):
         last.update(dict.fromkeys(buffers, number))
+    found: list[list[tuple[str, str]]] = [[] for _ in written]
+    for name, value in values:
+        found[last.get(plan.place(value).buffer, len(written) - 1)].append((name, value))
+    return found
+
+
+def sums_of_batch(plan: Plan) -> list[str]:
+    """The statistics, and sums of gradients, that normalising needs of the whole batch, in the order of the plan."""
+    return [value for kernel in plan.kernels for value in kernel.writes if plan.graph.by_name[value].row.of_batch]
+
+
+def summed_after(plan: Plan, owners: Sequence[str], written: Sequence[Sequence[str]]) -> list[list[str]]:
+    """For each launch the :func:`sums_of_batch` that it finishes. ``owners`` names the kernel that each launch is of:
+    the last one of a value's own kernel that writes to its buffer, where others may have theirs beside it."""
     found: list[list[str]] = [[] for _ in written]
-    for parameter, value in plan.graph.gradients:
-        found[last.get(plan.place(value).buffer, len(written) - 1)].append(parameter)
+    by_value = {value: kernel.name for kernel in plan.kernels for value in kernel.writes}
+    for value in sums_of_batch(plan):
+        buffer = plan.place(value).buffer
+        writing = [i for i, buffers in enumerate(written) if buffer in buffers]
+        own = [i for i in writing if owners[i] == by_value[value]]
+        found[(own or writing)[-1]].append(value)
     return found

@@ -331,8 +331,8 @@ class Model:
         """The loss of a step and its gradients by parameter, in the layout of :meth:`parameters` (what an optimiser
         wants), as they lie in the model's memory: the next step, of any thread, overwrites them.
 
-        ``watch(parameter, gradient)`` is called in the middle of the step, as soon as each gradient is finished; what
-        it changes of it is what is returned.
+        ``watch`` is told in the middle of the step of each gradient that is finished; what it changes of it is what is
+        returned.
         """
         with self.executor.lock:
             loss, grads = self._step(x, labels, watch)

@@ -11,7 +11,7 @@ import numpy as np
 from ..compiler.plan import Kernel, Plan
 from ..ir.table import Environment, Kind
 from .interpreter import Values, channels_last, fetch, run_kernel, run_nodes, store
-from .launches import Watcher, finished_after
+from .launches import Watcher, finished_after, summed_after
 
 #: dtype -> what is computed in, and how many bits of mantissa a stored activation keeps (None: all)
 COMPUTE = {"fp64": np.float64, "fp32": np.float32, "tf32": np.float32, "fp16": np.float32, "bf16": np.float32}
@@ -41,7 +41,9 @@ class NumpyExecutor:
         self.values: dict[str, np.ndarray] = {}
         self._prepared: dict[str, np.ndarray] = {}
         self._last: list[list[str]] = _last_uses(plan)
-        self._finished = finished_after(plan, [[plan.place(v).buffer for v in k.writes] for k in plan.kernels])
+        written = [[plan.place(v).buffer for v in k.writes] for k in plan.kernels]
+        self._finished = finished_after(plan, written, plan.graph.gradients)
+        self._summed = summed_after(plan, [k.name for k in plan.kernels], written)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Take parameters and buffers (every one of the graph's)."""
@@ -67,8 +69,7 @@ class NumpyExecutor:
     ) -> dict[str, np.ndarray]:
         """Outputs and gradients of one step by the name of their value; buffers are updated.
 
-        ``watch`` is called between kernels, as soon as a parameter's gradient is finished, with the parameter and the
-        gradient; what it changes of it stays.
+        ``watch`` is told, between kernels, what they have finished.
         """
         env = Environment(seed, step)
         memory = self.at_first({**self.values, **self._prepared}, inputs)
@@ -99,16 +100,17 @@ class NumpyExecutor:
         self, memory: dict[str, np.ndarray], kernels: range, env: Environment, watch: Watcher | None = None
     ) -> None:
         """Run some of the plan's kernels; what nothing reads after them leaves the memory."""
-        gradients = dict(self.plan.graph.gradients)
+        watch = watch or Watcher()
         for i in kernels:
             kernel, finished, told = self.plan.kernels[i], self._last[i], self._finished[i]
             written = run_kernel(self.plan, kernel, self._as_multiplied(kernel, memory), env)
             for value, x in written.items():
                 stored = self.plan.type(value).dtype == "float"
                 store(self.plan, memory, value, round_stored(x, self.dtype) if stored else x)
-            if watch is not None:
-                for parameter in told:
-                    watch(parameter, fetch(self.plan, memory, gradients[parameter], env, "the caller"))
+            for value in self._summed[i]:
+                watch.sums(value, fetch(self.plan, memory, value, env, "the caller"))
+            for parameter, value in told:
+                watch.gradient(parameter, fetch(self.plan, memory, value, env, "the caller"))
             for value in finished:
                 del memory[value]
 

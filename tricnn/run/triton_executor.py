@@ -21,7 +21,7 @@ from ..system.errors import TargetError
 from .captured_step import capture, worth_capturing
 from .channels_last import to_logical, to_storage
 from .interpreter import run_nodes
-from .launches import Watcher, between_launches, finished_after
+from .launches import Watcher, between_launches, finished_after, summed_after
 from .poison import poisoned
 from .quick_interpreter import quick_interpreter
 from .rounded_weights import RoundedWeights
@@ -196,8 +196,7 @@ class TritonExecutor:
     ) -> dict[str, Any]:
         """Outputs and gradients of one step by the name of their value, as device tensors in logical shape.
 
-        ``watch`` is called between launches, as soon as a parameter's gradient is finished, with the parameter and the
-        gradient as it lies; what it changes of it stays.
+        ``watch`` is told, between launches, what they have finished, gradients as they lie.
         """
         self._check_size(batch)
         self._after_other_streams()
@@ -243,13 +242,18 @@ class TritonExecutor:
             self.module.step(tensors, batch, seed, step)
 
     def _watched(self, watch: Watcher, tensors: dict[str, Any]) -> AbstractContextManager[None]:
-        """Inside, ``watch`` is told of every gradient after the launch that finishes it."""
-        finished = finished_after(self.plan, [launch.writes for launch in self.program.launches])
-        values = dict(self.plan.graph.gradients)
+        """Inside, ``watch`` is told of every gradient, and sum of the batch, after the launch that finishes it."""
+        launches = self.program.launches
+        written = [launch.writes for launch in launches]
+        finished = finished_after(self.plan, written, self.plan.graph.gradients)
+        summed = summed_after(self.plan, [launch.kernel for launch in launches], written)
 
         def tell(launch: int) -> None:
-            for parameter in finished[launch]:
-                watch(parameter, self.stored(tensors, values[parameter]))
+            for value in summed[launch]:
+                place, shape = self.plan.place(value), self.plan.type(value).per_image
+                watch.sums(value, tensors[place.buffer].as_strided(shape, (place.pitch, 1), place.offset))
+            for parameter, value in finished[launch]:
+                watch.gradient(parameter, self.stored(tensors, value))
 
         return between_launches(self.module, self.program, after=tell)
 

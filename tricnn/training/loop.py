@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +37,14 @@ from .checkpoint import (
     state_sha256,
 )
 from .console import Reporter
-from .gradient_exchange import GradientExchange
 from .interrupts import INTERRUPTS, signals_noted
 from .logs import TENSORBOARD, TensorBoard, tell, write_logs
 from .mixing import Mixing
 from .optim import Average
 from .options import TrainOptions, optimiser_for
 from .scores import Scores
+from .shared_step import SharedStep
+from .trainable import Evaluable, Trainable
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -51,38 +52,6 @@ AVERAGED = "averaged.safetensors"  # the running average, by PyTorch's names
 POINTS_PER_EPOCH = 20  # of the training curve
 #: a mean loss so many times that of guessing is no loss of a network that may yet learn
 DIVERGED = 1000.0
-
-
-class Trainable(Protocol):
-    """What the loop asks of a model (:class:`tricnn.run.model.Model`, compiled for training)."""
-
-    graph: Any  # its name and, by ``str``, its text
-    step: int
-
-    loss: Any  # what it minimises (:class:`tricnn.Loss`)
-
-    @property
-    def frozen(self) -> tuple[str, ...]: ...  # the parameters that have no gradient
-
-    @property
-    def threads(self) -> int | None: ...  # that add up its products, if their number decides the bits
-
-    def loss_and_storage_grads(self, x: Any, labels: Any, watch: Any = None) -> tuple[float, dict[str, Any]]: ...
-    def running_statistics(self) -> dict[str, Any]: ...  # asked only of one of several processes
-    def parameters(self) -> dict[str, Any]: ...
-    def live_state(self) -> dict[str, Any]: ...  # asked only for a running average
-    def rounded_weights(self) -> Any: ...  # asked only of parameters on a GPU
-    def to_logical(self, name: str, x: Any) -> Any: ...
-    def to_storage(self, name: str, x: Any) -> Any: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-class Evaluable(Protocol):
-    """What the loop asks of the same network compiled for inference."""
-
-    def __call__(self, x: Any) -> Any: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class DivergedError(TricnnError):
@@ -184,7 +153,8 @@ class _Run:
         board = (TensorBoard(out / TENSORBOARD),) if out is not None and TensorBoard.installed() else ()
         self.callbacks = (*callbacks, *board)
         self.processes = options.processes
-        self.exchange = GradientExchange(self.processes.distributed) if self.processes.world > 1 else None
+        shared = self.processes.world > 1
+        self.shared_step = SharedStep(model, self.processes, options.sync_batch_norm) if shared else None
         self.batches_per_epoch = batches_per_epoch(dataset, options.batch, self.processes.world)
         self.steps_per_epoch = -(-self.batches_per_epoch // options.accumulate)
         self.mixing = Mixing(options.mixup, options.cutmix)
@@ -336,17 +306,10 @@ class _Run:
 
     def loss_and_gradients(self, x: Any, labels: Any) -> tuple[float, dict[str, Any], int]:
         """The mean loss of a batch, its gradients by parameter as the optimiser wants them, and how many images it has:
-        over all processes, each with its share of the batch, whose running statistics are averaged then."""
-        if self.exchange is None:
-            return *self.model.loss_and_storage_grads(x, labels), len(x)
-        (images,) = self.processes.total([len(x)])
-        self.exchange.share = len(x) / images
-        loss, gradients = self.model.loss_and_storage_grads(x, labels, self.exchange.watch)
-        with self.processes.answering():
-            self.exchange.finish()
-            self.exchange.average(list(self.model.running_statistics().values()))
-        (loss,) = self.processes.total([loss * self.exchange.share])
-        return loss, gradients, int(images)
+        over all processes, each with its share of the batch."""
+        if self.shared_step is not None:
+            return self.shared_step(x, labels)
+        return *self.model.loss_and_storage_grads(x, labels), len(x)
 
     def say_notes(self, report: Reporter) -> None:
         for line in self.dataset.notes():

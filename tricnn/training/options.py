@@ -15,7 +15,7 @@ from .schedules import Schedule
 
 OPTIMISERS = ("sgd", "adamw", "lars", "lamb")
 #: settings that came later: a checkpoint names those that are not at their default
-LATER = ("optimiser", "betas", "clip", "accumulate", "ema", "mixup", "cutmix", "groups")
+LATER = ("optimiser", "betas", "clip", "accumulate", "ema", "mixup", "cutmix", "groups", "sync_batch_norm")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class TrainOptions:
     evaluation_batch: int = 500
     checkpoint_every: int | None = None  # steps
     checkpoint_seconds: float = 30.0
+    sync_batch_norm: bool = False  # several processes normalise by the statistics of all their images
     fixed: Mapping[str, Any] = field(default_factory=dict)
     processes: Processes = ALONE  # that train together; ``batch`` is that of all of them
 

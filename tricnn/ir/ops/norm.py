@@ -217,7 +217,7 @@ register(
     aten=_t_stats,
     moved=_stats_moved,
     on_load=(0,), collapses=True, side_sum="stored",
-    moments=True,
+    moments=True, of_batch=True,
     doc="[mean, biased variance] of each channel over N, H, W; deviations from the mean, never E[x^2] - E[x]^2",
 )  # fmt: skip
 register(
@@ -238,7 +238,7 @@ register(
     gradient=_TWICE,
     aten=_t_sums,
     moved=_sums_moved,
-    on_load=(0, 1), collapses=True, side_sum="stored", finds_rows=True,
+    on_load=(0, 1), collapses=True, side_sum="stored", finds_rows=True, of_batch=True,
     doc="[sum dy, sum dy * xhat] of each channel: the gradients of bias and weight",
 )  # fmt: skip
 register(
