@@ -104,9 +104,9 @@ def tuned(tiny, tmp_path, monkeypatch):
         wanted = [site for site in tune.sites(program_of(tiny)) if site.problem.kind in kinds]
         out = tmp_path / "tuned.toml"
         with quick_interpreter():
-            return tune_command.tuned(
-                make, clock, compiler, "a clock", wanted, seconds, out, dict(known), Screen(True)
-            ), out  # fmt: skip
+            with tuning.only({}):
+                tuner = tune.Tuner(make(), clock, compiler)
+            return tune_command.tuned(tuner, make, "a clock", wanted, seconds, out, dict(known), Screen(True)), out
 
     return run
 

@@ -1,5 +1,6 @@
-"""Find the fastest tiles for a network on the GPU at hand, and write them to a file that the repository keeps. A
-candidate must compute the right numbers before it may win. Nothing is tuned unless this command is run."""
+"""Find the fastest tiles for a network on the GPU at hand, or on a model of one, and write them to a file that the
+repository keeps. A candidate must compute the right numbers before it may win. Nothing is tuned unless this command is
+run."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tricnn.ir import Graph
+    from tricnn.lower.program import Program
     from tricnn.machine.tiles import Tile
-    from tricnn.measure.tune import Outcome, Site
+    from tricnn.measure.tune import Contest, Outcome, Site
     from tricnn.run.model import Model
 
     from .screen import Screen
@@ -33,9 +35,11 @@ examples:
   tricnn tune resnet50 --mode train --batch 256 --dtype bf16
   tricnn tune resnet50 --batch 256 --dtype bf16 --budget 300 --out mine.toml
   tricnn tune lenet --dry-run                       what would be timed; needs no GPU
+  tricnn tune lenet --target sm_90 --simulate --out mine.toml    by the simulated times of an H100; needs no GPU
   tricnn compile resnet50 --batch 256 --dtype bf16 --tuned mine.toml
 
-Without --out the winners go to the file that comes with tricnn (tricnn/machine/tuned/), for everybody.
+Without --out the winners go to the file that comes with tricnn (tricnn/machine/tuned/), for everybody. What was
+measured is never replaced by what was simulated, and comes before it.
 """
 BATCH = 64
 
@@ -47,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=file_path, metavar="FILE", help="write the winners there, beside what the file has already"
     )
-    parser.add_argument("--budget", type=real(), default=600.0, metavar="S", help="seconds to measure for (600)")
+    parser.add_argument(
+        "--simulate", action="store_true", help="by times on a model of an H100 (sm_90 only), not measured ones"
+    )
+    parser.add_argument("--budget", type=real(), default=600.0, metavar="S", help="seconds to time tiles for (600)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be timed, and time nothing")
 
 
@@ -55,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from tricnn.lower.from_graph import lowered
     from tricnn.machine import tuned_files as tuning
     from tricnn.machine.tiles import GPU, chosen_for
+    from tricnn.measure.simulate import check_target
     from tricnn.measure.tune import sites
     from tricnn.run.model import device_target, gpu_present
 
@@ -64,61 +72,96 @@ def run(options: argparse.Namespace) -> int:
     target, graph = chosen_target(options.target), load_graph(options)
     out = Path(options.out) if options.out is not None else tuning.FOLDER / f"{target}.toml"
     known = tuning.read(out) if out.exists() else {}
-    if not options.dry_run and not gpu_present():
-        raise UsageError("tune times kernels on a GPU, and there is none here; --dry-run lists what it would time")
-    if not options.dry_run and target != device_target():
-        raise UsageError(
-            f"tune times kernels on the GPU at hand, a {device_target()}, not {target}; leave --target out"
-        )
+    if options.simulate:
+        check_target(target)
+    elif not options.dry_run:
+        if not gpu_present():
+            raise UsageError(
+                "tune times kernels on a GPU, and there is none here; --simulate times them on a model of one, "
+                "--dry-run lists what would be timed"
+            )
+        if target != device_target():
+            raise UsageError(
+                f"tune times kernels on the GPU at hand, a {device_target()}, not {target}; leave --target out"
+            )
     with chosen_for(GPU), tuning.only({}):
         program = lowered(graph, options.mode, options.batch, options.dtype, target, fuse=True)
     wanted = sites(program)
+    if options.simulate:
+        wanted = [site for site in wanted if site.problem not in known or known[site.problem].simulated]
     result: dict[str, Any] = {
         "graph": graph.name, "mode": options.mode, "batch": options.batch, "dtype": options.dtype, "target": target,
-        "dry_run": options.dry_run, "file": str(out),
+        "dry_run": options.dry_run, "simulated": options.simulate, "file": str(out),
     }  # fmt: skip
     if options.dry_run:
         result["problems"] = [described(site) for site in wanted]
     else:
-        result |= measured(graph, options, target, wanted, out, known, screen)
+        find = simulated if options.simulate else measured
+        result |= find(graph, options, program, wanted, out, known, screen)
     screen.json(result)
     show(result, screen)
     return 0
 
 
 def measured(
-    graph: Graph, options: argparse.Namespace, target: str, wanted: list[Site], out: Path, known: Any, screen: Screen
-) -> dict[str, Any]:
+    graph: Graph, options: argparse.Namespace, program: Program, wanted: list[Site], out: Path, known: Any,
+    screen: Screen,
+) -> dict[str, Any]:  # fmt: skip
     """Tune on the GPU, and write what won."""
     from functools import partial
 
     import torch
 
     from tricnn.build.compile import compile_kernels
+    from tricnn.machine import tuned_files as tuning
     from tricnn.measure.clock import CudaClock
+    from tricnn.measure.tune import Tuner
     from tricnn.run.model import compile
 
-    device = torch.cuda.get_device_name()
-    make = partial(compile, graph, options.mode, options.batch, options.dtype, "triton", target)
-    compiler = partial(compile_kernels, target=target, return_errors=True)
-    return tuned(make, CudaClock(), compiler, device, wanted, options.budget, out, known, screen)
+    make = partial(compile, graph, options.mode, options.batch, options.dtype, "triton", program.target)
+    compiler = partial(compile_kernels, target=program.target, return_errors=True)
+    with tuning.only({}):
+        tuner = Tuner(make(), CudaClock(), compiler)
+    return tuned(tuner, make, torch.cuda.get_device_name(), wanted, options.budget, out, known, screen)
+
+
+def simulated(
+    graph: Graph, options: argparse.Namespace, program: Program, wanted: list[Site], out: Path, known: Any,
+    screen: Screen,
+) -> dict[str, Any]:  # fmt: skip
+    """Tune by the simulator, check what won under Triton's interpreter, and write it."""
+    import os
+    from functools import partial
+
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported; compilers are processes of their own
+
+    from tricnn.build.compile import compile_kernels
+    from tricnn.machine import tuned_files as tuning
+    from tricnn.machine.tiles import GPU, chosen_for
+    from tricnn.measure.tune_simulated import DEVICE, SimulatedTuner
+    from tricnn.run.model import compile
+    from tricnn.run.quick_interpreter import quick_interpreter
+
+    make = partial(compile, graph, options.mode, options.batch, options.dtype, "triton", program.target)
+    compiler = partial(compile_kernels, target=program.target, return_errors=True)
+    with chosen_for(GPU), tuning.only({}), quick_interpreter():
+        tuner = SimulatedTuner(program.plan, options.dtype, options.batch, program.target, compiler)
+        return tuned(tuner, make, DEVICE, wanted, options.budget, out, known, screen)
 
 
 def tuned(
-    make: Callable[[], Model], clock: Any, compiler: Any, device: str, wanted: list[Site], seconds: float, out: Path,
+    tuner: Contest, make: Callable[[], Model], device: str, wanted: list[Site], seconds: float, out: Path,
     known: Any, screen: Screen,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure, hold what won to float64, and write it. ``make`` compiles the network with the tiles in force."""
+    """Time tiles, hold what won to float64, and write it. ``make`` compiles the network with the tiles in force."""
     from datetime import UTC, datetime
 
     from tricnn.ir import TargetError
     from tricnn.machine import tuned_files as tuning
-    from tricnn.measure.tune import Tuner, faulty, one_line, winners
+    from tricnn.measure.tune import faulty, one_line, winners
 
     from ..report.progress import Steps
 
-    with tuning.only({}):
-        tuner = Tuner(make(), clock, compiler)
     with Steps(screen.progress, "tuning", len(wanted), "problems") as steps:
         outcomes = tuner.tune(wanted, seconds, lambda outcome: steps.done(str(outcome.site.problem)))
     found = winners(outcomes, device, datetime.now(UTC).strftime("%Y-%m-%d"))

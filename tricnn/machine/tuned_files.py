@@ -1,12 +1,14 @@
-"""Tiles that were measured to be the fastest, in files that a person can read, review and compare.
+"""Tiles that were measured, or simulated, to be the fastest, in files that a person can read, review and compare.
 
     [sm_90.conv2d.bf16]
     "N256 C64 H56 W56 K64 R3 S3 P56 Q56 PT1 PL1" = { m = 128, n = 64, k = 64, warps = 4, stages = 3, us = 41.2, ... }
 
 One line is one problem: its tile, the microseconds measured for it and for the tile that the static rule gives, on
-which device and when. ``tricnn tune`` writes such lines; ``tuned/`` beside this file holds those that everybody gets,
-one file an architecture. ``--tuned FILE``, or TRICNN_TUNED, adds a user's own, which come first. Nothing is ever
-timed while a network is compiled: a problem that no file has gets the tile of its rule. Same files, same kernels.
+which device and when. A device that begins with "simulated" is a model of one, and what was measured comes before what
+was simulated, in whichever file it stands. ``tricnn tune`` writes such lines; ``tuned/`` beside this file holds those
+that everybody gets, one file an architecture. ``--tuned FILE``, or TRICNN_TUNED, adds a user's own, which come first.
+Nothing is ever timed while a network is compiled: a problem that no file has gets the tile of its rule. Same files,
+same kernels.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ from .tiles import NUMBERS, Problem, Tile, for_a_gpu
 
 VARIABLE = "TRICNN_TUNED"
 FOLDER = Path(__file__).with_name("tuned")
+#: how the device of an entry begins that was not measured
+SIMULATED = "simulated"
 HEAD = """\
-# Tiles that were measured to be the fastest: `tricnn tune` writes this file, machine/tuned_files.py reads it.
-# us: microseconds of the kernels that have the tile; rule_us: of the same kernels with the tile of the static rule.
+# Tiles that were the fastest: `tricnn tune` writes this file, machine/tuned_files.py reads it.
+# us: microseconds of the kernels that have the tile; rule_us: of the same kernels with the tile of the static rule;
+# measured on the device, or, where it is called simulated, by the model of one.
 """
 
 
@@ -51,6 +56,11 @@ class Entry:
     device: str
     date: str
 
+    @property
+    def simulated(self) -> bool:
+        """Was it found without a GPU?"""
+        return self.device.startswith(SIMULATED)
+
 
 Table = Mapping[Problem, Entry]
 _only: ContextVar[Mapping[Problem, Tile] | None] = ContextVar("only", default=None)
@@ -61,16 +71,15 @@ _file: ContextVar[Path | None] = ContextVar("file", default=None)
 
 
 def lookup(problem: Problem) -> Tile | None:
-    """The tile that was measured to be fastest for a problem, if any was."""
+    """The tile that was found to be fastest for a problem, if any was: the first file's that measured it, or else the
+    first one's that has it."""
     if not for_a_gpu():
         return None
     only = _only.get()
     if only is not None:
         return only.get(problem)
-    for table in tables(problem.target):
-        if problem in table:
-            return table[problem].tile
-    return None
+    entries = [table[problem] for table in tables(problem.target) if problem in table]
+    return min(entries, key=lambda entry: entry.simulated).tile if entries else None
 
 
 @contextmanager
@@ -106,10 +115,15 @@ def tables(target: str) -> list[Table]:
 def digest(target: str) -> str:
     """Of all that :func:`lookup` may answer for a target."""
     chosen = _only.get()
-    known = (
+    known: list[Any] = (
         [(str(p), asdict(t)) for p, t in chosen.items()]
         if chosen is not None
-        else [(str(p), asdict(e.tile)) for table in tables(target) for p, e in table.items() if p.target == target]
+        else [
+            (str(p), asdict(e.tile), e.simulated)
+            for table in tables(target)
+            for p, e in table.items()
+            if p.target == target
+        ]
     )
     return hashlib.sha256(repr(known).encode()).hexdigest() if known else ""
 

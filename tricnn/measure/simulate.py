@@ -97,7 +97,7 @@ def rows(
     keys = []
     with ThreadPoolExecutor(workers()) as pool:  # the simulator's loops do not hold the interpreter's lock
         for launch in program.launches:
-            how = _how(program, launch)
+            how = how_launched(program, launch)
             key = json.dumps([launch.function, how], default=dict)
             if key not in jobs:
                 jobs[key] = pool.submit(kept, built.compiled[launch.function], how, gpu, cache_dir)
@@ -122,7 +122,8 @@ class How(NamedTuple):
     read_bytes: float | None
 
 
-def _how(program: Program, launch: ProgramLaunch) -> How:
+def how_launched(program: Program, launch: ProgramLaunch) -> How:
+    """A launch of a program as the simulator is told of it."""
     batch = program.batch
     x, y, z = [*(extent.at(batch) for extent in launch.grid), 1, 1][:3]
     signature = dict(next(f.parameters for f in program.functions if f.name == launch.function))

@@ -28,6 +28,7 @@ from ..build.workplace import place_at_fault
 from ..check.exact import mistakes
 from ..check.verify import verify_model
 from ..check.verify_inputs import random_batch
+from ..compiler.plan import Plan
 from ..emit.emit import launched
 from ..emit.templates import module_text
 from ..lower.lower import lower
@@ -48,6 +49,8 @@ WORTH_IT = 0.98
 ROUNDS = 7
 VERIFIED_BATCH = 3
 
+#: a program's machine code, by function
+Code = Mapping[str, CompiledKernel]
 Compiler = Callable[[Sequence[KernelSpec]], Sequence[CompiledKernel | CompileError]]
 
 
@@ -81,6 +84,11 @@ class Outcome:
     refused: dict[Tile, str] = field(default_factory=dict)
     winner: Tile | None = None
 
+    def refuse(self, tile: Tile, reason: str) -> None:
+        """A tile takes no part any more, and why."""
+        self.refused[tile] = reason
+        self.us.pop(tile, None)
+
 
 def sites(program: Program) -> list[Site]:
     """The problems of a program, each once, those that take longest first."""
@@ -101,22 +109,19 @@ def counts(launch: Launch) -> bool:
     return launch.kind != "sum_partials_of_many"
 
 
-class Tuner:
-    """Tunes one model, compiled for the device that will be used.
+class Contest:
+    """A contest of tiles: how each site's programs are made, compiled and compared. How long a tile takes, and whether
+    its numbers are right, subclasses say.
 
-    clock    seconds that a piece of work takes on the device.
     compile  machine code for kernels, or the reason why there is none (compile_kernels, with ``return_errors``).
     """
 
-    def __init__(self, model: Model, clock: Clock, compile: Compiler, seed: int = 0):
-        import numpy as np
+    #: a winner must need at most so much of the time of the rule's tile
+    worth_it = WORTH_IT
 
-        self.model, self.clock, self.compile = model, clock, compile
-        self.plan, self.batch = model.plan, model.batch
+    def __init__(self, plan: Plan, dtype: str, batch: int, target: str, compile: Compiler):
+        self.plan, self.dtype, self.batch, self.target, self.compile = plan, dtype, batch, target, compile
         self.lost: DeviceLost | NoPlace | None = None
-        given = random_batch(model, model.batch, np.random.default_rng(seed))
-        model.executor.run(given, model.batch, seed, 0)  # so that memory holds what a step leaves there
-        self.tensors: dict[str, Any] = model.executor.bind(model.batch)
 
     def tune(
         self, wanted: Sequence[Site], seconds: float, on_done: Callable[[Outcome], None] = lambda outcome: None
@@ -136,51 +141,98 @@ class Tuner:
         return outcomes
 
     def measure(self, site: Site) -> Outcome:
-        """Time a site's tiles in turns, and find the fastest one that is right."""
+        """A site's tiles, timed, and the fastest one that is right."""
         outcome = Outcome(site)
         programs = {tile: self.lowered(site, tile) for tile in site.tiles}
-
-        def refuse(tile: Tile, reason: str) -> None:
-            outcome.refused[tile] = reason
-            outcome.us.pop(tile, None)
-
-        def failed(tile: Tile, error: Exception) -> None:
-            """The tile takes no part any more, unless it is the GPU, or the folder, that failed."""
-            if isinstance(error, DeviceLost | NoPlace):
-                raise error
-            self.synchronise(site, tile)
-            if problem := place_at_fault(error, Path(tempfile.gettempdir())):
-                raise NoPlace(problem) from error
-            refuse(tile, one_line(error))
-
-        def attempt(tile: Tile, action: Callable[[], Any]) -> Any:
-            """What an action gives; None if it fails, at once or on the GPU."""
-            try:
-                return self.waited(site, tile, action)
-            except Exception as error:
-                failed(tile, error)
-
-        timers: dict[Tile, Callable[[], float]] = {}
-        for tile, reason in self.compiled(programs).items():
-            if reason:
-                outcome.refused[tile] = reason
-                continue
-            work = attempt(tile, partial(self.work, programs[tile]))
-            if work is not None:
-                attempt(tile, work)
-            if tile not in outcome.refused:
-                timers[tile] = partial(self.waited, site, tile, partial(self.clock, work))
-        times = times_in_turns(timers, least=ROUNDS, most=ROUNDS, failed=failed)
-        outcome.us = {tile: statistics.median(t) * 1e6 for tile, t in times.items()}
+        code = self.compiled(programs)
+        outcome.refused = {tile: found for tile, found in code.items() if isinstance(found, str)}
+        fit = {tile: found for tile, found in code.items() if not isinstance(found, str)}
+        self.time_tiles(outcome, programs, fit)
         # Only what would win is compiled by itself and checked.
-        while (best := fastest(outcome)) is not None:
-            wrong = attempt(best, partial(mistakes, site.problem, best)) if site.problem.kind in CONTRACTIONS else 0
+        while (best := fastest(outcome, self.worth_it)) is not None:
+            wrong = self.wrong_numbers(outcome, best) if site.problem.kind in CONTRACTIONS else 0
             if wrong:
-                refuse(best, f"{wrong} wrong numbers")
+                outcome.refuse(best, f"{wrong} wrong numbers")
             elif wrong == 0:
                 outcome.winner = best
                 break
         return outcome
+
+    def time_tiles(self, outcome: Outcome, programs: Mapping[Tile, Program], code: Mapping[Tile, Code]) -> None:
+        """Put into ``outcome.us`` the microseconds of each tile that has machine code, or say why it has none."""
+        raise NotImplementedError
+
+    def wrong_numbers(self, outcome: Outcome, tile: Tile) -> int | None:
+        """How many numbers a tile gets wrong on small integers; None where it was refused instead."""
+        raise NotImplementedError
+
+    def lowered(self, site: Site, tile: Tile) -> Program:
+        """The site's kernels, with this tile for their problem."""
+        with tuning.only({site.problem: tile}):
+            return lower(self.plan, self.dtype, self.batch, self.target, kernels=site.kernels)
+
+    def compiled(self, programs: Mapping[Tile, Program]) -> dict[Tile, Code | str]:
+        """For each tile its functions' machine code, or why it cannot take part. All are compiled at once."""
+        functions = [(tile, function) for tile, program in programs.items() for function in program.functions]
+        code: dict[Tile, dict[str, CompiledKernel]] = {tile: {} for tile in programs}
+        reasons: dict[Tile, str] = {}
+        for (tile, function), result in zip(functions, self.compile([spec(f) for _, f in functions]), strict=True):
+            if isinstance(result, CompileError):
+                reasons[tile] = result.reason
+                continue
+            code[tile][function.name] = result
+            if result.spill_bytes:
+                reasons.setdefault(tile, f"spills {result.spill_bytes} bytes")
+            elif result.hazards:
+                reasons.setdefault(tile, "refills registers that are still read")
+        return {tile: reasons.get(tile, code[tile]) for tile in programs}
+
+
+class Tuner(Contest):
+    """Tunes one model, compiled for the device that will be used, by measuring.
+
+    clock    seconds that a piece of work takes on the device.
+    """
+
+    def __init__(self, model: Model, clock: Clock, compile: Compiler, seed: int = 0):
+        import numpy as np
+
+        super().__init__(model.plan, model.dtype, model.batch, model.target, compile)
+        self.model, self.clock = model, clock
+        given = random_batch(model, model.batch, np.random.default_rng(seed))
+        model.executor.run(given, model.batch, seed, 0)  # so that memory holds what a step leaves there
+        self.tensors: dict[str, Any] = model.executor.bind(model.batch)
+
+    def time_tiles(self, outcome: Outcome, programs: Mapping[Tile, Program], code: Mapping[Tile, Code]) -> None:
+        timers: dict[Tile, Callable[[], float]] = {}
+        for tile in code:
+            work = self.attempt(outcome, tile, partial(self.work, programs[tile]))
+            if work is not None:
+                self.attempt(outcome, tile, work)
+            if tile not in outcome.refused:
+                timers[tile] = partial(self.waited, outcome.site, tile, partial(self.clock, work))
+        times = times_in_turns(timers, least=ROUNDS, most=ROUNDS, failed=partial(self.failed, outcome))
+        outcome.us = {tile: statistics.median(t) * 1e6 for tile, t in times.items()}
+
+    def wrong_numbers(self, outcome: Outcome, tile: Tile) -> int | None:
+        wrong: int | None = self.attempt(outcome, tile, partial(mistakes, outcome.site.problem, tile))
+        return wrong
+
+    def attempt(self, outcome: Outcome, tile: Tile, action: Callable[[], Any]) -> Any:
+        """What an action gives; None if it fails, at once or on the GPU."""
+        try:
+            return self.waited(outcome.site, tile, action)
+        except Exception as error:
+            self.failed(outcome, tile, error)
+
+    def failed(self, outcome: Outcome, tile: Tile, error: Exception) -> None:
+        """The tile takes no part any more, unless it is the GPU, or the folder, that failed."""
+        if isinstance(error, DeviceLost | NoPlace):
+            raise error
+        self.synchronise(outcome.site, tile)
+        if problem := place_at_fault(error, Path(tempfile.gettempdir())):
+            raise NoPlace(problem) from error
+        outcome.refuse(tile, one_line(error))
 
     def waited(self, site: Site, tile: Tile, action: Callable[[], Any]) -> Any:
         """What an action gives, once the GPU has done it."""
@@ -196,24 +248,6 @@ class Tuner:
                 executor.torch.cuda.synchronize()
         except Exception as error:
             raise DeviceLost(f"the GPU failed while {site.problem} ran with {tile}: {one_line(error)}") from error
-
-    def lowered(self, site: Site, tile: Tile) -> Program:
-        """The site's kernels, with this tile for their problem."""
-        with tuning.only({site.problem: tile}):
-            return lower(self.plan, self.model.dtype, self.batch, self.model.target, kernels=site.kernels)
-
-    def compiled(self, programs: Mapping[Tile, Program]) -> dict[Tile, str]:
-        """For each tile "", or why it cannot take part. All are compiled at once."""
-        specs = [(tile, spec(function)) for tile, program in programs.items() for function in program.functions]
-        reasons = dict.fromkeys(programs, "")
-        for (tile, _), result in zip(specs, self.compile([s for _, s in specs]), strict=True):
-            if isinstance(result, CompileError):
-                reasons[tile] = result.reason
-            elif result.spill_bytes:
-                reasons[tile] = reasons[tile] or f"spills {result.spill_bytes} bytes"
-            elif result.hazards:
-                reasons[tile] = reasons[tile] or "refills registers that are still read"
-        return reasons
 
     def work(self, program: Program) -> Work:
         """All of a site's launches, on the model's memory and workspaces of their own."""
@@ -236,11 +270,12 @@ class Tuner:
         return run
 
 
-def fastest(outcome: Outcome) -> Tile | None:
-    """The fastest tile, if it is worth writing: faster than the rule's, or the rule's takes no part."""
+def fastest(outcome: Outcome, worth_it: float = WORTH_IT) -> Tile | None:
+    """The fastest tile, if it is worth writing: it needs at most ``worth_it`` of the time of the rule's, or the rule's
+    takes no part."""
     rule = outcome.us.get(outcome.site.rule, math.inf)
     best = min(outcome.us, key=lambda tile: outcome.us[tile], default=outcome.site.rule)
-    return best if best != outcome.site.rule and outcome.us[best] <= WORTH_IT * rule else None
+    return best if best != outcome.site.rule and outcome.us[best] <= worth_it * rule else None
 
 
 def one_line(error: Exception) -> str:
