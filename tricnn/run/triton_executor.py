@@ -251,7 +251,9 @@ class TritonExecutor:
         def tell(launch: int) -> None:
             for value in summed[launch]:
                 place, shape = self.plan.place(value), self.plan.type(value).per_image
-                watch.sums(value, tensors[place.buffer].as_strided(shape, (place.pitch, 1), place.offset))
+                buffer = tensors[place.buffer]
+                start = buffer.storage_offset() + place.offset  # it is itself a part of the arena
+                watch.sums(value, buffer.as_strided(shape, (place.pitch, 1), start))
             for parameter, value in finished[launch]:
                 watch.gradient(parameter, self.stored(tensors, value))
 
