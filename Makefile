@@ -14,7 +14,7 @@ PAGES = the lecture's notebooks, run and built as pages in out/notebooks: 3 to 8
 SETUP = a few minutes, 1 to 3 GB
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo about-demo test about-test notebooks about-notebooks docs check format bench gpu clean FORCE
+.PHONY: help setup demo about-demo test about-test notebooks about-notebooks docs compat check format bench gpu clean FORCE
 
 help:
 	@echo "make setup    the environment, in $(VENV): $(SETUP)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test     $(TESTS)"
 	@echo "make notebooks  $(PAGES)"
 	@echo "make docs     the documentation as a site, in out/site: under a minute"
+	@echo "make compat   other people's networks, with torch 2.14, in an environment of its own: 6 GB, then hours"
 	@echo "make check    ruff and mypy"
 	@echo "make format   let ruff format the sources"
 	@echo "make bench    with a GPU, times beside PyTorch's (9 minutes); without one, exact figures and predictions"
@@ -85,6 +86,22 @@ docs: setup
 	    $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt $$($(PY) -c 'import tomllib; \
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo out/site/index.html
+
+# An environment of its own, where other people's networks are tried: benchmarks/coverage.py, docs/coverage.md. The sweep
+# itself takes hours, and goes on where it was ended: say which networks with MODELS and how far with STAGE.
+COMPAT = .venv-compat
+MODELS = torchvision:*
+STAGE  = logits
+compat: $(COMPAT)/.ready
+	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m benchmarks.coverage --models '$(MODELS)' --stage $(STAGE)
+	@$(COMPAT)/bin/python docs/coverage.py && echo docs/coverage.md
+
+$(COMPAT)/.ready: constraints-compat.txt
+	@echo "Installing torch 2.14 and other people's networks into $(COMPAT): about ten minutes, 6 GB"
+	@$(PYTHON) -m venv $(COMPAT)
+	@install="$(COMPAT)/bin/python -m pip install -qq --no-compile --disable-pip-version-check"; \
+	    $$install --no-deps $(TRITON) && $$install -r constraints-compat.txt -e . && $$install --no-deps $(TRITON)
+	@touch $@
 
 check: setup
 	@$(PY) -m ruff check .

@@ -1,8 +1,9 @@
 """A graph from any ``nn.Module`` whose operations tricnn knows.
 
-``torch.export`` runs ``forward`` once on tensors without numbers and writes down what it calls; decomposing nothing but
-what changes memory in place leaves one call for each layer (``run_decompositions({})``). Each call is read by the table
-of :mod:`tricnn.frontends.torch_ops`. Names are the module's own, so that its ``state_dict`` fits.
+``torch.export`` runs ``forward`` once on tensors without numbers and writes down what it calls, one call for each
+layer. Only a program with a call that nobody here knows, or one that changes memory in place that somebody else sees,
+is traced again in the words of ATen's core (``run_decompositions({})``). Each call is read by the table of
+:mod:`tricnn.frontends.torch_ops`. Names are the module's own, so that its ``state_dict`` fits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..system.errors import GraphError, shown
 from ..system.waiting import Waiting
 from .assembler import accepted_name
 from .imported_graphs import found, keep, key_of
-from .torch_graph import assembled, state_of
+from .torch_graph import assembled, state_of, understood
 from .torch_source import code_of_traceback
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def exported(module: Module, inputs: tuple[torch.Tensor, ...]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch's own deprecations
             program = torch.export.export(module, inputs, dynamic_shapes=(open_batch), strict=False)
-            return program.run_decompositions({})
+            return program if understood(module, program) else program.run_decompositions({})
     except Exception as error:  # whatever forward or the exporter raises
         message = re.split(r"\n\s*\n|\n(?=\s*(?:The following|For more|To debug|File))", str(error).strip())[0]
         message = " ".join(message.split())[:300]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..ir.graph import Graph
 from ..system.errors import GraphError
 from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, accepted_name
+from .torch_in_place import reads_as_functional
 from .torch_names import OTHERWISE, advice, target_name
 from .torch_ops import ATEN
 from .torch_source import code_of
@@ -28,6 +29,14 @@ def assembled(module: Module, program: Any, inputs: Sequence[Any], name: str, lo
     reader.a.refuse(name, OTHERWISE)
     reader.a.declare_unused()
     return reader.a.builder.build()
+
+
+def understood(module: Module, program: Any) -> bool:
+    """Can an exported program be read as it is: is each call known, and are those in place as good as others?"""
+    reader = _Reader(module, program, "")
+    calls = [n for n in reader.needed() if n.op == "call_function" and not is_number(n.meta.get("val"))]
+    known = all(n in reader.rewritten or target_name(n.target) in ATEN for n in calls)
+    return known and reads_as_functional(program)
 
 
 class _Reader:
@@ -95,7 +104,7 @@ class _Reader:
             if node.op != "call_function" or node not in needed:
                 continue
             value = node.meta.get("val")
-            if isinstance(value, int | float | bool) or type(value).__name__ in ("SymInt", "SymFloat", "SymBool"):
+            if is_number(value):
                 self.values[node] = concrete(value)
                 continue
             self.values[node] = self.call(node)
@@ -190,6 +199,11 @@ class _Reader:
 
 def is_tensor(argument: Any) -> bool:
     return type(argument).__name__ == "TensorArgument"
+
+
+def is_number(value: Any) -> bool:
+    """Is a call's result a size, or made of sizes?"""
+    return isinstance(value, int | float | bool) or type(value).__name__ in ("SymInt", "SymFloat", "SymBool")
 
 
 def constant_of(program: Any, module: Module, target: str) -> Any:
@@ -299,7 +313,7 @@ def stochastic_depth(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] |
         return None
     for x, noise in (node.args, node.args[::-1]):
         drawn = _before(noise, "aten.div.Tensor", "aten.div.Scalar")
-        empty = _before(drawn, "aten.bernoulli.p")
+        empty = _before(drawn, "aten.bernoulli.p", "aten.bernoulli.float")
         shape = next((a for a in _before_any(empty, "aten.empty", "aten.new_empty") if isinstance(a, list | tuple)), ())
         kept = noise.args[1] if shape else None
         per_image = shape and type(shape[0]).__name__ == "Node" and all(d == 1 for d in shape[1:])

@@ -12,8 +12,12 @@ def aten_name(target: str) -> str:
 
 
 def target_name(target: Any) -> str:
-    """The table's name of what an exported node calls."""
-    return "aten.getitem" if target is operator.getitem else str(target)
+    """The table's name of what an exported node calls: of a call in place, that of the one that returns the result."""
+    if target is operator.getitem:
+        return "aten.getitem"
+    namespace, _, called = (name := str(target)).partition(".")
+    operation, _, overload = called.partition(".")
+    return f"{namespace}.{operation[:-1]}.{overload}" if namespace == "aten" and operation.endswith("_") else name
 
 
 #: what to do about operations that have no row, by the beginning of their name

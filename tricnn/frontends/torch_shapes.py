@@ -51,7 +51,7 @@ def transposed(a: Assembler, x: Any, first: int, second: int) -> Any:
 
 
 @reads("contiguous.default", "clone.default", "alias.default", "detach.default", "lift_fresh_copy.default",
-       "dropout_.default", "expand.default")  # fmt: skip
+       "expand.default")  # fmt: skip
 def as_it_is(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
     """Memory is nobody's business but the compiler's; what is expanded is as wide as what it meets."""
     return x
