@@ -74,3 +74,19 @@ def test_what_would_be_formed_again_and_again_is_stored(channels, size, stored):
         assert any("bn.grad_input" in kernel.writes for kernel in plan.kernels) == chosen
         reasons = [d.text for d in plan.decisions if d.producer == "bn.grad_input"]
         assert len(reasons) == 2 and all(("predicted to be faster" in r) == chosen for r in reasons)
+
+
+def test_channels_of_a_wider_tensor_are_not_formed_but_loaded():
+    """Two 1x1 convolutions of one image become one, and the 3x3 that follows each reads its part of that one's result
+    where it lies, in boxes: no tensor core waits, and no copy of the part is made."""
+    b = GraphBuilder("net")
+    x = b.input("x", (256, 28, 28))
+    ends = [
+        b.conv2d(b.relu(b.conv2d(x, c, 1, name=f"reduce{c}")), 128, 3, padding=1, name=f"conv{c}") for c in (96, 64)
+    ]
+    graph = b.build(b.concat(ends))
+    plan = planned(graph, "infer", "auto", H100)
+    assert len(plan.kernels) == 3  # the wider 1x1, and the two 3x3
+    for kernel in plan.kernels:
+        assert H100.forming(kernel, plan.graph, plan.storage) == 0
+    assert len(planned(graph, "infer", "all", H100).kernels) == 3

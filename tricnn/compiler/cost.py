@@ -169,7 +169,7 @@ class Cost:
         for i, operand in enumerate(anchor.inputs):
             formed = upstream(kernel, base(operand), base)
             before |= formed
-            if formed and not self._waits(anchor):
+            if _computed(kernel, formed) and not self._waits(anchor):
                 each = CONVERSION + sum(kernel.by_name[v].row.operations for v in formed)
                 total += each * self.loaded(anchor, i, graph)
         for node in kernel.nodes:
@@ -186,7 +186,10 @@ class Cost:
         if not self._waits(anchor):
             return 0.0
         each = float(FORMED_BOTH) if anchor.row.weight_gradient else FORMED
-        formed = (i for i, operand in enumerate(anchor.inputs) if upstream(kernel, base(operand), base))
+        formed = (
+            i for i, operand in enumerate(anchor.inputs)
+            if _computed(kernel, upstream(kernel, base(operand), base))
+        )  # fmt: skip
         return each * sum(self.loaded(anchor, i, graph) for i in formed)
 
     def _waits(self, anchor: Node) -> bool:
@@ -236,6 +239,11 @@ class Cost:
 def _unread(node: Node, value: str, base: Callable[[str], str]) -> bool:
     """Does a node ask for the shape of a value only?"""
     return all(base(v) != value or i in node.row.unread for i, v in enumerate(node.inputs))
+
+
+def _computed(kernel: Kernel, formed: Iterable[str]) -> bool:
+    """Is an operand computed, not just loaded from among other channels?"""
+    return any(not kernel.by_name[value].row.cuts for value in formed)
 
 
 def upstream(kernel: Kernel, value: str, base: Callable[[str], str]) -> set[str]:

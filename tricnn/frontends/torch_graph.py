@@ -317,7 +317,9 @@ def stochastic_depth(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] |
         shape = next((a for a in _before_any(empty, "aten.empty", "aten.new_empty") if isinstance(a, list | tuple)), ())
         kept = noise.args[1] if shape else None
         per_image = shape and type(shape[0]).__name__ == "Node" and all(d == 1 for d in shape[1:])
-        if per_image and isinstance(kept, float) and kept == drawn.args[1]:
+        if (
+            per_image and isinstance(kept, float) and kept == (drawn.args[1] if len(drawn.args) > 1 else 0.5)
+        ):  # what bernoulli_ takes unsaid
             return "tricnn.stochastic_depth.default", (x, 1 - kept), {}
     return None
 
