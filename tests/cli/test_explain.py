@@ -62,7 +62,8 @@ def test_a_layer_and_a_block(tricnn):
 )
 def test_a_name_that_is_none(tricnn, asked, words):
     ran = tricnn(*RESNET, *asked)
-    assert ran.status == 2 and ran.out == "" and len(ran.err.strip().splitlines()) == 1
+    said = [line for line in ran.err.splitlines() if "error: " in line]  # on a busy machine progress is told before it
+    assert ran.status == 2 and ran.out == "" and len(said) == 1 and "Traceback" not in ran.err
     assert all(word in ran.err for word in words), ran.err
 
 
