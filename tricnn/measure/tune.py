@@ -14,6 +14,7 @@ import math
 import statistics
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,7 +110,7 @@ def counts(launch: Launch) -> bool:
     return launch.kind != "sum_partials_of_many"
 
 
-class Contest:
+class Contest(ABC):
     """A contest of tiles: how each site's programs are made, compiled and compared. How long a tile takes, and whether
     its numbers are right, subclasses say.
 
@@ -158,13 +159,13 @@ class Contest:
                 break
         return outcome
 
+    @abstractmethod
     def time_tiles(self, outcome: Outcome, programs: Mapping[Tile, Program], code: Mapping[Tile, Code]) -> None:
         """Put into ``outcome.us`` the microseconds of each tile that has machine code, or say why it has none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wrong_numbers(self, outcome: Outcome, tile: Tile) -> int | None:
         """How many numbers a tile gets wrong on small integers; None where it was refused instead."""
-        raise NotImplementedError
 
     def lowered(self, site: Site, tile: Tile) -> Program:
         """The site's kernels, with this tile for their problem."""
