@@ -40,7 +40,7 @@ class BatchNormExchange:
         self.before = {name: self.tensor(x).clone() for name, x in self.model.running_statistics().items()}
 
     def tensor(self, x: Any) -> Any:
-        """A torch tensor of the same memory."""
+        """A torch tensor that shares the memory of a NumPy array."""
         return x if isinstance(x, self.torch.Tensor) else self.torch.from_numpy(x)
 
     def merge(self, value: str, pair: Any) -> None:

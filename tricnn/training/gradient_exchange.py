@@ -126,7 +126,7 @@ class _Bucket:
 
 
 def _as_tensor(gradient: Any) -> Any:
-    """A torch tensor of the same memory."""
+    """A torch tensor that shares the memory of a NumPy array."""
     import torch
 
     return gradient if isinstance(gradient, torch.Tensor) else torch.from_numpy(gradient)

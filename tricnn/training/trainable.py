@@ -32,7 +32,7 @@ class Trainable(Protocol):
 
 
 class Evaluable(Protocol):
-    """What the loop asks of the same network compiled for inference."""
+    """What the training loop asks of the network that it trains, compiled for inference."""
 
     def __call__(self, x: Any) -> Any: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...

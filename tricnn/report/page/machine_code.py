@@ -14,7 +14,7 @@ from ...lower.program import Program
 
 
 def machine_code(program: Program, names: Sequence[str], compiled: Mapping[str, CompiledKernel]) -> dict[str, Any]:
-    """The object of it: by function its instructions as ``rows`` of (number of a chain, text), the ``chains`` of places
+    """For JSON: by function its instructions as ``rows`` of (number of a chain, text), the ``chains`` of places
     [template or function, line] that they came from, innermost first, and how many each line became (``counts``, of the
     innermost lines); ``templates``: the text of those that they name."""
     functions = [function for function in program.functions if function.name in names]
