@@ -59,8 +59,9 @@ CONVERSION = 6
 
 @dataclass(frozen=True)
 class Work:
-    """What one launch does: bytes of parameters, other bytes, flop of products and of arithmetic, by how many
-    programs, and clocks of a multiprocessor that tensor cores wait for operands to be formed."""
+    """What one launch does, as far as its time depends on it.
+    That is bytes of parameters and other bytes, flop of products and of arithmetic, the number of programs, and clocks
+    of a multiprocessor that tensor cores wait for operands to be formed."""
 
     parameters: float
     values: float
@@ -72,8 +73,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """The time model for one batch size, dtype and target: by the rates of its data sheet, or those that were
-    ``reached``, where they were measured."""
+    """The time model for one batch size, dtype and target.
+    It goes by the rates of the target's data sheet, or by those that were ``reached``, where they were measured."""
 
     batch: int
     dtype: str
@@ -87,8 +88,8 @@ class Cost:
 
     @property
     def together(self) -> int:
-        """How many programs run at once, so many that arithmetic hides behind products: a sum over pixels is dealt out
-        between them."""
+        """How many programs of a product must run at once for arithmetic to hide behind it.
+        Their sum over pixels is dealt out between them."""
         return OVERLAP * self.machine.multiprocessors
 
     def recompute(self, together: float, apart: float, value: TensorType) -> bool:
@@ -162,8 +163,8 @@ class Cost:
         return float(self.bytes(graph.types[value]))
 
     def arithmetic(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
-        """Flop of a kernel's pointwise operations, each as often as it is computed, but for those that are counted as
-        :meth:`forming`."""
+        """Flop of a kernel's pointwise operations, each as often as it is computed.
+        Those that are counted as :meth:`forming` are left out."""
         total, anchor = 0.0, kernel.anchor
         before: set[str] = set()
         for i, operand in enumerate(anchor.inputs):
@@ -180,8 +181,7 @@ class Cost:
         return total
 
     def forming(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
-        """Clocks of one multiprocessor for which tensor cores wait, while a kernel's operands are computed as they are
-        loaded."""
+        """Clocks of one multiprocessor for which tensor cores wait for operands computed as they are loaded."""
         anchor = kernel.anchor
         if not self._waits(anchor):
             return 0.0

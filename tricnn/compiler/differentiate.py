@@ -44,8 +44,9 @@ class _Gradients(GraphBuilder):
 
 
 def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None = None) -> Graph:
-    """The graph with the gradient of its scalar output with respect to ``wrt`` (parameters or inputs; all
-    parameters, unless said).
+    """The graph with the gradient of its scalar output with respect to ``wrt``.
+
+    These are parameters or inputs; all parameters, unless said.
 
     Where a value has several readers its gradient is their sum, added in the order of the readers, so the bits do not
     depend on anything else. Raises GraphError if the loss is not a scalar or a layer in between has no gradient.
@@ -69,8 +70,9 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
 
 
 def differentiate_open(graph: Graph, wrt: Sequence[str]) -> Graph:
-    """The graph with the gradients of ``wrt`` (parameters or inputs), given those of its outputs: each output that
-    depends on one of them has a tangent, an input of its shape that is its gradient.
+    """The graph with the gradients of ``wrt`` (parameters or inputs), given those of its outputs.
+
+    Each output that depends on one of them has a tangent, an input of its shape that is its gradient.
 
         gradient of p = sum over outputs y of (dy/dp)^T tangent_y
 
@@ -123,8 +125,9 @@ def _backward(g: _Gradients, graph: Graph, incoming: dict[str, list[str]]) -> No
 
 
 def _total(g: _Gradients, parts: list[str]) -> str:
-    """The sum of a value's gradients. Where each is that of some channels, and between them they are all of them once,
-    they are put side by side: add(pad_channels(a), pad_channels(b)) = concat(a, b)."""
+    """The sum of a value's gradients.
+    Where each is that of some channels, and between them they are all of them once, they are put side by side:
+    add(pad_channels(a), pad_channels(b)) = concat(a, b)."""
     pieces = sorted(g.amid_zeros[p] for p in parts if p in g.amid_zeros)
     if 1 < len(parts) == len(pieces):
         ends = [0, *(start + g.types[x].channels for start, x in pieces)]

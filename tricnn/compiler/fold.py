@@ -39,8 +39,8 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 
 def fold_sums(graph: Graph) -> Graph:
-    """Make one convolution of two of the same image that are added, and that nobody else reads; a batch norm of that
-    image counts as a convolution (Ding et al., "RepVGG", CVPR 2021, section 3.3)."""
+    """The graph in which two convolutions of one image that are added, and read by nobody else, are one convolution.
+    A batch norm of that image counts as a convolution (Ding et al., "RepVGG", CVPR 2021, section 3.3)."""
     if not any(node.row.sum_of_two for node in graph.nodes):
         return graph
     sums = _Sums(graph)
@@ -93,8 +93,7 @@ class _Sums:
         return r, s
 
     def around(self, large: Node, small: Node) -> tuple[int, int, int, int] | None:
-        """How many zeros are around the smaller window for it to look where the larger one does; None if it never
-        does."""
+        """The zeros that a smaller window needs around it to look where the larger one does; None if it never does."""
         a, b = large.attrs, small.attrs if small.row.convolution else {}
         windows = self.window(large), self.window(small)
         dilated = windows[1] == (1, 1) or a["dilation"] == b.get("dilation", (1, 1))

@@ -29,8 +29,8 @@ def frozen_parameters(graph: Graph, patterns: Sequence[str]) -> frozenset[str]:
 
 
 def freeze(graph: Graph, patterns: Sequence[str]) -> Graph:
-    """The graph in which batch norm is an affine map by its running statistics, which stay, where all of its parameters
-    are frozen, or a pattern chooses the layer itself."""
+    """The graph in which each frozen batch norm is an affine map by its running statistics, which stay.
+    Frozen is one whose parameters all are, or a layer that a pattern chooses itself."""
     if not patterns:
         return graph
     still, parameters = frozen_parameters(graph, patterns), {p.name for p in graph.parameters}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 
 def share(lives: dict[str, tuple[int, int, int]], boundary: int = 256) -> tuple[dict[str, int], int]:
-    """Where tensors begin in memory that they share, and how much of it they need: in bytes, from name -> (bytes, the
-    first launch, the last launch that needs it). No two that a launch finds alive overlap.
+    """Where tensors begin in memory that they share, and how much of it they need, in bytes.
+
+    A tensor is given as name -> (bytes, the first launch, the last launch that needs it). No two that a launch finds
+    alive overlap.
 
     The largest first, each at the lowest free place: Pisarchyk & Lee, "Efficient memory management for deep neural net
     inference" (2020), section 5.2. A boundary of 256 bytes is good for any vector load or bulk copy.

@@ -61,9 +61,10 @@ class Aim:
 
 @dataclass(frozen=True)
 class Pass:
-    """One step from a graph to a graph. ``name`` says what its result is; ``does`` is its equation, or what it does, in
-    one line. It runs in ``modes`` (in every one, if that is empty) where the policy has
-    all ``rules``; with no rule named, under every policy that fuses at all; and always if ``rules`` is None."""
+    """One step from a graph to a graph.
+    ``name`` says what its result is; ``does`` is its equation, or what it does, in one line. It runs in ``modes`` (in
+    every one, if that is empty) where the policy has all ``rules``; with no rule named, under every policy that fuses
+    at all; and always if ``rules`` is None."""
 
     name: str
     does: str
@@ -121,8 +122,10 @@ PASSES = (
 def specialised(
     graph: Graph, mode: str, fuse: bool | str = True, *, loss: Loss | None = None, show: Show | None = None
 ) -> Graph:
-    """The graph that ``mode`` runs: differentiated for training, batch norm folded for (fused) inference, and rewritten
-    for the rules of the policy ``fuse``.
+    """The graph that ``mode`` runs.
+
+    It is differentiated for training, has batch norm folded for (fused) inference, and is rewritten for the rules of
+    the policy ``fuse``.
 
     Raises TargetError for an unknown mode or policy, GraphError for a graph that cannot be trained.
     """
@@ -140,9 +143,10 @@ def planned(
     frozen: tuple[str, ...] = (),
     show: Show | None = None,
 ) -> Plan:
-    """The plan of a declared graph, by every pass and then fusion. ``cost`` is the time model that ``auto`` goes by;
-    without one every rule is used wherever it is legal. ``wants`` are the parameters and inputs whose gradients an open
-    plan gives, ``frozen`` patterns of what training leaves as it is. Raises as :func:`specialised` does."""
+    """The plan of a declared graph, by every pass and then fusion.
+    ``cost`` is the time model that ``auto`` goes by; without one every rule is used wherever it is legal. ``wants`` are
+    the parameters and inputs whose gradients an open plan gives, ``frozen`` patterns of what training leaves as it is.
+    Raises as :func:`specialised` does."""
     return _planned(graph, Aim(mode, policy_named(fuse), cost, loss or Loss(), wants, frozen), show)
 
 

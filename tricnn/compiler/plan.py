@@ -52,8 +52,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Place:
-    """A value's memory: the buffer, the element it begins at, and how many elements lie between two of its pixels (or
-    rows)."""
+    """A value's memory: its buffer, the element it begins at, and the elements between two of its pixels (or rows)."""
 
     buffer: str
     offset: int
@@ -106,8 +105,9 @@ class Plan:
         return Place(value, 0, self.type(value).channel_count)
 
     def covered(self, kernel: Kernel) -> tuple[int, int]:
-        """How many rows and columns of its anchor's image a kernel computes (and loads, where the anchor is a 1x1
-        convolution): all of them, or, if it pools them, as many as whole windows cover."""
+        """How many rows and columns of its anchor's image a kernel computes.
+        They are all of them or, if it pools them, as many as whole windows cover. A 1x1 convolution loads no others
+        either."""
         (p, q), (r, s) = self.type(kernel.anchor.name).spatial, kernel.window
         return p // r * r, q // s * s
 
@@ -125,8 +125,9 @@ class Plan:
 
     @cached_property
     def forward_kernels(self) -> int:
-        """How many of the kernels, from the first on, are the forward pass: those before the loss, or before the first
-        that reads the gradient of an output; all of them where nothing is differentiated."""
+        """How many of the kernels, from the first on, are the forward pass.
+        They are those before the loss, or before the first that reads the gradient of an output; all of them where
+        nothing is differentiated."""
         tangents = set(self.graph.tangents.values())
 
         def backward(kernel: Kernel) -> bool:

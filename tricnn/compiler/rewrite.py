@@ -61,8 +61,9 @@ class Rewriter:
         self, base: str, op: str, *inputs: str, attrs: Mapping[str, Any] | None = None, suffix: str = "",
         beside: str = "",
     ) -> str:  # fmt: skip
-        """A new node ``base.suffix`` (its operation, unless said), about where ``beside`` stands (its last input,
-        unless said); returns its name."""
+        """Add a node ``base.suffix``, and return its name.
+        It stands about where ``beside`` does (its last input, unless said); its operation is ``suffix``, unless said.
+        """
         name = derived_name(base, suffix or op, self.types)
         node = verified(Node(name, op, inputs, attrs or {}), self.types)
         self.types[name] = known_type(node)
@@ -145,8 +146,8 @@ class Rewriter:
         self.put(concat)
 
     def joined(self, parts: Sequence[str], base: str) -> str | None:
-        """A value that is the parts side by side: one that is there already, or some channels of a concatenation of
-        whole values. None if it takes a copy."""
+        """A value that is the parts side by side without a copy; None if there is none.
+        It is one that is there already, or some channels of a concatenation of whole values."""
         count = sum(map(self.channels, parts))
         found = self._there(parts, count)
         if found is not None:
@@ -156,8 +157,9 @@ class Rewriter:
         return whole and self.slice(whole, pieces[0][1], pieces[0][1] + count)
 
     def _overlapping(self, pieces: Sequence[tuple[str, int, int]], base: str) -> str | None:
-        """The concatenation of whole values of which the pieces are successive channels: the first piece may be the end
-        of its whole, the last one the beginning. None if there is none, or a whole already lies elsewhere."""
+        """The concatenation of whole values of which the pieces are successive channels; None if there is none.
+        The first piece may be the end of its whole, the last one the beginning. There is none, too, if a whole already
+        lies elsewhere."""
         wholes = [whole for whole, _, _ in pieces]
         for i, (whole, start, stop) in enumerate(pieces):
             from_start = start == 0 or i == 0

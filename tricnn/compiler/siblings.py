@@ -24,8 +24,9 @@ from .rewrite import Rewriter
 
 
 def merge_siblings(graph: Graph, mode: str, learning: frozenset[str] = frozenset()) -> Graph:
-    """Merge convolutions of one input, kernel size, stride, padding and dilation, before differentiation; those with
-    weights that are ``learning`` by themselves, for one gradient serves all that are merged."""
+    """The graph in which convolutions of one input, kernel size, stride, padding and dilation are one.
+    It is made before differentiation. Those whose weights are ``learning`` are merged by themselves, for one gradient
+    serves all that are merged."""
     work = Rewriter(graph)
     groups: dict[object, list[Node]] = {}
     for node in [n for n in graph.nodes if n.row.convolution]:
@@ -103,8 +104,8 @@ def _common_reader(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
 
 
 def _side_by_side(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
-    """The order of the filters: those that end a concatenation first, those that begin one last. A value in the middle
-    of one, or in several, stays out: it cannot lie beside its siblings too."""
+    """The order of merged filters: those that end a concatenation first, those that begin one last.
+    A value in the middle of one, or in several, stays out: it cannot lie beside its siblings too."""
     by_name = {end.name: end for end in ends}
     first: list[Node] = []
     last: list[Node] = []
@@ -134,8 +135,9 @@ def _side_by_side(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
 
 
 def join_slices(graph: Graph) -> Graph:
-    """After differentiation: let concatenations overlap with the merged values that they begin or end with, and put the
-    gradient of merged convolutions together from what its parts are computed of."""
+    """The differentiated graph in which merged convolutions and their gradients are put together without copies.
+    Concatenations overlap with the merged values that they begin or end with, and the gradient of a merged convolution
+    is put together from what its parts are computed of."""
     work = Rewriter(graph)
     gradients = []
     for node in [n for n in graph.nodes if n.row.joins == "channels"]:
@@ -163,8 +165,9 @@ def join_slices(graph: Graph) -> Graph:
 
 
 def _columns(work: Rewriter, concat: Node) -> list[list[str]] | None:
-    """If every operand is (a slice of) a result of one operation that treats each channel by itself, as a batch norm's
-    gradient does: their first operands, cut alike, their second ones..."""
+    """The operands of one operation on whole values of which every given value is a part, cut as these are; or None.
+    The operation must treat each channel by itself, as a batch norm's gradient does. The first operands come first,
+    then the second ones, and so on."""
     ends = [work.nodes[work.uncut(v)] for v in concat.inputs]
     if not ends[0].row.per_channel or any(n.op != ends[0].op or n.attrs != ends[0].attrs for n in ends):
         return None

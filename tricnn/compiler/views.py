@@ -53,8 +53,9 @@ def weights_in_pixel_order(graph: Graph, flatten: Node) -> bool:
 
 
 def pixel_ordered(graph: Graph) -> dict[str, tuple[int, int, int]]:
-    """Every value ``[*, C*H*W]`` that lies in memory as ``[*, H, W, C]``: value -> (C, H, W). Dense weights that read a
-    flattened image, their gradients, the gradient of the flattened image itself, and sums of those."""
+    """Every value ``[*, C*H*W]`` that lies in memory as ``[*, H, W, C]``, with its (C, H, W).
+    These are dense weights that read a flattened image, their gradients, the gradient of the flattened image itself,
+    and sums of those."""
     found: dict[str, tuple[int, int, int]] = {}
     for node in [n for n in graph.nodes if n.row.dense_view == "flat"]:
         x = graph.types[node.inputs[0]]

@@ -59,8 +59,10 @@ class GraphBuilder:
                 return name
 
     def add(self, op: str, *inputs: str, name: str | None = None, **attrs: Any) -> str:
-        """Append a node of any operation, ``add("relu", x)``; the sum of two values is :meth:`add_`. What draws random
-        numbers is given a number of its own, unless ``layer`` is given.
+        """Append a node of any operation, ``add("relu", x)``, and return its name.
+
+        The sum of two values is :meth:`add_`. What draws random numbers is given a number of its own, unless ``layer``
+        is given.
 
         Raises GraphError or ShapeError naming it."""
         if op not in OPS and op in self.types:
@@ -89,8 +91,9 @@ class GraphBuilder:
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float", *, scale: Sequence[float] = (),
               shift: Sequence[float] = ()) -> str:  # fmt: skip
-        """A batch of ``shape`` (without the batch dimension). What a model is given is multiplied by ``scale``, then
-        moved by ``shift``, where they are given (a number for each channel), before the network sees it."""
+        """Declare the input: a batch of ``shape`` (without the batch dimension).
+        What a model is given is multiplied by ``scale``, then moved by ``shift``, where they are given (a number for
+        each channel), before the network sees it."""
         return self.add("input", name=name, shape=(N, *shape), dtype=dtype, scale=tuple(scale), shift=tuple(shift))
 
     def parameter(self, name: str, shape: Sequence[int], init: str) -> str:
@@ -119,8 +122,9 @@ class GraphBuilder:
         self, x: str, filters: int, kernel_size: Any, *, name: str | None = None, bias: bool = True,
         weight_init: str = "he_normal(fan_out)", bias_init: str = "constant(0)", **attrs: Any,
     ) -> str:  # fmt: skip
-        """A transposed convolution to ``filters`` channels, with the weight [C, filters/groups, R, S] of PyTorch's
-        ConvTranspose2d; attributes: stride, padding, output_padding, dilation, groups."""
+        """A transposed convolution to ``filters`` channels.
+        Its weight is [C, filters/groups, R, S], as PyTorch's ConvTranspose2d has it; its attributes are stride,
+        padding, output_padding, dilation and groups."""
         name = name or self.fresh("convtranspose")[len(self._prefix) :]
         layer = f"{self._prefix}{name}"
         r, s = pair().checked(layer, "kernel_size", kernel_size)
@@ -162,8 +166,8 @@ class GraphBuilder:
         )  # fmt: skip
 
     def layer_norm(self, x: str, *, name: str | None = None, eps: float = 1e-5) -> str:
-        """Each pixel's channels brought to mean 0 and variance 1, then ``* weight + bias``: layer normalisation over
-        the last axis of channels-last images."""
+        """Each pixel's channels brought to mean 0 and variance 1, then ``* weight + bias``.
+        It is layer normalisation over the last axis of channels-last images."""
         name = name or self.fresh("layernorm")[len(self._prefix) :]
         c = (self._channels(name, x, "[N, C, H, W]"),)
         stats = self.add("pixel_stats", x, name=f"{name}.stats")
@@ -171,8 +175,8 @@ class GraphBuilder:
         return self.add("layer_normalize", x, stats, weight, bias, name=name, eps=eps)
 
     def group_norm(self, x: str, groups: int, *, name: str | None = None, eps: float = 1e-5) -> str:
-        """Each image's groups of channels brought to mean 0 and variance 1, then ``* weight + bias`` by channel; with
-        as many groups as channels it is instance normalisation."""
+        """Each image's groups of channels brought to mean 0 and variance 1, then ``* weight + bias`` by channel.
+        With as many groups as channels it is instance normalisation."""
         name = name or self.fresh("groupnorm")[len(self._prefix) :]
         channels = self._channels(name, x, "[N, C, H, W]")
         groups = integer(least=1).checked(f"{self._prefix}{name}", "groups", groups)
@@ -240,8 +244,9 @@ class GraphBuilder:
         return self.add("adaptive_avg_pool2d", x, name=name, output_size=output_size)
 
     def global_max_pool(self, x: str, *, name: str | None = None) -> str:
-        """The largest pixel of each channel, [N, C, 1, 1]: max_pool2d with a window as large as the image; where that
-        has more pixels than a window may, of rows first, then of columns."""
+        """The largest pixel of each channel, [N, C, 1, 1].
+        It is max_pool2d with a window as large as the image; where that has more pixels than a window may, it is one of
+        rows, then one of columns."""
         name = name or self.fresh("globalmaxpool")[len(self._prefix) :]
         self._channels(name, x, "[N, C, H, W]")
         h, w = self.type(x).spatial
@@ -291,8 +296,9 @@ class GraphBuilder:
         return self.add("slice_channels", x, name=name, start=start, stop=stop)
 
     def split(self, x: str, sizes: int | Sequence[int], *, name: str | None = None) -> list[str]:
-        """The channels in parts, as torch.split(x, sizes, dim=1): of so many each (the last may have fewer), or of
-        the numbers in a list, which must be all channels together."""
+        """The channels in parts, as torch.split(x, sizes, dim=1).
+        Each part has so many (the last may have fewer), or as many as a list says, which must be all channels together.
+        """
         name = name or self.fresh("split")[len(self._prefix) :]
         layer = f"{self._prefix}{name}"
         channels = self._channels(name, x, "[N, F]", "[N, C, H, W]")

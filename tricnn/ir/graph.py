@@ -34,8 +34,8 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_size(nodes: int, outputs: int, line: int = 0) -> None:
-    """Raise :class:`GraphError` for a declared network that is larger than tricnn takes on (system/limits.py); passes
-    may make more of what it declares."""
+    """Raise :class:`GraphError` for a declared network that is larger than tricnn takes on (system/limits.py).
+    Passes may make more of what it declares."""
     for count, most, what in ((nodes, MOST_NODES, "layers and parameters"), (outputs, MOST_OUTPUTS, "outputs")):
         if count > most:
             where = f"line {line}: " if line else ""
@@ -43,8 +43,9 @@ def check_size(nodes: int, outputs: int, line: int = 0) -> None:
 
 
 def derived_name(base: str, suffix: str, *taken: Container[str]) -> str:
-    """A name for what a pass makes of the layer ``base``: ``base.suffix``, numbered if somebody has it already. Numbers
-    are given without gaps, so the last one is found in few steps however many there are.
+    """A name for what a pass makes of the layer ``base``: ``base.suffix``, numbered if somebody has it already.
+
+    Numbers are given without gaps, so the last one is found in few steps however many there are.
 
     A base too long to take the suffix is cut, with a checksum in place of what is lost.
     """
@@ -132,8 +133,9 @@ def known_type(node: Node) -> TensorType:
 
 @dataclass(frozen=True)
 class Output:
-    """A result of the graph. ``loss_weight`` is its share of the training loss; an output that only training
-    wants (an auxiliary head) is left out of inference."""
+    """A result of the graph.
+    ``loss_weight`` is its share of the training loss; an output that only training wants (an auxiliary head) is left
+    out of inference."""
 
     name: str
     value: str
@@ -255,8 +257,8 @@ class Graph:
 
     @property
     def classes(self) -> int | None:
-        """How many classes a label may be of: those that every output, ``[N, classes]`` or ``[N, classes, H, W]``, has;
-        None if there is no such output."""
+        """How many classes a label may be of; None if no output has classes.
+        They are those that every output, ``[N, classes]`` or ``[N, classes, H, W]``, has."""
         types = [self.types[output.value] for output in self.outputs]
         return min((t.channels for t in types if len(t.shape) in (2, 4)), default=None)
 

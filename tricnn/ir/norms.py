@@ -14,17 +14,17 @@ Add = Callable[..., str]
 
 
 def group_normalized(add: Add, x: str, type_: TensorType, groups: int, eps: float) -> str:
-    """``(x - mean) / sqrt(var + eps)`` with the mean and the biased variance of each image's C/groups channels and all
-    their pixels (Wu & He, "Group normalization", 2018, equations 1 and 3); as many groups as channels are instance
-    normalisation."""
+    """The nodes of ``(x - mean) / sqrt(var + eps)``, by each image's groups of C/groups channels and all their pixels.
+    The variance is the biased one (Wu & He, "Group normalization", 2018, equations 1 and 3); as many groups as channels
+    are instance normalisation."""
     centred = add("sub", x, _mean_of_groups(add, x, type_.channels, groups))
     variance = _mean_of_groups(add, add("square", centred), type_.channels, groups)
     return add("div", centred, add("sqrt", add("shift", variance, amount=eps)))
 
 
 def response_normalized(add: Add, x: str, type_: TensorType, eps: float) -> str:
-    """``x * G / (mean over channels of G + eps)``, G the root of the sum of squares of a channel's pixels (Woo et al.,
-    "ConvNeXt V2", 2023, equations 1 to 3)."""
+    """The nodes of ``x * G / (mean over channels of G + eps)``, G the root of the sum of squares of a channel's pixels.
+    Source: Woo et al., "ConvNeXt V2", 2023, equations 1 to 3."""
     squares = add("scale", add("global_avg_pool", add("square", x)), factor=float(type_.pixels))
     response = add("sqrt", squares)
     mean = _mean_of_groups(add, response, type_.channels, 1)

@@ -19,8 +19,9 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of outputs ``x``, ``[N, K]`` or, a row for each pixel, ``[N, K, H, W]``, and what they ought to be, as
-    PyTorch's functional losses define it (mean).
+    """A loss of outputs ``x`` and what they ought to be, as PyTorch's functional losses define it (mean).
+
+    The outputs are ``[N, K]`` or, a row for each pixel, ``[N, K, H, W]``.
 
     kind             ``cross_entropy``; ``binary_cross_entropy``, of the sigmoid of each output; ``mean_squared_error``
     label_smoothing  this share of a label's target is spread over all classes (not for mean_squared_error)
@@ -79,8 +80,8 @@ class Loss:
         return self.kind == "cross_entropy"
 
     def of_guessing(self, classes: int) -> float:
-        """What it is where all classes are as likely: log K; of each class by itself, log 2; a squared error has no
-        such value (infinite)."""
+        """The loss where all classes are as likely: log K; of each class by itself, log 2.
+        A squared error has no such value (infinite)."""
         if self.kind == "cross_entropy":
             return math.log(max(classes, 2))
         return math.log(2) if self.kind == "binary_cross_entropy" else math.inf

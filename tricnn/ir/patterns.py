@@ -10,8 +10,9 @@ from ..system.errors import GraphError
 
 
 def chosen(name: str, pattern: str) -> bool:
-    """Does a pattern choose a layer or a parameter? ``layer1`` chooses what is so called and all that is in it
-    (``layer1.0.conv1.weight``); ``*``, ``?`` and ``[abc]`` stand for characters, as in a shell: ``*.bias``."""
+    """Does a pattern choose a layer or a parameter?
+    ``layer1`` chooses what is so called and all that is in it (``layer1.0.conv1.weight``); ``*``, ``?`` and ``[abc]``
+    stand for characters, as in a shell: ``*.bias``."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 

@@ -203,8 +203,8 @@ def _special(y: Any, *parts: Any) -> Any:
 
 
 def _of_exp(y: Any, x: Any) -> Any:
-    """exp(x) is 2^(x * log2(e)), and that product is rounded. Below -128 it is 0, above 128 infinity, whatever that
-    rounding does."""
+    """exp(x) as 2^(x * log2(e)), the product of which is rounded.
+    Below -128 it is 0, above 128 infinity, whatever that rounding does."""
     return (SPECIAL + np.minimum(np.abs(x), 128.0)) * np.abs(y)
 
 
@@ -225,8 +225,8 @@ def _numpy_where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def _numpy_erf(x: Any) -> Any:
-    """The error function, by PyTorch: NumPy has none. Of one number by Python, so that what a row is asked while its
-    table is made needs no PyTorch."""
+    """The error function, by PyTorch: NumPy has none.
+    Of one number by Python, so that what a row is asked while its table is made needs no PyTorch."""
     if np.ndim(x) == 0:
         return np.asarray(x).dtype.type(math.erf(x))
     import torch
@@ -368,8 +368,9 @@ def number_of(x: Expression, attrs: Mapping[str, Any]) -> float:
 def text(
     e: Expression, attrs: Mapping[str, Any], names: Mapping[str, str], let: Callable[[str, str], str]
 ) -> str:  # fmt: skip
-    """The expression in Triton. ``names`` are the variables that hold the operands; ``let(stem, text)`` puts what is
-    used more than once into a variable, and gives its name."""
+    """The expression in Triton.
+    ``names`` are the variables that hold the operands; ``let(stem, text)`` puts what is used more than once into a
+    variable, and gives its name."""
     uses = Counter(part for x in parts_first(e) if isinstance(x, Function) for part in x.parts)
     written: dict[Expression, tuple[str, int]] = {}
     for x in parts_first(e):
@@ -405,8 +406,8 @@ def derivative(e: Expression, by: str) -> Expression:
 
 
 def times(a: Expression, b: Expression) -> Expression:
-    """``a * b``, multiplied from the left, and within the branches of a condition: a branch of 0 stays 0 whatever a
-    is (infinity, perhaps)."""
+    """``a * b``, multiplied from the left, and within the branches of a condition.
+    A branch of 0 stays 0 whatever a is (infinity, perhaps)."""
     if isinstance(b, Function) and b.name == "where":
         condition, p, q = b.parts
         return where(condition, times(a, p), times(a, q))

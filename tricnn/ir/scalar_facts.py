@@ -1,5 +1,5 @@
-"""What is known of a scalar expression's result without its operands' numbers: what it makes of zeros, how far rounding
-inside of it may move it, whether it rises with its operands."""
+"""What is known of a scalar expression's result without its operands' numbers.
+That is what it makes of zeros, how far rounding inside of it may move it, and whether it rises with its operands."""
 
 from __future__ import annotations
 

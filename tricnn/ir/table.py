@@ -263,8 +263,8 @@ OPS: dict[str, Op] = {}
 
 
 def declared_operations(meant: str = "") -> str:
-    """The operations that a network is declared of, in words: all but those that only differentiation makes. The one
-    whose name is nearest to what was ``meant`` comes first."""
+    """The operations that a network is declared of, in words: all but those that only differentiation makes.
+    The one whose name is nearest to what was ``meant`` comes first."""
     names = [name for name in sorted(OPS) if "_grad" not in name]
     return f"{nearest(meant, names)}known: {', '.join(names)}"
 
@@ -429,7 +429,7 @@ def text(default: Any = REQUIRED, choices: Sequence[str] | None = None) -> Attr:
 
 
 def require(condition: bool, message: str | Callable[[], str]) -> None:
-    """Raise ShapeError(message) unless ``condition`` holds (the caller adds the layer's name). Where a network has very
-    many of the operation, the message is a function: most of them are never read."""
+    """Raise ShapeError(message) unless ``condition`` holds; the caller adds the layer's name.
+    Where a network has very many of the operation, the message is a function: most of them are never read."""
     if not condition:
         raise ShapeError(message if isinstance(message, str) else message())

@@ -22,8 +22,8 @@ class Why:
 
     @property
     def general(self) -> str:
-        """The reason's text with the names of its facts in place of their values (but for the operation's name), so
-        that equal reasons can be counted."""
+        """The reason's text with the names of its facts in place of their values, so that equal reasons can be counted.
+        The operation's name stays."""
         return self.text.format(**{name: value if name in KEPT else f"<{name}>" for name, value in self.facts})
 
 
@@ -34,8 +34,9 @@ def why(text: str, **facts: object) -> Why:
 
 @dataclass(frozen=True)
 class Fused:
-    """A rule put a site into one kernel. ``equation`` is the rule's, with the site's own operations; ``bytes`` an image
-    (in 16 bits) need not be read there."""
+    """The answer that a rule put a site into one kernel.
+    ``equation`` is the rule's, with the site's own operations; ``bytes`` an image (in 16 bits) need not be read there.
+    """
 
     rule: str
     equation: str
@@ -69,8 +70,9 @@ Answer = Fused | Refused
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one edge of the graph. ``answers`` is the one of the rule that fused it; if none did, those of
-    every rule that was tried, the plainest last."""
+    """What became of one edge of the graph.
+    ``answers`` is the one of the rule that fused it; if none did, those of every rule that was tried, the plainest
+    last."""
 
     producer: str
     consumer: str

@@ -11,8 +11,8 @@ from .rule import Rule, Site
 
 
 class AtHand(Rule):
-    """What an epilogue would load although it could compute it from images that it loads at that place anyway: the sign
-    of relu(bn(z) + bn(s)), where both batch norms' gradients need z and s."""
+    """The rule that an epilogue computes a value from images that it loads at that place anyway, and does not load it.
+    An example is the sign of relu(bn(z) + bn(s)), where both batch norms' gradients need z and s."""
 
     name = "at_hand"
     equation = "f(z), g(z) loaded = f[recomputed](z), g(z) loaded    z is loaded there anyway"

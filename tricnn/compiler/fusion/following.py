@@ -52,9 +52,10 @@ def why_ended(group: Group, tail: Node) -> Why | None:
 
 
 def why_late(kernels: Grouping, group: Group, node: Node) -> Why | None:
-    """Why an operand of ``node`` is not there while the kernel of ``group`` runs; None if all are: computed before the
-    group's anchor, or within the group for this very pixel. The gradient of an output comes when somebody has computed
-    it: no kernel that is before it in the graph's order can have it."""
+    """Why an operand of ``node`` is not there while the kernel of ``group`` runs; None if all are.
+    An operand is there if it is computed before the group's anchor, or within the group for this very pixel. The
+    gradient of an output comes when somebody has computed it: no kernel that is before it in the graph's order can have
+    it."""
     anchor = group.anchor
     for value in map(kernels.base, node.inputs):
         source = kernels.graph.by_name[value]

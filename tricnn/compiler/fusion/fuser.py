@@ -49,9 +49,9 @@ RULES: tuple[type[Rule], ...] = (
 
 
 def fuse(graph: Graph, mode: str, policy: str = "all", cost: Cost | None = None) -> Plan:
-    """The plan of a graph: its nodes grouped into kernels by the rules of a policy (policies.py). By none of them each
-    layer is a kernel of its own; views are free as ever. ``auto`` goes by ``cost`` wherever fewer bytes take more
-    arithmetic."""
+    """The plan of a graph: its nodes grouped into kernels by the rules of a policy (policies.py).
+    By none of them each layer is a kernel of its own; views are free as ever. ``auto`` goes by ``cost`` wherever fewer
+    bytes take more arithmetic."""
     return _Fuser(graph, mode, policy, cost).plan(mode)
 
 
@@ -109,8 +109,9 @@ class _Fuser:
         self.grow(group, node)
 
     def take_beside(self, group: Group, first: Node) -> None:
-        """Let nodes that want the loop of ``first`` join its group: index beside maximum, dloss beside loss, bias sum
-        beside wgrad, running statistics beside the batch's."""
+        """Let nodes that want the loop of ``first`` join its group.
+        Such are the index beside a maximum, dloss beside the loss, the bias's sum beside wgrad, and running statistics
+        beside the batch's."""
         kernels = self.kernels
         for node in kernels.companions(first):
             rule = next((rule for rule in BESIDE if rule.about(kernels, first, node)), None)
@@ -127,8 +128,7 @@ class _Fuser:
                 self.end(group, node)
 
     def grow(self, group: Group, tail: Node) -> None:
-        """Take readers of ``tail`` into its group as rules allow, and go on from what they give before the next
-        reader."""
+        """Take readers of ``tail`` into its group as rules allow, and then readers of what these give."""
         kernels = self.kernels
         open_ = [self.following(group, tail)]
         while open_:

@@ -6,8 +6,8 @@ from ...ir.graph import Node
 
 
 class Group:
-    """A kernel in the making: an anchor, whose loop it has, and the nodes that joined it. ``hosted`` are those that are
-    computed as the anchor loads; ``pools`` says whether one of them pools."""
+    """A kernel in the making: an anchor, whose loop it has, and the nodes that joined it.
+    ``hosted`` are those that are computed as the anchor loads; ``pools`` says whether one of them pools."""
 
     def __init__(self, anchor: Node):
         self.anchor = anchor

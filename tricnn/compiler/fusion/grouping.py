@@ -102,8 +102,8 @@ class Grouping:
         return sorted(found, key=lambda n: self.order[n.name])
 
     def alike(self, node: Node, place: str) -> bool:
-        """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``? The channels must
-        be the same, or not matter."""
+        """Can the node, and what is recomputed for it, be computed at (pixel, channel) of ``place``?
+        The channels must be the same, or not matter."""
         waiting, seen = [(node, place)], {(node.name, place)}
         while waiting:
             node, place = waiting.pop()
@@ -124,8 +124,8 @@ class Grouping:
         return 1 + sum(self._length.get(self.base(v), 0) for v in node.inputs)
 
     def times_read(self, value: str) -> float:
-        """How many times over all of a value is loaded: once by each kernel that reads it, and a slice of it for its
-        share wherever the slice is read."""
+        """How many times over all of a value is loaded.
+        Each kernel that reads it counts once; one that reads a slice of it counts for the slice's share."""
         waiting = [value]
         while waiting:
             slices = [r.name for r in self.readers[waiting[-1]] if r.row.cuts]
@@ -149,8 +149,8 @@ class Grouping:
         return self.order[reader.name if group is None else group.anchor.name]
 
     def leaves(self, node: Node) -> list[str]:
-        """The values that must be loaded to compute a node whose inlined inputs are recomputed too; of a slice's
-        operand only the slice."""
+        """The values that must be loaded to compute a node whose inlined inputs are recomputed too.
+        Of a slice's operand only the slice is."""
         found: dict[str, None] = {}
         waiting, seen = [node.name], set()
         while waiting:

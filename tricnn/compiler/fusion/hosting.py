@@ -14,8 +14,8 @@ HOST_FILTERS = 512
 
 
 class Hosting(Rule):
-    """A convolution that loads each element once (or a few times, for many filters), before anybody else needs it,
-    computes and stores what it reads."""
+    """The rule that a convolution computes and stores the image that it reads, before anybody else needs it.
+    It must load each element once, or a few times for many filters."""
 
     name = "hosting"
     equation = "(f(z), conv2d(f(z))) = conv2d[prologue f, stored](z)    1x1: each element loaded once"

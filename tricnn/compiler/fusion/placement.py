@@ -69,8 +69,9 @@ class Placement(Rule):
         return replace(kernel, reads=tuple(dict.fromkeys(map(root, kernel.reads))))
 
     def _why_not_part(self, kernels: Grouping, value: str) -> Why | None:
-        """Why a value cannot be written into its place: it is not one kernel's result (or a parameter of this
-        concatenation only), read in its own shape. Rows of numbers may be results, or seen as single rows too."""
+        """Why a value cannot be written into its place within another one; None if it can.
+        It must be one kernel's result (or a parameter of this concatenation only), read in its own shape. Rows of
+        numbers may be results, or seen as single rows too."""
         graph, views = kernels.graph, kernels.views
         node, type_ = graph.by_name[value], graph.types[value]
         if value in self.within:
@@ -93,8 +94,8 @@ class Placement(Rule):
 
 
 def _computes_a_view(graph: Graph, kernel: Kernel, views: Mapping[str, str]) -> bool:
-    """Does it read, under another shape, what it computes itself? Then it also loads the operands of that, or stores
-    what follows, as if they lay in one piece."""
+    """Does the kernel read, under another shape, what it computes itself?
+    Then it also loads the operands of that, or stores what follows, as if they lay in one piece."""
 
     def layout(value: str) -> tuple[int, int]:
         return graph.types[value].pixels, graph.types[value].channels

@@ -25,8 +25,7 @@ class Pooling(Following):
         return f"{site.reader.op}(conv2d(x)) = conv2d[windows](x)"
 
     def why_not_there(self, kernels: Grouping, site: Site) -> Why | None:
-        """Why the pooling cannot happen on the tile of the convolution whose epilogue ends in the value; None if it
-        can."""
+        """Why a convolution whose epilogue ends in the value cannot pool it on its tile; None if it can."""
         group, pool = site.group, site.reader
         if not group.anchor.row.convolution:
             return why("only a convolution's tiles can be made of whole windows, not those of {op}", op=group.anchor.op)
@@ -52,8 +51,8 @@ class Pooling(Following):
 
 
 def _why_all_pixels(kernels: Grouping, site: Site) -> Why | None:
-    """The kernel computes the pixels of whole windows only: why something else is made of the others, None if nothing
-    is."""
+    """Why a kernel must compute also the pixels that no whole window covers; None if it need not.
+    Then something else is made of them."""
     group, pool = site.group, site.reader
     beside = {n.name for n in kernels.companions(pool)
               if "siblings" in kernels.rules and same_loop(pool, n) and kernels.home(n.name) is None}  # fmt: skip

@@ -24,8 +24,8 @@ class Prices:
         self.of: dict[str, tuple[float, float]] = {}
 
     def why_not_recomputed(self, node: Node) -> Why | None:
-        """Why the kernels that read a value would lose time by recomputing it. A reader that has no kernel yet counts
-        as one of its own."""
+        """Why the kernels that read a value would lose time by recomputing it; None if they would not.
+        A reader that has no kernel yet counts as one of its own."""
         if self.cost is None:
             return None
         home = self.kernels.home

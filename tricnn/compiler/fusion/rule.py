@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Site:
-    """A place where a rule can be tried: ``values`` that ``readers`` read, and the kernel in the making that would have
-    them both (None where a rule is about all kernels that read a value)."""
+    """A place where a rule can be tried.
+    It is ``values`` that ``readers`` read, and the kernel in the making that would have them both (None where a rule is
+    about all kernels that read a value)."""
 
     values: tuple[str, ...]
     readers: tuple[Node, ...]

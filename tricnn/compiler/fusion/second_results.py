@@ -1,5 +1,5 @@
-"""Second results of a loop: the index beside a maximum, the gradient beside a loss, running statistics beside a
-batch's."""
+"""Second results of a loop, which come for nothing beside its first one.
+Such are the index beside a maximum, the gradient beside a loss, and running statistics beside a batch's."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from .rule import Site
 
 
 class SumOfStored(Following):
-    """Each tile of a kernel leaves a partial sum (batch statistics, batch norm's two gradient sums) of what it stores,
-    as it is stored."""
+    """The rule that each tile of a kernel leaves a partial sum of what it stores, as it is stored.
+    The sums are batch statistics, or the two sums of batch norm's gradient."""
 
     name = "side_sums"
     equation = "(conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)    of what is stored, as it is"

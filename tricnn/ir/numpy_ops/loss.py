@@ -1,5 +1,5 @@
-"""Softmax, and losses of outputs x [R, K], a row for each image or each pixel: the mean over the rows, with their
-gradients by x."""
+"""Softmax, and losses of outputs x [R, K], with their gradients by x.
+A row is an image or a pixel; a loss is the mean over the rows."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ def softmax(x: np.ndarray, axis: int = 1) -> np.ndarray:
 
 
 def as_rows(x: Any) -> Any:
-    """An array (or tensor) [N, K] as it is, [N, K, H, W] as its pixels' rows [N*H*W, K]: a view of channels-last
-    memory."""
+    """An array (or tensor) [N, K] as it is; one [N, K, H, W] as its pixels' rows [N*H*W, K].
+    That is a view of channels-last memory."""
     if x.ndim != 4:
         return x
     pixels = x.transpose(0, 2, 3, 1) if isinstance(x, np.ndarray) else x.permute(0, 2, 3, 1)
@@ -34,8 +34,8 @@ def of_rows(rows: Any, like: Any) -> Any:
 def smoothed(
     x: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, *, label_smoothing: float = 0.0
 ) -> np.ndarray:
-    """Targets t [R, K], of the shape and type of x, for class numbers [R]: (1 - e) onehot(label) + e / K with e the
-    ``label_smoothing`` (Szegedy et al. 2016, section 7), times ``weights`` [K], where there are any. Rows whose label
+    """Targets t [R, K] for class numbers [R]: (1 - e) onehot(label) + e / K, times ``weights`` [K] if there are any.
+    They have the shape and type of x; e is the ``label_smoothing`` (Szegedy et al. 2016, section 7). Rows whose label
     is negative are 0 then; else IndexError is raised for it, and for a label that is no class."""
     k = x.shape[1]
     known = np.asarray(labels) if weights is None else np.maximum(labels, 0)
@@ -48,8 +48,8 @@ def smoothed(
 
 
 def soft_cross_entropy(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """-1/R * sum_rk t * log softmax(x), a scalar array of x's type. A target of 0 adds nothing, not even where a
-    probability is 0 and its logarithm infinite."""
+    """-1/R * sum_rk t * log softmax(x), a scalar array of x's type.
+    A target of 0 adds nothing, not even where a probability is 0 and its logarithm infinite."""
     log_p = x - x.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     return _mean(-np.where(t != 0, t * log_p, 0).sum(axis=1), x)

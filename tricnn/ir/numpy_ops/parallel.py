@@ -1,4 +1,5 @@
-"""Elementwise work on all cores. (Matrix products are threaded by the BLAS itself and do not come through here.)"""
+"""Elementwise work on all cores.
+Matrix products are threaded by the BLAS itself and do not come through here."""
 
 import os
 from collections.abc import Callable

@@ -87,8 +87,9 @@ def _without_empty(index: np.ndarray, weight: np.ndarray) -> Taps:
 
 
 def resample(x: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
-    """y[n,c,p,q] = sum over i, j of rows.weight[p,i] * columns.weight[q,j] * x[n, c, rows.index[p,i],
-    columns.index[q,j]].
+    """Images [N, C, P, Q] whose pixels are weighted sums of those of x [N, C, H, W], by rows and by columns.
+
+    y[n,c,p,q] = sum over i, j of rows.weight[p,i] * columns.weight[q,j] * x[n, c, rows.index[p,i], columns.index[q,j]].
 
     x: [N, C, H, W] -> y: [N, C, P, Q]. What has the weight 0 is not looked at, whatever it is.
     """

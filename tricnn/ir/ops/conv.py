@@ -109,8 +109,9 @@ def _conv_gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
 
 
 def _grad_input_gradient(g: Any, node: Any, dx: str) -> Sequence[str | None]:
-    """dx = dgrad(dy, w) + b is linear in dy and in w: it is the transpose of a convolution, whose transpose is the
-    convolution; and what w is multiplied by is what wgrad sums."""
+    """The gradients of dx = dgrad(dy, w) by dy and w.
+    It is linear in dy and in w. By dy it is the transpose of a convolution, whose transpose is the convolution; what w
+    is multiplied by is what wgrad sums."""
     dy, w, *bias = node.inputs
     r, s = g.type(w).per_image[2:]
     return [
@@ -121,8 +122,8 @@ def _grad_input_gradient(g: Any, node: Any, dx: str) -> Sequence[str | None]:
 
 
 def _grad_weight_gradient(g: Any, node: Any, dw: str) -> Sequence[str | None]:
-    """dw = wgrad(dy, x) is linear in dy and in x: what is multiplied by one of them is a convolution by dw, or its
-    dgrad."""
+    """The gradients of dw = wgrad(dy, x) by dy and x.
+    It is linear in dy and in x: what is multiplied by one of them is a convolution by dw, or its dgrad."""
     dy, x = node.inputs
     size = g.type(x).spatial
     return [

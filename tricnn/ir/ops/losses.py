@@ -1,5 +1,6 @@
-"""Losses of outputs x, ``[N, K]`` or ``[N, K, H, W]``: the mean over the rows, an image's or each pixel's, of what a
-row's K numbers cost, times ``weight``. With R rows in all:
+"""Losses of outputs x, ``[N, K]`` or ``[N, K, H, W]``: the mean over the rows of what a row's K numbers cost.
+
+A row is an image's or each pixel's, and the mean is multiplied by ``weight``. With R rows in all:
 
     cross_entropy         labels, int64 [N] or [N, 1, H, W], and class weights w, float32 [K], if there are any
                               t[r,k] = w[k] * ((1 - e) * [k == label_r] + e/K),  0 where the label is negative
@@ -31,8 +32,8 @@ Array = Any
 
 @dataclass(frozen=True)
 class _Loss:
-    """A loss of rows x and targets t, both [R, K], by its two NumPy functions, PyTorch's, and by how much each moves
-    where x and t do."""
+    """A loss of rows x and targets t, both [R, K], as its row needs it.
+    These are its two NumPy functions, PyTorch's, and how much each moves where x and t do."""
 
     numpy: Callable[[Array, Array], Array]
     grad: Callable[[Array, Array], Array]

@@ -150,8 +150,8 @@ def pointwise(
 
 
 def _second(row: str, slope: Expression, read: Sequence[str]) -> Callable[..., list[str | None]] | str:
-    """The gradient of a gradient's row, dx = dy * slope, where the slope is constant in pieces: ddy = dx * slope is the
-    same row, and nothing reaches what the slope is found by. Elsewhere, why there is none."""
+    """The gradient of dx = dy * slope where the slope is constant in pieces; elsewhere, why there is none.
+    ddy = dx * slope is the same row, and nothing reaches what the slope is found by."""
     if any(scalar.derivative(slope, value) != scalar.ZERO for value in read):
         return _TWICE
 

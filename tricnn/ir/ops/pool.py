@@ -72,9 +72,9 @@ def _avg_grad_gradient(g: Any, node: Any, dx: str) -> list[str]:
 
 
 def _aten_max_and_index(a: Any, x: Any) -> tuple[Any, Any, int]:
-    """The maxima, their flat indices into the plane, and its width. PyTorch pads both sides alike, so where ours are
-    padded otherwise it is shown more of the image (all -inf, and no window begins there) and more windows than asked
-    for."""
+    """The maxima, their flat indices into the plane, and the plane's width.
+    PyTorch pads both sides alike, so where ours are padded otherwise it is shown more of the image (all -inf, and no
+    window begins there) and more windows than asked for."""
     import torch.nn.functional as F
 
     (top, bottom, left, right), (p, q) = a["padding"], _windows(a, x.shape[2:])

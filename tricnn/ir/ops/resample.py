@@ -111,8 +111,9 @@ def _resampling(op: str, size: str, attrs: dict[str, Attr], aten: Callable[..., 
 
 
 def _aten_nearest(env: Any, a: Any, x: Any) -> Any:
-    """The pixels themselves: PyTorch's own function computes their places in fp32, which may round to the pixel before,
-    and does not round alike for all orders of memory."""
+    """The nearest pixels, at the places that NumPy's form has.
+    PyTorch's own function computes their places in fp32, which may round to the pixel before, and does not round alike
+    for all orders of memory."""
     import torch
 
     for axis, size in ((2, a["size"][0]), (3, a["size"][1])):
