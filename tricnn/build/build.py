@@ -174,8 +174,9 @@ def build(
 
 
 def spec(function: Function) -> KernelSpec:
-    """A function of the emitted file as a kernel to compile by itself. Its symbol does not depend on the layer, so
-    layers of one shape, and networks that share shapes, share the machine code in the cache."""
+    """A function of the emitted file as a kernel to compile by itself.
+    Its symbol does not depend on the layer, so layers of one shape, and networks that share shapes, share the machine
+    code in the cache."""
     return KernelSpec(
         SYMBOL, standalone(function).replace(function.name, SYMBOL), dict(function.parameters), {}, function.num_warps,
         function.num_stages,

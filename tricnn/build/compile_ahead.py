@@ -40,9 +40,10 @@ class Ready:
 
 
 def settled_for_launch(plan: Plan, dtype: str, batch: int, target: str) -> Program:
-    """A plan lowered with forms that neither spill, ask for too much nor have a hazard, for the GPU at hand
-    (``target``); its kernels are compiled. A kernel whose compilation ends otherwise than in an answer is left to
-    Triton, with a warning.
+    """A plan's program for the GPU at hand (``target``), in forms that compile as they must, its kernels compiled.
+
+    None of these spills, asks for too much or has a hazard. A kernel whose compilation ends otherwise than in an answer
+    is left to Triton, with a warning.
 
     Raises CompileError, naming the kernel, for one that no tile makes fit.
     """

@@ -55,8 +55,9 @@ def load_module(source: str) -> ModuleType:
 
 
 def make_keys(module: ModuleType) -> None:
-    """Have Triton form the keys of a module's functions, in their order: it forms each when it is first asked, from the
-    constants that are known to have been used until then, so that another order gives other keys."""
+    """Have Triton form the keys of a module's functions, in their order.
+    It forms each when it is first asked, from the constants that are known to have been used until then, so that
+    another order gives other keys."""
     from triton.runtime import JITFunction
 
     for function in vars(module).values():

@@ -47,14 +47,14 @@ class Overwrite:
 
 
 def of_cubin(cubin: bytes, nvdisasm: str) -> list[Overwrite]:
-    """The hazards of a cubin, disassembled by the program ``nvdisasm``. Raises OSError or
-    subprocess.CalledProcessError where that fails."""
+    """The hazards of a cubin, disassembled by the program ``nvdisasm``.
+    Raises OSError or subprocess.CalledProcessError where that fails."""
     return [found for code in disassembled(cubin, nvdisasm) for found in of_code(code)]
 
 
 def left_operand(matrix: Instruction) -> frozenset[int]:
-    """The registers of a matrix instruction's left operand: four of 32 bits in each thread; none if it is in shared
-    memory (``gdesc[...]``)."""
+    """The registers of a matrix instruction's left operand, four of 32 bits in each thread.
+    There are none if it is in shared memory (``gdesc[...]``)."""
     first = _REGISTER.match(matrix.operands[1]) if len(matrix.operands) > 1 else None
     return frozenset(range(int(first[1]), int(first[1]) + 4)) if first else frozenset()
 
@@ -74,8 +74,8 @@ def of_code(code: list[Instruction]) -> list[Overwrite]:
 def _flow(
     code: list[Instruction], start: State, after: Callable[[int, State], State], met: Callable[[State, State], State]
 ) -> dict[int, State]:
-    """What may hold before each instruction that can be reached: ``start`` before the first, changed by each as
-    ``after`` says, united by ``met`` where paths meet."""
+    """What may hold before each instruction that can be reached.
+    It is ``start`` before the first, changed by each as ``after`` says, and united by ``met`` where paths meet."""
     before, waiting = {0: start}, [0]
     while waiting:
         at = waiting.pop()
@@ -101,8 +101,7 @@ def _next(code: list[Instruction], at: int) -> Iterator[int]:
 
 
 def overwrites(code: list[Instruction]) -> list[Overwrite]:
-    """Every pair of a Hopper matrix instruction and an instruction that overwrites its left operand before it was
-    waited for."""
+    """Every pair of a Hopper matrix instruction and one that overwrites its left operand before it was waited for."""
     operands = {i: left_operand(x) for i, x in enumerate(code) if x.base in MATRIX}
     if not any(operands.values()):
         return []
@@ -135,8 +134,9 @@ def overwrites(code: list[Instruction]) -> list[Overwrite]:
 
 
 def tensor_memory_overwrites(code: list[Instruction]) -> list[Overwrite]:
-    """Every pair of a Blackwell matrix instruction whose left operand is in tensor memory and a store there (``STTM``)
-    that nothing waits before.
+    """Every pair of a Blackwell matrix instruction and a store to its left operand that nothing waits before.
+
+    The operand is in tensor memory, the store is ``STTM``.
 
     ``UTCBAR`` has a barrier told when all matrix instructions before it have ended, and ``SYNCS.PHASECHK`` waits for a
     barrier. Which one, and which part of tensor memory is stored, is not followed: any wait after a ``UTCBAR`` counts,

@@ -90,8 +90,9 @@ def _opcodes(cubin: bytes) -> Iterator[int]:
 def cuda_facts(
     cubin: bytes, ptxas_report: str, dynamic_shared: int, hazards: Callable[[bytes], int]
 ) -> dict[str, int | bool]:
-    """Facts of a cubin, `ptxas_report` being what `ptxas -v` printed when it made it. `hazards` counts the registers
-    refilled too early in a cubin; it is asked only where a matrix instruction reads registers."""
+    """Facts of a cubin: registers, spills, shared memory, matrix instructions, hazards.
+    `ptxas_report` is what `ptxas -v` printed when it made the cubin. `hazards` counts the registers refilled too early
+    in a cubin; it is asked only where a matrix instruction reads registers."""
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", ptxas_report)]
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", ptxas_report)
     if not registers or not spills:

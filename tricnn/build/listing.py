@@ -40,8 +40,8 @@ class Listing:
 def listings(
     program: Program, functions: Sequence[Function], compiled: dict[str, CompiledKernel], cache_dir: Path | None = None
 ) -> dict[str, Listing]:
-    """The listings of some functions of a program for an NVIDIA GPU, by name. Raises TargetError for other targets, or
-    where the machine code cannot be read."""
+    """The listings of some functions of a program for an NVIDIA GPU, by name.
+    Raises TargetError for other targets, or where the machine code cannot be read."""
     if any(compiled[function.name].binary_kind != "cubin" for function in functions):
         raise TargetError(f"machine code is shown for NVIDIA GPUs, not for {program.target}")
     specs = [spec(function) for function in functions]
@@ -86,8 +86,9 @@ def _disassembled(cubin: bytes) -> str:
 
 
 def located(printed: str, file: str) -> list[tuple[str, list[int]]]:
-    """The instructions and labels of what ``nvdisasm -gi`` printed, and for each the lines of ``file`` that it is from,
-    the innermost first. A comment holds for all instructions up to the next one; NOPs behind the last are left out."""
+    """The instructions and labels that ``nvdisasm -gi`` printed, each with the lines of ``file`` that it is from.
+    The innermost line is first. A comment holds for all instructions up to the next one; NOPs behind the last are left
+    out."""
     rows: list[tuple[str, list[int]]] = []
     lines: list[int] = []
     begun = False  # whether the comments being read belong together

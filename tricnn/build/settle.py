@@ -1,6 +1,6 @@
-"""The forms in which a plan's kernels compile as they must: with tiles that fit and do not spill, and no loads that
-overtake a matrix instruction. Whoever compiles a plan, for files or for launching, goes by the same search.
-"""
+"""The forms in which a plan's kernels compile as they must.
+Their tiles fit and do not spill, and no loads overtake a matrix instruction. Whoever compiles a plan, for files or for
+launching, goes by the same search."""
 
 from __future__ import annotations
 
@@ -91,8 +91,9 @@ def settle(
 
 
 def may_refill_early(gpu: Target) -> bool:
-    """Whether the Triton at hand pipelines a product whose left operand is in registers wrongly on a GPU: before 3.9 on
-    Hopper, whose matrix instructions run beside the program."""
+    """Whether the Triton at hand refills the registers of a pipelined product before the product has read them.
+    Triton before 3.9 does on Hopper, whose matrix instructions run beside the program, where the left operand is in
+    registers."""
     version = tuple(int(part) for part in re.findall(r"\d+", triton_version())[:2])
     return gpu.name.startswith("sm_90") and version < (3, 9)
 

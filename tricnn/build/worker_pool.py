@@ -58,8 +58,8 @@ def apart(scratch: Path) -> dict[str, str]:
 
 
 def as_launched(scratch: Path) -> dict[str, str]:
-    """The environment of a worker that compiles what this process will launch, into the same cache, under the same
-    keys."""
+    """The environment of a worker that compiles what this process will launch.
+    It compiles into the same cache, under the same keys."""
     return {**os.environ, "TMPDIR": str(scratch), "TRITON_DUMP_PTXAS_LOG": "1", "TRITON_INTERPRET": "0"}
 
 

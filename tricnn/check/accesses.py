@@ -12,8 +12,9 @@ import numpy as np
 
 
 class Access(NamedTuple):
-    """What one instruction of one program loads, or stores: the addresses of the lanes that its mask lets through, and
-    the bytes of an element. ``program`` is its place in the grid."""
+    """What one instruction of one program loads, or stores.
+    It has the addresses of the lanes that its mask lets through, and the bytes of an element. ``program`` is its place
+    in the grid."""
 
     program: tuple[int, int, int]
     addresses: np.ndarray
@@ -65,8 +66,8 @@ class Tensors:
         return self.ends[i] - self.starts[i]
 
     def find(self, access: Access) -> tuple[int, np.ndarray]:
-        """Which tensor an access is to, and the indices of the elements. Raises AssertionError if it is to none, or
-        to more than one."""
+        """Which tensor an access is to, and the indices of the elements.
+        Raises AssertionError if it is to none, or to more than one."""
         lowest, highest = int(access.addresses.min()), int(access.addresses.max())
         i = bisect_right(self.starts, lowest) - 1
         if i < 0 or highest + access.size > self.ends[i]:

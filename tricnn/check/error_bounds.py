@@ -111,8 +111,9 @@ def _real(x: Any) -> bool:
 
 
 def _rounded_to(plan: Plan, kernel: Kernel, node: Node, index: int, dtype: str) -> str:
-    """The type an operand is rounded to as it is loaded: that of products, where it is multiplied (a bias gradient that
-    wgrad takes along sums the same tiles), else its own. Of tf32, wgrad alone rounds, and what lies in memory."""
+    """The type an operand is rounded to as it is loaded.
+    That is the type of products, where it is multiplied (a bias gradient that wgrad takes along sums the same tiles),
+    else its own. Of tf32, wgrad alone rounds, and what lies in memory."""
     anchor, value = kernel.anchor, plan.storage(node.inputs[index])
     if anchor.kind is not Kind.CONTRACTION or value not in map(plan.storage, anchor.inputs[:2]) or index > 1:
         return "fp32"

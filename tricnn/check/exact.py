@@ -1,5 +1,6 @@
-"""Does a kernel with a given tile compute the right numbers? One problem by itself, on small integers, whose products
-and sums are exact in every dtype: what it leaves must equal float64 NumPy, rounded once, in every bit."""
+"""Does a kernel with a given tile compute the right numbers?
+One problem by itself, on small integers, whose products and sums are exact in every dtype: what it leaves must equal
+float64 NumPy, rounded once, in every bit."""
 
 from __future__ import annotations
 

@@ -57,8 +57,9 @@ def both(*watches: Watch) -> Watch:
 
 @dataclass(frozen=True)
 class Check:
-    """One value that one kernel wrote: the error (beyond rounding to the type of storage) that is the most of what is
-    accepted there, and that tolerance. ``relative``: the largest tolerance in it by the largest number in it."""
+    """The worst element of a value that one kernel wrote, and what is accepted there.
+    It is the one whose error (beyond rounding to the type of storage) is the most of its tolerance. ``relative``: the
+    largest tolerance in the value by the largest number in it."""
 
     kernel: str
     kind: str
@@ -98,8 +99,8 @@ def compiled(
 def verify_model(
     model: Model, batch: int, seed: int = 0, on_done: Callable[[Check], None] | None = None, watch: Watch = unwatched
 ) -> list[Check]:
-    """A check of each value that each kernel of a compiled model wrote, as :func:`verify` gives them for a graph. The
-    model's parameters are replaced by random ones. Each launch is made inside ``watch(launch)``."""
+    """A check of each value that each kernel of a compiled model wrote, as :func:`verify` gives them for a graph.
+    The model's parameters are replaced by random ones. Each launch is made inside ``watch(launch)``."""
     rng = np.random.default_rng(seed)
     given = random_batch(model, batch, rng)
     model.load_state_dict(random_state(model, given, rng))
@@ -164,9 +165,9 @@ def _run(model: Model, launches: list[Launch], values: Mapping[Any, Any], batch:
 
 
 def _poison(model: Model, tensors: Mapping[str, Any], kernel: Kernel, fresh: Iterable[str], batch: int) -> None:
-    """Fill what the kernel must write, so that an element it forgets shows: of the buffers that nobody has written yet
-    all, of others the channels that are its own; not what it updates in place, nor what a later launch of the kernel
-    writes where an earlier one still reads."""
+    """Fill what the kernel must write, so that an element it forgets shows.
+    Of the buffers that nobody has written yet that is all, of others the channels that are its own; not what it updates
+    in place, nor what a later launch of the kernel writes where an earlier one still reads."""
     place = model.plan.place
     updated = {tensors[v].data_ptr() for v in kernel.reads}
     read = {b: _span(tensors[b]) for b in (place(v).buffer for v in kernel.reads)}

@@ -34,8 +34,10 @@ def random_state(model: Model, images: Mapping[str, np.ndarray], rng: np.random.
 
 
 def settled(graph: Graph, state: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Running statistics that are those of the images, as after training. Where they do not belong to the network, each
-    residual block adds to the last, and some fifty of them pass what fp16 holds.
+    """Running statistics that are those of the images, as after training.
+
+    Where they do not belong to the network, each residual block adds to the last, and some fifty of them pass what fp16
+    holds.
 
     A channel that hardly varies gets a tenth of the mean variance: dividing by its own would enlarge rounding errors,
     and with them the tolerance, as no trained network does.

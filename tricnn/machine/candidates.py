@@ -67,8 +67,8 @@ def extent(problem: Problem) -> tuple[int, int, int]:
 
 
 def candidates(problem: Problem) -> list[Tile]:
-    """The tiles worth timing for a problem, each once: none larger than the problem needs, none whose operands cannot
-    lie in the target's shared memory."""
+    """The tiles worth timing for a problem, each once.
+    None is larger than the problem needs, or has operands that cannot lie in the target's shared memory."""
     if problem.kind not in CONTRACTIONS:
         return _passes(problem)
     narrow = problem.dtype in ("fp16", "bf16")

@@ -19,8 +19,8 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "u8": 1, "i64": 8, "i32": 4}
 
 
 def dtype_named(value: Any) -> str:
-    """``fp32``, ``bf16``, ... for what PyTorch and NumPy call it, in words (``"float32"``) or by an object of theirs
-    (``torch.bfloat16``, ``np.float16``); anything else in words as it is."""
+    """``fp32``, ``bf16``, ... for what PyTorch and NumPy call it; anything else in words as it is.
+    That may be in words (``"float32"``) or an object of theirs (``torch.bfloat16``, ``np.float16``)."""
     if isinstance(value, type | np.dtype):
         try:
             value = np.dtype(value).name

@@ -43,9 +43,9 @@ def together(tile: Tile, dtype: str, target: str, formed: bool) -> int:
 
 @dataclass(frozen=True)
 class LongSum:
-    """``tiles`` results, each a sum of ``blocks`` blocks, of which one takes so many clocks of ``products`` and of
-    operands ``formed``; a partial result has ``partial_bytes``, and up to ``together`` programs of so many ``warps``
-    share a multiprocessor."""
+    """A product with few results, each of which is a long sum: ``tiles`` results of ``blocks`` blocks each.
+    A block takes so many clocks of ``products`` and of operands ``formed``; a partial result has ``partial_bytes``, and
+    up to ``together`` programs of so many ``warps`` share a multiprocessor."""
 
     target: str
     tiles: int
@@ -69,8 +69,8 @@ class LongSum:
 
     @property
     def split(self) -> int:
-        """Between how many programs it is dealt out: the fewest that take the least time but for :data:`CLOSE`, of
-        those that fill whole waves, and one."""
+        """Between how many programs a long sum is dealt out.
+        They are the fewest that take the least time but for :data:`CLOSE`, of those that fill whole waves, and one."""
         most = max(1, min(MOST, self.blocks // FEWEST_BLOCKS))
         at_once = multiprocessors(self.target)
         whole = {wave * at_once // self.tiles for wave in range(1, WAVES * self.together + 1)}
@@ -83,8 +83,8 @@ def weight_gradient(
     filters: int, columns: int, pixels: int, tile: Tile, dtype: str, target: str, *, formed: Sequence[bool],
     groups: int = 1,
 ) -> LongSum:  # fmt: skip
-    """The sum over ``pixels`` of a weight gradient [filters, columns] in tiles of this kind; which of dy and x are
-    ``formed`` in registers."""
+    """The sum over ``pixels`` of a weight gradient [filters, columns] in tiles of this kind.
+    ``formed`` says which of dy and x are formed in registers."""
     machine, size = machine_of(target), 2 if dtype in NARROW else 4
     products = Fraction(2 * tile.m * tile.n * tile.k, machine.products_a_clock(dtype))
     loading = size * (tile.m + tile.n) * tile.k / machine.cache_bytes_a_clock
@@ -105,9 +105,9 @@ def weight_gradient_tile(
     filters: int, columns: int, pixels: int, dtype: str, target: str, attempt: int = 0, *,
     formed: Sequence[bool], tap: int = 0, groups: int = 1,
 ) -> Tile:  # fmt: skip
-    """The tile with which a weight gradient, dealt out as is best for it, takes the least time: the largest of its
-    type, or with half its rows or columns; with 64 rows at least where there are as many, for the rates of products
-    are those of instructions of 64 rows (wgmma)."""
+    """The tile with which a weight gradient, dealt out as is best for it, takes the least time.
+    It is the largest of its type, or one with half its rows or columns; with 64 rows at least where there are as many,
+    for the rates of products are those of instructions of 64 rows (wgmma)."""
     m, n, k = largest(filters, columns, pixels, dtype, tap)
     halves = [(m, n), (m // 2, n), (m, n // 2), (m // 2, n // 2)] if for_a_gpu() else [(m, n)]
     some = [

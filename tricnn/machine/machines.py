@@ -23,8 +23,9 @@ CACHE_OVER_MEMORY = 2.8
 
 @dataclass(frozen=True)
 class Measured:
-    """Rates that a GPU reached, and how they were measured: ``copy`` in TB/s, reads and writes together; ``narrow`` in
-    Tflop/s, of one large product of 16-bit numbers. None: nobody has measured it."""
+    """Rates that a GPU reached, and how they were measured.
+    ``copy`` is in TB/s, reads and writes together; ``narrow`` in Tflop/s, of one large product of 16-bit numbers. None:
+    nobody has measured it."""
 
     copy: float | None = None
     narrow: float | None = None
@@ -78,8 +79,8 @@ class Machine:
     # --- each clock -----------------------------------------------------------------
 
     def products_a_clock(self, dtype: str) -> int:
-        """Operations of products in ``dtype`` that one multiprocessor does: the power of two nearest to what the data
-        sheet says for all of them."""
+        """Operations of products in ``dtype`` that one multiprocessor does in a clock.
+        It is the power of two nearest to what the data sheet says for all of them."""
         return 2 ** round(log2(self.rate(dtype) / (self.multiprocessors * self.clock * 1e9)))
 
     @property
@@ -119,8 +120,8 @@ COMMON: dict[str, Machine] = {machine.target: machine for machine in reversed(MA
 
 
 def machine_of(target: str, device: str = "") -> Machine:
-    """The machine that ``device``, a GPU's name as its driver gives it ("NVIDIA H200"), is; else the common one of
-    ``target``."""
+    """The machine that ``device`` is, a GPU's name as its driver gives it ("NVIDIA H200").
+    If it is not known, the common one of ``target``."""
     words = device.upper().split()
     for machine in MACHINES:
         if machine.target == target and machine.name.upper().split()[0] in words:

@@ -132,8 +132,8 @@ def disassembled(cubin: bytes, nvdisasm: str) -> list[list[Instruction]]:
 
 
 def instructions(text: str, code: bytes = b"") -> list[Instruction]:
-    """The instructions of one function that nvdisasm printed, in order. ``code``: the function's own bytes, for the
-    control bits."""
+    """The instructions of one function that nvdisasm printed, in order.
+    ``code`` are the function's own bytes, for the control bits."""
     rows: list[tuple[int, str]] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():

@@ -29,8 +29,9 @@ class Tile:
 
 @dataclass(frozen=True)
 class Form:
-    """How a function departs from the tile it was first given: how many times its tile was made smaller, because a
-    compiler spilled it, and whether its loads may still be pipelined, which some versions of Triton do wrongly."""
+    """How a function departs from the tile it was first given.
+    It says how many times its tile was made smaller, because a compiler spilled it, and whether its loads may still be
+    pipelined, which some versions of Triton do wrongly."""
 
     smaller: int = 0
     pipelined: bool = True
@@ -45,8 +46,9 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """What a tile is chosen for: the target, the kernel's kind (an operation's name), the dtype, and the numbers of its
-    shape by name (:data:`NUMBERS`)."""
+    """What a tile is chosen for.
+    It has the target, the kernel's kind (an operation's name), the dtype, and the numbers of its shape by name
+    (:data:`NUMBERS`)."""
 
     target: str
     kind: str
@@ -84,9 +86,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Style:
-    """How tiles are chosen: how many of them are enough (None: as many as :func:`clocks` says), how many programs run
-    at once (None: as many as the target has multiprocessors, or share them), how
-    many elements a pointwise tile has, and the largest tile of a product where that does not depend on the type."""
+    """How tiles are chosen.
+    It says how many of them are enough (None: as many as :func:`clocks` says), how many programs run at once (None: as
+    many as the target has multiprocessors, or share them), how many elements a pointwise tile has, and the largest tile
+    of a product where that does not depend on the type."""
 
     tiles: int | None
     programs: int | None
@@ -117,8 +120,8 @@ def programs(target: str) -> int:
 
 
 def share(shared: int, target: str) -> bool:
-    """Whether as many programs as should share a multiprocessor fit there with so many bytes of shared memory each, and
-    the one KB that a GPU takes for itself."""
+    """Whether as many programs as should share a multiprocessor fit there with so many bytes of shared memory each.
+    A GPU takes one KB for itself for each of them."""
     return TOGETHER * (shared + 1024) <= machine_of(target).shared * 1024
 
 
@@ -143,8 +146,9 @@ def power_of_two(n: int) -> int:
 
 
 def largest(rows: int, columns: int, depth: int, dtype: str, tap: int = 0) -> tuple[int, int, int]:
-    """(m, n, k) of the largest tile of a type for a product of [rows, depth] by [depth, columns]. If each ``tap``
-    columns belong to one tap of a filter, a tile does not reach into the next one, where it is large enough then."""
+    """(m, n, k) of the largest tile of a type for a product of [rows, depth] by [depth, columns].
+    If each ``tap`` columns belong to one tap of a filter, a tile does not reach into the next one, where it is large
+    enough then."""
     m, n, k = (128, 128, 64) if dtype in NARROW else (64, 64, 32) if dtype == "tf32" else (64, 64, 16)
     m, n, k = _style.get().product or (m, n, k)
     m, n, k = (min(most, max(power_of_two(size), 16)) for most, size in ((m, rows), (n, columns), (k, depth)))
@@ -166,10 +170,11 @@ def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, at
 def streamed(
     rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, formed: bool = False
 ) -> Tile:
-    """For such a product whose programs compute tile of rows after tile of rows (`matmul_boxes`): 64 rows at most, on 4
-    warps, so that two programs fit a multiprocessor whatever they compute and sum up beside the product. Where that
-    does not fit their registers, first the epilogue takes half of the columns at a time (:func:`pieces`), then fewer
-    steps of the depth are formed at once, then there are fewer columns.
+    """The tile of a product whose programs compute tile of rows after tile of rows (`matmul_boxes`).
+
+    It has 64 rows at most, on 4 warps, so that two programs fit a multiprocessor whatever they compute and sum up
+    beside the product. Where that does not fit their registers, first the epilogue takes half of the columns at a time
+    (:func:`pieces`), then fewer steps of the depth are formed at once, then there are fewer columns.
 
     A product that is not ``formed``, both operands being as they lie in memory and no other being loaded, and that is
     limited by the tensor cores has the tile that these want: its loads would be the limit otherwise."""
@@ -190,8 +195,9 @@ def streamed(
 
 
 def pieces(columns: int, attempt: int) -> int:
-    """In how many pieces the columns of such a tile are stored, one after another. Two halves, once a compiler has
-    spilled it: so what the epilogue holds in registers beside the product is half as much."""
+    """In how many pieces the columns of a :func:`streamed` tile are stored, one after another.
+    They are two halves, once a compiler has spilled it: so what the epilogue holds in registers beside the product is
+    half as much."""
     return 2 if attempt > 0 and columns >= 128 else 1
 
 
@@ -212,10 +218,10 @@ def product_tile(m: int, n: int, k: int, dtype: str, target: str, attempt: int =
 
 
 def windows(filters: int, taps: int, depth: int, shared: int, attempt: int = 0) -> Tile | None:
-    """For a convolution that reads windows of ``depth`` elements, one for each of the rows of ``taps``, and keeps its
-    weights in the ``shared`` bytes that a block can have: 64 pixels, so that two programs fit a multiprocessor where
-    windows are short; more where the filters are so few that pixels are the rows of the product. None if nothing fits.
-    """
+    """The tile of a convolution that reads windows and keeps its weights in shared memory; None if nothing fits.
+    A window has ``depth`` elements, one for each of the rows of ``taps``, and a block can have ``shared`` bytes. The
+    tile has 64 pixels, so that two programs fit a multiprocessor where windows are short; more where the filters are so
+    few that pixels are the rows of the product."""
     n = min(max(power_of_two(filters), 16), 128)
     m = 128 if n < 64 else 64
     stages = 2
@@ -229,8 +235,8 @@ def windows(filters: int, taps: int, depth: int, shared: int, attempt: int = 0) 
 
 
 def windows_wgrad(filters: int, taps: int, depth: int, attempt: int = 0) -> tuple[Tile, int]:
-    """For the gradient by the weights of such a convolution: the tile, and how many of the rows of ``taps`` a program
-    takes, whose sums stay in registers: 128 numbers of fp32 a thread at most."""
+    """The tile of such a convolution's gradient by the weights, and how many of the rows of ``taps`` a program takes.
+    Their sums stay in registers: 128 numbers of fp32 a thread at most."""
     n = 64 if filters <= 64 else 128
     taken = max(1, min(taps, (128 * 128 >> max(attempt - 1, 0)) // (n * depth)))
     return Tile(64 >> (attempt > 1), n, depth, 4, 1 if attempt else 2), -(-taps // -(-taps // taken))
@@ -265,8 +271,8 @@ def with_sums(channels: int, attempt: int = 0) -> Tile:
 
 
 def box(rows: int, images: int, height: int, width: int) -> tuple[int, int, int] | None:
-    """(images, rows, columns) of boxes of so many pixels that cover ``images`` images with the least waste; None if
-    more than a fifth of all they cover would be waste. Of equals, the widest."""
+    """(images, rows, columns) of boxes of so many pixels that cover ``images`` images with the least waste.
+    Of equals it is the widest; None if more than a fifth of all they cover would be waste."""
     shapes = [(rows >> i >> j, 1 << i, 1 << j) for j in range(9) for i in range(9) if rows >> i >> j]
     covered = {
         b: prod(-(-size // of) * of for size, of in zip((images, height, width), b, strict=True)) for b in shapes

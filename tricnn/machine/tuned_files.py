@@ -71,8 +71,8 @@ _file: ContextVar[Path | None] = ContextVar("file", default=None)
 
 
 def lookup(problem: Problem) -> Tile | None:
-    """The tile that was found to be fastest for a problem, if any was: the first file's that measured it, or else the
-    first one's that has it."""
+    """The tile that was found to be fastest for a problem, if any was.
+    It is the first file's that measured it, or else the first one's that has it."""
     if not for_a_gpu():
         return None
     only = _only.get()

@@ -26,9 +26,10 @@ ENOUGH = 0.02
 
 
 class CudaClock:
-    """Seconds on the device's own clock, by events: the mean of ``repeats`` calls in a row (None: as many as take
-    :data:`ENOUGH` seconds, fifty at most, of work that ran before). Unless ``as_launched``, short work is recorded as a
-    CUDA graph, so that launching it takes no time."""
+    """Seconds on the device's own clock, by events.
+    They are the mean of ``repeats`` calls in a row (None: as many as take :data:`ENOUGH` seconds, fifty at most, of
+    work that ran before). Unless ``as_launched``, short work is recorded as a CUDA graph, so that launching it takes no
+    time."""
 
     def __init__(self, repeats: int | None = 10, as_launched: bool = False):
         import torch

@@ -169,7 +169,8 @@ class Memory:
 
 
 class Contest:
-    """``rehearse`` runs it on the CPU, once each, under Triton's interpreter: the times mean nothing then. Without
+    """Contenders that are timed in turns, beside PyTorch eager.
+    ``rehearse`` runs it on the CPU, once each, under Triton's interpreter: the times mean nothing then. Without
     ``beside`` nothing is compared with PyTorch eager."""
 
     def __init__(
@@ -252,8 +253,8 @@ class Contest:
         return self.compiled(mode="max-autotune") if "autotune" in name else self.compiled(), None
 
     def apart(self, result: Any, gradients: dict[str, Any]) -> dict[str, float | None]:
-        """How far a contender's numbers are from the baseline's: the largest difference, in parts of the largest
-        number; and of the gradients. None where both draw random numbers of their own."""
+        """How far a contender's numbers and gradients are from the baseline's; None where both draw random numbers.
+        That of the numbers is the largest difference, in parts of the largest number."""
         if self.mode == "train" and any(n.row.random for n in self.graph.nodes):
             return {"apart": None, "gradients_apart": None}
         apart = float((result - self.expected).abs().max() / self.expected.abs().max())
@@ -261,8 +262,8 @@ class Contest:
 
 
 def distance(mine: dict[str, Any], theirs: dict[str, Any]) -> float | None:
-    """The largest over the parameters of |g - g'| / |g'|, in Euclid's norm; gradients that are NEGLIGIBLE beside all
-    of them count as so large."""
+    """How far gradients are apart: the largest over the parameters of |g - g'| / |g'|, in Euclid's norm.
+    Gradients that are NEGLIGIBLE beside all of them count as so large."""
     if not theirs:
         return None
     least = NEGLIGIBLE * sum(float(g.norm()) ** 2 for g in theirs.values()) ** 0.5

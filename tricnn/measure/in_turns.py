@@ -17,8 +17,9 @@ def times_in_turns(
     timers: Mapping[Key, Callable[[], float]], *, least: int, most: int, seconds: float = 0.0,
     failed: Callable[[Key, Exception], None] | None = None, tell: Callable[[str], None] = lambda text: None,
 ) -> dict[Key, list[float]]:  # fmt: skip
-    """What each timer says (seconds), one after the other in every round: ``least`` rounds, and up to ``most`` until
-    ``seconds`` have passed.
+    """What each timer says (seconds), one after the other in every round.
+
+    There are ``least`` rounds, and up to ``most`` until ``seconds`` have passed.
 
     One that raises takes no part any more, once ``failed`` has been told, and its times are not among the result;
     without ``failed`` the error goes on to the caller.
@@ -43,8 +44,9 @@ def in_turns(
     contenders: Mapping[str, Callable[[], Work]], clock: Clock, *, images: int, seconds: float,
     least: int = 3, most: int = 50, tell: Callable[[str], None] = lambda name: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for every contender, in their order: each is made, called twice untimed, then all are timed in turns for
-    about ``seconds``. The row of one that fails, while it is made or while it runs, has its error; the others go on."""
+    """A row for every contender, in their order, all of them timed in turns for about ``seconds``.
+    Each is made, and called twice untimed, before. The row of one that fails, while it is made or while it runs, has
+    its error; the others go on."""
     errors: dict[str, str] = {}
     timers: dict[str, Callable[[], float]] = {}
 

@@ -94,9 +94,9 @@ def step(
     graph: Graph, mode: str, state: dict[str, Any], images: Any, labels: Any, dtype: str, device: str,
     wrap: Callable[[Any], Any] = lambda network: network, update: bool = False,
 ) -> Step:  # fmt: skip
-    """One inference, or one forward and backward pass, as PyTorch's users write it: channels-last; 16-bit inference
-    with 16-bit weights, 16-bit training under autocast with fp32 weights. ``wrap`` may compile the network; ``update``
-    adds SGD with momentum, of all parameters at once."""
+    """One inference, or one forward and backward pass, as PyTorch's users write it.
+    It is channels-last; 16-bit inference has 16-bit weights, 16-bit training runs under autocast with fp32 weights.
+    ``wrap`` may compile the network; ``update`` adds SGD with momentum, of all parameters at once."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     torch.backends.cudnn.benchmark = True
     network = PyTorchNetwork(graph, mode).load(state).to(device)

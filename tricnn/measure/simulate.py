@@ -32,8 +32,9 @@ REACHED_BYTES_PER_US, REACHED_FLOPS_PER_US = 3.0e6, 660e6
 
 @dataclass(frozen=True)
 class Row:
-    """One launch. ``result`` is None where it could not be simulated, and ``problem`` says why. ``limit_us``: max(bytes
-    / 3.0 TB/s, operations / 660 TFLOP/s), what it would take if it did nothing else at the rates that kernels reach."""
+    """One launch as the simulator sees it.
+    ``result`` is None where it could not be simulated, and ``problem`` says why. ``limit_us``: max(bytes / 3.0 TB/s,
+    operations / 660 TFLOP/s), what it would take if it did nothing else at the rates that kernels reach."""
 
     kernel: str
     kind: str
@@ -54,9 +55,10 @@ class Row:
 
 
 def summed(launches: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Of each kernel, over all its launches: ``simulated_us``, ``limit_us``, ``limit`` (of its first launch), ``share``
-    = limit_us / simulated_us, and what its warps wait for longest, with the share of their time. All None where it
-    could not be simulated, but ``problem``, which says why."""
+    """What the simulator says of each kernel, over all its launches.
+    These are ``simulated_us``, ``limit_us``, ``limit`` (of its first launch), ``share`` = limit_us / simulated_us, and
+    what its warps wait for longest, with the share of their time. All are None where it could not be simulated, but
+    ``problem``, which says why."""
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(row.kernel for row in launches):
         own = [row for row in launches if row.kernel == name]

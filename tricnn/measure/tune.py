@@ -1,5 +1,6 @@
-"""Which tile is fastest, measured on the device at hand: for each problem of a network, every candidate, in turns with
-the tile of the static rule.
+"""Which tile is fastest, measured on the device at hand.
+
+For each problem of a network, every candidate is timed in turns with the tile of the static rule.
 
 A candidate that spills registers, needs more shared memory than there is, or does not compile does not take part, and
 one that gives one wrong number on small integers does not win. The same holds for the rule's own tile: where it takes
@@ -77,8 +78,8 @@ class Site:
 
 @dataclass
 class Outcome:
-    """What came of a site: microseconds by tile, why others did not take part, and the winner, if it is not the rule's
-    tile."""
+    """What came of a site.
+    It has microseconds by tile, why others did not take part, and the winner, if it is not the rule's tile."""
 
     site: Site
     us: dict[Tile, float] = field(default_factory=dict)
@@ -111,8 +112,9 @@ def counts(launch: Launch) -> bool:
 
 
 class Contest(ABC):
-    """A contest of tiles: how each site's programs are made, compiled and compared. How long a tile takes, and whether
-    its numbers are right, subclasses say.
+    """A contest of tiles: how each site's programs are made, compiled and compared.
+
+    How long a tile takes, and whether its numbers are right, subclasses say.
 
     compile  machine code for kernels, or the reason why there is none (compile_kernels, with ``return_errors``).
     """
@@ -272,8 +274,8 @@ class Tuner(Contest):
 
 
 def fastest(outcome: Outcome, worth_it: float = WORTH_IT) -> Tile | None:
-    """The fastest tile, if it is worth writing: it needs at most ``worth_it`` of the time of the rule's, or the rule's
-    takes no part."""
+    """The fastest tile, if it is worth writing.
+    It needs at most ``worth_it`` of the time of the rule's, or the rule's takes no part."""
     rule = outcome.us.get(outcome.site.rule, math.inf)
     best = min(outcome.us, key=lambda tile: outcome.us[tile], default=outcome.site.rule)
     return best if best != outcome.site.rule and outcome.us[best] <= worth_it * rule else None

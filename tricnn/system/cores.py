@@ -15,8 +15,8 @@ MOST = 1024
 
 
 def workers(most: int = MOST) -> int:
-    """How many processes compile at once: ``$TRICNN_WORKERS``, else one for each usable core, as far as there is
-    memory; at least one and at most ``most``. Raises TricnnError if the variable is not such a number."""
+    """How many processes compile at once: ``$TRICNN_WORKERS``, else one for each usable core, as memory allows.
+    At least one and at most ``most``. Raises TricnnError if the variable is not such a number."""
     chosen = os.environ.get(VARIABLE, "")
     if chosen:
         if not re.fullmatch(r"[0-9]{1,6}", chosen) or not 1 <= int(chosen) <= MOST:

@@ -24,8 +24,10 @@ WAIT_SECONDS = 10.0
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o666, durable: bool = True) -> None:
-    """The whole of ``content`` under ``path``, or what was there before: written beside it, synced, renamed, and the
-    folder synced so that the name lasts as well (``durable``: for what cannot be made again).
+    """Leave the whole of ``content`` under ``path``, or what was there before.
+
+    It is written beside it, synced, renamed, and the folder synced so that the name lasts as well (``durable``: for
+    what cannot be made again).
 
     ``mode`` are the file's permissions, less the umask's. Raises OSError; nothing is left beside the file then.
     """
@@ -63,8 +65,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_at_most(path: Path, limit: int) -> bytes:
-    """The bytes of a file, at most ``limit + 1`` of them: more than ``limit`` is too many. A pipe nobody writes to for
-    ten seconds is an OSError, as is whatever else cannot be read."""
+    """The bytes of a file, at most ``limit + 1`` of them: more than ``limit`` is too many.
+    A pipe nobody writes to for ten seconds is an OSError, as is whatever else cannot be read."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for its writer
     try:
         if stat.S_ISDIR(os.fstat(handle).st_mode):

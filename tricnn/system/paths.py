@@ -47,8 +47,8 @@ def home() -> Path | None:
 
 
 def cache_folder() -> Path | None:
-    """Where tricnn keeps what it can make or fetch again: ``$TRICNN_CACHE``, else ``$XDG_CACHE_HOME/tricnn``, else
-    ``~/.cache/tricnn``; None where there is no home either."""
+    """Where tricnn keeps what it can make or fetch again; None where there is no home either.
+    It is ``$TRICNN_CACHE``, else ``$XDG_CACHE_HOME/tricnn``, else ``~/.cache/tricnn``."""
     if chosen := os.environ.get(CACHE):
         return user_path(chosen)
     xdg = os.environ.get("XDG_CACHE_HOME", "")

@@ -14,8 +14,9 @@ SECONDS_BETWEEN_LINES = 3.0
 
 
 class Waiting:
-    """Says ``what`` is under way and for how long, every few seconds; silent for the first ones, and while another one
-    inside it speaks. A context manager.
+    """A context manager that says ``what`` is under way and for how long, every few seconds.
+
+    It is silent for the first ones, and while another one inside it speaks.
 
     with Waiting(console, "fusing resnet152"):
         ...
