@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_fusion(parser)
     parser.add_argument(
-        "--out", type=file_path, metavar="DIR", help="write kernels.py, the machine code and manifest.json there"
+        "--out",
+        type=file_path,
+        metavar="DIR",
+        help="write kernels.py, which runs without tricnn, the machine code and manifest.json there",
     )
     parser.add_argument("--all", action="store_true", help="a row for every kernel, also of large networks")
     parser.add_argument(

@@ -11,7 +11,7 @@ writes them as files, and ``tricnn explain`` lists them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Graph
 from ..ir.objective import Loss
@@ -152,6 +152,9 @@ def planned(
 
 def _planned(graph: Graph, aim: Aim, show: Show | None) -> Plan:
     plan = fuse(_passed(graph, aim, show), aim.mode, aim.policy, aim.cost)
+    there = plan.graph.by_name
+    left_out = tuple(n.name for n in (*graph.parameters, *graph.buffers) if n.name not in there)
+    plan = replace(plan, left_out=left_out)
     if show is not None:
         show("plan", plan)
     return plan

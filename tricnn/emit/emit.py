@@ -7,11 +7,13 @@ import re
 import textwrap
 from collections.abc import Sequence
 
+from ..compiler.pipeline import OPEN
 from ..ir.wording import plural
 from ..lower.call import Line, wrapped
 from ..lower.names import StepNumber
 from ..lower.program import Function, Launch, Program
 from ..machine.tiles import programs
+from .interface import interface
 from .shared_helpers import shared
 from .templates import closure, library, module_text
 from .tensors import allocation, pointing, rounding
@@ -29,7 +31,8 @@ def emit(program: Program) -> str:
     wanted = {t.name for t in closure(functions)}
     texts = dict.fromkeys(t.text for t in library().values() if t.name in wanted)
     templates = sorted(texts, key=lambda text: "@triton.jit" in text)  # constants first: defaults need them
-    modules = ["torch", "triton", "triton.language as tl"]
+    closed = program.plan.mode != OPEN
+    modules = [*(["sys"] if closed else []), "torch", "triton", "triton.language as tl"]
     modules += ["triton.tools.tensor_descriptor"] if program.descriptors else []
     parts = [
         _header(program),
@@ -43,6 +46,7 @@ def emit(program: Program) -> str:
         allocation(program),
         *([rounding(program)] if program.rounded else []),
         *_steps(program),
+        *([_title("weights, batches and results as PyTorch has them"), *interface(program)] if closed else []),
     ]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -70,10 +74,26 @@ def _header(program: Program) -> str:
         "",
         f"Tensors are channels-last; activations are {program.storage}, products {program.dtype}, sums fp32.",
         f"Tiles were chosen for batch {program.batch}; any batch size N runs{'' if program.wide else most}.",
-        "The manifest says where parameters and gradients lie, in which order (placed, prepared, pixel_ordered).",
+        *_use(program),
         '"""',
     ]
     return "\n".join(lines)
+
+
+def _use(program: Program) -> list[str]:
+    """The lines of the docstring that say how the file is used: an open plan's is not by itself."""
+    if program.plan.mode == OPEN:
+        return []
+    put = "".join(f'inputs(t, N)["{n.name}"].copy_({n.name}); ' for n in program.plan.graph.inputs)
+    then = "loss = results(t, N)['loss']; gradients(t)" if program.plan.mode == "train" else "y = results(t, N)"
+    return [
+        "",
+        "    t = allocate(N, lasting=load(state_dict))  # PyTorch's names and shapes",
+        f"    {put}step(t, N)",
+        f"    {then}",
+        "",
+        "It needs nothing but torch and triton: `python FILE [WEIGHTS.pth [N]]` runs a batch of noise.",
+    ]
 
 
 def launches_of(program: Program, function: Function) -> list[Launch]:
@@ -164,7 +184,7 @@ def _steps(program: Program) -> list[str]:
     """The functions that launch: ``step``, or, of an open plan, ``forward`` and ``backward``."""
     masks = "seed and step choose the dropout masks."
     rounded = ", with the weights of the last round_weights(t)" * bool(program.rounded)
-    if program.plan.mode != "open":
+    if program.plan.mode != OPEN:
         does = f"Launch the kernels on the tensors t, in order{rounded}. {masks}"
         return [_launching(program, "step", program.launches, does)]
     first = program.forward_launches

@@ -125,15 +125,15 @@ def allocation(program: Program) -> str:
         f"        {name!r}: ({program.buffers[name].size}, {_dtype(program, name)}, {first}, {last}),"
         for name, (first, last) in lives.items()
     ]
-    allocate = _filled(
+    allocate = filled(
         ALLOCATE,
         cdiv=["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes),
         others=_new(program, others),
         updates=updates,
-        arena=[_filled(ARENA, passed=passed)] if lives else [],
+        arena=[filled(ARENA, passed=passed)] if lives else [],
         point=["    point(t)"] * program.points,
     )
-    functions = [_filled(PARAMETERS, lasting=_new(program, lasting))]
+    functions = [filled(PARAMETERS, lasting=_new(program, lasting))]
     functions += [inspect.getsource(share).strip()] if lives else []
     return "\n\n\n".join([*functions, allocate]).replace("'", '"')
 
@@ -149,17 +149,17 @@ def pointing(program: Program) -> str:
         (boxes, DESCRIPTORS, FILL_DESCRIPTORS),
         (windows, WINDOWS, FILL_WINDOWS),
     ]
-    lists = [_filled(text, rows=_rows(rows)) for rows, text, _ in kinds if rows]
+    lists = [filled(text, rows=_rows(rows)) for rows, text, _ in kinds if rows]
     fill = [text.rstrip() for rows, _, text in kinds if rows]
-    return _filled(POINT, lists=lists, fill=fill).replace("'", '"')
+    return filled(POINT, lists=lists, fill=fill).replace("'", '"')
 
 
 def rounding(program: Program) -> str:
     """``round_weights(t)``: before the first step, and after a change of weights that did not write the copies."""
-    return _filled(ROUND_WEIGHTS, rows=_rows(program.rounded.items())).replace("'", '"')
+    return filled(ROUND_WEIGHTS, rows=_rows(program.rounded.items())).replace("'", '"')
 
 
-def _filled(text: str, **lines: list[str]) -> str:
+def filled(text: str, **lines: list[str]) -> str:
     """A text with lines instead of those that are ``{name}``: as many as there are, or none."""
     for name, some in lines.items():
         text = text.replace(f"{{{name}}}\n", "".join(f"{line}\n" for line in some))

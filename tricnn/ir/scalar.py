@@ -172,7 +172,8 @@ sqrt, absolute, sigmoid, tanh, erf = map(_unary, ("sqrt", "abs", "sigmoid", "tan
 class Meaning:
     """A function in every language.
 
-    numpy, torch  the name in that library, or what to call instead
+    numpy         the name in that library, or what to call instead
+    torch         the name there
     triton        its text, of the parts' texts; ``binds`` says how tightly (3: as a name does), and how tightly each
                   part must
     slope         ``(parts, the function itself) -> the derivative by each part``
@@ -183,7 +184,7 @@ class Meaning:
     """
 
     numpy: str | Callable[..., Any]
-    torch: str | Callable[..., Any]
+    torch: str
     triton: str
     slope: Callable[[Sequence[Expression], Expression], Sequence[Expression]]
     binds: int = 3
@@ -386,6 +387,15 @@ def text(
         else:
             written[x] = repr(number_of(x, attrs)), 3
     return written[e][0]
+
+
+def torch_text(e: Expression, attrs: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The expression in PyTorch, one call in the other. ``names`` are texts of the operands, tensors of float64."""
+    if isinstance(e, Value):
+        return names[e.name]
+    if isinstance(e, Function):
+        return f"torch.{FUNCTIONS[e.name].torch}({', '.join(torch_text(part, attrs, names) for part in e.parts)})"
+    return f"torch.tensor({number_of(e, attrs)!r}, dtype=torch.float64)"
 
 
 def derivative(e: Expression, by: str) -> Expression:

@@ -147,6 +147,8 @@ class Op:
     probabilities    of logits, its operand, which a loss takes instead
     random           it draws numbers while training; inference leaves it out
     prepared         of weights that a pass makes of parameters: computed when those change, not at every step
+    torch            ``(*operands, **attrs)``, of PyTorch's tensors alone: ``aten`` is it, where a row has no other, and
+                     an emitted file has its text, for weights that are prepared so
     begins_backward  the backward pass begins with it
     unread           the operands (by number) of which it needs the shape only
     cuts             ``"channels"`` or ``"filters"``: a result is those of them from ``start`` to ``stop``
@@ -205,6 +207,7 @@ class Op:
     probabilities: bool = False
     random: bool = False
     prepared: bool = False
+    torch: Callable[..., Any] | None = None
     begins_backward: bool = False
     unread: tuple[int, ...] = ()
     cuts: Literal["", "channels", "filters"] = ""
@@ -287,7 +290,8 @@ def register(
     shape: Callable[..., TensorType],
     numpy: Callable[..., Any],
     gradient: Callable[..., Sequence[str | None]] | str,
-    aten: Callable[..., Any],
+    aten: Callable[..., Any] | None = None,
+    torch: Callable[..., Any] | None = None,
     macs: Macs = no_macs,
     attrs: Mapping[str, Attr] | None = None,
     doc: str = "",
@@ -295,9 +299,17 @@ def register(
 ) -> None:
     """Add a row. ``inputs`` is the operands' names with spaces between; ``facts`` are further fields of :class:`Op`."""
     facts = {key: value for key, value in facts.items() if value is not None}
+    if aten is None:
+        assert torch is not None, f"{name} has neither aten nor torch"
+        alone = torch
+
+        def aten(env: Any, a: Any, *operands: Any) -> Any:
+            return alone(*operands, **a)
+
     OPS[name] = Op(
-        name, kind, tuple(inputs.split()), dict(attrs or {}), shape, numpy, gradient, macs, aten, doc, **facts
-    )
+        name, kind, tuple(inputs.split()), dict(attrs or {}), shape, numpy, gradient, macs, aten, doc, torch=torch,
+        **facts,
+    )  # fmt: skip
 
 
 def check_attrs(node: Node) -> Mapping[str, Any]:

@@ -7,13 +7,16 @@ batch_norm(x)               = conv2d(x, diagonal of s, beta - mean * s)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..table import Kind, integer, padding, register, require
 from ..types import TensorType
 from .norm import EPS
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _scale(gamma: Any, var: Any, eps: float) -> Any:
@@ -38,13 +41,47 @@ def _rows(s: Any, w: Any) -> Any:
 
 _PREPARED = "folded weights are for inference, which has no gradient"
 
+
+# --- in PyTorch: functions whose text emitted files have, so that each needs nothing but torch ------------------------
+
+
+def fold_weight(w: torch.Tensor, gamma: torch.Tensor, var: torch.Tensor, eps: float) -> torch.Tensor:
+    """The weight of a layer with the batch norm after it: w * gamma * rsqrt(var + eps), filter by filter."""
+    return w * (gamma * (var + eps).rsqrt()).reshape(-1, *[1] * (w.dim() - 1))
+
+
+def fold_bias(
+    gamma: torch.Tensor, beta: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, *bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """The bias of a layer with the batch norm after it: (bias - mean) * gamma * rsqrt(var + eps) + beta."""
+    return (sum(bias) - mean) * gamma * (var + eps).rsqrt() + beta
+
+
+def pad_window(w: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Tensor:
+    """A weight [K, C, R, S] for a larger window: zeros above, below, left and right, as many as padding says."""
+    top, bottom, left, right = padding
+    k, c, r, s = w.shape
+    wide = w.new_zeros(k, c, top + r + bottom, left + s + right)
+    wide[:, :, top : top + r, left : left + s] = w
+    return wide
+
+
+def diagonal_weight(gamma: torch.Tensor, var: torch.Tensor, eps: float, groups: int) -> torch.Tensor:
+    """The weight of a 1x1 convolution that multiplies each channel by gamma * rsqrt(var + eps)."""
+    each = len(gamma) // groups
+    w = gamma.new_zeros(len(gamma), each, 1, 1)
+    for c, scale in enumerate(gamma * (var + eps).rsqrt()):
+        w[c, c % each] = scale
+    return w
+
+
 register(
     "fold_weight", Kind.POINTWISE, "weight gamma var",
     attrs=EPS,
     shape=_weight_shape,
     numpy=lambda env, a, w, gamma, var: w * _rows(_scale(gamma, var, a["eps"]), w),
     gradient=_PREPARED,
-    aten=lambda env, a, w, gamma, var: w * _rows(gamma * (var + a["eps"]).rsqrt(), w),
+    torch=fold_weight,
     prepared=True,
     doc="weight * gamma * rsqrt(var + eps), per filter",
 )  # fmt: skip
@@ -54,7 +91,7 @@ register(
     shape=_bias_shape,
     numpy=lambda env, a, gamma, beta, mean, var, b=0: (b - mean) * _scale(gamma, var, a["eps"]) + beta,
     gradient=_PREPARED,
-    aten=lambda env, a, gamma, beta, mean, var, b=0: (b - mean) * gamma * (var + a["eps"]).rsqrt() + beta,
+    torch=fold_bias,
     prepared=True,
     doc="(bias - mean) * gamma * rsqrt(var + eps) + beta",
 )  # fmt: skip
@@ -82,20 +119,13 @@ def _diagonal(a: Any, s: Any, zeros: Any) -> Any:
     return zeros
 
 
-def _torch_pad(w: Any, around: Any) -> Any:
-    import torch.nn.functional as F
-
-    top, bottom, left, right = around
-    return F.pad(w, (left, right, top, bottom))
-
-
 register(
     "pad_window", Kind.POINTWISE, "weight",
     attrs={"padding": padding()},
     shape=_window_shape,
     numpy=lambda env, a, w: np.pad(w, ((0, 0), (0, 0), a["padding"][:2], a["padding"][2:])),
     gradient=_PREPARED,
-    aten=lambda env, a, w: _torch_pad(w, a["padding"]),
+    torch=pad_window,
     prepared=True,
     doc="weights for a larger window: zeros above, below, left and right of those of each filter and channel",
 )  # fmt: skip
@@ -107,9 +137,7 @@ register(
         a, _scale(gamma, var, a["eps"]), np.zeros((len(gamma), len(gamma) // a["groups"], 1, 1), gamma.dtype)
     ),
     gradient=_PREPARED,
-    aten=lambda env, a, gamma, var: _diagonal(
-        a, gamma * (var + a["eps"]).rsqrt(), gamma.new_zeros(len(gamma), len(gamma) // a["groups"], 1, 1)
-    ),
+    torch=diagonal_weight,
     prepared=True,
     doc="the weight of a 1x1 convolution that multiplies each channel by gamma * rsqrt(var + eps)",
 )  # fmt: skip

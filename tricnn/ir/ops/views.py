@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import prod
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..table import Attr, Kind, integer, register, require
 from ..types import N, TensorType
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _concat_shape(a: Any, *xs: TensorType) -> TensorType:
@@ -86,10 +89,11 @@ def _aten_pad(env: Any, a: Any, x: Any) -> Any:
     return F.pad(x, (*[0] * (2 * x.dim() - 4), a["before"], a["after"]))
 
 
-def _aten_concat(env: Any, a: Any, *xs: Any) -> Any:
+def concat(*xs: torch.Tensor) -> torch.Tensor:
+    """Tensors one after the other along the channels: the last axis of vectors and rows, axis 1 of images."""
     import torch
 
-    return torch.cat(xs, dim=_channel_axis(xs[0]))
+    return torch.cat(xs, dim=min(xs[0].dim() - 1, 1))
 
 
 def _filters_shape(a: Any, *ws: TensorType) -> TensorType:
@@ -117,10 +121,21 @@ def _filters_gradient(g: Any, node: Any, dy: str) -> list[str]:
     return grads
 
 
-def _aten_filters(env: Any, a: Any, *ws: Any) -> Any:
+def concat_filters(*ws: torch.Tensor) -> torch.Tensor:
+    """The weights [K, C, R, S] of several convolutions, one after the other along their filters."""
     import torch
 
     return torch.cat(ws, dim=0)
+
+
+def slice_filters(w: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Filters start to stop of a weight [K, C, R, S]."""
+    return w[start:stop]
+
+
+def view_weight(w: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """A parameter with dimensions of 1 added or left out."""
+    return w.reshape(shape)
 
 
 def _dims(value: Any) -> tuple[int, ...]:
@@ -162,7 +177,7 @@ register(
     shape=_concat_shape,
     numpy=_concat,
     gradient=_concat_gradient,
-    aten=_aten_concat,
+    torch=concat,
     copies=True, finds_rows=True, finds_vectors=True,
     joins="channels",
     doc="the inputs one after the other along the channels ([N, C, H, W], [N, C], [C] or rows [R, C])",
@@ -194,7 +209,7 @@ register(
     shape=_filters_shape,
     numpy=lambda env, a, *ws: np.concatenate(ws, axis=0),
     gradient=_filters_gradient,
-    aten=_aten_filters,
+    torch=concat_filters,
     copies=True,
     joins="filters",
     doc="the weights [K, C, R, S] of several convolutions, one after the other along their filters",
@@ -205,7 +220,7 @@ register(
     shape=_some_filters_shape,
     numpy=lambda env, a, w: w[a["start"] : a["stop"]],
     gradient="weights are cut only after differentiation",
-    aten=lambda env, a, w: w[a["start"] : a["stop"]],
+    torch=slice_filters,
     cuts="filters",
     doc="filters start to stop of a weight [K, C, R, S]",
 )  # fmt: skip
@@ -232,7 +247,7 @@ register(
     shape=_weight_view,
     numpy=lambda env, a, w: w.reshape(a["shape"]),
     gradient=lambda g, node, dy: [g.add("view_weight", dy, shape=g.type(node.inputs[0]).per_image)],
-    aten=lambda env, a, w: w.reshape(a["shape"]),
+    torch=view_weight,
     dense_view="weight",
     doc="a parameter with dimensions of 1 added or left out: the weight [K, C] of a dense layer as that of a 1x1 "
     "convolution, a scale [C, 1, 1] as [C]",
