@@ -205,12 +205,19 @@ class Program:
             region.step = step = PLANS[key]
         needed = {n.name for n in step.plan.graph.nodes if n.row.source is not None}
         given = {name: x for name, x in given.items() if name in needed}
-        call = Call.of(step, given, images.device, real, bool(autocast))
+        results = region.part.results(self.gm.graph)
+        call = Call.of(step, given, images.device, [_type(node, real) for node in results])
         outputs = called(call, given)
         with torch.no_grad():
             for name, x in call.updates.items():
                 given[name].copy_(as_tensor(x, given[name].device))
-        values.update(zip(region.part.results(self.gm.graph), outputs.values(), strict=True))
+        values.update(zip(results, outputs.values(), strict=True))
+
+
+def _type(node: torch.fx.Node, otherwise: torch.dtype) -> torch.dtype:
+    """The type of what a call gives, under autocast too, as Dynamo has found it."""
+    example = node.meta.get("example_value")
+    return example.dtype if isinstance(example, torch.Tensor) else otherwise
 
 
 def compile_backend(

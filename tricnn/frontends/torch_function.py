@@ -5,7 +5,7 @@ outputs = called(step, tensors by name)        outputs.backward -> the gradients
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +32,13 @@ class Call:
 
     @classmethod
     def of(
-        cls, step: OpenStep, given: Mapping[str, torch.Tensor], device: torch.device, real: torch.dtype, autocast: bool
+        cls, step: OpenStep, given: Mapping[str, torch.Tensor], device: torch.device, types: Sequence[torch.dtype]
     ) -> Call:
-        """A call whose outputs are ``real``; probabilities stay fp32 under autocast, as PyTorch has it. Dropout's masks
-        are drawn from PyTorch's generator."""
-        types = {
-            o.name: torch.float32 if autocast and step.graph.by_name[o.value].row.probabilities else real
-            for o in step.graph.outputs
-        }
+        """A call whose outputs have these types, in order. Dropout's masks are drawn from PyTorch's generator."""
+        outputs = [o.name for o in step.plan.graph.outputs]
         random = any(n.row.random for n in step.plan.graph.nodes)
-        return cls(step, tuple(given), types, device, int(torch.randint(2**62, ())) if random else 0)
+        named = dict(zip(outputs, types, strict=True))
+        return cls(step, tuple(given), named, device, int(torch.randint(2**62, ())) if random else 0)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -195,12 +195,18 @@ class _Compiled:
         sources = {n.name for n in step.plan.graph.nodes if n.row.source is not None}
         given = {name: x for name, x in given.items() if name in sources}
         real = autocast or (inputs[0].dtype if inputs[0].is_floating_point() else torch.float32)
-        call = Call.of(step, given, device, real, bool(autocast))
+        structure, outputs = self._structure_of(module, settings, autocast), step.plan.graph.outputs
+        fits = structure is not None and len(structure.types) == len(outputs)
+        call = Call.of(
+            step, given, device, structure.types if structure and fits and autocast else [real] * len(outputs)
+        )
         learning = bool(step.plan.graph.updates)
         with self.lock if learning else nullcontext():
-            outputs = called(call, given)
+            results = called(call, given)
             self._update(module, settings, call.updates)
-        return self._structured(module, settings, outputs)
+        if structure is not None and fits:
+            return structure.of(results.values())
+        return next(iter(results.values())) if self.inputs is None and len(results) == 1 else results
 
     def _update(self, module: Module, settings: tuple[Any, ...], updates: Mapping[str, Any]) -> None:
         """Keep the new running statistics, and count the batch."""
@@ -224,18 +230,17 @@ class _Compiled:
                 else:
                     buffer.copy_(new)
 
-    def _structured(self, module: Module, settings: tuple[Any, ...], outputs: dict[str, torch.Tensor]) -> Any:
-        """The outputs as the original module gives them: one tensor, a tuple, a dictionary..."""
+    def _structure_of(
+        self, module: Module, settings: tuple[Any, ...], autocast: torch.dtype | None
+    ) -> _Structure | None:
+        """How the original module's result is made of tensors; None of a declared graph."""
         if self.inputs is None:
-            return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+            return None
         with self.lock:
-            if settings not in self.structures:
-                self.structures[settings] = _structure(self.origin, self.inputs, module.training)
-            spec, tensors = self.structures[settings]
-        values = iter(outputs.values())
-        if sum(tensors) != len(outputs):
-            return outputs
-        return pytree.tree_unflatten([next(values) if there else None for there in tensors], spec)
+            key = settings, autocast
+            if key not in self.structures:
+                self.structures[key] = _structure(self.origin, self.inputs, module.training)
+            return self.structures[key]
 
     def _say_what_does_not_run(self, module: Module) -> None:
         """Warn, once, of hooks on layers: these are compiled, and called by nobody."""
@@ -313,9 +318,27 @@ def _channels_last(module: torch.nn.Module) -> None:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
 
 
-def _structure(origin: torch.nn.Module, shapes: list[tuple[int, ...]], training: bool) -> tuple[Any, list[bool]]:
-    """How the original module's result is made of tensors, found by running it on tensors without numbers: its tree,
-    and which leaves are tensors."""
+@dataclass(frozen=True)
+class _Structure:
+    """A module's result: its tree (one tensor, a tuple, a dictionary...), and of each leaf the type, None if it is no
+    tensor."""
+
+    spec: Any
+    leaves: tuple[torch.dtype | None, ...]
+
+    @property
+    def types(self) -> list[torch.dtype]:
+        """The types of the tensors in it, in order."""
+        return [leaf for leaf in self.leaves if leaf is not None]
+
+    def of(self, tensors: Iterable[torch.Tensor]) -> Any:
+        """The result that is made of these tensors."""
+        values = iter(tensors)
+        return pytree.tree_unflatten([None if leaf is None else next(values) for leaf in self.leaves], self.spec)
+
+
+def _structure(origin: torch.nn.Module, shapes: list[tuple[int, ...]], training: bool) -> _Structure:
+    """That of a module's result, under autocast if that is on, found by running it on tensors without numbers."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.func import functional_call
 
@@ -338,7 +361,7 @@ def _structure(origin: torch.nn.Module, shapes: list[tuple[int, ...]], training:
         for norm in cumulative:
             vars(norm)["momentum"] = CUMULATIVE
     leaves, spec = pytree.tree_flatten(result)
-    return spec, [isinstance(leaf, torch.Tensor) for leaf in leaves]
+    return _Structure(spec, tuple(leaf.dtype if isinstance(leaf, torch.Tensor) else None for leaf in leaves))
 
 
 def _declared(graph: Graph, seed: int) -> torch.nn.Module:
