@@ -216,7 +216,7 @@ SITES = [
      "epilogue: the reader also needs inception5b.siblings.grad_input, which is computed after "
      "inception5b.branch4.0.max_pool2d_grad"),
     ("googlenet_bn", "infer", "inception3a.relu", "inception3a.concat.whole",
-     "placement: concat(x, ...) where x is written into its channels of inception3a.concat.whole"),
+     "placement: concat(x, ...) where x is written into its channels of the whole"),
     ("googlenet_bn", "infer", "conv3.relu", "inception3a.branch4.0",
      "pooling: only a convolution's tiles can be made of whole windows, not those of max_pool2d; "
      "prologue: the kernel of maxpool2 computes and stores conv3.relu"),

@@ -139,12 +139,8 @@ def dispatch(arguments: list[str]) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"unknown command {first!r}{hint} (commands: {', '.join(COMMANDS)})")
     module = import_module(f".{first}_command", __package__)
-    parser = Parser(prog=f"tricnn {first}", description=module.__doc__, epilog=module.EXAMPLES)
-    module.add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     try:
-        rest = arguments[1:]
-        options = parser.parse_args(module.expanded(rest, parser) if hasattr(module, "expanded") else rest)
+        options = parsed(first, arguments[1:])
     except SystemExit as end:  # --help
         return int(end.code or 0)
     if getattr(options, "tuned", None) is None:
@@ -153,6 +149,15 @@ def dispatch(arguments: list[str]) -> int:
 
     with tuning.using(options.tuned):
         return int(module.run(options))
+
+
+def parsed(command: str, arguments: list[str]) -> argparse.Namespace:
+    """The options of a command. Raises UsageError for those that it does not have."""
+    module = import_module(f".{command}_command", __package__)
+    parser = Parser(prog=f"tricnn {command}", description=module.__doc__, epilog=module.EXAMPLES)
+    module.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+    return parser.parse_args(module.expanded(arguments, parser) if hasattr(module, "expanded") else arguments)
 
 
 def top_parser() -> Parser:

@@ -121,7 +121,7 @@ def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
         graph, screen, mode="train", batch=VERIFIED_BATCH, compiled_batch=BATCH, dtype=DTYPE, target=target,
         fuse="auto", seed=0,
     )  # fmt: skip
-    screen.show("", tables.checks(result, screen.out.width))
+    screen.show("", tables.checks(result))
     failed = [c["kernel"] for c in result["checks"] if not c["ok"]]
     if failed:
         raise VerificationFailed(f"kernels outside their tolerance: {', '.join(failed)}")

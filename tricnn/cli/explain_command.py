@@ -40,7 +40,8 @@ ones for each edge, and --all (or --json) says which.
 "bytes not read" of an edge are those of the value that need not be read from memory there: they do not add up to what
 is saved. The totals below do, and are exact: they also count what is not written, and what a prologue reads more than
 once. "time saved" is predicted (tricnn/compiler/cost.py): what the kernels that a value concerns take less by
-recomputing it, once for each such value. Values for which that is a loss are stored (--fuse auto), and listed.
+recomputing it, once for each such value; less than nothing where storing it would be a little faster, at the price of
+more bytes. Values for which it is clearly faster are stored (--fuse auto), and listed.
 """
 
 
@@ -61,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
     from tricnn.run.dump import Dump
 
     from ..report import tables
-    from ..report.figures import brief, plural, size, times
+    from ..report.figures import plural
+    from ..report.similar import MOST_ROWS
     from .asked_edges import edge_between, edges_of_layer
     from .screen import Screen
 
@@ -97,33 +99,42 @@ def run(options: argparse.Namespace) -> int:
     together = [e for e in edges if e["fused"]]
     apart = [e for e in edges if not e["fused"]]
     what = f"{graph.name}: {options.mode}, {options.dtype}, batch {options.batch}"
+    edges_of, sites_of = (tables.each_edge, tables.each_site) if options.all else (tables.edges, tables.sites)
+    shown = [
+        edges_of(f"{what}: {len(together)} of {plural(len(edges), 'edge')} fused", together, True),
+        edges_of(f"{plural(len(apart), 'edge')} not fused", apart, False),
+    ]
+    if stored := [s for s in result["sites"] if s["decision"] == "stored"]:
+        shown.append(sites_of(f"{len(stored)} of {len(result['sites'])} values stored to save time", stored))
+    said = totals(result)
+    if (hidden := tables.not_shown(edges)) and not options.all:
+        said.append(f"{plural(hidden, 'edge')} only counted here: --all prints every one, with the values that decided")
+    if len(edges) > MOST_ROWS:
+        screen.show(*said, "", *shown)
+    else:
+        screen.show(*shown, *said)
+    return 0
+
+
+def totals(result: dict[str, Any]) -> list[str]:
+    """What the tables come to, in lines."""
+    from ..report.figures import brief, plural, size, times
+
     plain = result["unfused"]
-    edges_of = tables.each_edge if options.all else tables.edges
-    screen.show(
-        edges_of(f"{what}: {len(together)} of {plural(len(edges), 'edge')} fused", together, True, screen.out.width),
-        edges_of(f"{plural(len(apart), 'edge')} not fused", apart, False, screen.out.width),
-    )
-    if (hidden := tables.not_shown(edges, screen.out.width)) and not options.all:
-        screen.show(
-            f"{plural(hidden, 'edge')} only counted here: --all prints every one, with the values that decided\n"
-        )
-    stored = [s for s in result["sites"] if s["decision"] == "stored"]
-    if stored:
-        screen.show(tables.sites(f"{len(stored)} of {len(result['sites'])} values stored to save time", stored))
     ran = ", ".join(p["name"] + ("" if p["changed"] else " (nothing to do)") for p in result["passes"])
-    screen.show(f"passes before fusion: {ran}")
-    screen.show(
+    lines = [
+        f"passes before fusion: {ran}",
         f"launches {plain['launches']} -> {result['launches']}; bytes {size(plain['dram_bytes'])} -> "
         f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less; "
-        f"predicted for {target} {' -> '.join(brief(r['predicted_us'] / 1e6) for r in (plain, result))}",
-    )
+        f"predicted for {result['target']} {' -> '.join(brief(r['predicted_us'] / 1e6) for r in (plain, result))}",
+    ]
     if result["shared_operands"]:
         cached = sum(s["in_cache"] for s in result["shared_operands"])
-        screen.show(
+        lines.append(
             f"in {plural(len(result['shared_operands']), 'layer')} dgrad and wgrad load the same gradient one after "
-            f"the other; in {cached} of them all that the two touch fits in {target}'s cache"
+            f"the other; in {cached} of them all that the two touch fits in {result['target']}'s cache"
         )
-    return 0
+    return lines
 
 
 def passes(made: Sequence[tuple[str, Graph]]) -> list[dict[str, Any]]:

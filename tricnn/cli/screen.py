@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from ..report.fit import fit
+from ..report.fit import fitted
 from ..system.waiting import Waiting
 
 WIDTH_OF_PIPES = 140  # columns, where there is no terminal to ask (and COLUMNS is not set)
@@ -49,9 +49,11 @@ class Screen:
         """Tables and lines, for people."""
         if self.speaks and not self.as_json:
             for thing in things:
-                out = console(width=fit(thing, self.out)) if isinstance(thing, Table) else self.out
-                with out.capture() as captured:
-                    out.print(thing, soft_wrap=isinstance(thing, str))
+                shown = fitted(thing, self.out) if isinstance(thing, Table) else thing
+                # a sentence is broken for a person at a terminal, not for what else reads lines
+                broken = isinstance(shown, Table) or (isinstance(shown, str) and self.out.is_terminal)
+                with self.out.capture() as captured:
+                    self.out.print(shown, soft_wrap=not broken)
                 for line in captured.get().splitlines():  # tables fill their lines up with blanks
                     print(line.rstrip())
             sys.stdout.flush()

@@ -16,6 +16,7 @@ EXAMPLES = """\
 examples:
   tricnn show lenet
   tricnn show resnet18 --batch 32 --dtype bf16
+  tricnn show resnet50 --all                            a row for every layer, not for every block
   tricnn show vgg16 --input 3,32,32 --classes 10        at CIFAR's size
   tricnn show vgg16 --text > mine.txt                   as text, to change and give to any command
   tricnn show mine.txt
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--batch", type=whole(1), default=1, metavar="N", help="images in a batch (1)")
     parser.add_argument("--dtype", type=dtype, default="fp32", metavar="D", help="how activations are stored (fp32)")
+    parser.add_argument("--all", action="store_true", help="a row for every layer, also of large networks")
     parser.add_argument("--text", action="store_true", help="the graph's text form instead of the table")
 
 
@@ -33,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     from tricnn.machine.dtypes import check_dtype
 
     from ..report import tables
-    from ..report.figures import size
+    from ..report.figures import plural, size
+    from ..report.similar import MOST_ROWS, parts
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -46,12 +49,21 @@ def run(options: argparse.Namespace) -> int:
     elif options.text:
         print(graph, end="")
     else:
-        screen.show(
-            tables.layers(shown, screen.out.width),
+        said = (
             f"parameters {shown['parameters']:,} ({size(shown['parameter_bytes'])} in fp32); "
             f"{shown['macs_per_image']:,} multiply-adds an image; bytes are of each layer's output",
             *notes(graph),
         )
+        count = len(shown["layers"])
+        rows = shown["layers"] if options.all or count <= MOST_ROWS else parts(shown["layers"])
+        table = tables.layers({**shown, "layers": rows})
+        if len(rows) == count:
+            screen.show(table, *said)
+        else:
+            kinds = (
+                f"{plural(count, 'layer')} in {plural(len(rows), 'part')}, a row each; --all: a row for every layer\n"
+            )
+            screen.show(*said, kinds, table)
     return 0
 
 

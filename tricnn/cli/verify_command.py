@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
             + (f"{apart} not as planned" if apart else "all load and store just what the plan states"),
         )
     screen.show(
-        tables.checks(result, screen.out.width, None if options.all else MOST_ROWS),
+        tables.checks(result, None if options.all else MOST_ROWS),
         f"{'the small member: ' * bool(said)}{plural(result['kernels'], 'kernel')}, "
         f"{plural(result['launches'], 'launch')}, "
         f"{plural(len(result['checks']), 'value')}: "

@@ -1,107 +1,106 @@
-"""How a table fits a terminal: figures are never cut, names break behind a separator only."""
+"""How a table fits a terminal: figures are never cut, names are not broken.
+
+Columns stand side by side where every word has room. Where one has not, or where that takes more lines, a row's texts
+stand one below the other over the whole width (stacked.py), its figures beside them at the right."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-#: what is not broken: a word up to a blank, and within it a run up to its separators
-WORD, PIECE = re.compile(r"\S+\s*"), re.compile(r"[^\s./,:=>()\[\]-]*[./,:=>()\[\]-]*\s*")
-#: a run with more letters than LONG is broken behind its underscores, too; where a table does not fit else, than SHORT
-PART, LONG, SHORT = re.compile(r"[^_]*_*"), 26, 13
-ANY = 1 << 16  # columns: more than any table has
+from .stacked import Stacked
+
+#: what is not broken, each where the one before is longer than a line: an edge ``a -> b``, a word up to a blank, a run
+#: up to its separators, what lies between underscores
+UNBROKEN = tuple(map(re.compile, (
+    r"\S+(?: -> \S+)?\s*", r"\S+\s*", r"[^\s./,:=>()\[\]-]*[./,:=>()\[\]-]*\s*", r"[^_]*_*"
+)))  # fmt: skip
+GAP, EDGES = 3, 2  # blanks between two columns of a table; before the first and behind the last
 
 
 class Words:
-    """A cell of text, broken at blanks, and in a word that is too long for its column behind a separator."""
+    """A cell of text, broken at blanks; a word that is longer than a line behind its separators."""
 
     def __init__(self, text: Text):
-        self.text, self.longest = text, LONG
+        self.text = text
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        lines = self.text.plain.splitlines()
-        widths = (_indent(line) + end - start for line in lines for start, end in pieces(line.strip(), self.longest))
-        return Measurement(max(widths, default=0), max(map(len, lines), default=0))
+        return Measurement(max(map(len, self.text.plain.split()), default=0), len(self.text))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for line in self.text.split("\n", allow_blank=True):
-            indent = _indent(line.plain)
-            rest = line[indent:]
-            for part in rest.divide(list(breaks(rest.plain, options.max_width - indent, self.longest))):
-                part.rstrip()
-                yield Text(" " * indent) + part
+        yield from self.lines(options.max_width)
+
+    def lines(self, width: int) -> list[Text]:
+        """The text in lines of up to ``width`` columns."""
+        parts = self.text.divide(list(breaks(self.text.plain, width)))
+        for part in parts:
+            part.rstrip()
+        return list(parts)
 
 
-def _indent(line: str) -> int:
-    """How far a line is indented; what is broken off it is, too."""
-    return len(line) - len(line.lstrip())
-
-
-def pieces(line: str, longest: int = LONG) -> Iterator[tuple[int, int]]:
-    """Where the runs of a line begin and end that are not broken, without the blanks behind them: those with up to
-    ``longest`` letters, of longer ones what lies between underscores."""
-    for found in PIECE.finditer(line):
-        start, text = found.start(), found[0].rstrip()
-        if len(text) <= longest:
-            yield start, start + len(text)
-        else:
-            yield from ((start + part.start(), start + part.end()) for part in PART.finditer(text))
-
-
-def breaks(line: str, width: int, longest: int = LONG) -> Iterator[int]:
+def breaks(line: str, width: int) -> Iterator[int]:
     """Where a line of text is broken to fit into ``width`` columns."""
     start = 0  # of the line that is being filled
-    for word in WORD.finditer(line):
-        if len(word[0].rstrip()) <= width:
-            if word.start() > start and word.end() - len(word[0]) + len(word[0].rstrip()) - start > width:
-                yield (start := word.start())
-            continue
-        for begin, end in pieces(word[0], longest):
-            begin, end = word.start() + begin, word.start() + end
-            if begin > start and end - start > width:
-                yield (start := begin)
+    for begin, end in _unbroken(line, width):
+        if begin > start and len(line[start:end].rstrip()) > width:
+            yield (start := begin)
 
 
-def fit(made: Table, console: Console) -> int:
-    """Choose the widths of a table's columns, and return the table's: that of the console or less, unless figures and
-    words that do not break need more. The widest column that can be narrower gives way first; names are broken behind
-    underscores where the table does not fit with whole ones."""
-    width = _fit(made, console)
-    if width > console.width:
-        for cell in (cell for column in made.columns for cell in column.cells):
-            if isinstance(cell, Words):
-                cell.longest = SHORT
-        width = _fit(made, console)
-    return width
+def _unbroken(line: str, width: int, rule: int = 0) -> Iterator[tuple[int, int]]:
+    """Where the pieces of a line begin and end that are not broken."""
+    for found in UNBROKEN[rule].finditer(line):
+        if rule + 1 < len(UNBROKEN) and len(found[0].rstrip()) > width:
+            for begin, end in _unbroken(found[0], width, rule + 1):
+                yield found.start() + begin, found.start() + end
+        else:
+            yield found.span()
 
 
-def _fit(made: Table, console: Console) -> int:
-    """Choose the widths of a table's columns by how its cells may be broken now, and return the table's."""
-    roomy = console.options.update(width=ANY)
-    for column in made.columns:
-        column.width = None
-    ranges = [_range(column, console, roomy) for column in made.columns]
+def fitted(made: Table, console: Console) -> RenderableType:
+    """A table as it is printed on a console: of its two layouts one without a broken word, of two such the one with
+    fewer lines, and of two as long the one without a broken text."""
+    if made.title:
+        made.title = Text("\n").join(Words(Text(str(made.title))).lines(console.width))
+    stacked = Stacked(made, console.width)
+    widths = _side_by_side(made, console)
+    if widths is None:
+        return stacked
+    for column, width in zip(made.columns, widths, strict=True):
+        column.width = width
+    rows = [[_lines(cell, width) for cell, width in zip(row, widths, strict=True)]
+            for row in zip(*(column.cells for column in made.columns), strict=True)]  # fmt: skip
+    broken = any(row[n] > 1 for row in rows for n, column in enumerate(made.columns) if not column.no_wrap)
+    return made if sum(map(max, rows)) + broken <= stacked.height else stacked
+
+
+def _side_by_side(made: Table, console: Console) -> list[int] | None:
+    """The columns' widths; None where no word may be broken and there is not enough room. The widest column that can be
+    narrower gives way first."""
+    ranges = [_range(column, console) for column in made.columns]
     widths = [most for _, most in ranges]
-
-    def total() -> int:
-        for column, width in zip(made.columns, widths, strict=True):
-            column.width = width
-        return Measurement.get(console, roomy, made).maximum
-
-    over = total() - console.width
-    while over > 0 and (able := [i for i, (least, _) in enumerate(ranges) if widths[i] > least]):
+    over = sum(widths) + GAP * (len(widths) - 1) + EDGES - console.width
+    if over > sum(most - least for least, most in ranges):
+        return None
+    while over > 0:
+        able = [i for i, (least, _) in enumerate(ranges) if widths[i] > least]
         widths[max(able, key=widths.__getitem__)] -= 1
         over -= 1
-    return total()
+    return widths
 
 
-def _range(column: Column, console: Console, options: ConsoleOptions) -> tuple[int, int]:
+def _range(column: Column, console: Console) -> tuple[int, int]:
     """The least and the most columns that a column's text takes."""
+    options = console.options.update(width=1 << 16)
     found = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells, column.footer)]
     most = max((m.maximum for m in found), default=1)
     return (most if column.no_wrap else max((m.minimum for m in found), default=1)), most
+
+
+def _lines(cell: RenderableType, width: int) -> int:
+    """How many lines a cell takes."""
+    return len(cell.lines(width)) if isinstance(cell, Words) else str(cell).count("\n") + 1

@@ -1,13 +1,15 @@
-"""Kernels that do the same to other layers, as one row: a network of hundreds is read by its kinds."""
+"""Kernels that do the same to other layers, or layers of one part, as one row: a network of hundreds is read so."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from ..lower.program import Program
 
 MOST_ROWS = 40  # kernels, values or networks that are each shown by themselves; of more only what differs
+MOST_LAYERS = 6  # that a row of one kernel names; of one with more their operations
 
 Row = Mapping[str, Any]
 
@@ -30,6 +32,26 @@ def grouped(rows: Sequence[Row], program: Program) -> list[dict[str, Any]]:
                                                              "bulk_copy")},
             **{key: max(row[key] for row in own) for key in ("registers", "spill_bytes", "shared_bytes")},
             "count": len(own), "members": [row["name"] for row in own],
-            "layers": first["layers"] if len(own) == 1 else list(dict.fromkeys(does)),
+            "layers": first["layers"] if len(own) == 1 and len(does) <= MOST_LAYERS else list(dict.fromkeys(does)),
         })  # fmt: skip
     return found
+
+
+def parts(layers: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows of ``show``'s table with one for all layers of a part that follow one another: those whose names begin with
+    the same words, ``layer1.0``; with as many words as leave MOST_ROWS rows, one at least. Sums of parameters,
+    multiply-adds and bytes, the last layer's output, and ``count``: how many layers."""
+
+    def divided(words: int) -> list[list[Row]]:
+        return [[*own] for _, own in groupby(layers, lambda row: row["name"].split(".")[:words])]
+
+    longest = max((row["name"].count(".") for row in layers), default=0) + 1
+    fitting = (found for words in range(longest, 1, -1) if len(found := divided(words)) <= MOST_ROWS)
+    rows = []
+    for own in next(fitting, divided(1)):
+        path = own[0]["name"].split(".")
+        while any(row["name"].split(".")[: len(path)] != path for row in own):
+            path.pop()
+        sums = {key: sum(row[key] for row in own) for key in ("parameters", "macs", "bytes")}
+        rows.append({**own[-1], **sums, "name": ".".join(path), "count": len(own)})
+    return rows

@@ -14,12 +14,13 @@ from .fit import Words
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table of ours; a column whose name starts with ``>`` holds figures (right-aligned, never broken). ``fit`` finds
-    the columns' widths for a terminal."""
+    """A table of ours; a column whose name starts with ``>`` holds figures (right-aligned, never broken), with ``<``
+    short words, which are treated like figures. fit.py finds the layout for a terminal."""
     made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        right = name.startswith(">")
-        made.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
+        made.add_column(
+            name.lstrip("<>"), justify="right" if name.startswith(">") else "left", no_wrap=name.startswith(("<", ">"))
+        )
     return made
 
 
@@ -41,29 +42,20 @@ def architectures(rows: Sequence[Mapping[str, Any]], width: int = 140) -> Table:
     return made
 
 
-def layers(shown: Mapping[str, Any], width: int = 140) -> Table:
-    """``tricnn show``: one layer a row, totals below. Where names and operations do not fit ``width`` side by side, the
-    operation stands below its layer."""
+def layers(shown: Mapping[str, Any]) -> Table:
+    """``tricnn show``: one layer a row, or one part of the network (similar.py), totals below."""
     batch, rows = shown["batch"], shown["layers"]
-    longest = sum(max((len(r[key]) for r in rows), default=0) for key in ("name", "op"))
-    below = longest + 56 > width
     made = table(
         f"{shown['graph']}, {plural(batch, 'image')}, activations in {shown['dtype']}",
-        *(["layer\n  operation"] if below else ["layer", "operation"]),
-        ">output", ">parameters", ">multiply-\nadds", ">bytes",
+        "layer", "operation", ">output", ">parameters", ">multiply-\nadds", ">bytes",
     )  # fmt: skip
     made.show_footer = True
-
-    def names(layer: str, operation: str) -> list[str]:
-        return [f"{layer}\n  {operation}"] if below else [layer, operation]
-
     for r in rows:
+        operation = r["op"] if r.get("count", 1) == 1 else plural(r["count"], "layer")
         shape = "x".join(map(str, r["output_shape"])) or "1"
-        row(
-            made, *names(r["name"], r["op"]), shape, f"{r['parameters']:,}" if r["parameters"] else "",
-            scaled(r["macs"]) if r["macs"] else "", size(r["bytes"]),
-        )  # fmt: skip
-    totals = [*names("total", plural(len(rows), "layer")), "", f"{shown['parameters']:,}",
+        parameters = f"{r['parameters']:,}" if r["parameters"] else ""
+        row(made, r["name"], operation, shape, parameters, scaled(r["macs"]) if r["macs"] else "", size(r["bytes"]))
+    totals = ["total", plural(sum(r.get("count", 1) for r in rows), "layer"), "", f"{shown['parameters']:,}",
               scaled(shown["macs"]), size(shown["activation_bytes"])]  # fmt: skip
     for column, text in zip(made.columns, totals, strict=True):
         column.footer = Text(text)
@@ -74,55 +66,42 @@ def kernels(
     compiled: Mapping[str, Any], replaced: Mapping[str, tuple[int, int]] | None = None, width: int = 140
 ) -> Table:  # fmt: skip
     """``tricnn compile``: layers -> kernels. ``replaced`` gives for each kernel the launches and bytes of the same
-    layers, one kernel each. Below 120 columns a row has two lines: layers, unfused figures, spills on the second, and
-    below 76 bulk copies as well. Rows that similar.py made stand for several kernels."""
+    layers, one kernel each. Below 120 columns unfused figures and spills stand below the others. Rows that similar.py
+    made stand for several kernels."""
     rows, wide, beside = compiled["kernels"], width >= 120, replaced is not None
-    bulk, narrow = any(k["bulk_copy"] for k in rows), width < 76
-    if wide:
-        columns = ["kernel", "layers it computes", ">launches", ">bytes"]
-        columns += [">unfused\nlaunches", ">unfused\nbytes"] if beside else []
-    else:
-        columns = ["kernel\n  layers it computes", *([">launches\n(unfused)", ">bytes\n(unfused)"] if beside else
-                   [">launches", ">bytes"])]  # fmt: skip
-    columns += [">registers", ">spills"] if wide else [">registers\nspills"]
-    columns += [">tensor\nbulk"] if bulk and narrow else [">tensor\ncores"]
-    columns += [">bulk\ncopies"] if bulk and not narrow else []
+    bulk = any(k["bulk_copy"] for k in rows)
+    columns = [">launches", ">bytes", *([">unfused\nlaunches", ">unfused\nbytes"] if beside else [])]
+    columns += [">registers", ">spills"]
+    if not wide:
+        columns = [*([">launches\n(unfused)", ">bytes\n(unfused)"] if beside else columns[:2]), ">registers\nspills"]
+    columns += [">tensor\ncores", *([">bulk\ncopies"] if bulk else [])]
     how = f"{compiled['mode']}, {compiled['dtype']}, batch {compiled['batch']}"
-    made = table(f"{compiled['graph']} for {compiled['target']}: {how}", *columns)
+    made = table(f"{compiled['graph']} for {compiled['target']}: {how}", "kernel", "layers it computes", *columns)
     made.show_footer = True
 
-    def cells(name: str, layers: str, own: tuple[int, int], other: tuple[int, int] | None) -> list[Any]:
-        figures = [f"{own[0]:,}", size(own[1])]
+    def figures(own: tuple[int, int], other: tuple[int, int] | None, registers: str, spilled: int) -> list[str]:
+        first = [f"{own[0]:,}", size(own[1])]
         unfused = ["", ""] if other is None or not other[0] else [f"{other[0]:,}", size(other[1])]
         if wide:
-            return [name, layers, *figures, *(unfused if beside else [])]
+            return [*first, *(unfused if beside else []), registers, size(spilled)]
         below = [f"({u})" if u else "" for u in unfused]
-        return [Text.assemble(name, (f"\n  {layers}" if layers else "", "dim")),
-                *(f"{f}\n{u}".rstrip() for f, u in zip(figures, below, strict=True))]  # fmt: skip
-
-    def used(registers: str, spilled: int) -> list[str]:
-        return [registers, size(spilled)] if wide else [f"{registers}\n{size(spilled)}"]
-
-    def units(tensor: str, copies: str) -> list[str]:
-        return [f"{tensor}\n{copies}"] if bulk and narrow else [tensor, copies] if bulk else [tensor]
+        return [*(f"{f}\n{u}".rstrip() for f, u in zip(first, below, strict=True)), f"{registers}\n{size(spilled)}"]
 
     for k in rows:
         count, members = k.get("count", 1), k.get("members", [k["name"]])
         others = [(replaced or {}).get(name, (0, 0)) for name in members]
         other = sum(launches for launches, _ in others), sum(volume for _, volume in others)
-        title = k["name"] if count == 1 else f"{k['name']} and {count - 1} like it"
-        first = cells(title, ", ".join(k["layers"]), (k["launches"], k["dram_bytes"]), other)
-        facts = [*used(str(k["registers"]), k["spill_bytes"])]
-        row(made, *first, *facts, *units(_some(k["tensor_core"], count), _some(k["bulk_copy"], count)),
-            style="red" if k["spill_bytes"] else "")  # fmt: skip
+        name = k["name"] if count == 1 else f"{k['name']} and {count - 1} like it"
+        facts = figures((k["launches"], k["dram_bytes"]), other, str(k["registers"]), k["spill_bytes"])
+        units = [_some(k["tensor_core"], count), *([_some(k["bulk_copy"], count)] if bulk else [])]
+        row(made, name, ", ".join(k["layers"]), *facts, *units, style="red" if k["spill_bytes"] else "")
     unfused = compiled["unfused"]
-    totals = cells("total", "", (compiled["launches"], compiled["dram_bytes"]),
-                   (unfused["launches"], unfused["dram_bytes"]) if beside else None)  # fmt: skip
+    plain = (unfused["launches"], unfused["dram_bytes"]) if beside else None
     whole = sum(k.get("count", 1) for k in rows)
-    totals += used("", sum(k["spill_bytes"] for k in rows))
-    totals += units(*(f"{sum(k[key] for k in rows)} of {whole}" for key in ("tensor_core", "bulk_copy")))
-    for column, text in zip(made.columns, totals, strict=True):
-        column.footer = text if isinstance(text, Text) else Text(str(text))
+    totals = figures((compiled["launches"], compiled["dram_bytes"]), plain, "", sum(k["spill_bytes"] for k in rows))
+    totals += [f"{sum(k[key] for k in rows)} of {whole}" for key in ("tensor_core", *(["bulk_copy"] if bulk else []))]
+    for column, text in zip(made.columns, ["total", "", *totals], strict=True):
+        column.footer = Text(text)
     return made
 
 
@@ -131,7 +110,7 @@ def simulated(compiled: Mapping[str, Any]) -> Table:
     how = f"{compiled['mode']}, {compiled['dtype']}, batch {compiled['batch']}"
     made = table(
         f"{compiled['graph']}: simulated for {compiled['simulator']['gpu']}, not measured ({how})",
-        "kernel", ">launches", ">simulated", ">limit", "by", ">share", "waits longest for",
+        "kernel", ">launches", ">simulated", ">limit", "<by", ">share", "waits longest for",
     )  # fmt: skip
     for k in sorted(compiled["kernels"], key=lambda k: -(k["simulated_us"] or 0)):
         limit = brief(k["limit_us"] / 1e6)
@@ -149,21 +128,18 @@ def _some(count: int, of: int) -> str:
     return "" if not count else "yes" if count == of else f"{count:d} of {of}"
 
 
-def edges_shown(width: int) -> int:
-    """How many edges of one group a terminal of so many columns has room for; --all has all, and so has --json."""
-    return 4 if width >= 120 else 2 if width >= 90 else 1
+EXAMPLES = 2  # edges of one group that are shown; --all has all, and so has --json
 
 
-def edges(title: str, rows: Iterable[Mapping[str, Any]], fused: bool, width: int = 140) -> Table:
+def edges(title: str, rows: Iterable[Mapping[str, Any]], fused: bool) -> Table:
     """``tricnn explain``: the edges that were fused, or that were not, one rule or kind of reason a group."""
-    shown = edges_shown(width)
     saved = [">bytes not\nread", ">time\nsaved"] if fused else []
-    made = table(title, "rule" if fused else "reason", ">edges", "from -> to", *saved)
+    made = table(title, "rule" if fused else "reason", "from -> to", ">edges", *saved)
     for why, members in sorted(_groups(rows).items(), key=lambda item: (-_saved(item[1]), -len(item[1]))):
-        names = [f"{r['producer']} -> {r['consumer']}" for r in members[:shown]]
-        more = f", and {len(members) - shown} more" if len(members) > shown else ""
+        names = [f"{r['producer']} -> {r['consumer']}" for r in members[:EXAMPLES]]
+        more = f", and {len(members) - EXAMPLES} more" if len(members) > EXAMPLES else ""
         figures = [size(_saved(members)), _time(members)] if fused else []
-        row(made, why, len(members), ", ".join(names) + more, *figures)
+        row(made, why, ", ".join(names) + more, f"{len(members):,}", *figures)
     return made
 
 
@@ -176,9 +152,9 @@ def each_edge(title: str, rows: Iterable[Mapping[str, Any]], fused: bool, width:
     return made
 
 
-def not_shown(rows: Iterable[Mapping[str, Any]], width: int = 140) -> int:
+def not_shown(rows: Iterable[Mapping[str, Any]]) -> int:
     """How many edges :func:`edges` only counts."""
-    return sum(max(0, len(members) - edges_shown(width)) for members in _groups(rows).values())
+    return sum(max(0, len(members) - EXAMPLES) for members in _groups(rows).values())
 
 
 def _groups(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -195,38 +171,53 @@ def _time(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def sites(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
-    """``tricnn explain``: the values that could be recomputed wherever they are read, and are stored instead."""
+    """``tricnn explain``: the values that could be recomputed wherever they are read, and are stored instead, one
+    operation a row."""
+    made = table(title, "operation", "values", ">how\nmany", ">recomputed", ">stored")
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for r in rows:
+        groups.setdefault(r["op"], []).append(r)
+    for op, members in groups.items():
+        names = ", ".join(r["value"] for r in members[:EXAMPLES])
+        more = f", and {len(members) - EXAMPLES} more" if len(members) > EXAMPLES else ""
+        row(made, op, names + more, len(members), *_prices(members))
+    return made
+
+
+def each_site(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    """``tricnn explain --all``: one value that is stored a row."""
     made = table(title, "value", "operation", ">recomputed", ">stored")
     for r in rows:
-        times_us = (f"{r['predicted_us_recomputed']:,.1f} us", f"{r['predicted_us_stored']:,.1f} us")
-        row(made, r["value"], r["op"], *times_us)
+        row(made, r["value"], r["op"], *_prices([r]))
     return made
+
+
+def _prices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The predicted times of the kernels that values concern, recomputing and storing them."""
+    return [f"{sum(r[f'predicted_us_{how}'] for r in rows):,.1f} us" for how in ("recomputed", "stored")]
 
 
 def _saved(rows: Iterable[Mapping[str, Any]]) -> int:
     return sum(r["bytes_saved"] for r in rows)
 
 
-def checks(verified: Mapping[str, Any], width: int = 140, most: int | None = None) -> Table:
+def checks(verified: Mapping[str, Any], most: int | None = None) -> Table:
     """``tricnn verify``: one value that went through memory a row; of more than ``most`` those that fail and those
-    nearest to their tolerance. Below 90 columns kernel and value share a column."""
-    narrow, rows = width < 90, verified["checks"]
+    nearest to their tolerance."""
+    rows = verified["checks"]
     if most is not None and len(rows) > most:
         rows = sorted(rows, key=_nearness, reverse=True)[: max(NEAREST, sum(not c["ok"] for c in rows))]
     made = table(
         f"{verified['graph']}: {verified['mode']}, {verified['dtype']}, {plural(verified['batch'], 'image')}, "
         f"on {verified['device']}, against float64 NumPy",
-        *(["kernel\n  value"] if narrow else ["kernel", "value"]), ">largest\nerror", ">tolerance", ">of it",
-        *([] if narrow else [">relative"]), "",
+        "kernel", "value", ">largest\nerror", ">tolerance", ">of it", ">relative", "<",
     )  # fmt: skip
     for c in rows:
         error, share = "not a number", ""
         if c["error"] is not None:
             error, share = f"{c['error']:.2e}", f"{c['error'] / c['tolerance']:.1%}" if c["tolerance"] else ""
         mark = Text("ok", style="green") if c["ok"] else Text("FAILS", style="bold red")
-        names = [f"{c['kernel']}\n  {c['value']}"] if narrow else [c["kernel"], c["value"]]
-        relative = [] if narrow else [f"{c['relative']:.0e}"]
-        row(made, *names, error, f"{c['tolerance']:.2e}", share, *relative, mark)
+        row(made, c["kernel"], c["value"], error, f"{c['tolerance']:.2e}", share, f"{c['relative']:.0e}", mark)
     return made
 
 
@@ -241,15 +232,15 @@ def _nearness(check: Mapping[str, Any]) -> float:
 
 
 def counted(verified: Mapping[str, Any]) -> Table:
-    """``tricnn verify --count-bytes``: one launch a row."""
+    """``tricnn verify --count-bytes``: one launch a row, what was counted below what was planned."""
     made = table(
-        "bytes that each launch moves: planned, and counted as it ran",
-        "launch", "kind", ">read and\nwritten", ">counted", ">loaded", ">counted", ">loaded\n/ read", "",
+        "bytes that each launch moves: planned, and, below, counted as it ran",
+        "launch", "kind", ">read and\nwritten", ">loaded", ">loaded\n/ read", "<",
     )  # fmt: skip
     for c in verified["bytes"]:
         planned, found = c["planned"], c["counted"]
         mark = Text("ok", style="green") if c["ok"] else Text("DIFFERS", style="bold red")
-        figures = [f"{x[key]:,}" for key in ("dram_bytes", "loaded_bytes") for x in (planned, found)]
+        figures = [f"{planned[key]:,}\n{found[key]:,}" for key in ("dram_bytes", "loaded_bytes")]
         overlap = times(found["loaded_bytes"] / max(1, found["read_bytes"]))
         row(made, c["launch"], c["kind"], *figures, overlap, mark)
     return made
@@ -286,11 +277,11 @@ def tuning(tuned: Mapping[str, Any]) -> Table:
     """``tricnn tune``: one problem a row, those that take longest first."""
     rows, dry = tuned["problems"], tuned["dry_run"]
     how = f"{tuned['mode']}, {tuned['dtype']}, batch {tuned['batch']}"
-    columns = ["problem", ">launches", ">tiles", ">least", "the rule's tile"]
+    columns = ["kind", "problem", ">launches", ">tiles", ">least", "the rule's tile"]
     columns += [] if dry else [">measured", "the fastest tile", ">measured"]
     made = table(f"{tuned['graph']} for {tuned['target']}: {how}", *columns)
     for r in rows:
-        cells = [Text.assemble(r["kind"], (f"\n  {r['shape']}", "dim")), r["launches"], len(r["candidates"]),
+        cells = [r["kind"], r["shape"], r["launches"], len(r["candidates"]),
                  brief(r["least_us"] / 1e6), r["rule"]]  # fmt: skip
         if not dry:
             us, best = r["us"], r["winner"] or r["rule"]

@@ -38,8 +38,7 @@ class Placement(Rule):
 
     def here(self, kernels: Grouping, site: Site) -> str:
         """The equation with this concatenation."""
-        whole = site.reader
-        return f"{whole.op}(x, ...) where x is written into its channels of {whole.name}"
+        return f"{site.reader.op}(x, ...) where x is written into its channels of the whole"
 
     def why_not(self, kernels: Grouping, site: Site) -> Why | None:
         """Why a whole is a copy of its parts; None if they are written into it."""
