@@ -8,8 +8,10 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pytest
 import torch
 
+import tricnn
 from tricnn.cli.command_line import run as main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -65,3 +67,16 @@ def test_a_unet_learns_to_tell_pixels_apart(capsys):
     found.loader.exec_module(example)
     assert example.main(1) > 0.85
     assert "mean IoU" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_lightning_trains_a_compiled_network(tmp_path):
+    """Its loop, clipping, accumulation, schedule, validation, checkpoint. Seen: 88.6 % after one epoch."""
+    pytest.importorskip("lightning", reason="pip install lightning")
+    found = importlib.util.spec_from_file_location("with_lightning", EXAMPLES / "with_lightning.py")
+    example = importlib.util.module_from_spec(found)
+    found.loader.exec_module(example)
+    assert example.main(1, tmp_path) > 0.8
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*.ckpt")
+    state = {name.removeprefix("net."): x for name, x in torch.load(checkpoint)["state_dict"].items()}
+    tricnn.compile(tricnn.graphs.lenet(num_classes=10), executor="numpy").load_state_dict(state)

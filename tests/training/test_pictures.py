@@ -165,6 +165,22 @@ def test_a_foreign_transform_is_seeded_for_each_picture(folder):
     assert x.shape == (14, 1, 6, 6) and x.min() >= 0 and x.max() <= 1
 
 
+def test_transforms_of_torchvision_are_taken_where_they_can_be_imported(folder):
+    """Random ones, in any number of workers, to the same bits; another epoch draws others."""
+    try:
+        from torchvision.transforms import v2
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a build for another PyTorch
+        pytest.skip(f"needs a torchvision that fits PyTorch ({error})")
+    steps = [v2.ToImage(), v2.RandomResizedCrop((6, 6)), v2.RandomHorizontalFlip()]
+    normalised = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
+    alone = epoch_of(source(folder, transform=normalised))
+    assert equal(epoch_of(source(folder, transform=normalised, workers=2)), alone)
+    assert alone[0][0].dtype == np.float32 and -2 <= alone[0][0].min() < 0 < alone[0][0].max() <= 2
+    bytes_of_them = source(folder, transform=v2.Compose(steps), mean=0.5, std=0.25)
+    np.testing.assert_allclose(epoch_of(bytes_of_them)[0][0], alone[0][0], atol=1e-5)
+    assert not equal(epoch_of(source(folder, transform=normalised), 1), alone)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_transform_of_the_wrong_size_is_refused_in_a_line(folder, workers):
     with pytest.raises(DataError) as error:

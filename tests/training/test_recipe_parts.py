@@ -17,6 +17,7 @@ from tricnn import Loss, Trainer
 from tricnn.system.errors import TargetError, TricnnError
 from tricnn.training import Mixing, TrainOptions
 from tricnn.training.chance import generator
+from tricnn.training.logs import TensorBoard
 from tricnn.training.loop import AVERAGED, DivergedError
 from tricnn.training.mixing import box
 
@@ -123,6 +124,33 @@ def test_logs_have_each_epoch_once_and_callbacks_are_told(folder, tmp_path):
     assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2]
     assert [line["step"] for line in lines if "epoch" not in line] == [1, 2, 3, 4]
     assert ("epoch", 1) in told and ("checkpoint", "checkpoint.safetensors") in told
+
+
+def test_tensorboard_has_each_step_and_epoch_once_where_it_is_installed(folder, tmp_path):
+    """Of a run that was killed after its third step, and taken up after its first."""
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def scalars(where, name):
+        seen = EventAccumulator(str(where))
+        seen.Reload()
+        return [(event.step, pytest.approx(event.value)) for event in seen.Scalars(name)]
+
+    killed, resumed = (TensorBoard(tmp_path / "board") for _ in range(2))
+    for step in (1, 2, 3):
+        killed.on_step(step, 10.0 + step)
+        killed.on_checkpoint(tmp_path)
+    for step in (2, 3, 4):
+        resumed.on_step(step, 20.0 + step)
+    resumed.on_epoch({"epoch": 1, "step": 4, "test_accuracy": 0.5})
+    assert scalars(tmp_path / "board", "loss") == [(1, 11.0), (2, 22.0), (3, 23.0), (4, 24.0)]
+    assert scalars(tmp_path / "board", "test_accuracy") == [(4, 0.5)]
+
+    done = trained(source(folder), tmp_path)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert scalars(tmp_path / "tensorboard", "loss") == [(x["step"], x["loss"]) for x in logged if "epoch" not in x]
+    expected = [(record["step"], record["test_accuracy"]) for record in done.history["epochs"]]
+    assert scalars(tmp_path / "tensorboard", "test_accuracy") == expected
 
 
 def test_a_trainer_takes_a_pair_of_loaders_of_tensors():

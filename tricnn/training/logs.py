@@ -50,22 +50,37 @@ def write_logs(folder: Path, progress: Progress) -> None:
 
 
 class TensorBoard:
-    """A callback that writes the loss of each step and the figures of each epoch for TensorBoard."""
+    """A callback that writes the loss of each step and the figures of each epoch for TensorBoard. What an earlier run
+    in the folder wrote of the same steps, or later ones, is no longer shown."""
 
     def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder))
+        self.folder = folder
+        self.writer: Any = None
 
     @staticmethod
     def installed() -> bool:
+        """Is TensorBoard there?"""
         return find_spec("tensorboard") is not None
 
     def on_step(self, step: int, loss: float) -> None:
-        self.writer.add_scalar("loss", loss, step)
+        self._from(step).add_scalar("loss", loss, step)
 
     def on_epoch(self, record: Mapping[str, float]) -> None:
+        step = int(record["step"])
+        writer = self._from(step)
         for name, value in record.items():
             if name not in ("epoch", "step"):
-                self.writer.add_scalar(name, value, int(record["step"]))
-        self.writer.flush()
+                writer.add_scalar(name, value, step)
+        writer.flush()
+
+    def on_checkpoint(self, path: Path) -> None:
+        if self.writer is not None:
+            self.writer.flush()  # a run that goes on from there does not write it again
+
+    def _from(self, step: int) -> Any:
+        """What writes, opened at the first step that there is to write of."""
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=step)
+        return self.writer
