@@ -29,9 +29,10 @@ def worth_capturing(program: Program, batch: int) -> bool:
 def capture(
     work: Callable[[], Any], cuda: Any, changed: Iterable[Any] = (), warm_ups: int = WARM_UPS
 ) -> Callable[[], Any]:
-    """``work`` as one launch, a CUDA graph. It is run a few times first, so that nothing is compiled while it is
-    recorded; what that changes for good (``changed``: running statistics) is put back as it was. ``cuda`` is
-    torch.cuda. Raises RuntimeError for work that cannot be recorded."""
+    """What launches ``work`` as one CUDA graph, however often it is called.
+    It is run a few times first, so that nothing is compiled while it is recorded; what that changes for good
+    (``changed``: running statistics) is put back as it was. ``cuda`` is torch.cuda. Raises RuntimeError for work that
+    cannot be recorded."""
     before = [(tensor, tensor.clone()) for tensor in changed]
     aside = cuda.Stream()
     aside.wait_stream(cuda.current_stream())

@@ -8,7 +8,8 @@ Order = tuple[int, int, int] | None
 
 
 def to_storage(x: Any, order: Order = None) -> Any:
-    """OIHW -> OHWI, NCHW -> NHWC; a dense weight in pixel order ``[O, C*H*W] -> [O, H*W*C]``. NumPy or torch, a view
+    """A tensor in PyTorch's layout as storage has it: OIHW -> OHWI, NCHW -> NHWC, others as they are.
+    A dense weight that reads pixels in the ``order`` [C, H, W] is ``[O, C*H*W] -> [O, H*W*C]``. NumPy or torch, a view
     where that is possible."""
     permute = x.permute if hasattr(x, "permute") else x.transpose
     if len(x.shape) == 4:
@@ -19,7 +20,7 @@ def to_storage(x: Any, order: Order = None) -> Any:
 
 
 def to_logical(x: Any, shape: tuple[int, ...], order: Order = None) -> Any:
-    """The inverse: flat storage as the logical ``shape``."""
+    """Flat storage as a tensor of the logical ``shape``, in PyTorch's layout: the inverse of :func:`to_storage`."""
     if len(shape) == 4:
         n, c, h, w = shape
         stored = x.reshape(n, h, w, c)

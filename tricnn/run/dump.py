@@ -15,9 +15,10 @@ from ..system.paths import user_path
 
 
 class Dump:
-    """Called with each value a compilation makes; writes ``00-declared.txt``, ``01-for-training.txt``, ..., unless
-    ``folder`` is None, into a folder of its own there: ``00-lenet-train`` if it is the first compilation. Raises
-    TricnnError if nothing can be written there."""
+    """A folder of numbered text files, one for each value that a compilation makes and calls this with.
+    They are ``00-declared.txt``, ``01-for-training.txt``, ..., in a folder of their own in ``folder``:
+    ``00-lenet-train`` if it is the first compilation. Nothing is written if ``folder`` is None. Raises TricnnError if
+    nothing can be written there."""
 
     def __init__(self, folder: str | None, of: str = "graph"):
         self.folder = user_path(folder) if folder else None

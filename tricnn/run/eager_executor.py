@@ -20,7 +20,8 @@ SETTINGS = threading.RLock()
 
 @contextmanager
 def tf32_products(torch: Any, allowed: bool) -> Iterator[None]:
-    """TF32 in matrix products and convolutions, or not; afterwards as it was. Other threads' products wait."""
+    """A context in which matrix products and convolutions may use TF32, or may not.
+    Afterwards the settings are as they were. Other threads' products wait."""
     settings = torch.backends.cuda.matmul, torch.backends.cudnn
     with SETTINGS:
         before = [setting.allow_tf32 for setting in settings]
@@ -75,8 +76,8 @@ class EagerExecutor:
     def run(
         self, inputs: Mapping[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None
     ) -> dict[str, Any]:
-        """Outputs and gradients of one step by the name of their value; buffers are updated. ``watch`` is told
-        what layers have finished."""
+        """Outputs and gradients of one step by the name of their value.
+        Buffers are updated. ``watch`` is told what layers have finished."""
         graph = self.plan.graph
         values = {**self.values, **{name: self.as_stored(name, x) for name, x in inputs.items()}}
         self.compute(values, graph.nodes, Environment(seed, step), watch)
@@ -94,8 +95,8 @@ class EagerExecutor:
     def compute(
         self, values: dict[str, Any], nodes: Iterable[Node], env: Environment, watch: Watcher | None = None
     ) -> None:
-        """Compute some nodes of the graph, in its order; what nothing reads after them is forgotten, but for results
-        and what was there from the beginning."""
+        """Compute some nodes of the graph, in its order, into ``values``.
+        What nothing reads after them is forgotten, but for results and what was there from the beginning."""
         torch, graph, watch = self.torch, self.plan.graph, watch or Watcher()
         keep = {*graph.results, *values}
         of: dict[str, list[str]] = {}  # value -> the parameters whose gradient it is

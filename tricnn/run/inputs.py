@@ -21,8 +21,9 @@ def is_tensor(x: Any) -> bool:
 
 
 def plain(x: Any, name: str, accepted: tuple[str, ...], what: str, *, tensors: bool) -> Any:
-    """The numbers of ``x`` as a NumPy array, or, ``tensors``, as a torch tensor wherever it is: a :data:`SHARED` type,
-    native byte order, no gradient, and strides that both libraries can have.
+    """The numbers of ``x`` as a NumPy array, or, ``tensors``, as a torch tensor wherever it is.
+
+    It has a :data:`SHARED` type, native byte order, no gradient, and strides that both libraries can have.
 
     ``accepted`` begins the names of the element types that will do, which are ``what`` in words. Raises DataError
     naming the input for others, and for tensors without numbers of their own (sparse, quantised, meta).
@@ -50,8 +51,8 @@ def plain(x: Any, name: str, accepted: tuple[str, ...], what: str, *, tensors: b
 
 
 def check_images(graph: Graph, x: Any, *, tensors: bool) -> Any:
-    """The images as :func:`plain` has them, times the input's scale and plus its shift, where it has those. Raises
-    ShapeError or DataError if they do not fit the graph's first input, or are not finite."""
+    """The images as :func:`plain` has them, times the input's scale and plus its shift, where it has those.
+    Raises ShapeError or DataError if they do not fit the graph's first input, or are not finite."""
     if not graph.inputs:
         raise ShapeError(f"graph {graph.name}: it has no input")
     name = graph.inputs[0].name
@@ -84,9 +85,9 @@ def rescaled(x: Any, scale: Sequence[float], shift: Sequence[float], *, tensors:
 
 
 def check_labels(graph: Graph, labels: Any, count: int, *, tensors: bool, ignored: int | None = None) -> Any:
-    """``count`` images' labels as int64 [N], or [N, H, W] where the network's outputs are images: each a class of every
-    output of the network as it was declared, for training puts a loss on all of them; -1 where they are ``ignored``.
-    Raises ShapeError or DataError."""
+    """The labels of ``count`` images as int64 [N], or [N, H, W] where the network's outputs are images.
+    Each is a class of every output of the network as it was declared, for training puts a loss on all of them; -1 where
+    they are ``ignored``. Raises ShapeError or DataError."""
     shape = tuple(labels.shape) if hasattr(labels, "shape") else type(labels).__name__
     each = "pixel" if graph.rows else "image"
     if shape != (count, *graph.rows):
@@ -110,8 +111,8 @@ def check_labels(graph: Graph, labels: Any, count: int, *, tensors: bool, ignore
 
 
 def as_given(result: Any, like: Any, wide: str) -> Any:
-    """A result as the caller's kind of array, on the caller's device, of the type ``wide`` (float32 or float64):
-    however activations are stored. It shares no memory with the model."""
+    """A result as the caller's kind of array, on the caller's device, of the type ``wide`` (float32 or float64).
+    It has that type however activations are stored, and shares no memory with the model."""
     if is_tensor(like):
         import torch
 

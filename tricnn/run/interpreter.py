@@ -71,8 +71,10 @@ def kernel_values(
     plan: Plan, kernel: Kernel, memory: Mapping[str, Any], env: Environment, stored: Mapping[str, Any] | None = None,
     evaluate: Callable[[Node, list[Any], Environment], Any] = evaluate,
 ) -> dict[str, Any]:  # fmt: skip
-    """Every value inside one kernel of a plan, given the values in memory (by the name of their storage). Side sums are
-    of what was ``stored``, where that is given. Values are arrays, or what else can be sliced and ``evaluate`` takes.
+    """Every value inside one kernel of a plan, by name, given the values in memory (by the name of their storage).
+
+    Side sums are of what was ``stored``, where that is given. Values are arrays, or what else can be sliced and
+    ``evaluate`` takes.
 
     Only what the kernel declares to read is visible to it, so a plan that forgets a buffer fails here.
     """
@@ -89,8 +91,9 @@ def fetch(
     plan: Plan, values: dict[str, Any], value: str, env: Environment, who: str,
     evaluate: Callable[[Node, list[Any], Environment], Any] = evaluate,
 ) -> Any:  # fmt: skip
-    """A value that is there, or is part of what is there, or the same memory under another shape; such views are added
-    to ``values``. ``who`` reads it."""
+    """A value out of ``values``, or a view of what is there.
+    A view is a part of another value, or the same memory under another shape; it is added to ``values``. ``who`` is the
+    reader, for the error if it reads what is not there."""
     waiting = [value]
     while waiting:
         name = waiting[-1]

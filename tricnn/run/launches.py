@@ -20,8 +20,9 @@ def _nobody(name: str, x: Any) -> None:
 
 @dataclass(frozen=True)
 class Watcher:
-    """What is done in the middle of a step: ``gradient`` is told each parameter and its gradient, as soon as that is
-    finished; ``sums`` each value of :func:`sums_of_batch`, before anything reads it, as rows [2, C]."""
+    """What is done in the middle of a step, as soon as a gradient or a sum is finished.
+    ``gradient`` is told each parameter and its gradient; ``sums`` each value of :func:`sums_of_batch`, before anything
+    reads it, as rows [2, C]."""
 
     gradient: Told = _nobody
     sums: Told = _nobody
@@ -39,8 +40,8 @@ def between_launches(
     after: Callable[[int], None] = _nothing,
     first: int = 0,
 ) -> Iterator[None]:
-    """Inside, the ``step`` of an emitted module calls ``before`` and ``after`` with each launch's number, from number
-    ``first`` in the order of ``program.launches``."""
+    """A context in which the ``step`` of an emitted module calls ``before`` and ``after`` around each launch.
+    They are given the launch's number, from number ``first`` in the order of ``program.launches``."""
     numbers = iter(range(first, len(program.launches)))
 
     class Launched:
@@ -67,9 +68,10 @@ def between_launches(
 def finished_after(
     plan: Plan, written: Sequence[Sequence[str]], values: Sequence[tuple[str, str]]
 ) -> list[list[tuple[str, str]]]:
-    """For each launch, or kernel, those of ``values``, pairs of a name and of the value that it is told with, which
-    nothing changes after it. ``written`` are the buffers that each one writes. A gradient that lies in one buffer with
-    others (weights of merged layers) is finished when the whole buffer is; one that nothing computes, at the end."""
+    """For each launch, or kernel, the pairs of ``values`` whose value nothing changes after it.
+    A pair is a name and the value that it is told with. ``written`` are the buffers that each launch writes. A gradient
+    that lies in one buffer with others (weights of merged layers) is finished when the whole buffer is; one that
+    nothing computes, at the end."""
     last: dict[str, int] = {}
     for number, buffers in enumerate(written):
         last.update(dict.fromkeys(buffers, number))
@@ -85,8 +87,9 @@ def sums_of_batch(plan: Plan) -> list[str]:
 
 
 def summed_after(plan: Plan, owners: Sequence[str], written: Sequence[Sequence[str]]) -> list[list[str]]:
-    """For each launch the :func:`sums_of_batch` that it finishes. ``owners`` names the kernel that each launch is of:
-    the last one of a value's own kernel that writes to its buffer, where others may have theirs beside it."""
+    """For each launch the values of :func:`sums_of_batch` that it finishes.
+    It is the last one of a value's own kernel that writes to its buffer, in which other kernels may have values beside
+    it. ``owners`` names the kernel that each launch is of, ``written`` the buffers that it writes."""
     found: list[list[str]] = [[] for _ in written]
     by_value = {value: kernel.name for kernel in plan.kernels for value in kernel.writes}
     for value in sums_of_batch(plan):

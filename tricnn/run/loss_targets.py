@@ -15,8 +15,9 @@ from .inputs import check_labels, is_tensor, plain
 
 
 class Mixed(NamedTuple):
-    """Two labels for each image (or pixel): ``share`` of the loss is that of ``labels``, the rest that of ``other``
-    (mixup, Zhang et al. 2018; CutMix, Yun et al. 2019). ``share`` is a number, or one for each image."""
+    """Two labels for each image (or pixel), of which the loss weighs each by its share.
+    ``share`` of the loss is that of ``labels``, the rest that of ``other`` (mixup, Zhang et al. 2018; CutMix, Yun et
+    al. 2019). ``share`` is a number, or one for each image."""
 
     labels: Any
     other: Any
@@ -24,8 +25,9 @@ class Mixed(NamedTuple):
 
 
 def read_by_loss(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bool) -> Sequence[Any]:
-    """What the loss reads of the labels of ``count`` images, in the order of the training graph's inputs: targets, or
-    class numbers int64 [N] or [N, 1, H, W]; and, if it weighs classes, the weights
+    """What the loss reads of the labels of ``count`` images, in the order of the training graph's inputs.
+
+    That is targets, or class numbers int64 [N] or [N, 1, H, W]; and, if the loss weighs classes, the weights
 
         v[k] = w[k] * R / sum over rows r of w[label_r]
 
@@ -44,9 +46,10 @@ def read_by_loss(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: 
 
 
 def targets_of(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bool) -> Any:
-    """The targets t, float32 and of the shape of the outputs, for ``count`` images: what ``labels`` (class numbers [N]
-    or [N, H, W], :class:`Mixed`, or numbers of the outputs' shape) mean under ``loss``. With e the label smoothing and
-    w the class weights, for each of the R images or pixels:
+    """The targets t of ``count`` images, float32 and of the shape of the outputs.
+
+    They are what ``labels`` (class numbers [N] or [N, H, W], :class:`Mixed`, or numbers of the outputs' shape) mean
+    under ``loss``. With e the label smoothing and w the class weights, for each of the R images or pixels:
 
         class numbers   t[r,k] = w[k] * ((1 - e)*[k == label_r] + e/K) * R / sum over r of w[label_r], 0 if ignored
         numbers p       t[r,k] = w[k] * ((1 - e)*p[r,k] + e/K)

@@ -209,14 +209,15 @@ class Model:
         }
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Parameters and running statistics by name, NumPy arrays in PyTorch's layout (conv weight OIHW): float32, or
-        float64 for fp64."""
+        """Parameters and running statistics by name, NumPy arrays in PyTorch's layout (conv weight OIHW).
+        They are float32, or float64 for fp64."""
         with self.executor.lock:
             return {n.name: self.executor.state(n.name) for n in self._state_nodes()}
 
     def load_state_dict(self, state: Mapping[str, Any] | str | Path) -> None:
-        """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout, or a file of them:
-        ``.safetensors``, ``.pth`` or ``.pt`` (see :func:`tricnn.run.weights.load_weights`).
+        """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout, or a file of them.
+
+        A file is ``.safetensors``, ``.pth`` or ``.pt`` (see :func:`tricnn.run.weights.load_weights`).
 
         Raises CheckpointError that lists every missing, unexpected and misshaped tensor by name, or says what is wrong
         with the file; nothing is loaded then. PyTorch's ``num_batches_tracked`` is ignored, and so are auxiliary heads
@@ -252,8 +253,10 @@ class Model:
             warnings.warn(note, stacklevel=2)
 
     def save_state_dict(self, path: str | Path) -> None:
-        """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would: whoever reads
-        the file finds the old one or the new one whole. PyTorch modules with these names load it strictly.
+        """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would.
+
+        Whoever reads the file finds the old one or the new one whole. PyTorch modules with these names load it
+        strictly.
 
         Raises CheckpointError for another suffix, and for a place that cannot be written.
         """
@@ -280,8 +283,8 @@ class Model:
         return {n.name: self.executor.live(n.name) for n in self._state_nodes()}
 
     def running_statistics(self) -> dict[str, Any]:
-        """The live running statistics that a step changes, by buffer, in storage layout: what is changed of them
-        stays."""
+        """The live running statistics that a step changes, by buffer, in storage layout.
+        What is changed of them in place stays."""
         return {buffer: self.executor.live(buffer) for buffer, _ in self.plan.graph.updates}
 
     @property
@@ -293,8 +296,8 @@ class Model:
         return tuple(n.name for n in self._state_nodes() if n.row.source is Source.PARAMETER and n.name not in trained)
 
     def rounded_weights(self) -> RoundedWeights | None:
-        """The parameters' copies that products read, for an optimiser that writes them as it updates (None unless this
-        runs Triton kernels)."""
+        """The parameters and the copies of them that products read; None unless this runs Triton kernels.
+        An optimiser writes the copies as it updates the parameters."""
         return self.executor.rounded if self.executor.name == "triton" else None
 
     def to_logical(self, name: str, x: Any) -> np.ndarray:
@@ -302,7 +305,7 @@ class Model:
         return np.asarray(self.executor.to_logical(name, x))
 
     def to_storage(self, name: str, x: Any) -> Any:
-        """The inverse of :meth:`to_logical`."""
+        """An array of parameter ``name`` in PyTorch's layout as storage has it: the inverse of :meth:`to_logical`."""
         return self.executor.to_storage(name, x)
 
     # --- running ------------------------------------------------------------
@@ -328,8 +331,10 @@ class Model:
             return loss, {name: as_given(g, x, self.wide) for name, g in grads.items()}
 
     def loss_and_storage_grads(self, x: Any, labels: Any, watch: Watcher | None = None) -> tuple[float, dict[str, Any]]:
-        """The loss of a step and its gradients by parameter, in the layout of :meth:`parameters` (what an optimiser
-        wants), as they lie in the model's memory: the next step, of any thread, overwrites them.
+        """The loss of a step and its gradients by parameter, in the layout of :meth:`parameters`.
+
+        That is the layout which an optimiser wants. The gradients lie in the model's memory: the next step, of any
+        thread, overwrites them.
 
         ``watch`` is told in the middle of the step of each gradient that is finished; what it changes of it is what is
         returned.
@@ -343,8 +348,8 @@ class Model:
 
     @property
     def threads(self) -> int | None:
-        """The threads that share a product's sums on the CPU: with another number a step has other bits. None on a GPU,
-        and where the BLAS does not say."""
+        """How many threads share a product's sums on the CPU: with another number a step has other bits.
+        None on a GPU, and where the BLAS does not say."""
         if self.executor.device != "cpu":
             return None
         if self.executor.name == "eager":

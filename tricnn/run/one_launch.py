@@ -9,8 +9,9 @@ from ..lower.program import Launch, Program
 
 
 def prepared(module: Any, program: Program, launch: Launch, values: Mapping[Any, Any], batch: int) -> Callable[[], Any]:
-    """A launch that is ready to be made, any number of times: the kernel of the emitted ``module`` on ``values``, the
-    tensors, descriptors and numbers that its arguments name."""
+    """What makes one launch, any number of times.
+    It is the kernel of the emitted ``module`` on ``values``, the tensors, descriptors and numbers that its arguments
+    name."""
     function = next(f for f in program.functions if f.name == launch.function)
     grid = tuple(extent.at(batch) for extent in launch.grid)
     arguments = [values[a] for a in launch.arguments]

@@ -40,8 +40,9 @@ from .triton_executor import TritonExecutor, launching, pick_device
 
 @dataclass
 class Saved:
-    """What one forward leaves for its backward. ``memory`` holds the values by name; ``release`` gives it back, which
-    happens when this is forgotten, too. A backward pass may be run once, unless it is told to keep everything."""
+    """What one forward leaves for its backward.
+    ``memory`` holds the values by name; ``release`` gives it back, which happens when this is forgotten, too. A
+    backward pass may be run once, unless it is told to keep everything."""
 
     memory: dict[str, Any]
     batch: int
@@ -62,8 +63,9 @@ class Saved:
 
 
 class OpenStep:
-    """An open plan of a graph that computes the gradients of ``wants`` (parameters and inputs, by name), and what runs
-    it. ``batch`` is the size that tiles are chosen for; any other runs too.
+    """An open plan of a graph that computes the gradients of ``wants``, and what runs it.
+
+    ``wants`` are parameters and inputs, by name. ``batch`` is the size that tiles are chosen for; any other runs too.
 
     Threads may share it: nothing of one call is another's. Raises what :func:`tricnn.compile` does.
     """
@@ -115,9 +117,9 @@ class OpenStep:
         return frozenset(name for name in sources if self.plan.place(name).buffer in read)
 
     def peak_memory_bytes(self, batch: int | None = None) -> int:
-        """The bytes that a forward and its backward take: parameters, what the plan allocates, and the copies: of
-        outputs and gradients, which the caller gets, and of what kernels do not read where the caller has it (4-D
-        parameters being channels-last)."""
+        """The bytes that a forward and its backward take: parameters, what the plan allocates, and the copies.
+        Copied are outputs and gradients, which the caller gets, and what kernels do not read where the caller has it
+        (4-D parameters being channels-last)."""
         batch, buffers, graph = batch or self.batch, self.program.buffers, self.plan.graph
         order = self.program.order
         copied = [n.name for n in graph.parameters if self.plan.place(n.name).buffer != n.name or n.name in order]
@@ -128,9 +130,10 @@ class OpenStep:
         return self.program.peak_memory_bytes(batch) + sum(t.elements(batch) * width[d] for t, d in types)
 
     def forward(self, given: Mapping[str, Any], seed: int = 0, step: int = 0) -> tuple[dict[str, Any], Saved]:
-        """Outputs by name and new running statistics by the buffer's name (in logical shape, the executor's own memory:
-        copy them before the next call), and what the backward pass needs. ``given`` has inputs, parameters and buffers
-        by name, NumPy arrays or tensors in PyTorch's layout; ``seed`` and ``step`` choose dropout's masks."""
+        """Outputs by name, new running statistics by the buffer's name, and what the backward pass needs.
+        They are in logical shape, in the executor's own memory: copy them before the next call. ``given`` has inputs,
+        parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout; ``seed`` and ``step`` choose
+        dropout's masks."""
         inputs = [n.name for n in self.plan.graph.inputs if not n.attrs["tangent"]]
         batch = int(given[inputs[0]].shape[0])
         with self.executor.lock:
@@ -140,8 +143,9 @@ class OpenStep:
         return outputs | {buffer: results[value] for buffer, value in graph.updates}, saved
 
     def backward(self, saved: Saved, tangents: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
-        """The gradients of what is wanted, by name (logical shape, the executor's own memory), for the gradients of
-        outputs, by the outputs' names; one that is not given is zero. ``keep``: a further backward may follow."""
+        """The gradients of what is wanted, by name, given the gradients of outputs by the outputs' names.
+        They are in logical shape, in the executor's own memory. An output's gradient that is not given is zero.
+        ``keep``: a further backward may follow."""
         if saved.spent:
             raise TargetError(f"{self.graph.name}: a backward pass of this forward was run already; keep what it reads")
         graph = self.plan.graph
@@ -226,9 +230,9 @@ class EagerOpen(EagerExecutor):
 
 
 class TritonOpen(TritonExecutor):
-    """``forward`` and ``backward`` of the emitted file. Each forward has tensors of its own, which come back for
-    another one when its backward has run or it is forgotten; parameters it reads where the caller has them, if they lie
-    there as kernels read them (4-D ones channels-last)."""
+    """An open plan in Triton: ``forward`` and ``backward`` of the emitted file.
+    Each forward has tensors of its own, which come back for another one when its backward has run or it is forgotten;
+    parameters it reads where the caller has them, if they lie there as kernels read them (4-D ones channels-last)."""
 
     def __init__(self, plan: Plan, program: Program, target: str):
         super().__init__(plan, program, target)
@@ -318,7 +322,7 @@ class TritonOpen(TritonExecutor):
         return tensors
 
     def _poisoned(self, tensors: dict[str, Any], first: int) -> Any:
-        """For tests: see :attr:`poisons`."""
+        """A context in which memory is poisoned that nothing has written yet; tests ask for it by :attr:`poisons`."""
         return poisoned(self.module, self.program, tensors, first) if self.poisons else nullcontext()
 
 

@@ -32,9 +32,10 @@ def first_written(launches: Sequence[Launch]) -> list[tuple[str, ...]]:
 
 @contextmanager
 def poisoned(module: Any, program: Program, tensors: Mapping[str, Any], first: int = 0) -> Iterator[None]:
-    """Inside, the ``step`` of an emitted module (or what begins with launch number ``first`` of it) finds every buffer
-    poisoned that a launch is the first to write; not those that it updates in place, which are memory of what it
-    reads."""
+    """A context in which the ``step`` of an emitted module finds every buffer poisoned that it must write.
+    A buffer is poisoned before the launch that is the first to write it; not those that a launch updates in place,
+    which are memory of what it reads. ``first`` is the number of the first launch, where less than the whole step is
+    run."""
     fresh = first_written(program.launches)
 
     def poison_fresh(launch: int) -> None:

@@ -1,5 +1,6 @@
-"""Triton's interpreter without the work it repeats: the same operations on the same numbers, in about a quarter of
-the time.
+"""Triton's interpreter without the work it repeats.
+
+It does the same operations on the same numbers, in about a quarter of the time.
 
 The interpreter spends nearly all its time around NumPy, not in it: it wraps Triton's functions anew at every call of a
 helper, and follows every integer operation by the same one in int64 and two comparisons. Nothing here changes what an
@@ -33,7 +34,8 @@ def _wrap_once(interpreter: Any, stack: ExitStack) -> None:
 
 
 def _trust_int32(interpreter: Any, stack: ExitStack) -> None:
-    """No check that int32 arithmetic stays in range: what the interpreter has the time for is far from 2**31."""
+    """Leave out the check that int32 arithmetic stays in range.
+    What the interpreter has the time for is far from 2**31."""
     builder = interpreter.interpreter_builder
     options = replace(builder.options, sanitize_overflow=False)
     stack.enter_context(patch.object(builder, "options", options))
@@ -86,8 +88,9 @@ def _remember_tensor_shapes(interpreter: Any, stack: ExitStack) -> None:
 
 
 def _match_operands_once(interpreter: Any, stack: ExitStack) -> None:
-    """Bring two operands to one type and shape once for each pair of types, and a number that is an operand with them:
-    where a tensor stayed what it was, it does so again, and the number is the same constant."""
+    """Bring two operands to one type and shape once for each pair of types.
+    A number that is an operand with a tensor is remembered with it: where a tensor stayed what it was, it does so
+    again, and the number is the same constant."""
     semantic, tensor = type(interpreter.interpreter_semantic), interpreter.tl.tensor
     match, known = semantic.binary_op_type_checking_impl, dict[Any, Any]()
 
@@ -134,8 +137,8 @@ def _broadcast_as_before(interpreter: Any, stack: ExitStack) -> None:
 
 
 def _moved(code: CodeType, filename: str, lines: int) -> CodeType:
-    """The same code as if it stood so many lines further on, in another file (a module begins no earlier than in line
-    1)."""
+    """The same code as if it stood so many lines further on, in another file.
+    A module begins no earlier than in line 1."""
     inner = tuple(_moved(x, filename, lines) if isinstance(x, CodeType) else x for x in code.co_consts)
     return code.replace(co_filename=filename, co_firstlineno=max(1, code.co_firstlineno + lines), co_consts=inner)
 

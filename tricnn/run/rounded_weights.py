@@ -22,15 +22,15 @@ class RoundedWeights:
         return all(_version(w) == self._versions.get(name, -1) >= 0 for name, w in self.weights.items())
 
     def written(self, names: Iterable[str]) -> None:
-        """The copies of these parameters are what the parameters are now."""
+        """Note that the copies of these parameters are what the parameters are now."""
         self._versions.update({name: _version(self.weights[name]) for name in names if name in self.weights})
 
     def forget(self) -> None:
-        """Assume nothing until :meth:`written` is called again."""
+        """Take no copy to be up to date until :meth:`written` is called again."""
         self._versions.clear()
 
     def write(self) -> None:
-        """Round all of them."""
+        """Round all parameters into their copies."""
         for name, weight in self.weights.items():
             self.copies[name].copy_(weight)
         self.written(self.weights)

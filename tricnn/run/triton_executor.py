@@ -28,13 +28,14 @@ from .rounded_weights import RoundedWeights
 
 
 def interpreting() -> bool:
-    """Is Triton's interpreter on? (Decided when triton is imported.)"""
+    """Whether TRITON_INTERPRET says that Triton's interpreter runs kernels.
+    Triton goes by what it said when triton was imported (see :func:`pick_device`)."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
 
 
 def pick_device() -> str:
-    """``cuda`` or, under the interpreter, ``cpu``; raises TargetError where neither is there, or TRITON_INTERPRET was
-    changed too late."""
+    """The device kernels run on: ``cuda`` or, under the interpreter, ``cpu``.
+    Raises TargetError where neither is there, or TRITON_INTERPRET was changed too late."""
     import torch
 
     device = "cpu" if interpreting() else "cuda" if torch.cuda.is_available() else None
@@ -110,8 +111,9 @@ class TritonExecutor:
         self.rounded = self._rounded_weights()
 
     def _rounded_weights(self) -> RoundedWeights:
-        """For training, weights and their copies, both on the device; for inference the device holds only the weights
-        as products read them, and the host those that were loaded."""
+        """The weights, by parameter, and the copies of them that products read.
+        For training both are on the device; for inference the device holds only the copies, and the host the weights
+        that were loaded."""
         weights, copies = {}, {}
         for node in (*self.plan.graph.parameters, *self.plan.prepared):
             if node.name not in self.persistent:
@@ -210,7 +212,7 @@ class TritonExecutor:
         return {value: self.fetch(tensors, value, batch) for value in self.plan.graph.results}
 
     def _after_other_streams(self) -> None:
-        """Memory is used again at every step: on another stream (another thread's), wait for the last one's work."""
+        """Wait for the last step's work, if another stream (another thread's) does it: steps share their memory."""
         if self.device == "cuda":
             stream = self.torch.cuda.current_stream()
             if self._stream is not None and stream != self._stream:
@@ -225,8 +227,8 @@ class TritonExecutor:
         return tensors[place.buffer][place.offset : place.offset + prod(type_.per_image)]
 
     def launch(self, tensors: dict[str, Any], batch: int, seed: int, step: int, watch: Watcher | None = None) -> None:
-        """Launch the step's kernels, one by one or, where they are short and nobody watches, as one CUDA graph
-        (TRICNN_CAPTURE=0: never)."""
+        """Launch the step's kernels, one by one or as one CUDA graph.
+        They are one graph where they are short and nobody watches (TRICNN_CAPTURE=0: never)."""
         if watch is None and batch not in self._captured:
             self._captured[batch] = self._capture(tensors, batch) if self.captures(batch) else None
         replay = self._captured.get(batch) if watch is None else None
@@ -276,7 +278,8 @@ class TritonExecutor:
         return wanted and worth_capturing(self.program, batch)
 
     def _check_size(self, batch: int) -> None:
-        """Pixels are counted in 32 bits, elements too unless the step was compiled for more of them."""
+        """Raise TargetError for a batch whose pixels or elements kernels cannot count.
+        Pixels are counted in 32 bits, elements too unless the step was compiled for more of them."""
         largest = max(b.size.at(batch) for b in self.program.buffers.values())
         pixels = batch * max(
             (t.pixels for t in self.plan.graph.types.values() if t.batched and len(t.shape) == 4), default=1

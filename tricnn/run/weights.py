@@ -1,5 +1,6 @@
-"""Weights files: ``.safetensors``, and PyTorch's ``.pth`` and ``.pt`` read with weights only, so that no code in them
-runs. What torchvision and timm publish is read as it is."""
+"""Weights files: ``.safetensors``, and PyTorch's ``.pth`` and ``.pt``.
+PyTorch's are read with weights only, so that no code in them runs. What torchvision and timm publish is read as it is.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +56,9 @@ def load_weights(path: str | Path) -> dict[str, Any]:
 
 
 def save_weights(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name as ``.safetensors`` or (``.pth``, ``.pt``) as ``torch.save`` would, in float32 and PyTorch's
-    layout: the whole file, or what was there before. Raises CheckpointError for another suffix, and a place that cannot
-    be written."""
+    """Write arrays by name as ``.safetensors`` or (``.pth``, ``.pt``) as ``torch.save`` would.
+    They are float32 and in PyTorch's layout. What is there afterwards is the whole file, or what was there before.
+    Raises CheckpointError for another suffix, and a place that cannot be written."""
     path = user_path(path)
     arrays = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in state.items()}
     if path.suffix == ".safetensors":
