@@ -41,8 +41,8 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One operation that was not understood: its foreign name, the module it is in, the line of code, why, and what to
-    do."""
+    """One operation that was not understood, and what to do about it.
+    It has its foreign name, the module it is in, the line of code, the reason and the advice."""
 
     operation: str
     path: str
@@ -57,8 +57,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Site:
-    """Where an operation is: the path of its module, whether layers are named after that module alone, its foreign
-    name, and the line of code."""
+    """Where an operation of the foreign network is.
+    It has the path of its module, whether layers are named after that module alone, its foreign name, and the line of
+    code."""
 
     path: str = ""
     alone: bool = False
@@ -205,8 +206,8 @@ class Assembler:
         return None
 
     def image(self, x: Any) -> str:
-        """The name of a value of our graph [N, C, H, W], for an operation that takes nothing else; raises Unsupported
-        for another shape."""
+        """The name of a value of our graph [N, C, H, W] that holds ``x``, for an operation that takes nothing else.
+        Raises Unsupported for another shape."""
         value = self.plain(x)
         if len(self.type(value).shape) != 4:
             raise Unsupported(f"it is applied to {self.type(value)}", "it is supported on [N, C, H, W]")
@@ -215,8 +216,9 @@ class Assembler:
     # --- layers -------------------------------------------------------------
 
     def add(self, op: str, *inputs: str, owner: str | None = None, stem: str | None = None, **attrs: Any) -> str:
-        """A layer, named after the module that ``owner``, one of its parameters, belongs to; else after the module that
-        it is in."""
+        """Add a layer; its name is returned.
+        It is named after the module that ``owner``, one of its parameters, belongs to; else after the module that it is
+        in."""
         name = self.fresh(stem or op, owner)
         return self.builder.add(op, *inputs, name=name, **attrs)
 
@@ -236,8 +238,8 @@ class Assembler:
         return name
 
     def parameter(self, x: Any, what: str, shape: Sequence[int] | None = None) -> str:
-        """The name of the parameter or buffer ``x``, declared in the graph by now. It must have been stored in the
-        shape that it is used in, or in ``shape``."""
+        """The name of the parameter or buffer ``x``, which is declared in the graph by now.
+        It must have been stored in the shape that it is used in, or in ``shape``."""
         if not isinstance(x, Stored):
             raise Unsupported(f"its {what} is computed in forward", "give it a parameter or a buffer as it is stored")
         declared = self.stored[x.name]
@@ -250,7 +252,7 @@ class Assembler:
         return self.declare(x.name)
 
     def viewed(self, name: str, shape: Sequence[int]) -> str:
-        """A parameter of the graph with dimensions of 1 added or left out."""
+        """The name of a parameter of the graph under ``shape``, with dimensions of 1 added or left out."""
         if self.type(name).per_image == tuple(shape):
             return name
         view = f"{name}.view"
@@ -259,7 +261,7 @@ class Assembler:
         return view if view in self.builder.types else self.builder.add("view_weight", name, name=view, shape=shape)
 
     def declare(self, name: str) -> str:
-        """``name`` in the graph: a parameter, or a buffer if nobody trains it."""
+        """Declare ``name`` in the graph: as a parameter, or as a buffer if nobody trains it."""
         if name not in self.builder.types:
             declared = self.stored[name]
             if declared.trained:
@@ -270,7 +272,8 @@ class Assembler:
         return name
 
     def declare_unused(self) -> None:
-        """Names that forward never reads, as buffers that nothing reads: a state of the network fits the graph."""
+        """Declare names that forward never reads, as buffers that nothing reads.
+        So a state of the network fits the graph."""
         for name, declared in self.stored.items():
             if name not in self.builder.types and declared.shape and not name.endswith("num_batches_tracked"):
                 self.builder.add("buffer", name=name, shape=declared.shape)
@@ -332,8 +335,8 @@ def described(shape: Iterable[int]) -> str:
 
 
 def initialiser(shape: Sequence[int], name: str) -> str:
-    """What a parameter is drawn from where nobody loads weights: PyTorch's rule for weights of products, 1 for the
-    scales of normalisations, 0 for the rest."""
+    """What a parameter is drawn from where nobody loads weights.
+    That is PyTorch's rule for weights of products, 1 for the scales of normalisations, 0 for the rest."""
     if len(shape) > 1:
         return "torch_default"
     return "constant(1)" if name.rpartition(".")[2] in ("weight", "gamma") else "constant(0)"

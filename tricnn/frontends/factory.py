@@ -27,8 +27,10 @@ def is_factory(name: str) -> bool:
 
 
 def graph_of(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Graph:
-    """The graph of what ``package.module:factory`` makes: an ``nn.Module`` (in the mode that it comes in) or a
-    ``tricnn.Graph``. The factory may be a function or a class, called without arguments; or a module or a graph itself.
+    """The graph of what ``package.module:factory`` makes.
+
+    That is an ``nn.Module`` (in the mode that it comes in) or a ``tricnn.Graph``. The factory may be a function or a
+    class, called without arguments; or a module or a graph itself.
 
     given     ``num_classes`` is handed to the factory, ``input_shape`` (C, H, W) is the images' (3, 224, 224).
     defaults  the same, handed over only if the factory has a parameter of that name.

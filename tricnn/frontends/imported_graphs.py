@@ -1,5 +1,7 @@
-"""Imported graphs, kept as text under a key of all that they depend on: the module's structure, its settings, and the
-code that its ``forward`` can reach, as it is loaded in this process.
+"""Imported graphs, kept as text under a key of all that they depend on.
+
+That is the module's structure, its settings, and the code that its ``forward`` can reach, as it is loaded in this
+process.
 
 The key is of content, so that nothing stale is ever found: a method that was changed, a global number that it reads or
 another version of PyTorch is another key. A module with something in it that cannot be described (hooks, modules in a
@@ -110,7 +112,7 @@ def _our_code() -> tuple[str, ...]:
 
 
 class _Description:
-    """Writes what a module depends on into a digest."""
+    """A digest of what a module depends on; each method writes something into it."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
@@ -121,7 +123,7 @@ class _Description:
         self.digest.update(repr(words).encode() + b"\0")
 
     def new(self, thing: Any) -> bool:
-        """Is it met for the first time? If not, which of those met it is says enough."""
+        """Whether a thing is met for the first time; if not, which of those met it is says enough, and is written."""
         if id(thing) in self.seen:
             self.add("again", self.seen[id(thing)])
             return False
@@ -130,7 +132,7 @@ class _Description:
         return True
 
     def module(self, root: torch.nn.Module) -> None:
-        """The modules by path, their settings, the code of their classes."""
+        """Write the modules inside one by path, their settings and the code of their classes."""
         for path, module in root.named_modules(remove_duplicate=False):
             self.add("module", path)
             if not self.new(module):
@@ -146,7 +148,7 @@ class _Description:
             self.of(settings, 0)
 
     def tensor(self, x: Any, *, values: bool) -> None:
-        """Its type, and, where the graph may hold them, its numbers."""
+        """Write a tensor's type, and, where the graph may hold them, its numbers."""
         if x is None:
             self.add(None)
         elif self.new(x):
@@ -155,7 +157,7 @@ class _Description:
                 self.add(x.item())
 
     def of(self, value: Any, depth: int) -> None:
-        """Any value that forward may read."""
+        """Write any value that forward may read."""
         import torch
 
         if depth > DEEPEST:
@@ -176,7 +178,7 @@ class _Description:
             self.composed(value, depth + 1)
 
     def composed(self, value: Any, depth: int) -> None:
-        """What is made of other values."""
+        """Write a value that is made of other values."""
         self.add(type(value).__module__, type(value).__qualname__)
         if isinstance(value, Mapping):
             for key, item in value.items():
@@ -199,7 +201,7 @@ class _Description:
             raise Indescribable
 
     def code(self, thing: Any, depth: int) -> None:
-        """A class or a function: its instructions, and the global values that they name."""
+        """Write a class or a function: its instructions, and the global values that they name."""
         self.add(getattr(thing, "__module__", None), getattr(thing, "__qualname__", None))
         if _by_version(thing) or not self.new(thing) or depth > DEEPEST:
             return
@@ -224,7 +226,7 @@ class _Description:
         self.instructions(function.__code__, function.__globals__, depth + 1)
 
     def member(self, member: Any, depth: int) -> None:
-        """One name of a class."""
+        """Write one member of a class."""
         if isinstance(member, staticmethod | classmethod):
             member = member.__func__
         if isinstance(member, property):
@@ -238,7 +240,8 @@ class _Description:
             self.of(member, depth)
 
     def instructions(self, code: types.CodeType, scope: Mapping[str, Any], depth: int) -> None:
-        """Byte code, with the values of the globals that it names; a name of a module that is loaded is that."""
+        """Write byte code, and the values of the globals that it names.
+        A name that is no global here, but that of a loaded module, stands for the module."""
         self.add(code.co_code, code.co_names, code.co_varnames)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
@@ -252,7 +255,7 @@ class _Description:
                 self.named(sys.modules[name], code.co_names, depth)
 
     def named(self, value: Any, names: Sequence[str], depth: int) -> None:
-        """A global: of a module, those of its values that the code names."""
+        """Write the value of a global; of a module, those of its values that the code names."""
         if not isinstance(value, types.ModuleType):
             self.of(value, depth)
         elif not _by_version(value) and self.new((value.__name__, names)):
@@ -262,6 +265,6 @@ class _Description:
 
 
 def _by_version(thing: Any) -> bool:
-    """Is it of a package whose version says what it does?"""
+    """Whether a thing is of a package whose version says what it does."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
     return isinstance(name, str) and name.partition(".")[0] in (*BY_VERSION, "builtins")

@@ -37,7 +37,7 @@ class TricnnRep(BackendRep):
             self._compiled = self._compile([])
 
     def _compile(self, constants: Sequence[np.ndarray]) -> Model:
-        """The model with these in the place of its inputs after the first."""
+        """The model compiled with these constants in the place of its inputs after the first."""
         bound = ModelProto()
         bound.CopyFrom(self.model)
         tensors = [numpy_helper.from_array(x, name) for x, name in zip(constants, self.names[1:])]
@@ -49,8 +49,8 @@ class TricnnRep(BackendRep):
         return compiled
 
     def run(self, inputs: Sequence[np.ndarray], **_: Any) -> tuple[Any, ...]:
-        """The outputs in the model's order, arrays of the shapes that it says. Raises TricnnError for a model that
-        is not supported, ShapeError for another number of inputs."""
+        """The outputs in the model's order, arrays of the shapes that it says.
+        Raises TricnnError for a model that is not supported, ShapeError for another number of inputs."""
         if len(inputs) != len(self.names):
             raise ShapeError(f"{self.model.graph.name}: {len(inputs)} inputs given, it takes {', '.join(self.names)}")
         arrays = all(isinstance(value, np.ndarray | np.generic) for value in inputs)
@@ -92,8 +92,9 @@ class TricnnBackend(Backend):
 
     @classmethod
     def prepare(cls, model: ModelProto, device: str = "CPU", **options: Any) -> TricnnRep:
-        """The model compiled, on the CPU by the NumPy executor and on CUDA by Triton unless ``executor`` is among the
-        options of ``tricnn.compile``. Raises TricnnError for what is not supported."""
+        """The model compiled, on the CPU by the NumPy executor and on CUDA by Triton.
+        ``executor`` among the options of ``tricnn.compile`` chooses another one. Raises TricnnError for what is not
+        supported."""
         executor = "numpy" if device.startswith("CPU") else "triton"
         return TricnnRep(model, {"dtype": "fp32", "executor": executor, **options})
 
@@ -101,7 +102,7 @@ class TricnnBackend(Backend):
     def run_node(
         cls, node: NodeProto, inputs: Sequence[Any], device: str = "CPU", outputs_info: Any = None, **options: Any
     ) -> tuple[Any, ...]:
-        """What one operator gives."""
+        """The outputs of one operator, as a model of its own."""
         arrays = [np.asarray(x) for x in inputs]
         given = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
@@ -114,5 +115,5 @@ class TricnnBackend(Backend):
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """``CPU``, and ``CUDA`` where there is a GPU."""
+        """Whether there is such a device: ``CPU``, and ``CUDA`` where there is a GPU."""
         return device.startswith("CPU") or (device.startswith("CUDA") and gpu_present())

@@ -227,12 +227,12 @@ def batch_norm(w: _Writer, node: Node, x: list[str]) -> None:
 
 @writes("pixel_stats")
 def pixel_stats(w: _Writer, node: Node, x: list[str]) -> None:
-    """A part of what layer_normalize is written as."""
+    """Write nothing: it is a part of what ``layer_normalize`` is written as."""
 
 
 @writes("layer_normalize")
 def layer_normalize(w: _Writer, node: Node, x: list[str]) -> None:
-    """Over the last axis of [N, H, W, C]."""
+    """Write the normalisation as LayerNormalization over the last axis of [N, H, W, C], between two transpositions."""
     image, _, weight, bias = x
     y = w.put("Transpose", [image], perm=[0, 2, 3, 1])
     y = w.put("LayerNormalization", [y, weight, bias], axis=-1, epsilon=node.attrs["eps"])
@@ -347,7 +347,7 @@ def softplus(w: _Writer, node: Node, x: list[str]) -> None:
 
 @writes("gelu")
 def gelu(w: _Writer, node: Node, x: list[str]) -> None:
-    """x * (1 + erf(x / sqrt(2))) * 0.5, as exporters write it."""
+    """Write x * (1 + erf(x / sqrt(2))) * 0.5, as exporters do."""
     erf = w.put("Erf", [w.put("Div", [x[0], w.constant(sqrt(2))])])
     w.put("Mul", [w.put("Mul", [x[0], w.put("Add", [erf, w.constant(1.0)])]), w.constant(0.5)], node.name)
 
@@ -386,7 +386,7 @@ def zero_pad2d(w: _Writer, node: Node, x: list[str]) -> None:
 
 @writes("upsample_nearest2d", "upsample_bilinear2d")
 def upsample(w: _Writer, node: Node, x: list[str]) -> None:
-    """To a size: images and channels as they are."""
+    """Write Resize to a size, with images and channels as many as they are."""
     bounds = [w.constant(v, np.int64) for v in ([0], [2])]
     sizes = w.put(
         "Concat", [w.put("Slice", [w.put("Shape", x), *bounds]), w.constant(node.attrs["size"], np.int64)], axis=0

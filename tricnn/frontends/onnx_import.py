@@ -108,7 +108,7 @@ class OnnxAssembler(Assembler):
         return Stored(name, numbers.shape)
 
     def numbers(self, x: Any) -> np.ndarray:
-        """What a parameter holds, or a constant."""
+        """The numbers of a parameter, or of a constant."""
         if isinstance(x, Stored):
             found = self.stored[x.name].numbers()
             assert found is not None

@@ -25,7 +25,7 @@ reads = entering(READERS)
 def around(
     x: Any, attributes: Any, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
-    """(top, bottom, left, right), by ``pads`` or ``auto_pad``."""
+    """The padding (top, bottom, left, right) that ``pads`` or ``auto_pad`` amounts to."""
     auto = attributes.get("auto_pad", "NOTSET")
     if auto == "NOTSET":
         before_and_after = attributes.get("pads", [0, 0, 0, 0])
@@ -156,7 +156,7 @@ def dense(a: Any, x: Tensor, weight: Any, bias: Any, *, transposed: bool, factor
 
 
 def changed(a: Any, x: Stored, numbers: np.ndarray) -> Stored:
-    """A parameter with other numbers: under its own name, if nobody has it yet."""
+    """A parameter with other numbers, under its own name, if nobody has it yet."""
     if x.name not in a.builder.types:
         del a.stored[x.name]
     return a.keep(numbers, x.name)
@@ -199,7 +199,7 @@ def lrn(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
 
 @reads("Softmax")
 def softmax(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
-    """Before operator set 13 it is that of everything from ``axis`` on."""
+    """Softmax along ``axis``; before operator set 13 it is that of everything from ``axis`` on."""
     x, axis = a.tensor(inputs[0]), attributes.get("axis", 1 if a.version < 13 else -1)
     if axis % len(x.shape) == 1 and (a.version < 13 or prod(x.shape[2:]) == 1):
         flat = seen_as(a, x, (x.shape[0], prod(x.shape[1:])))

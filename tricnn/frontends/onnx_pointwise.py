@@ -108,7 +108,7 @@ def erf(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
 
 
 def scaled_by(a: Any, x: Any, factor: float) -> Tensor | None:
-    """What ``x`` is ``factor`` times, if it is that of a layer."""
+    """The value that ``x`` is ``factor`` times, if a layer computes it so; else None."""
     node = a.builder.nodes[-1] if isinstance(x, Tensor) else None
     node = next((n for n in reversed(a.builder.nodes) if isinstance(x, Tensor) and n.name == x.value), node)
     if node is None or node.op != "scale" or not isclose(node.attrs["factor"], factor, rel_tol=1e-5):
@@ -158,7 +158,7 @@ def mul(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
 
 
 def gelu_of(a: Any, part: Erf, other: Any) -> Any:
-    """A product with (1 + erf(x/sqrt(2))): of x and 0.5, in any order, it is gelu(x)."""
+    """A product with (1 + erf(x/sqrt(2))): that of x and 0.5, in any order, is gelu(x)."""
     if isinstance(other, int | float):
         return Erf(part.x, part.factor * other, part.term)
     half = scaled_by(a, other, 0.5)

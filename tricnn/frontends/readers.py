@@ -9,8 +9,8 @@ Reader = Callable[..., Any]
 
 
 def entering(table: dict[str, Reader], named: Callable[[str], str] = str) -> Callable[..., Callable[[Reader], Reader]]:
-    """A decorator, ``@reads("a", "b")``, that enters a function into a table under these names. ``named`` makes the
-    table's name of what is written there."""
+    """A decorator, ``@reads("a", "b")``, that enters a function into a table under these names.
+    ``named`` makes the table's name of what is written there."""
 
     def reads(*names: str) -> Callable[[Reader], Reader]:
         def enter(reader: Reader) -> Reader:

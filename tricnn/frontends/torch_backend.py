@@ -40,8 +40,9 @@ LOCK = threading.RLock()
 
 @dataclass(frozen=True)
 class Options:
-    """``torch.compile(..., options={...})``: the type of products (fp32, or autocast's, unless said), the policy of
-    fusion, the executor, and whether a region that cannot be compiled is an error."""
+    """The options of ``torch.compile(..., options={...})``.
+    They are the type of products (fp32, or autocast's, unless said), the policy of fusion, the executor, and whether a
+    region that cannot be compiled is an error."""
 
     dtype: str | None = None
     fuse: bool | str = True
@@ -223,8 +224,9 @@ def _type(node: torch.fx.Node, otherwise: torch.dtype) -> torch.dtype:
 def compile_backend(
     gm: torch.fx.GraphModule, example_inputs: Sequence[Any], *, options: dict[str, Any] | None = None, **_: Any
 ) -> Callable[..., Any]:
-    """What ``torch.compile(model, backend="tricnn", options={"dtype", "fuse", "executor", "strict"})`` calls, through
-    the entry point ``torch_dynamo_backends``. Warns once of each region that runs as before, and why; ``strict`` raises
+    """What runs a graph of Dynamo's, its regions compiled: the backend ``"tricnn"`` of ``torch.compile``.
+    ``torch.compile(model, backend="tricnn", options={"dtype", "fuse", "executor", "strict"})`` calls it, through the
+    entry point ``torch_dynamo_backends``. Warns once of each region that runs as before, and why; ``strict`` raises
     GraphError instead."""
     return Program(gm, example_inputs, Options.of(options))
 
@@ -256,8 +258,8 @@ class Explanation:
 
 
 def explain(model: torch.nn.Module, *inputs: Any, **options: Any) -> Explanation:
-    """The regions that ``torch.compile(model, backend="tricnn", options=options)`` makes of a model for these inputs,
-    with their kernels, or the reason why they run as before; ``print`` it. A copy of the model runs once."""
+    """The regions that ``torch.compile(model, backend="tricnn", options=options)`` makes of a model for these inputs.
+    ``print`` shows them with their kernels, or the reason why they run as before. A copy of the model runs once."""
     programs: list[Program] = []
 
     def recording(gm: torch.fx.GraphModule, example: Sequence[Any], **_: Any) -> Callable[..., Any]:

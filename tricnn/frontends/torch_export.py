@@ -89,8 +89,8 @@ def unwrapped(module: Any) -> Any:
 
 
 def example_inputs(module: Module, example: Any) -> tuple[torch.Tensor, ...]:
-    """Tensors of the example's shapes where the module's parameters are, with a batch of 2 at least: a batch of 1 would
-    be exported as a fixed size."""
+    """Tensors of the example's shapes where the module's parameters are, with a batch of 2 at least.
+    A batch of 1 would be exported as a fixed size."""
     import torch
 
     first = next(module.parameters(), None)

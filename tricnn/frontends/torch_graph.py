@@ -55,7 +55,7 @@ class _Reader:
         self.rewritten = {n: found for n in program.graph.nodes if (found := rewriting(n)) is not None}
 
     def declared(self) -> dict[str, Declared]:
-        """Every parameter and persistent buffer by its names."""
+        """How each parameter and persistent buffer comes into the graph, by every name that it has."""
         stored: dict[str, Declared] = {}
         first: dict[int, str] = {}
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
@@ -68,7 +68,7 @@ class _Reader:
         return stored
 
     def placeholders(self) -> None:
-        """Parameters, buffers and inputs."""
+        """Read the placeholders: parameters, buffers and inputs."""
         by_name = {n.name: n for n in self.program.graph.nodes if n.op == "placeholder"}
         for spec in self.program.graph_signature.input_specs:
             node = by_name.get(getattr(spec.arg, "name", None))
@@ -110,7 +110,7 @@ class _Reader:
             self.values[node] = self.call(node)
 
     def call(self, node: Any) -> Any:
-        """What one call gives."""
+        """What one call gives, as values of our graph."""
         target, args, kwargs = self.rewritten.get(node) or (target_name(node.target), node.args, node.kwargs)
         value = node.meta.get("val")
         shapes = shapes_of(value)
@@ -256,8 +256,8 @@ def output_name(path: Sequence[Any]) -> str:
 
 
 def training_only(module: Module, inputs: Sequence[Any], structure: dict[str, Any]) -> set[str] | None:
-    """The outputs that the module has in train() only, found by running it in eval() on tensors without numbers; None
-    if there is nothing to find."""
+    """The outputs that the module has in train() only; None if there is nothing to find.
+    They are found by running it in eval() on tensors without numbers."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils import _pytree as pytree
@@ -290,7 +290,8 @@ def state_of(module: Module) -> dict[str, torch.Tensor]:
 
 
 def rewriting(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
-    """The one call that a node and what is before it amount to; None for most."""
+    """The one call that a node and what is before it amount to; None for most.
+    It is the name of the operation, its arguments and its keywords."""
     return local_response_norm(node) or subsampled(node) or stochastic_depth(node)
 
 

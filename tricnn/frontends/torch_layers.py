@@ -36,7 +36,7 @@ def windowed(a: Assembler, x: Any, padding: Sequence[int], value: float = 0.0) -
 
 
 def unpadded(x: Tensor) -> Tensor:
-    """The value that was padded."""
+    """The value that was padded, without its padding."""
     return Tensor(x.value, x.view, site=x.site)
 
 
@@ -68,7 +68,7 @@ def conv2d(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1,
 @reads("conv2d.padding")
 def conv2d_same(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: str = "valid",
                 dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
-    """``padding="same"``: an odd one out is at the end, as PyTorch has it."""
+    """A convolution with ``padding="same"``; an odd pixel out is at the end, as PyTorch has it."""
     if padding == "valid":
         return conv2d(a, x, weight, bias, stride, 0, dilation, groups)
     pads: list[int] = []
@@ -128,7 +128,7 @@ def native_layer_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any, b
 @reads("layer_norm.default")
 def layer_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5,
                cudnn: bool = True) -> Tensor:  # fmt: skip
-    """Over the last axis of [N, H, W, C], or of [N, F], which is an image of one pixel."""
+    """Layer norm over the last axis of [N, H, W, C], or of [N, F], which is an image of one pixel."""
     x = a.tensor(x)
     flat = len(x.shape) == 2
     if len(shape) != 1 or not (flat or channels_last(x)):
@@ -279,14 +279,14 @@ def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
 
 @reads("sum.dim_IntList")
 def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """The mean times the number of pixels."""
+    """A sum over all pixels: the mean times their number."""
     x = a.tensor(x)
     pixels = prod(x.view.base[2:])
     return by_number(a, _over_pixels(a, "global_avg_pool", x, dims, keepdim), pixels, 0)
 
 
 def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Tensor:
-    """What a reduction over all pixels is: ``op``, wherever the pixels' axes have been moved to."""
+    """A reduction over all pixels by the layer ``op``, wherever the pixels' axes have been moved to."""
     x = a.tensor(x)
     rank = len(x.shape)
     gone = sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))

@@ -54,13 +54,14 @@ def elu(a: Assembler, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scal
 
 @reads("celu.default")
 def celu(a: Assembler, x: Any, alpha: float = 1.0) -> Tensor:
-    """alpha * elu(x / alpha), for alpha > 0."""
+    """CELU, alpha * elu(x / alpha), for alpha > 0."""
     return by_number(a, unary(a, "elu", by_number(a, x, 1 / alpha, 0)), alpha, 0)
 
 
 @reads("selu.default")
 def selu(a: Assembler, x: Any) -> Tensor:
-    """Klambauer et al., "Self-normalizing neural networks" (2017), equation 2."""
+    """SELU, which is elu with two constants.
+    Klambauer et al., "Self-normalizing neural networks" (2017), equation 2."""
     return elu(a, x, 1.6732632423543772, 1.0507009873554805)
 
 
@@ -180,8 +181,9 @@ def _number(x: Any) -> bool:
 
 
 def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
-    """A pointwise operation of two values, or of a value and a parameter. One may be smaller: [C], [N, C, 1, 1] or
-    [N, 1, H, W] beside [N, C, H, W], wherever a permutation has put those axes."""
+    """A pointwise operation of two values, or of a value and a parameter.
+    One may be smaller: [C], [N, C, 1, 1] or [N, 1, H, W] beside [N, C, H, W], wherever a permutation has put those
+    axes."""
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
         a.tensor(x)
     operands = [v if isinstance(v, Stored) else a.tensor(v) for v in (x, y)]
@@ -281,7 +283,7 @@ def minimum(a: Assembler, x: Any, y: Any) -> Tensor:
 
 
 def by_number(a: Assembler, x: Any, factor: Any, term: Any) -> Tensor:
-    """``factor * x + term``."""
+    """The value ``factor * x + term``."""
     x = a.tensor(x)
     if factor == -1:
         x = unary(a, "neg", x)

@@ -89,7 +89,7 @@ def value_of(node: Any, values: Mapping[Any, Any], gm: torch.fx.GraphModule) -> 
 
 
 def applied(node: Any, args: Any, kwargs: Any) -> Any:
-    """A function, or a method of its first argument, of these arguments."""
+    """The result of a function, or of a method of its first argument, on these arguments."""
     if node.op == "call_method":
         return getattr(args[0], node.target)(*args[1:], **kwargs)
     return node.target(*args, **kwargs)
@@ -107,8 +107,9 @@ class Call(torch.nn.Module):
 
 
 class Calls(torch.nn.Module):
-    """Some of the calls of a graph as a module: parameters and buffers that they read are its own, under the names that
-    the model has for them; ``given`` are examples of the other values that they read."""
+    """Some of the calls of a graph as a module.
+    Parameters and buffers that they read are its own, under the names that the model has for them; ``given`` are
+    examples of the other values that they read."""
 
     nodes: list[Any]
     results: list[Any]

@@ -53,13 +53,14 @@ def transposed(a: Assembler, x: Any, first: int, second: int) -> Any:
 @reads("contiguous.default", "clone.default", "alias.default", "detach.default", "lift_fresh_copy.default",
        "expand.default")  # fmt: skip
 def as_it_is(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
-    """Memory is nobody's business but the compiler's; what is expanded is as wide as what it meets."""
+    """The value itself: memory is nobody's business but the compiler's.
+    What is expanded is as wide as what it meets."""
     return x
 
 
 @reads("_to_copy.default", "to.dtype", "to.device", "to.dtype_layout", "type_as.default")
 def converted(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
-    """Types are chosen when a network is compiled."""
+    """The value itself, if it is a real number afterwards: types are chosen when a network is compiled."""
     if a.floating:
         return x
     raise Unsupported("a conversion to integers", "values of a network are real numbers")
@@ -190,8 +191,8 @@ def pad(a: Assembler, x: Any, amounts: Sequence[int], mode: Any = "constant", va
 
 
 def resized(a: Assembler, op: str, x: Any, scales: Any, **attrs: Any) -> Tensor:
-    """An image of the size that PyTorch gives it. ``scales``, where a scale was asked for, must be that of the sizes:
-    else PyTorch takes the pixels of another one."""
+    """An image of the size that PyTorch gives it.
+    ``scales``, where a scale was asked for, must be that of the sizes: else PyTorch takes the pixels of another one."""
     image, size = a.image(x), a.shape[2:]
     for scale, before, after in zip(scales or (), a.type(image).spatial, size):
         if scale is not None and scale * before != after:

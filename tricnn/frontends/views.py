@@ -75,8 +75,8 @@ class View:
         return View(self.base, tuple(self.dims[i] for i in order))
 
     def reshaped(self, shape: Sequence[int]) -> View | None:
-        """The view of these numbers, in their order, under another shape; None where a new dimension would begin
-        within a factor, at a place that does not divide it."""
+        """The view of these numbers, in their order, under another shape; None where that is no view.
+        It is none where a new dimension would begin within a factor, at a place that does not divide it."""
         waiting = [f for dim in self.dims for f in dim][::-1]
         dims = []
         for extent in shape:
@@ -99,7 +99,7 @@ class View:
         return None if waiting else View(self.base, tuple(dims))
 
     def without(self, dims: Sequence[int], *, keep: bool) -> View:
-        """Some dimensions gone, or, ``keep``, of extent 1."""
+        """The view without some dimensions; ``keep`` leaves them there, of extent 1."""
         left = [((), True) if i in dims else (dim, False) for i, dim in enumerate(self.dims)]
         return View(self.base, tuple(dim for dim, gone in left if keep or not gone))
 

@@ -244,7 +244,7 @@ class TritonExecutor:
             self.module.step(tensors, batch, seed, step)
 
     def _watched(self, watch: Watcher, tensors: dict[str, Any]) -> AbstractContextManager[None]:
-        """Inside, ``watch`` is told of every gradient, and sum of the batch, after the launch that finishes it."""
+        """A context in which ``watch`` is told each gradient, and sum of the batch, once a launch has finished it."""
         launches = self.program.launches
         written = [launch.writes for launch in launches]
         finished = finished_after(self.plan, written, self.plan.graph.gradients)
