@@ -8,7 +8,7 @@ __all__ = ["brief", "milliseconds", "plural", "scaled", "size", "times"]
 
 
 def times(ratio: float) -> str:
-    """``2.3x``."""
+    """A ratio as text: ``2.3x``."""
     return f"{ratio:.2f}x" if ratio < 9.95 else f"{ratio:.1f}x"
 
 
@@ -18,5 +18,5 @@ def milliseconds(seconds: float) -> str:
 
 
 def brief(seconds: float) -> str:
-    """Microseconds below a millisecond: ``3.41 us``."""
+    """A time as text, in microseconds below a millisecond: ``3.41 us``."""
     return milliseconds(seconds) if seconds >= 1e-3 else f"{seconds * 1e6:.{1 if seconds >= 1e-4 else 2}f} us"

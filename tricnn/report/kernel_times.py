@@ -10,8 +10,8 @@ from ..lower.program import Program
 
 
 def predicted_kernels(program: Program) -> list[dict[str, Any]]:
-    """One row per distinct kernel, all its launches together, those that take longest first: exact bytes and
-    operations, the predicted microseconds, and what most of them go to (``bound``)."""
+    """One row per distinct kernel, all its launches together, those that take longest first.
+    A row has exact bytes and operations, the predicted microseconds, and what most of them go to (``bound``)."""
     rows, times = [], dict(zip(map(id, program.launches), predicted(program), strict=True))
     for function in program.functions:
         launches = launches_of(program, function)

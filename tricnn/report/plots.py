@@ -55,8 +55,8 @@ def bars(cases: Sequence[Mapping[str, Any]], path: Path, unit: str = "time / PyT
 def roofline(
     kernels: Sequence[Mapping[str, Any]], machine: Machine, dtype: str, path: Path, title: str
 ) -> Path:  # fmt: skip
-    """Every kernel (``dram_bytes``, ``flops``, ``kind``, measured ``seconds``) at its operations per byte and its
-    operations per second, its area as its time, under the limits of a device."""
+    """A plot of every kernel at its operations per byte and per second, under the limits of a device; its path.
+    A kernel has ``dram_bytes``, ``flops``, ``kind`` and measured ``seconds``, which its area stands for."""
     figure = _figure(8, 5)
     axes = figure.subplots()
     shown = [k for k in kernels if k["flops"] > 0 and k["dram_bytes"] > 0 and k["seconds"] > 0]
@@ -86,7 +86,7 @@ def roofline(
 
 
 def _by_kind(kernels: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """fprop, dgrad, wgrad, and all the rest."""
+    """Kernels by what they are: fprop, dgrad, wgrad, and all the rest."""
     names = {"conv2d": "fprop", "linear": "fprop"}
     names |= {
         f"{op}_grad_{of}": kind for op in ("conv2d", "linear") for of, kind in (("input", "dgrad"), ("weight", "wgrad"))

@@ -15,9 +15,9 @@ Row = Mapping[str, Any]
 
 
 def grouped(rows: Sequence[Row], program: Program) -> list[dict[str, Any]]:
-    """Rows of ``compile``'s table with one for all kernels of the same operations, in the order of their first: sums
-    of launches, bytes and operations; the most registers, spills and shared memory; how many use tensor cores and bulk
-    copies. ``count``: how many kernels, ``members`` their names."""
+    """Rows of ``compile``'s table with one for all kernels of the same operations, in the order of their first.
+    It has sums of launches, bytes and operations; the most registers, spills and shared memory; how many use tensor
+    cores and bulk copies. ``count``: how many kernels, ``members`` their names."""
     ops = {node.name: node.op for node in program.plan.graph.nodes}
     groups: dict[tuple[str, tuple[str, ...]], list[Row]] = {}
     for row in rows:

@@ -1,5 +1,6 @@
-"""What is done to one picture before a network sees it, at random for training and always the same for a test: on
-Pillow's images, from a generator that the caller made for this picture.
+"""What is done to one picture before a network sees it, at random for training and always the same for a test.
+
+Pictures are Pillow's images; what is random comes from a generator that the caller made for this picture.
 
 Pillow only: torchvision is not needed, and its transforms are taken where somebody has them
 (:class:`tricnn.training.pictures.PictureFolder`, ``transform``).
@@ -77,9 +78,9 @@ class Augmentation:
 def random_part(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a rectangle within ``width`` x ``height``: its area uniform in ``scale`` of the
-    whole, the logarithm of its sides' ratio uniform in that of ``ratio``. Where ten attempts give none that lies
-    within, the largest central one whose ratio is allowed."""
+    """(left, top, width, height) of a random rectangle within ``width`` x ``height``.
+    Its area is uniform in ``scale`` of the whole, the logarithm of its sides' ratio uniform in that of ``ratio``. Where
+    ten attempts give none that lies within, it is the largest central one whose ratio is allowed."""
     for _ in range(ATTEMPTS):
         area = width * height * rng.uniform(*scale)
         shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -123,16 +124,16 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
 
 
 def trivially_augmented(image: Image, rng: np.random.Generator) -> Image:
-    """One of 14 operations, each as likely, at one of 31 strengths, each as likely (Müller and Hutter 2021, algorithm
-    1, with the wide ranges of its table 2)."""
+    """The picture after one of 14 operations, each as likely, at one of 31 strengths, each as likely.
+    Müller and Hutter 2021, algorithm 1, with the wide ranges of its table 2."""
     name = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
     level, negative = int(rng.integers(LEVELS)), bool(rng.integers(2))
     return operated(image, name, level / (LEVELS - 1), negative)
 
 
 def operated(image: Image, name: str, strength: float, negative: bool) -> Image:
-    """The picture after operation ``name`` at ``strength`` of 0 to 1; ``negative`` turns the direction of those that
-    have one."""
+    """The picture after operation ``name`` at ``strength`` of 0 to 1.
+    ``negative`` turns the direction of those that have one."""
     from PIL import ImageEnhance, ImageOps
 
     sign = -1.0 if negative else 1.0

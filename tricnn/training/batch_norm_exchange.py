@@ -33,8 +33,8 @@ class BatchNormExchange:
         self.before: dict[str, Any] = {}
 
     def begin(self, shares: list[float], images: int) -> None:
-        """Remember the running statistics, which the step moves by the process's own. ``shares`` are those of all
-        processes, ``images`` how many the batch has."""
+        """Remember the running statistics from before the step, which moves them by those of this process alone.
+        ``shares`` are those of all processes, ``images`` how many the batch has."""
         self.shares, self.images = shares, images
         self.merged.clear()
         self.before = {name: self.tensor(x).clone() for name, x in self.model.running_statistics().items()}

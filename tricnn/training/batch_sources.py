@@ -54,8 +54,9 @@ class Source(Protocol):
 
 
 def batches_per_epoch(source: Source, batch: int, processes: int = 1) -> int:
-    """How many batches an epoch has: the last one may be smaller, but not smaller than the number of processes, each of
-    which needs an image; a source that comes in batches has ``batches`` of them."""
+    """How many batches an epoch has.
+    The last one may be smaller, but not smaller than the number of processes, each of which needs an image; a source
+    that comes in batches has ``batches`` of them."""
     given = getattr(source, "batches", None)
     if given is not None:
         return int(given)
@@ -65,7 +66,8 @@ def batches_per_epoch(source: Source, batch: int, processes: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """One batch of noise, again and again: what a step costs where data cost nothing. ``count`` images an epoch."""
+    """One batch of noise, again and again, as a data set: what a step costs where data cost nothing.
+    An epoch has ``count`` images."""
 
     image_shape: tuple[int, int, int]
     num_classes: int = 1000

@@ -48,7 +48,8 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """``settings`` are those that decide the bits: a run goes on only under the same. ``slots`` is what is remembered
+    """All that a run can go on from, to the bit.
+    ``settings`` are those that decide the bits: a run goes on only under the same. ``slots`` is what is remembered
     beside the state: by what it is (no layer's name has a slash), and by name."""
 
     graph: str
@@ -69,8 +70,8 @@ def state_sha256(state: Mapping[str, Any]) -> str:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write ``path`` so that whoever reads it, at whatever moment the writer dies, finds the old file or the new one
-    whole. Raises CheckpointError if it cannot be written."""
+    """Write ``path`` so that whoever reads it finds the old file or the new one whole.
+    That holds at whatever moment the writer dies. Raises CheckpointError if it cannot be written."""
     path = Path(path)
     tensors = {name: _little_endian(x) for name, x in checkpoint.state.items()}
     for slot, values in checkpoint.slots.items():
@@ -89,7 +90,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and verify. Raises CheckpointError, in one line, for a file that is missing, damaged or something else."""
+    """The checkpoint in a file, verified.
+    Raises CheckpointError, in one line, for a file that is missing, damaged or something else."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
@@ -130,8 +132,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def check_same_run(path: str | Path, checkpoint: Checkpoint, graph: str, settings: Mapping[str, Any]) -> None:
-    """Raises CheckpointError, naming each difference, unless going on with ``settings`` gives the bits that the run
-    would have given without a stop."""
+    """Raise CheckpointError unless going on with ``settings`` gives the bits of a run without a stop.
+    The error names each difference."""
     if checkpoint.graph != graph:
         raise CheckpointError(f"{path}: it is a checkpoint of {checkpoint.graph}, not of {graph}")
     mine = json.loads(json.dumps(settings))

@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 def duration(seconds: float) -> str:
-    """``1:05`` or ``2:03:04``."""
+    """A time as text: ``1:05`` or ``2:03:04``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

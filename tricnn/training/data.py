@@ -32,9 +32,10 @@ SPLIT_SEED = 0  # of digits: which 297 of the 1797 images test
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images ``[N, C, H, W]``, labels ``[N]`` below ``num_classes``, and how to show them to a network: divided by
-    ``scale``, normalised by ``mean`` and ``std`` (one number, or one for each channel), resized to ``image_size`` and,
-    gray images, repeated over ``channels``, where those are given.
+    """Images ``[N, C, H, W]``, labels ``[N]`` below ``num_classes``, and how to show them to a network.
+
+    Images are divided by ``scale``, normalised by ``mean`` and ``std`` (one number, or one for each channel), resized
+    to ``image_size`` and, gray images, repeated over ``channels``, where those are given.
 
     ``scale`` is 255 for bytes and 1 for floats, which are of 0 to 1 as PyTorch's ``ToTensor`` makes them, unless it is
     given. Other integers, and floats beyond :data:`LARGEST_FLOAT`, need it: they do not say what white is.
@@ -132,7 +133,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def settings(self) -> dict[str, Any]:
-        """What of it decides the bits of a run, as JSON has it."""
+        """What of the data set decides the bits of a run, as JSON has it."""
         return {
             "data": self.name,
             "images of SHA-256": self.fingerprint,
@@ -151,12 +152,12 @@ class Dataset:
         return evaluation_batches(self, batch, processes)
 
     def notes(self) -> list[str]:
-        """Nothing: all of it was read when it was made."""
+        """Nothing that a person should be told: all of it was read when it was made."""
         return []
 
     def prepare(self, images: Images) -> NDArray[np.float32]:
-        """Stored images as a network sees them: ``(x/scale - mean)/std``, float32 ``[N, C, H, W]`` with channels-last
-        strides."""
+        """Stored images as a network sees them: ``(x/scale - mean)/std``, float32 ``[N, C, H, W]``.
+        Strides are channels-last."""
         pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         if pixels.dtype == np.uint8:
             x = self._table[pixels] if self._table.ndim == 1 else self._table[pixels, np.arange(pixels.shape[3])]
@@ -170,7 +171,7 @@ class Dataset:
 
     @cached_property
     def _table(self) -> NDArray[np.float32]:
-        """What becomes of each byte: ``[256]``, or, if channels differ, ``[256, C]``."""
+        """What becomes of each byte as it is prepared: ``[256]``, or, if channels differ, ``[256, C]``."""
         each = np.arange(256)
         return self._normalised(each if isinstance(self.mean, float) and isinstance(self.std, float) else each[:, None])
 
@@ -185,8 +186,9 @@ class Dataset:
 def batches(
     dataset: Dataset, batch: int, seed: int, epoch: int, start: int = 0, shift: int = 0, processes: Processes = ALONE
 ) -> Iterator[Batch]:
-    """The epoch's training batches from number ``start`` on, or this process's share of each: ``(x [B, C, H, W]
-    float32, labels [B] int64)``.
+    """The epoch's training batches from number ``start`` on, or this process's share of each.
+
+    A batch is ``(x [B, C, H, W] float32, labels [B] int64)``.
 
     Each image comes once; the last batch may be smaller. With ``shift``, every image is moved by up to that many
     stored pixels along each axis, what comes in being black.
@@ -225,8 +227,9 @@ def shifted(images: Images, moves: NDArray[np.int64]) -> Images:
 
 
 def resize(x: NDArray[Real], size: tuple[int, int]) -> NDArray[Real]:
-    """Bilinear, ``x: [N, H, W, C]`` to ``[N, *size, C]``; when it shrinks, averaging over the area that a pixel
-    covers (what Pillow's BILINEAR and PyTorch's ``interpolate(antialias=True)`` do)."""
+    """Images ``x: [N, H, W, C]`` resized to ``[N, *size, C]``, bilinear.
+    When an image shrinks, it is averaged over the area that a pixel covers (as Pillow's BILINEAR and PyTorch's
+    ``interpolate(antialias=True)`` do)."""
     n, height, width, channels = x.shape
     rows, columns = _weights(height, size[0]).astype(x.dtype), _weights(width, size[1]).astype(x.dtype)
     resized: NDArray[Real] = columns @ (rows @ x.reshape(n, height, -1)).reshape(n, size[0], width, channels)
@@ -250,8 +253,8 @@ Loader = Callable[[str | Path | None, Note], Dataset]
 
 
 def _digits(data_dir: str | Path | None, note: Note) -> Dataset:
-    """The UCI optical digits that scikit-learn carries (1797 of 8x8, grays 0 to 16), resized to 28x28; 1500 train and
-    297 test, drawn by a fixed seed."""
+    """The UCI optical digits that scikit-learn carries (1797 of 8x8, grays 0 to 16), resized to 28x28.
+    1500 are for training and 297 for the test, drawn by a fixed seed."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:

@@ -10,8 +10,9 @@ from ..ir.table import Kind, Source
 
 
 def without_head(graph: Graph, state: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """``state`` with the parameters of each output's last layer taken from ``own`` where they are of another number of
-    classes, and the names of those. Everything else that does not fit is left for ``load_state_dict`` to refuse."""
+    """``state`` without the last layers that have another number of classes, and the names of their parameters.
+    The parameters of each output's last layer are taken from ``own`` where they are of another number of classes.
+    Everything else that does not fit is left for ``load_state_dict`` to refuse."""
     mixed, left = dict(state), []
     for output in graph.outputs:
         node = graph.by_name[output.value]

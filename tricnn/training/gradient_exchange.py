@@ -81,9 +81,9 @@ class GradientExchange:
 
 
 def packed(sizes: Sequence[tuple[str, int]], limit: int) -> list[list[str]]:
-    """The names of each bucket, in the order given, in which they are finished. ``sizes`` are pairs of a name and its
-    bytes. A bucket holds at most ``limit`` bytes and the last one a 25th of that, or one gradient: the step's last
-    gradients have nothing left to hide their sum behind, so it must be short."""
+    """The names of the gradients in each bucket, in the order given, in which they are finished.
+    ``sizes`` are pairs of a name and its bytes. A bucket holds at most ``limit`` bytes and the last one a 25th of that,
+    or one gradient: the step's last gradients have nothing left to hide their sum behind, so it must be short."""
     buckets: list[list[str]] = []
     filled, room = 0, 0
     for name, size in reversed(sizes):

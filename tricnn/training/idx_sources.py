@@ -57,8 +57,10 @@ DEBIAN = Path("/usr/share/datasets")
 
 
 def find(name: str, data_dir: str | Path | None = None, note: Callable[[str], None] | None = None) -> dict[str, Path]:
-    """Part -> file. Looks, in this order, in ``data_dir``, ``$TRICNN_DATA``, /usr/share/datasets and the cache, each
-    under ``<folder>/<name>`` first and, in the two that the user names, ``<folder>`` itself; then downloads.
+    """The files of a data set, by part.
+
+    It is looked for, in this order, in ``data_dir``, ``$TRICNN_DATA``, /usr/share/datasets and the cache, each under
+    ``<folder>/<name>`` first and, in the two that the user names, ``<folder>`` itself; then it is downloaded.
 
     ``note`` is told of a download. Raises DataError with the three ways to get the data if all that fails, and for a
     folder that holds some of the four files but not all.
@@ -105,8 +107,8 @@ def _reason(error: Exception) -> str:
 
 
 def _download(source: Source, folder: Path, note: Callable[[str], None]) -> dict[str, Path]:
-    """All four parts into ``folder``, from the first site that gives the right bytes. Whoever else wants them at the
-    same time waits, and finds them. What the folder holds besides stays there."""
+    """All four parts in ``folder``, by name, from the first site that gives the right bytes.
+    Whoever else wants them at the same time waits, and finds them. What the folder holds besides stays there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (

@@ -13,8 +13,8 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """The signals that came, for the loop to see after a whole step. The first gives a second its usual effect back,
-    so that Ctrl-C twice ends a run that hangs."""
+    """A context with a list of the signals that came, for the loop to see after a whole step.
+    The first gives a second its usual effect back, so that Ctrl-C twice ends a run that hangs."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -68,9 +68,10 @@ class TrainingInterrupted(Exception):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``test_accuracy`` is of images, or of the pixels of a network that gives each a class, which has a mean
-    intersection over union as well. ``history`` has ``curve`` (pairs of step and mean training loss), ``epochs`` (a
-    record for each) and ``steps_per_epoch``; :func:`tricnn.training.plot.save_curve` draws it."""
+    """What a run ended with.
+    ``test_accuracy`` is of images, or of the pixels of a network that gives each a class, which has a mean intersection
+    over union as well. ``history`` has ``curve`` (pairs of step and mean training loss), ``epochs`` (a record for each)
+    and ``steps_per_epoch``; :func:`tricnn.training.plot.save_curve` draws it."""
 
     train_loss: float
     test_accuracy: float
@@ -172,7 +173,7 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the bits, as JSON has it."""
+        """Everything that decides the bits of a run, as JSON has it."""
         options, rates = self.options, self.rates
         return {
             "network": hashlib.sha256(str(self.model.graph).encode()).hexdigest()[:16],
@@ -264,7 +265,7 @@ class _Run:
         return {**self.optimiser.slots, **({"average": self.average.values} if self.average is not None else {})}
 
     def train_epoch(self, report: Reporter) -> None:
-        """The batches that are left of the epoch under way."""
+        """Train on the batches that are left of the epoch under way."""
         options, done = self.options, self.progress
         parameters = self.model.parameters()
         began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0
@@ -305,8 +306,8 @@ class _Run:
             waiting = began
 
     def loss_and_gradients(self, x: Any, labels: Any) -> tuple[float, dict[str, Any], int]:
-        """The mean loss of a batch, its gradients by parameter as the optimiser wants them, and how many images it has:
-        over all processes, each with its share of the batch."""
+        """The mean loss of a batch, its gradients by parameter as the optimiser wants them, and how many images it has.
+        These are those of all processes, each with its share of the batch."""
         if self.shared_step is not None:
             return self.shared_step(x, labels)
         return *self.model.loss_and_storage_grads(x, labels), len(x)
@@ -336,7 +337,7 @@ class _Run:
         return time.monotonic() - self.saved_at >= self.options.checkpoint_seconds
 
     def finish_epoch(self) -> dict[str, float]:
-        """Evaluate, record, save; the epoch's record."""
+        """Evaluate, record and save; the epoch's record is returned."""
         done = self.progress
         mean, guess = done.epoch_loss / done.epoch_images, self.loss_of_guessing()
         if mean > DIVERGED * guess:
@@ -382,7 +383,7 @@ class _Run:
         )
 
     def evaluate(self) -> dict[str, float]:
-        """The figures of the test set."""
+        """The figures of the test set, by name."""
         self.evaluator.load_state_dict(self.result_state())
         graph = self.model.graph
         scores = Scores(graph.classes if getattr(graph, "rows", ()) else None, self.model.loss.ignore_index)

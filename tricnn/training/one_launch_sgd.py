@@ -1,5 +1,5 @@
-"""SGD for parameters on a GPU: all of them updated in one launch, 20 bytes moved per parameter, or 22 where products
-read a 16-bit copy of it, which is written in the same pass."""
+"""SGD for parameters on a GPU, all of them updated in one launch.
+It moves 20 bytes per parameter, or 22 where products read a 16-bit copy of it, which is written in the same pass."""
 
 from __future__ import annotations
 

@@ -217,9 +217,9 @@ class LARS(Optimiser):
 
 @dataclass
 class Average:
-    """The running average of a network's state, ``a = decay·a + (1 - decay)·x`` after each update, from the state at
-    the start: of parameters and running statistics alike (as torch.optim.swa_utils.AveragedModel with
-    get_ema_avg_fn and use_buffers)."""
+    """The running average of a network's state, ``a = decay·a + (1 - decay)·x`` after each update.
+    It begins with the state at the start, and is of parameters and running statistics alike (as
+    torch.optim.swa_utils.AveragedModel with get_ema_avg_fn and use_buffers)."""
 
     decay: float
     values: dict[str, Any] = field(default_factory=dict, repr=False)

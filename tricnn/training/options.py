@@ -20,8 +20,9 @@ LATER = ("optimiser", "betas", "clip", "accumulate", "ema", "mixup", "cutmix", "
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with a learning rate of their own, ``lr`` times everybody's, or their own ``weight_decay`` (that of
-    all others if None). ``pattern`` chooses them (:func:`tricnn.ir.patterns.chosen`): ``fc``, ``layer1.*.weight``."""
+    """Parameters with a learning rate or a weight decay of their own.
+    Their rate is ``lr`` times everybody's, their decay ``weight_decay`` (that of all others if None). ``pattern``
+    chooses them (:func:`tricnn.ir.patterns.chosen`): ``fc``, ``layer1.*.weight``."""
 
     pattern: str
     lr: float = 1.0
@@ -36,8 +37,10 @@ class ParameterGroup:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train. ``milestones`` are epochs at which the rate of the ``step`` schedule falls by ``gamma``; of several
-    ``groups`` that choose a parameter the last one counts.
+    """How to train: everything that a run is a function of, beside its network and its data.
+
+    ``milestones`` are epochs at which the rate of the ``step`` schedule falls by ``gamma``; of several ``groups`` that
+    choose a parameter the last one counts.
 
     ``fixed`` names further settings that decide the bits and that only the caller knows (executor, dtype, label
     smoothing): a run is resumed only under the same.
@@ -115,8 +118,9 @@ def on_gpu(model: Any) -> bool:
 
 
 def optimiser_for(model: Any, options: TrainOptions, no_decay: frozenset[str]) -> Optimiser:
-    """What ``options`` names; of SGD without clipping one launch for all parameters where they are on a GPU. Raises
-    GraphError for a group that chooses no parameter."""
+    """The optimiser that ``options`` names.
+    SGD without clipping makes one launch for all parameters where they are on a GPU. Raises GraphError for a group that
+    chooses no parameter."""
     decay, clip = options.weight_decay, options.clip
     rates, decays = grouped(list(model.parameters()), options.groups)
     if options.optimiser in ("adamw", "lamb"):
@@ -133,7 +137,7 @@ def optimiser_for(model: Any, options: TrainOptions, no_decay: frozenset[str]) -
 
 
 def grouped(parameters: Sequence[str], groups: Sequence[ParameterGroup]) -> tuple[dict[str, float], dict[str, float]]:
-    """``rates`` and ``decays`` of an optimiser, by parameter."""
+    """``rates`` and ``decays`` of an optimiser, each by parameter."""
     rates: dict[str, float] = {}
     decays: dict[str, float] = {}
     check_patterns("groups", [group.pattern for group in groups], parameters)

@@ -1,5 +1,6 @@
-"""Folders of pictures: ``FOLDER/train/CLASS/*.jpg`` and ``FOLDER/val/CLASS/*.jpg``, the layout of ImageNet and of
-torchvision's ImageFolder.
+"""Folders of pictures: ``FOLDER/train/CLASS/*.jpg`` and ``FOLDER/val/CLASS/*.jpg``.
+
+That is the layout of ImageNet and of torchvision's ImageFolder.
 
 Pillow decodes, in the workers of a ``torch.utils.data.DataLoader``. A worker makes whole batches, and a batch is a
 function of (folder, seed, epoch, number): any number of workers, and a run that was interrupted, get the same bits.
@@ -239,7 +240,7 @@ class PictureFolder:
             self._unsaid.append(f"{path}: cannot be read as a picture ({reason}), skipped ({len(self._bad)} so far)")
 
     def notes(self) -> list[str]:
-        """What was skipped since this was last asked."""
+        """What was skipped since this was last asked, in words."""
         said, self._unsaid[:] = list(self._unsaid), []
         return said
 
@@ -249,8 +250,8 @@ class PictureFolder:
         return len(self._bad)
 
     def normalised(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Bytes [B, H, W, C] as ``(x/255 - mean)/std``, float32 [B, C, H, W] with channels-last strides; floats
-        [B, C, H, W] as they are."""
+        """Bytes [B, H, W, C] as ``(x/255 - mean)/std``, float32 [B, C, H, W] with channels-last strides.
+        Floats [B, C, H, W] are left as they are."""
         if x.dtype != np.uint8:
             return x
         mean, std = (v.astype(np.float64) for v in self.colour)
@@ -261,8 +262,8 @@ class PictureFolder:
 
 
 class _Maker:
-    """``maker[n]``: batch n, or a process's share of it, as (pictures, labels, those that could not be read), in
-    whichever worker asks."""
+    """What makes batches, in whichever worker asks: ``maker[n]`` is batch n, or a process's share of it.
+    A batch is (pictures, labels, those that could not be read)."""
 
     def __init__(
         self, source: PictureFolder, part: Part, batch: int, drawn: tuple[int, int] | None, processes: Processes = ALONE
@@ -330,7 +331,7 @@ def _decoded(path: str, mode: str) -> Any:
 
 
 def _bytes(image: Any) -> NDArray[np.uint8]:
-    """[H, W, C] of its own memory."""
+    """A picture's bytes [H, W, C], in memory of their own."""
     pixels = np.array(image, dtype=np.uint8)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 

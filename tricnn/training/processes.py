@@ -31,8 +31,8 @@ class ProcessLost(TricnnError):
 
 @dataclass(frozen=True)
 class Processes:
-    """``world`` processes of which this is number ``rank`` (from 0). ``distributed`` is torch.distributed; None where
-    there is one process, which needs none."""
+    """The ``world`` processes of a run, of which this is number ``rank`` (from 0).
+    ``distributed`` is torch.distributed; None where there is one process, which needs none."""
 
     rank: int = 0
     world: int = 1
@@ -81,7 +81,7 @@ class Processes:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Inside, a failure to reach the other processes is a ProcessLost, in one line."""
+        """A context in which a failure to reach the other processes is a ProcessLost, in one line."""
         try:
             yield
         except RuntimeError as error:
@@ -99,8 +99,8 @@ class Processes:
 
 
 def part_of(count: int, rank: int, world: int) -> slice:
-    """Which of ``count`` things are those of process ``rank`` of ``world``: consecutive ones; the first processes have
-    one more where they cannot be dealt out evenly."""
+    """Which of ``count`` things are those of process ``rank`` of ``world``.
+    They are consecutive ones; the first processes have one more where they cannot be dealt out evenly."""
     least, more = divmod(count, world)
     start = rank * least + min(rank, more)
     return slice(start, start + least + (rank < more))

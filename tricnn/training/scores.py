@@ -11,8 +11,8 @@ from ..ir.numpy_ops.loss import as_rows
 
 
 class Scores:
-    """Sums over the images (or pixels) of a test set, those with the label ``ignored`` left out. With ``classes`` the
-    counts of every pair of true and given class are kept, for the mean intersection over union."""
+    """Sums over the images (or pixels) of a test set, those with the label ``ignored`` left out.
+    With ``classes`` the counts of every pair of true and given class are kept, for the mean intersection over union."""
 
     def __init__(self, classes: int | None = None, ignored: int | None = None):
         self.ignored = ignored
@@ -43,8 +43,8 @@ class Scores:
 
     @property
     def figures(self) -> dict[str, float]:
-        """``test_loss``, ``test_accuracy`` and, where classes are counted, ``test_mean_iou``: the mean, over the
-        classes that are in the labels or the answers, of TP / (TP + FP + FN)."""
+        """``test_loss``, ``test_accuracy`` and, where classes are counted, ``test_mean_iou``.
+        That is the mean, over the classes that are in the labels or the answers, of TP / (TP + FP + FN)."""
         found = {"test_loss": self.loss / self.count, "test_accuracy": self.right / self.count}
         if self.pairs.size:
             both = np.diag(self.pairs)

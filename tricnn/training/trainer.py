@@ -60,8 +60,8 @@ class Trainer:
         )
 
     def fit(self) -> TrainResult:
-        """Train to the end of the last epoch, or from where a run in ``out`` stopped. Raises what
-        :func:`tricnn.training.train` raises."""
+        """Train to the end of the last epoch, or from where a run in ``out`` stopped.
+        Raises what :func:`tricnn.training.train` raises."""
         return train(
             self.model,
             self.evaluator,

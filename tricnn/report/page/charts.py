@@ -1,5 +1,5 @@
-"""Plots of the page as shapes in pixels, which its templates write as SVG: bytes of each kernel, the roofline, and the
-arena."""
+"""Plots of the page as shapes in pixels, which its templates write as SVG.
+They are the bytes of each kernel, the roofline, and the arena."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def bars(facts: Mapping[str, Any]) -> Chart:
 
 
 def roofline(facts: Mapping[str, Any]) -> Chart | None:
-    """Every kernel at its operations per byte and its operations per second, by simulated time; None where there is
-    none. Nothing is drawn where no time is known."""
+    """A plot of every kernel at its operations per byte and its operations per second, by simulated time.
+    None where no kernel's time is known; a kernel without one is not drawn."""
     known = [k for k in facts["kernels"] if k["simulated_us"] and k["dram_bytes"]]
     shown = [k for k in known if k["flops"]]
     if not shown:

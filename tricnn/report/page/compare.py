@@ -53,8 +53,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What changed: totals, kernels (found again by the layer of their main operation, whatever their number), edges
-    that are fused in one only, and source, without the numbers of kernels."""
+    """What changed from one report to another: totals, kernels, edges and source.
+    Kernels are found again by the layer of their main operation, whatever their number. Edges are those that are fused
+    in one report only, and source is compared without the numbers of kernels."""
     olds, news = ({_key(k["name"]): k for k in facts["kernels"]} for facts in (before, after))
     kernels = []
     for key in dict.fromkeys([*olds, *news]):

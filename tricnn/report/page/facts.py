@@ -1,5 +1,5 @@
-"""Everything that the page shows, as one object of plain numbers and texts: what ``tricnn report --json`` prints, what
-a page carries for ``--diff``, and what the templates read."""
+"""Everything that the page shows, as one object of plain numbers and texts.
+``tricnn report --json`` prints it, a page carries it for ``--diff``, and the templates read it."""
 
 from __future__ import annotations
 
@@ -90,8 +90,9 @@ def gathered(declared: Graph, fused: Program, unfused: Program, machine: Machine
 
 
 def _other_nodes(program: Program) -> list[list[list[int]]]:
-    """For each launch of a function that another kernel shares: which node of the first kernel, in whose numbers the
-    function's lines are marked, is which of its own, where the numbers differ."""
+    """For each launch, pairs of a node of the first kernel with its function and the launch's own node for it.
+    The lines of a function that several kernels share are marked with the numbers of the first one's nodes. There are
+    pairs only where the numbers differ."""
     nodes = {k.name: {node.name: number for number, node in enumerate(k.nodes)} for k in program.plan.kernels}
     anchors = {kernel.name: nodes[kernel.name][kernel.anchor.name] for kernel in program.plan.kernels}
     first: dict[str, Launch] = {}
@@ -107,8 +108,8 @@ def _other_nodes(program: Program) -> list[list[list[int]]]:
 
 
 def _source(program: Program, function: Function, kernel: str) -> dict[str, Any]:
-    """The emitted source of a function, and, for each of its lines, which of the kernel's nodes it computes, loads for,
-    or stores: their numbers, from 0; None for a line that is no node's."""
+    """The emitted source of a function, and the number of the kernel's node that each of its lines is for.
+    A line computes that node, loads for it, or stores it. Numbers are from 0; None for a line that is no node's."""
     lines = kernel_lines(program, function)
     nodes = next(k.nodes for k in program.plan.kernels if k.name == kernel)
     numbers = {node.name: number for number, node in enumerate(nodes)}
@@ -116,7 +117,7 @@ def _source(program: Program, function: Function, kernel: str) -> dict[str, Any]
 
 
 def _total(values: Iterable[float | None]) -> float | None:
-    """The sum; None if one of them is not known."""
+    """The sum of some values; None if one of them is not known."""
     known = [*values]
     return None if None in known else round(sum(v for v in known if v is not None), 3)
 

@@ -17,8 +17,9 @@ ELEMENTS: tuple[tuple[Any, str], ...] = (
 
 
 def highlighted(source: str, nodes: Sequence[int | None] = ()) -> Markup:
-    """Python source, each of its lines an element ``b``, for a ``pre`` that numbers them. ``nodes``: for each line
-    which of its kernel's nodes it became of; such a line has that number, from 1, as ``data-n``."""
+    """Python source as HTML, each of its lines an element ``b``, for a ``pre`` that numbers them.
+    ``nodes``: for each line which of its kernel's nodes it became of; such a line has that number, from 1, as
+    ``data-n``."""
     return Markup("\n").join(
         Markup("<b{}>{}</b>").format("" if node is None else f" data-n={node + 1}", Markup("").join(line))
         for line, node in zip_longest(_lines(source), nodes)
@@ -26,7 +27,7 @@ def highlighted(source: str, nodes: Sequence[int | None] = ()) -> Markup:
 
 
 def _lines(source: str) -> Iterator[list[Markup]]:
-    """The pieces of each line."""
+    """The pieces of each line of Python source as HTML, each in the element of its kind."""
     line: list[Markup] = []
     for kind, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens(source):
         name = next((name for known, name in ELEMENTS if kind in known), "")

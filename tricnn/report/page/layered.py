@@ -17,7 +17,8 @@ SWEEPS = 6
 
 @dataclass(frozen=True)
 class Layout:
-    """``places``: the middle of each node; ``routes``: the points of each edge between its ends' boxes, from the lower
+    """Where nodes and edges of a graph are drawn, in a picture of ``width`` by ``height``.
+    ``places``: the middle of each node; ``routes``: the points of each edge between its ends' boxes, from the lower
     side of one to the upper side of the other."""
 
     places: Mapping[str, Point]
@@ -29,8 +30,8 @@ class Layout:
 def layered(
     sizes: Mapping[str, tuple[float, float]], edges: Sequence[tuple[str, str]], across: float = 22, down: float = 30
 ) -> Layout:
-    """The layout of nodes of these sizes (width and height), given in an order in which edges lead on. An edge that
-    leads back is drawn upwards. ``across``, ``down``: the least distance between boxes."""
+    """The layout of nodes of these sizes (width and height), given in an order in which edges lead on.
+    An edge that leads back is drawn upwards. ``across``, ``down``: the least distance between boxes."""
     order = {name: number for number, name in enumerate(sizes)}
     row = dict.fromkeys(sizes, 0)
     forward = sorted({(a, b) for a, b in edges if order[a] < order[b]}, key=lambda e: (order[e[1]], order[e[0]]))

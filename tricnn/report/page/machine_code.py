@@ -14,9 +14,10 @@ from ...lower.program import Program
 
 
 def machine_code(program: Program, names: Sequence[str], compiled: Mapping[str, CompiledKernel]) -> dict[str, Any]:
-    """For JSON: by function its instructions as ``rows`` of (number of a chain, text), the ``chains`` of places
-    [template or function, line] that they came from, innermost first, and how many each line became (``counts``, of the
-    innermost lines); ``templates``: the text of those that they name."""
+    """The machine code of some functions, as the page shows it beside their source, for JSON.
+    By function: its instructions as ``rows`` of (number of a chain, text), the ``chains`` of places [template or
+    function, line] that they came from, innermost first, and how many each line became (``counts``, of the innermost
+    lines); ``templates``: the text of those that they name."""
     functions = [function for function in program.functions if function.name in names]
     found, used = {}, set()
     for function in functions:
@@ -28,7 +29,8 @@ def machine_code(program: Program, names: Sequence[str], compiled: Mapping[str, 
 
 
 def _shown(listing: Listing, own: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """One function's part. ``own``: its lines, by its name."""
+    """What :func:`machine_code` has of one function.
+    ``own``: its lines, by its name."""
     chains = {places: number for number, places in enumerate(dict.fromkeys(places for _, places in listing.rows))}
     counts: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for text, places in listing.rows:

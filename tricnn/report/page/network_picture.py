@@ -1,5 +1,5 @@
-"""One part of a network as a picture: its layers and parts as boxes, coloured by the kernels that compute them; for
-training the backward pass as its mirror image, and what is saved for it as edges between the two."""
+"""One part of a network as a picture: its layers and parts as boxes, coloured by the kernels that compute them.
+For training there is the backward pass as its mirror image, and what is saved for it as edges between the two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ BETWEEN = 150.0  # the forward pass and the backward pass
 
 @dataclass(frozen=True)
 class Box:
-    """``kernels`` compute it, the first one above all; of a part (``scope``) there are none."""
+    """A box of the picture: a layer, or a part (``scope``) of the network.
+    ``kernels`` compute it, the first one above all; of a part there are none."""
 
     name: str
     title: str
@@ -34,7 +35,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """``kind``: ``fused`` (the value stays in ``kernel``), ``memory`` or ``saved``."""
+    """A line of the picture, for a value that one box reads of another.
+    ``kind``: ``fused`` (the value stays in ``kernel``), ``memory`` or ``saved``."""
 
     kind: str
     path: str

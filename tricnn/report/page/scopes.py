@@ -12,8 +12,9 @@ from ...ir.graph import Graph, Node
 
 @dataclass
 class Scope:
-    """A part of a network. ``path`` is what its layers' names begin with (empty: the network); ``members`` its layers
-    and its parts, in the order in which they run."""
+    """A part of a network.
+    ``path`` is what its layers' names begin with (empty: the network); ``members`` its layers and its parts, in the
+    order in which they run."""
 
     path: str
     members: list[str | Scope] = field(default_factory=list)
@@ -77,8 +78,9 @@ class Homes:
         self._scopes = {name.rpartition(".")[0] for name in self._layers}
 
     def layer(self, name: str) -> str:
-        """The declared layer that a node computes or was made of. What passes made of several layers (merged siblings)
-        belongs to the first of them; what none of them reads (the loss) is a layer by its own name."""
+        """The declared layer that a node computes or was made of.
+        What passes made of several layers (merged siblings) belongs to the first of them; what none of them reads (the
+        loss) is a layer by its own name."""
         named = self._named(name)
         return self.parts[named][0] if named in self.parts else named
 
@@ -89,7 +91,7 @@ class Homes:
 
     @cached_property
     def parts(self) -> Mapping[str, list[str]]:
-        """What passes made of several layers, and those layers: the ones that read it in the forward pass."""
+        """The layers that passes made of several declared ones, each with those, which read it going forward."""
         found: dict[str, list[str]] = {}
         for node in reversed(self.plan.graph.nodes):
             reader = self._named(node.name)

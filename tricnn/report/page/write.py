@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 @cache
 def environment() -> Environment:
-    """The templates. Every text that they are given is escaped."""
+    """The templates' environment, which escapes every text that they are given."""
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -71,8 +71,9 @@ def page(
     verification: Mapping[str, Any] | None = None,
     machine_code: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page of one network, from what facts.py gathered; if it was verified, with the object of ``verify --json``;
-    and, where it was asked for, with what machine_code.py has of some functions."""
+    """The page of one network as HTML, from what facts.py gathered.
+    If the network was verified, it has the object of ``verify --json``; and, where it was asked for, what
+    machine_code.py has of some functions."""
     edges: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for edge in facts["edges"]:
         for kernel in edge["kernels"]:
@@ -97,6 +98,7 @@ def page(
 
 
 def packed(found: Any) -> str:
-    """An object, compressed, in letters and digits: a page carries its own so that it can be compared with another one,
-    and machine code, which scripts inflate."""
+    """An object, compressed, in letters and digits.
+    A page carries its own facts so that it can be compared with another one, and machine code, which scripts inflate.
+    """
     return base64.b64encode(zlib.compress(json.dumps(found, separators=(",", ":")).encode(), 9)).decode()
