@@ -62,7 +62,7 @@ def real(least: float = 0.0, most: float = math.inf, *, above: bool = False) -> 
 
 
 def image_shape(text: str) -> tuple[int, int, int]:
-    """``C,H,W``."""
+    """The numbers of ``C,H,W``."""
     from tricnn.system.limits import WIDEST_IMAGE
 
     parts = text.replace("x", ",").split(",")
@@ -109,7 +109,7 @@ def add_compilation(parser: argparse.ArgumentParser, mode: str = "infer", batch:
 
 
 def add_fusion(parser: Any) -> None:
-    """--fuse, and --no-fuse for its last policy."""
+    """Add the option --fuse, and --no-fuse for its last policy."""
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--fuse", type=policy, default="auto", metavar="P", help="auto, all, epilogue, none, or rules by name (auto)"
@@ -249,8 +249,9 @@ def chosen_target(name: str | None) -> str:
 
 
 def check_memory(graph: Graph, batch: int, mode: str) -> None:
-    """Raise UsageError if a batch cannot fit this machine's memory: its parameters, twice for their gradients in
-    training, and the largest value of the network alone are more than is free."""
+    """Raise UsageError if a batch cannot fit this machine's memory.
+    It cannot if its parameters, twice for their gradients in training, and the largest value of the network alone are
+    more than is free."""
     from tricnn.system.cores import usable_memory
 
     from ..report.figures import size

@@ -17,8 +17,10 @@ Edge = dict[str, Any]
 
 
 def edges_of_layer(name: str, edges: Sequence[Edge], plan: Plan, made: Sequence[tuple[str, Graph]]) -> list[Edge]:
-    """Every edge to or from a layer, and those that differentiation made for it (``bn1.grad_sums`` of ``bn1``); of a
-    block, if ``name`` is the beginning of its layers' names. ``made`` is what each pass left, in order.
+    """Every edge to or from a layer, and those that differentiation made for it (``bn1.grad_sums`` of ``bn1``).
+
+    They are those of a block, if ``name`` is the beginning of its layers' names. ``made`` is what each pass left, in
+    order.
 
     Raises UsageError for a name that no layer has, with those near to it.
     """
@@ -38,8 +40,9 @@ def edges_of_layer(name: str, edges: Sequence[Edge], plan: Plan, made: Sequence[
 
 
 def edge_between(text: str, edges: Sequence[Edge], plan: Plan, made: Sequence[tuple[str, Graph]]) -> list[Edge]:
-    """The edge that ``VALUE:READER`` names, as a list of one; if a pass before fusion took it away, its answer is the
-    pass.
+    """The edge that ``VALUE:READER`` names, as a list of one.
+
+    If a pass before fusion took it away, its answer is the pass.
 
     Raises UsageError for names that are no layers, with those near to them, and for layers without an edge between
     them, with what the reader reads.

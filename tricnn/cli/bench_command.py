@@ -1,6 +1,7 @@
-"""How fast it is. Exact static figures of the fused and the unfused program, the time predicted for them, times of
-one run, side by side: on a GPU fused, unfused, eager PyTorch (channels-last) and torch.compile; without one, the NumPy
-executor against PyTorch."""
+"""How fast a network is, fused, beside what else could run it.
+Exact static figures of the fused and the unfused program, the time predicted for them, times of one run, side by side:
+on a GPU fused, unfused, eager PyTorch (channels-last) and torch.compile; without one, the NumPy executor against
+PyTorch."""
 
 from __future__ import annotations
 
@@ -81,8 +82,9 @@ def run(options: argparse.Namespace) -> int:
 def simulated_step(
     graph: Graph, how: tuple[str, int, int, str, str], policy: str, screen: Screen
 ) -> dict[str, Any]:  # fmt: skip
-    """What ``--simulate`` adds to the object that ``--json`` prints: the fused kernels' simulated times on an H100, at
-    the batch that they are compiled for, and the version of the model. Raises TargetError for other targets."""
+    """What ``--simulate`` adds to the object that ``--json`` prints.
+    That is the fused kernels' simulated times on an H100, at the batch that they are compiled for, and the version of
+    the model. Raises TargetError for other targets."""
     from tricnn.lower.from_graph import lowered
     from tricnn.measure.simulate import check_target
 
@@ -185,7 +187,7 @@ def show(result: Mapping[str, Any], screen: Screen) -> None:
 
 
 def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Callable[[], Work]]:
-    """NumPy, PyTorch's autograd, and the eager executor, all in fp32."""
+    """What is timed on the CPU, by name: NumPy, PyTorch's autograd, and the eager executor, all in fp32."""
     from tricnn.run.model import compile
 
     from ..measure.contest import random_batch
@@ -211,7 +213,7 @@ def on_the_cpu(graph: Graph, mode: str, batch: int, policy: str) -> dict[str, Ca
 def on_the_gpu(
     graph: Graph, mode: str, batch: int, dtype: str, policy: str, names: Sequence[str], tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """PyTorch eager, and each of ``names`` checked against it and timed in turns with it.
+    """Times of PyTorch eager, and of each of ``names``, checked against it and timed in turns with it.
 
     Only the step is timed: its inputs are on the device already, its results stay there.
     """

@@ -102,7 +102,8 @@ def guarded(work: Callable[[], int]) -> int:
 
 @contextmanager
 def sigterm_raised() -> Iterator[None]:
-    """SIGTERM as an exception, as Python does with SIGINT; in the main thread, which alone may ask for it."""
+    """A context in which SIGTERM is an exception, as Python does with SIGINT.
+    Only the main thread may ask for it; in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -197,7 +198,7 @@ def fail(error: Exception) -> int:
 
 
 def one_line(text: str) -> str:
-    """Printable, without line breaks, and not long, whatever was in a file's name."""
+    """``text`` printable, without line breaks, and not long, whatever was in a file's name."""
     from tricnn.system.limits import LARGEST_MESSAGE
 
     if len(text) > LARGEST_MESSAGE:

@@ -1,5 +1,5 @@
-"""A network compiled to GPU kernels for a target, which need not be there: which layers share a kernel, what each
-kernel moves, and what its machine code uses."""
+"""A network compiled to GPU kernels for a target, which need not be there.
+Shown is which layers share a kernel, what each kernel moves, and what its machine code uses."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def simulated(built: Build, kernels: list[dict[str, Any]], screen: Screen) -> dict[str, Any]:
-    """What ``--simulate`` adds to the object that ``--json`` prints; its figures of each kernel are put into
-    ``kernels``. The whole is None where a kernel could not be simulated."""
+    """What ``--simulate`` adds to the object that ``--json`` prints; None where a kernel could not be simulated.
+    Its figures of each kernel are put into ``kernels``."""
     from tricnn.machine.simulator import VERSION
     from tricnn.measure.simulate import rows, summed
 

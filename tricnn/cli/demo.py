@@ -82,7 +82,7 @@ def title(screen: Screen, text: str) -> None:
 
 
 def compile_step(graph: Graph, target: str, folder: Path, screen: Screen) -> str:
-    """Compile for training, show the kernels, write them; the emitted source."""
+    """The emitted source of LeNet's training step, compiled, its kernels shown and written."""
     from tricnn.lower.from_graph import lowered
 
     from ..report import tables
@@ -106,7 +106,7 @@ def compile_step(graph: Graph, target: str, folder: Path, screen: Screen) -> str
 
 
 def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
-    """Run those kernels on random images; raises if one is outside its tolerance."""
+    """Run those kernels on random images; raise VerificationFailed if a value is outside its tolerance."""
     from tricnn.emit.emit import emit
     from tricnn.lower.from_graph import lowered
 
@@ -136,7 +136,7 @@ def verify_step(graph: Graph, target: str, source: str, screen: Screen) -> None:
 
 
 def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, screen: Screen) -> float:
-    """Train on digits; the test accuracy."""
+    """Train on digits; the test accuracy is returned."""
     from tricnn.training import load_dataset
 
     from ..report.figures import plural
@@ -163,7 +163,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
 
 
 def files_step(folder: Path, screen: Screen) -> None:
-    """What is in the folder now."""
+    """Say what is in the folder now."""
     from ..report.figures import plural, size
 
     title(screen, f"All of it is in {folder}/")

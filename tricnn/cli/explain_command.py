@@ -1,5 +1,5 @@
-"""What the rules of fusion answered, edge by edge: fused, by which equation, or refused, for which reason; and what
-that comes to in bytes."""
+"""What the rules of fusion answered, edge by edge.
+An edge is fused, by which equation, or refused, for which reason; and there is what that comes to in bytes."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def answered(edge: Mapping[str, Any]) -> list[str]:
 
 
 def answer_of(answer: Answer) -> dict[str, Any]:
-    """What a rule answered, for ``--json``: fused and its equation, or refused, the reason and the values that
-    decided."""
+    """What a rule answered, for ``--json``.
+    It is fused and its equation, or refused, the reason and the values that decided."""
     from tricnn.compiler.fusion.answers import Fused
 
     if isinstance(answer, Fused):
@@ -172,8 +172,8 @@ def answer_of(answer: Answer) -> dict[str, Any]:
 
 
 def shared_operands(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
-    """Kernels that follow one another and load the same gradient, dgrad and wgrad of a layer: what they touch together,
-    and whether the second one can find it in the cache."""
+    """Pairs of kernels that follow one another and load the same gradient: dgrad and wgrad of a layer.
+    Each has what they touch together, and whether the second one can find it in the cache."""
     found = []
     for first, second in pairwise(plan.kernels):
         same = [v for v in first.reads if v in second.reads and plan.type(v).batched]

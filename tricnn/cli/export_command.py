@@ -65,8 +65,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def checks(path: str, graph: Graph, model: Any) -> dict[str, Any]:
-    """The file's outputs beside the NumPy executor's on a few random images. Both are fp32 sums in orders of their own:
-    accepted are 2^-24 of the largest output for each of 64 roundings in a row, as in a network of some 50 layers."""
+    """The file's outputs beside the NumPy executor's on a few random images.
+    Both are fp32 sums in orders of their own: accepted are 2^-24 of the largest output for each of 64 roundings in a
+    row, as in a network of some 50 layers."""
     import numpy as np
 
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options of its own."""
+    """Add no options: the command has none of its own."""
 
 
 def run(options: argparse.Namespace) -> int:

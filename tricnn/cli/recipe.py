@@ -15,8 +15,9 @@ LARGEST = 1 << 20  # bytes
 
 
 def with_recipe(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """A command line with ``--recipe FILE`` replaced by the options of the file, before all others: the last one of an
-    option counts. ``model`` in it is MODEL, unless the line begins with another.
+    """A command line with ``--recipe FILE`` replaced by the options of the file, before all others.
+
+    So the last one of an option counts. ``model`` in the file is MODEL, unless the line begins with another.
 
     Raises UsageError for a file that cannot be read, is no TOML, or has an option that is unknown.
     """
@@ -57,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def flat(settings: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Each setting once, whatever table it is in: tables are for readers."""
+    """The settings of a recipe, each once, whatever table it is in: tables are for readers."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from flat(value, path)
@@ -68,7 +69,7 @@ def flat(settings: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
 
 
 def words(name: str, value: Any) -> list[str]:
-    """``["--name", "value"]``, ``["--name"]`` for true, nothing for false."""
+    """An option as words: ``["--name", "value"]``, ``["--name"]`` for true, nothing for false."""
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
     return [f"--{name}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]

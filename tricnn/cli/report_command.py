@@ -1,6 +1,6 @@
-"""What the compiler did to a network, as one page that needs nothing but a browser: the network folded by its layers'
-names, each kernel with its layers, its edges (fused or why not) and its source, what it moves, and, if asked, what its
-machine code uses, its simulated time, and how it was verified."""
+"""What the compiler did to a network, as one page that needs nothing but a browser.
+It has the network folded by its layers' names, each kernel with its layers, its edges (fused or why not) and its
+source, what it moves, and, if asked, what its machine code uses, its simulated time, and how it was verified."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compared(options: argparse.Namespace, screen: Screen) -> int:
-    """``--diff A B``: the tables, and the page where --out says so."""
+    """Show the tables of ``--diff A B``, and write the page where --out says so."""
     from tricnn.system.files import write_atomically
 
     from ..report import tables

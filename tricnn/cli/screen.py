@@ -30,8 +30,9 @@ def console(*, to_stderr: bool = False, width: int | None = None) -> Console:
 
 
 class Screen:
-    """``--json``: one object on standard output, progress only where somebody watches standard error. One that does not
-    ``speak`` (of several processes, all but the first) prints nothing."""
+    """Where a command shows its result: tables for people, or with ``--json`` one object on standard output.
+    With ``--json`` progress is shown only where somebody watches standard error. One that does not ``speak`` (of
+    several processes, all but the first) prints nothing."""
 
     def __init__(self, as_json: bool, speaks: bool = True):
         self.as_json, self.speaks = as_json, speaks
@@ -41,12 +42,13 @@ class Screen:
             self.progress = None
 
     def waiting(self, what: str) -> Waiting:
-        """Something that may take long: said on standard error, so that what is printed stays what was asked for."""
+        """A context for something that may take long.
+        It is said on standard error, so that what is printed stays what was asked for."""
         watched = self.speaks and (not self.as_json or sys.stderr.isatty())
         return Waiting(console(to_stderr=True) if watched else None, what)
 
     def show(self, *things: Any) -> None:
-        """Tables and lines, for people."""
+        """Print tables and lines, for people."""
         if self.speaks and not self.as_json:
             for thing in things:
                 shown = fitted(thing, self.out) if isinstance(thing, Table) else thing
@@ -59,6 +61,6 @@ class Screen:
             sys.stdout.flush()
 
     def json(self, result: dict[str, Any]) -> None:
-        """The object, for programs."""
+        """Print the object, for programs."""
         if self.speaks and self.as_json:
             print(json.dumps(result, allow_nan=False, indent=1))

@@ -1,5 +1,6 @@
-"""Train a network on a data set of images and test it after every epoch. Without a GPU, and without --width or --input,
-it is a small member of the network's family: the same layers with fewer channels, on smaller images."""
+"""Train a network on a data set of images and test it after every epoch.
+Without a GPU, and without --width or --input, the network is a small member of its family: the same layers with fewer
+channels, on smaller images."""
 
 from __future__ import annotations
 
@@ -180,7 +181,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_among(processes: Processes, options: argparse.Namespace, asked: Graph) -> int:
-    """Train, as one of several processes or alone; the exit status."""
+    """Train, as one of several processes or alone; the exit status is returned."""
     from ..report.figures import plural
     from .screen import Screen
 
@@ -259,7 +260,8 @@ def size_of(graph: Graph, options: argparse.Namespace) -> str:
 
 
 def choose_device(device: str) -> None:
-    """Hide the GPU for ``cpu``, miss it for ``cuda``; must come before torch is imported."""
+    """Hide the GPU for ``cpu``; raise UsageError for ``cuda`` where there is none.
+    This must come before torch is imported."""
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
     elif device == "cuda":
@@ -321,10 +323,9 @@ def train(
 
 
 def rate(graph: Graph) -> float:
-    """The learning rate where none is given: 0.02 suits batch norm, and a shallow network. In a deeper one nothing
-    keeps the scale of what each layer hands on, and steps must be smaller (AlexNet: 94 to 98 % of digits at 0.02, 97 to
-    99 % at 0.01).
-    """
+    """The learning rate where none is given.
+    0.02 suits batch norm, and a shallow network. In a deeper one nothing keeps the scale of what each layer hands on,
+    and steps must be smaller (AlexNet: 94 to 98 % of digits at 0.02, 97 to 99 % at 0.01)."""
     from tricnn.ir import Kind
 
     depth: dict[str, int] = {}  # layers with weights, on the longest way to a value
@@ -349,7 +350,7 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
 
 
 def picture(result: TrainResult, graph: Graph, dataset: Source) -> list[str]:
-    """Draw the training curve beside the checkpoint; a line that says so."""
+    """Draw the training curve beside the checkpoint; a line that says so is returned."""
     from tricnn.system.errors import DataError
     from tricnn.training.plot import save_curve
 

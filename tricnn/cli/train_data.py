@@ -88,8 +88,8 @@ def is_folder(options: argparse.Namespace) -> bool:
 
 
 def data_of(options: argparse.Namespace, classes: int | None, note: Callable[[str], None] | None) -> Source:
-    """The data set that the options name, its images not yet of a network's size. ``classes`` are the network's, for
-    ``--synthetic``. Raises UsageError for options that do not go together."""
+    """The data set that the options name, its images not yet of a network's size.
+    ``classes`` are the network's, for ``--synthetic``. Raises UsageError for options that do not go together."""
     from tricnn.training import load_dataset
     from tricnn.training.batch_sources import Synthetic
 

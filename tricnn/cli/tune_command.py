@@ -1,6 +1,6 @@
-"""Find the fastest tiles for a network on the GPU at hand, or on a model of one, and write them to a file that the
-repository keeps. A candidate must compute the right numbers before it may win. Nothing is tuned unless this command is
-run."""
+"""Find the fastest tiles for a network on the GPU at hand, or on a model of one, and write them to a file.
+The repository keeps that file. A candidate must compute the right numbers before it may win. Nothing is tuned unless
+this command is run."""
 
 from __future__ import annotations
 

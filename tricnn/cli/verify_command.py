@@ -1,6 +1,6 @@
-"""Run the compiled kernels, on the GPU or under Triton's interpreter, and hold every value that goes through memory to
-float64 NumPy on the same inputs, within a tolerance derived from the arithmetic.
-Without a GPU every address is looked at, too: no program of a launch may depend on another one."""
+"""Run the compiled kernels and hold every value that goes through memory to float64 NumPy on the same inputs.
+They run on the GPU or under Triton's interpreter; the tolerance is derived from the arithmetic. Without a GPU every
+address is looked at, too: no program of a launch may depend on another one."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def sentence(name: str, which: dict[str, Any]) -> str:
 
 
 def runs_on_gpu() -> bool:
-    """Is there a GPU to run on? If not, turn Triton's interpreter on (unless the user turned it off), which must happen
-    before triton is imported."""
+    """Whether there is a GPU to run on; if not, Triton's interpreter is turned on, unless the user turned it off.
+    That must happen before triton is imported."""
     from tricnn.run.model import gpu_present
     from tricnn.run.triton_executor import interpreting
 
@@ -139,8 +139,8 @@ def verified(
     graph: Graph, screen: Screen, *, mode: str, batch: int, dtype: str, target: str | None, fuse: str, seed: int,
     compiled_batch: int | None = None, count: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """The object that ``--json`` prints, with bytes if they are to be counted. Tiles are those of ``compiled_batch``,
-    if it is not the batch that runs. On a GPU races are not looked for: null."""
+    """The object that ``--json`` prints, with bytes if they are to be counted.
+    Tiles are those of ``compiled_batch``, if it is not the batch that runs. On a GPU races are not looked for: null."""
     from tricnn.check.counting import BytesCounted
     from tricnn.check.races import RacesFound
     from tricnn.check.verify import both, compiled, verify_model
@@ -185,7 +185,8 @@ def verified(
 
 
 def as_json(check: Check) -> dict[str, Any]:
-    """A check; an error that is not a number (a kernel wrote NaN) has no place in JSON and becomes null."""
+    """A check as JSON.
+    An error that is not a number (a kernel wrote NaN) has no place in JSON and becomes null."""
     return {
         "kernel": check.kernel,
         "kind": check.kind,
@@ -199,7 +200,7 @@ def as_json(check: Check) -> dict[str, Any]:
 
 
 def race_as_json(race: Race) -> dict[str, Any]:
-    """Where a program depends on another one of its launch: the first element that shows it."""
+    """Where a program depends on another one of its launch, as JSON: the first element that shows it."""
     return {
         "kernel": race.launch.kernel,
         "launch": race.launch.function,
@@ -210,7 +211,7 @@ def race_as_json(race: Race) -> dict[str, Any]:
 
 
 def bytes_as_json(counted: CountedLaunch) -> dict[str, Any]:
-    """A launch: bytes that it reads and writes, each once, and those that its programs load, each for itself."""
+    """A launch as JSON: bytes it reads and writes, each once, and those that its programs load, each for itself."""
 
     def figures(moved: Moved) -> dict[str, int]:
         return {"dram_bytes": moved.once, "read_bytes": moved.read, "loaded_bytes": moved.loaded}
@@ -227,7 +228,7 @@ def bytes_as_json(counted: CountedLaunch) -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """What ran the kernels."""
+    """The name of what ran the kernels."""
     from tricnn.run.triton_executor import interpreting
 
     if interpreting():

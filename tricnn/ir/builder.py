@@ -261,8 +261,8 @@ class GraphBuilder:
         self, x: str, size: Any = None, *, scale_factor: Any = None, mode: str = "nearest",
         align_corners: bool = False, name: str | None = None,
     ) -> str:  # fmt: skip
-        """The image resized to ``size``, or ``scale_factor`` (whole numbers) times as high and wide, by ``mode``:
-        ``nearest`` or ``bilinear`` (``align_corners``: the corner pixels stay corner pixels)."""
+        """The image resized to ``size``, or ``scale_factor`` (whole numbers) times as high and wide.
+        ``mode`` is ``nearest`` or ``bilinear`` (``align_corners``: the corner pixels stay corner pixels)."""
         name = name or self.fresh("interpolate")[len(self._prefix) :]
         layer = f"{self._prefix}{name}"
         self._channels(name, x, "[N, C, H, W]")

@@ -374,6 +374,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin_worker(number: int) -> None:
-    """A worker leaves Ctrl-C to the loop, which ends it in order, and dies of SIGTERM as processes do."""
+    """Set a worker's signals.
+    It leaves Ctrl-C to the loop, which ends it in order, and dies of SIGTERM as processes do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
