@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Call:
-    """One call of an open step: what it is given, of which type its results shall be, and what comes back beside the
-    outputs, the new running statistics."""
+    """One call of an open step.
+    It has what the step is given, of which type its results shall be, and what comes back beside the outputs, the new
+    running statistics."""
 
     step: OpenStep
     names: tuple[str, ...]
@@ -66,7 +67,7 @@ def autocast_to(device: torch.device) -> torch.dtype | None:
 
 
 def executor_on(device: torch.device, executor: str) -> str:
-    """The executor itself; for ``auto``, that of a device."""
+    """The name of the executor; for ``auto``, that of a device."""
     if executor != "auto":
         return executor
     return "triton" if device.type == "cuda" else "numpy"
@@ -83,7 +84,8 @@ def check_input(name: str, type_: TensorType, x: Any) -> None:
 
 
 class _Called(torch.autograd.Function):
-    """What reads its inputs again in the backward pass saves them, so that PyTorch notices when one was changed in
+    """A call of an open step as autograd's function.
+    What reads its inputs again in the backward pass saves them, so that PyTorch notices when one was changed in
     between; running statistics that the forward pass changes are never among them."""
 
     @staticmethod
@@ -121,7 +123,7 @@ class _Called(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """Gradients that have none themselves."""
+    """Gradients as they are, as autograd's function; it has no gradient itself, and says so."""
 
     @staticmethod
     def forward(ctx: Any, one: torch.Tensor, name: str, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -148,7 +150,7 @@ def _copied(x: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _as_strided_like(x: Any, like: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A gradient in memory of its own, in the type and with the strides of what it is the gradient of, as PyTorch's
-    accumulation wants it."""
+    """A gradient in memory of its own, in the type and with the strides of what it is the gradient of.
+    PyTorch's accumulation wants it so."""
     gradient = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
     return gradient.copy_(as_tensor(x, device))

@@ -94,8 +94,8 @@ class Module(torch.nn.Module):
 
 
 class _Compiled:
-    """What a module needs to run: the graph, whose layers follow which of PyTorch's, and the plans made so far, which
-    copies and pickles do without."""
+    """What a module needs to run: its graph, and the plans made so far.
+    It knows which layers of the graph follow which of PyTorch's. Copies and pickles do without the plans."""
 
     def __init__(
         self,
@@ -127,8 +127,8 @@ class _Compiled:
         self._empty()
 
     def settings(self, module: Module) -> tuple[Any, ...]:
-        """How the layers that differ between training and inference are set now, each by name; and whether heads are
-        wanted that only training has."""
+        """How the layers that differ between training and inference are set now.
+        The first says whether heads are wanted that only training has; then comes each layer."""
         found: list[Any] = [module.training]
         for name, layer in self.layers.items():
             layer = layer or module
@@ -175,7 +175,7 @@ class _Compiled:
             return self.steps[key]
 
     def run(self, module: Module, inputs: tuple[Any, ...]) -> Any:
-        """One forward pass."""
+        """The results of one forward pass."""
         self._say_what_does_not_run(module)
         declared = list(self.graph.inputs)
         if len(inputs) != len(declared):
@@ -266,7 +266,7 @@ def _rescaled(node: Node, x: torch.Tensor) -> torch.Tensor:
 
 
 def _has(module: torch.nn.Module, name: str) -> bool:
-    """Is there a buffer of that name?"""
+    """Whether the module has a buffer of that name."""
     try:
         module.get_buffer(name)
     except AttributeError:
@@ -285,8 +285,8 @@ def _eps(layer: torch.nn.Module) -> Any:
 
 
 def _owner(module: torch.nn.Module, node: Node) -> torch.nn.Module | None:
-    """The module whose setting a layer of the graph follows: that of a batch norm's weight, or the innermost that a
-    dropout is in; None for the whole one."""
+    """The module whose setting a layer of the graph follows; None where it follows the whole module.
+    That is the module of a batch norm's weight, or the innermost that a dropout is in."""
     path = node.inputs[1].rpartition(".")[0] if node.row.running else node.name
     known = dict(module.named_modules())
     while path and path not in known:
@@ -296,7 +296,7 @@ def _owner(module: torch.nn.Module, node: Node) -> torch.nn.Module | None:
 
 @contextmanager
 def _all_learning(module: torch.nn.Module) -> Iterator[None]:
-    """Inside, every layer trains and every parameter requires a gradient: an import has everything then."""
+    """A context in which every layer trains and every parameter requires a gradient: an import has everything then."""
     modes = [(m, m.training) for m in module.modules()]
     frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
     try:
@@ -320,7 +320,8 @@ def _channels_last(module: torch.nn.Module) -> None:
 
 @dataclass(frozen=True)
 class _Structure:
-    """A module's result: its tree (one tensor, a tuple, a dictionary...), and of each leaf the type, None if it is no
+    """A module's result: how it is made of tensors, and of which types these are.
+    ``spec`` is its tree (one tensor, a tuple, a dictionary...), ``leaves`` of each leaf the type, None if it is no
     tensor."""
 
     spec: Any
@@ -338,7 +339,8 @@ class _Structure:
 
 
 def _structure(origin: torch.nn.Module, shapes: list[tuple[int, ...]], training: bool) -> _Structure:
-    """That of a module's result, under autocast if that is on, found by running it on tensors without numbers."""
+    """The structure of a module's result, under autocast if that is on.
+    It is found by running the module on tensors without numbers."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.func import functional_call
 
@@ -365,8 +367,8 @@ def _structure(origin: torch.nn.Module, shapes: list[tuple[int, ...]], training:
 
 
 def _declared(graph: Graph, seed: int) -> torch.nn.Module:
-    """Empty layers that hold a graph's parameters and buffers under their names; where those are a batch norm's, it is
-    PyTorch's, which counts batches too."""
+    """Empty layers that hold a graph's parameters and buffers under their names.
+    Where those are a batch norm's, the layer is PyTorch's, which counts batches too."""
     root = torch.nn.Module()
 
     def container(path: str) -> torch.nn.Module:

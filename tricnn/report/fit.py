@@ -62,8 +62,9 @@ def _unbroken(line: str, width: int, rule: int = 0) -> Iterator[tuple[int, int]]
 
 
 def fitted(made: Table, console: Console) -> RenderableType:
-    """A table as it is printed on a console: of its two layouts one without a broken word, of two such the one with
-    fewer lines, and of two as long the one without a broken text."""
+    """A table as it is printed on a console.
+    Of its two layouts that is one without a broken word, of two such the one with fewer lines, and of two as long the
+    one without a broken text."""
     if made.title:
         made.title = Text("\n").join(Words(Text(str(made.title))).lines(console.width))
     stacked = Stacked(made, console.width)
@@ -79,8 +80,8 @@ def fitted(made: Table, console: Console) -> RenderableType:
 
 
 def _side_by_side(made: Table, console: Console) -> list[int] | None:
-    """The columns' widths; None where no word may be broken and there is not enough room. The widest column that can be
-    narrower gives way first."""
+    """The columns' widths; None where no word may be broken and there is not enough room.
+    The widest column that can be narrower gives way first."""
     ranges = [_range(column, console) for column in made.columns]
     widths = [most for _, most in ranges]
     over = sum(widths) + GAP * (len(widths) - 1) + EDGES - console.width

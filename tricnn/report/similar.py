@@ -38,9 +38,10 @@ def grouped(rows: Sequence[Row], program: Program) -> list[dict[str, Any]]:
 
 
 def parts(layers: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows of ``show``'s table with one for all layers of a part that follow one another: those whose names begin with
-    the same words, ``layer1.0``; with as many words as leave MOST_ROWS rows, one at least. Sums of parameters,
-    multiply-adds and bytes, the last layer's output, and ``count``: how many layers."""
+    """Rows of ``show``'s table with one for all layers of a part that follow one another.
+    The names of a part's layers begin with the same words, ``layer1.0``; with as many words as leave MOST_ROWS rows,
+    one at least. A row has sums of parameters, multiply-adds and bytes, the last layer's output, and ``count``: how
+    many layers."""
 
     def divided(words: int) -> list[list[Row]]:
         return [[*own] for _, own in groupby(layers, lambda row: row["name"].split(".")[:words])]

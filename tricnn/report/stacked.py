@@ -19,8 +19,8 @@ Lines = list[Text]
 
 
 class Stacked:
-    """A table in which a row's texts have the whole width, the second and further ones indented. Its figures stand at
-    the right, beside the first lines that leave them room, or below."""
+    """A table in which a row's texts have the whole width, the second and further ones indented.
+    Its figures stand at the right, beside the first lines that leave them room, or below."""
 
     def __init__(self, made: Table, width: int):
         self.made, self.width = made, width

@@ -14,8 +14,9 @@ from .fit import Words
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table of ours; a column whose name starts with ``>`` holds figures (right-aligned, never broken), with ``<``
-    short words, which are treated like figures. fit.py finds the layout for a terminal."""
+    """A table of ours, without rows.
+    A column whose name starts with ``>`` holds figures (right-aligned, never broken), with ``<`` short words, which are
+    treated like figures. fit.py finds the layout for a terminal."""
     made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         made.add_column(
@@ -65,9 +66,9 @@ def layers(shown: Mapping[str, Any]) -> Table:
 def kernels(
     compiled: Mapping[str, Any], replaced: Mapping[str, tuple[int, int]] | None = None, width: int = 140
 ) -> Table:  # fmt: skip
-    """``tricnn compile``: layers -> kernels. ``replaced`` gives for each kernel the launches and bytes of the same
-    layers, one kernel each. Below 120 columns unfused figures and spills stand below the others. Rows that similar.py
-    made stand for several kernels."""
+    """The table of ``tricnn compile``: kernels, and the layers that each computes.
+    ``replaced`` gives for each kernel the launches and bytes of the same layers, one kernel each. Below 120 columns
+    unfused figures and spills stand below the others. Rows that similar.py made stand for several kernels."""
     rows, wide, beside = compiled["kernels"], width >= 120, replaced is not None
     bulk = any(k["bulk_copy"] for k in rows)
     columns = [">launches", ">bytes", *([">unfused\nlaunches", ">unfused\nbytes"] if beside else [])]
@@ -171,8 +172,8 @@ def _time(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def sites(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
-    """``tricnn explain``: the values that could be recomputed wherever they are read, and are stored instead, one
-    operation a row."""
+    """The table of ``tricnn explain``: the values that could be recomputed wherever they are read, but are stored.
+    One operation is a row."""
     made = table(title, "operation", "values", ">how\nmany", ">recomputed", ">stored")
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for r in rows:
@@ -202,8 +203,8 @@ def _saved(rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def checks(verified: Mapping[str, Any], most: int | None = None) -> Table:
-    """``tricnn verify``: one value that went through memory a row; of more than ``most`` those that fail and those
-    nearest to their tolerance."""
+    """The table of ``tricnn verify``: one value that went through memory a row.
+    Of more than ``most`` it has those that fail and those nearest to their tolerance."""
     rows = verified["checks"]
     if most is not None and len(rows) > most:
         rows = sorted(rows, key=_nearness, reverse=True)[: max(NEAREST, sum(not c["ok"] for c in rows))]
