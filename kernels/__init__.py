@@ -41,7 +41,8 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `local_response_norm`, `local_response_norm_grad` | normalisation across channels, its gradient | rows, columns |
 | `sum_channels` | the sum over all channels of each pixel | rows |
 | `pixel_stats`, `pixel_mean_pair` | mean and variance, or two means, over all channels of each pixel | rows |
-| `sgd`, `sgd_of_many` | one step of the optimiser, for one tensor or all | elements; blocks of all of them |
+| `update_of_many` | one step of the optimiser, for all parameters | pieces of all of them |
+| `sums_of_many`, `moments_of_many` | the norms that clipping, LARS and LAMB need | pieces of all of them |
 | `to_nchw`, `from_nchw` | a tensor in the other memory order | rows, columns |
 
 Helpers for the generated functions: `round_to`, `dot`, `keep_mask`, `nchw_element`, `max_over_window`,

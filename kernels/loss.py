@@ -44,7 +44,7 @@ def softmax_grad(
 
 @triton.jit
 def cross_entropy(
-    load_x: tl.constexpr, x_args, labels, weights, losses, store_dx: tl.constexpr, dx_args, N,
+    load_x: tl.constexpr, x_args, labels, weights, losses, upstream, store_dx: tl.constexpr, dx_args, N,
     PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SMOOTHING: tl.constexpr = 0.0, SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
@@ -56,7 +56,8 @@ def cross_entropy(
 
     There is a row for each of PIXELS pixels of each of N images. Grid: (cdiv(N*PIXELS, BLOCK_M),); BLOCK_N >= C, a
     power of two. labels: [rows] int32 or int64, each below C; weights: [C] fp32, or None for 1, and no label is
-    negative then; losses: one for each program, fp32. load_x(pixel = row, channel, mask, args); store_dx(tile, pixel,
+    negative then; losses: one for each program, fp32; upstream: [1] fp32, or None for 1: the gradient of whatever is
+    differentiated by the mean, by which dx counts. load_x(pixel = row, channel, mask, args); store_dx(tile, pixel,
     channel, mask, part, args), the tile in fp32. losses may be None if LOSSES is False, store_dx if GRAD is.
     """
     row, channel, mask, x = _rows(load_x, x_args, N * PIXELS, C, BLOCK_M, BLOCK_N)
@@ -65,24 +66,26 @@ def cross_entropy(
     if weights is not None:
         t = tl.where(label >= 0, t * tl.load(weights + channel, mask=channel < C, other=0.0), 0.0)
     terms, grad = _against(x, tl.where(mask, t, 0.0), channel < C)
-    _leave(terms, grad * (SCALE / (N * PIXELS)), row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
+    _leave(terms, grad * (SCALE / (N * PIXELS)), row, channel, mask, losses, upstream, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
 def soft_cross_entropy(
-    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, store_dx: tl.constexpr, dx_args, N,
+    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, upstream,
+    store_dx: tl.constexpr, dx_args, N,
     PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
     """As `cross_entropy`, with the targets t: [rows, C] themselves, from load_t(pixel = row, channel, mask, args)."""
     row, channel, mask, x = _rows(load_x, x_args, N * PIXELS, C, BLOCK_M, BLOCK_N)
     terms, grad = _against(x, load_t(row, channel, mask, t_args), channel < C)
-    _leave(terms, grad * (SCALE / (N * PIXELS)), row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
+    _leave(terms, grad * (SCALE / (N * PIXELS)), row, channel, mask, losses, upstream, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
 def binary_cross_entropy(
-    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, store_dx: tl.constexpr, dx_args, N,
+    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, upstream,
+    store_dx: tl.constexpr, dx_args, N,
     PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
@@ -99,12 +102,13 @@ def binary_cross_entropy(
     positive = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     terms = (positive - x * t + tl.log(1.0 + e)) * (1.0 / C)
     grad = (tl.where(x >= 0, 1.0, e) / (1.0 + e) - t) * (SCALE / C / (N * PIXELS))
-    _leave(terms, grad, row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
+    _leave(terms, grad, row, channel, mask, losses, upstream, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
 def squared_error(
-    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, store_dx: tl.constexpr, dx_args, N,
+    load_x: tl.constexpr, x_args, load_t: tl.constexpr, t_args, losses, upstream,
+    store_dx: tl.constexpr, dx_args, N,
     PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
@@ -116,7 +120,7 @@ def squared_error(
     row, channel, mask, x = _rows(load_x, x_args, N * PIXELS, C, BLOCK_M, BLOCK_N)
     d = x - load_t(row, channel, mask, t_args)
     grad = d * (2.0 * SCALE / C / (N * PIXELS))
-    _leave(d * d * (1.0 / C), grad, row, channel, mask, losses, store_dx, dx_args, LOSSES, GRAD)
+    _leave(d * d * (1.0 / C), grad, row, channel, mask, losses, upstream, store_dx, dx_args, LOSSES, GRAD)
 
 
 @triton.jit
@@ -142,13 +146,25 @@ def _against(x, t, there):
 
 @triton.jit
 def _leave(
-    terms, grad, row, channel, mask, losses, store_dx: tl.constexpr, dx_args, LOSSES: tl.constexpr, GRAD: tl.constexpr
+    terms,
+    grad,
+    row,
+    channel,
+    mask,
+    losses,
+    upstream,
+    store_dx: tl.constexpr,
+    dx_args,
+    LOSSES: tl.constexpr,
+    GRAD: tl.constexpr,
 ):
-    """Store the sum of a tile's terms, and its gradients."""
+    """Store the sum of a tile's terms, and its gradients times the one upstream."""
     part = tl.program_id(0)
     if LOSSES:
         tl.store(losses + part, tl.sum(tl.sum(tl.where(mask, terms, 0.0), axis=1), axis=0))
     if GRAD:
+        if upstream is not None:
+            grad = grad * tl.load(upstream)
         store_dx(grad, row, channel, mask, part, dx_args)
 
 

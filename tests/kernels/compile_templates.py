@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 from tests.kernels import test_conv2d, test_elementwise, test_loss, test_pool, test_reduce
 from tests.kernels.helpers import store_row
 from tests.kernels.test_conv2d import store_partial
+from tricnn.kernels import optimisers
 from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
 from tricnn.kernels.conv2d_fprop import conv2d_fprop
 from tricnn.kernels.conv2d_wgrad import conv2d_wgrad
@@ -102,12 +103,25 @@ KERNELS = [
     (test_loss.softmax_kernel, "*fp16 *fp16 i32", dict(C=37, BLOCK_N=64)),
     (
         test_loss.loss_kernel,
-        "*fp16 *i64 *fp32 *fp16 i32",
+        "*fp16 *i64 *fp32 *fp32 *fp16 i32",
         dict(C=37, BLOCK_N=64, SMOOTHING=0.1, LOSSES=True, GRAD=True),
     ),
     (test_loss.mean_kernel, "*fp32 *fp32 i32", {}),
     (test_elementwise.mask_kernel, "*u8 i64 i64 i32 i64", dict(layer=3, PIXELS=8, C=3)),
-    (test_elementwise.sgd_kernel, "*fp32 *fp32 *fp32 i32 fp32 fp32 fp32", dict(NESTEROV=True)),
+    (optimisers.sums_of_many, "*i64 *fp32", dict(BLOCK=4096)),
+    (
+        optimisers.moments_of_many,
+        "*i64 *fp32 *fp32 i32" + 9 * " fp32",
+        dict(CLIPS=True, BLOCK=2048, WIDTH=1024),
+    ),
+    *[
+        (
+            optimisers.update_of_many,
+            "*i64 *fp32 *fp32 i32" + 12 * " fp32",
+            dict(RULE=rule, REMEMBERS=True, CLIPS=True, AVERAGES=True, ROUNDED=tl.bfloat16, BLOCK=1024, WIDTH=1024),
+        )
+        for rule in ("nesterov", "adamw", "lars", "lamb")
+    ],
     (test_elementwise.to_kernel, "*fp16 *fp16 i32", dict(C=20, PIXELS=10)),
     (test_elementwise.from_kernel, "*fp16 *fp16 i32", dict(C=20, PIXELS=10)),
     (test_elementwise.round_kernel, "*fp32 *bf16", dict(BLOCK=64)),

@@ -1,4 +1,4 @@
-"""Dropout's generator, the optimiser, memory orders and rounding."""
+"""Dropout's generator, memory orders and rounding."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from tests.kernels.helpers import DEVICE, cdiv, integers, load_tile, store_tile,
 from tricnn.kernels.dropout import keep_mask, nchw_element
 from tricnn.kernels.layout import from_nchw, to_nchw
 from tricnn.kernels.numerics import round_to, round_to_tf32
-from tricnn.kernels.sgd import sgd
 
 
 @triton.jit
@@ -20,11 +19,6 @@ def mask_kernel(
     pixel, channel = tl.arange(0, 16)[:, None], tl.arange(0, 4)[None, :]
     keep = keep_mask(nchw_element(pixel, channel, C, PIXELS), seed_lo, seed_hi, layer, step, threshold)
     tl.store(y + pixel * C + channel, keep.to(tl.uint8), mask=channel < C)
-
-
-@triton.jit
-def sgd_kernel(p, g, v, count, rate, momentum, weight_decay, NESTEROV: tl.constexpr):
-    sgd(p, g, v, count, rate, momentum, weight_decay, NESTEROV, BLOCK=16)
 
 
 @triton.jit
@@ -72,20 +66,6 @@ def test_keep_mask_is_philox(seed_lo, seed_hi, layer, step, threshold):
     mask_kernel[1,](y, seed_lo, seed_hi, step, threshold, layer, 8, 3)
     expected = [philox([e, layer, step, 0], [seed_lo, seed_hi])[0] >= threshold for e in range(48)]
     assert y.reshape(2, 8, 3).permute(0, 2, 1).flatten().tolist() == expected
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_is_pytorchs(nesterov):
-    g = torch.Generator().manual_seed(5)
-    p, velocity = torch.randn(37, generator=g).to(DEVICE), torch.zeros(37, device=DEVICE)
-    leaf = p.double().requires_grad_()
-    optimiser = torch.optim.SGD([leaf], lr=0.125, momentum=0.875, weight_decay=2**-6, nesterov=nesterov)
-    for _ in range(3):
-        gradient = torch.randn(37, generator=g).to(DEVICE)
-        leaf.grad = gradient.double()
-        optimiser.step()
-        sgd_kernel[cdiv(37, 16),](p, gradient, velocity, 37, 0.125, 0.875, 2**-6, nesterov)
-    torch.testing.assert_close(p.double(), leaf.detach(), rtol=0, atol=3 * 8 * 4 * 2**-24)
 
 
 def test_memory_orders():

@@ -16,12 +16,12 @@ def softmax_kernel(x, y, N, C: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def loss_kernel(
-    x, labels, losses, dlogits, N, C: tl.constexpr, BLOCK_N: tl.constexpr, SMOOTHING: tl.constexpr,
+    x, labels, losses, upstream, dlogits, N, C: tl.constexpr, BLOCK_N: tl.constexpr, SMOOTHING: tl.constexpr,
     LOSSES: tl.constexpr, GRAD: tl.constexpr,
 ):  # fmt: skip
     cross_entropy(
-        load_tile, (x, C), labels, None, losses, store_tile, (dlogits, C), N, PIXELS=1, C=C, BLOCK_M=1, BLOCK_N=BLOCK_N,
-        SMOOTHING=SMOOTHING, SCALE=2.0, LOSSES=LOSSES, GRAD=GRAD,
+        load_tile, (x, C), labels, None, losses, upstream, store_tile, (dlogits, C), N, PIXELS=1, C=C, BLOCK_M=1,
+        BLOCK_N=BLOCK_N, SMOOTHING=SMOOTHING, SCALE=2.0, LOSSES=LOSSES, GRAD=GRAD,
     )  # fmt: skip
 
 
@@ -42,15 +42,16 @@ def test_cross_entropy(c, label_type, smoothing):
     labels = torch.randint(0, c, (n,), generator=g).to(DEVICE, label_type)
     leaf = x.double().requires_grad_()
     expected = torch.nn.functional.cross_entropy(leaf, labels.long(), reduction="none", label_smoothing=smoothing)
-    (gradient,) = torch.autograd.grad(2 * expected.mean(), leaf)
+    (gradient,) = torch.autograd.grad(4 * expected.mean(), leaf)
 
     losses, dlogits, y = unwritten((n,)), unwritten((n, c)), unwritten((n, c))
-    loss_kernel[n,](x, labels, losses, None, n, c, block, smoothing, True, False)
-    loss_kernel[n,](x, labels, None, dlogits, n, c, block, smoothing, False, True)
+    scale = torch.full((1,), 2.0, device=DEVICE)
+    loss_kernel[n,](x, labels, losses, None, None, n, c, block, smoothing, True, False)
+    loss_kernel[n,](x, labels, None, scale, dlogits, n, c, block, smoothing, False, True)
     softmax_kernel[cdiv(n, 4),](x, y, n, c, block)
     # Each is a sum of c terms of magnitude up to 400 (the loss) or 1 (the probabilities), in fp32.
     torch.testing.assert_close(losses.double(), expected.detach(), rtol=0, atol=4 * 400 * c**0.5 * 2**-23)
-    torch.testing.assert_close(dlogits.double(), gradient, rtol=0, atol=400 * c**0.5 * 2**-23)
+    torch.testing.assert_close(dlogits.double(), gradient, rtol=0, atol=2 * 400 * c**0.5 * 2**-23)
     torch.testing.assert_close(y.double(), torch.softmax(x.double(), 1), rtol=0, atol=400 * c**0.5 * 2**-23)
 
     mean = unwritten((1,))

@@ -396,7 +396,7 @@ kind write it is the least; **bold** where some are not caught.
   size of its roundings is accepted.
 - **A mask at a kink.** Where a number is 0 but for rounding, ReLU's gradient may be that of either side.
 - **What is not looked at.** One step on random numbers of one size: not overflow, not other sizes. The optimiser
-  (`sgd`) is no kernel of the step; tests of its own hold it to PyTorch's.
+  (`update_of_many`) is no kernel of the step; tests of its own hold it to PyTorch's.
 
 ## What a launch wrote, changed
 

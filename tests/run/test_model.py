@@ -15,7 +15,8 @@ from tests.run.networks import KINDS, network
 from tricnn.compiler.pipeline import PASSES
 from tricnn.ir import CheckpointError, DataError, GraphError, ShapeError, TargetError
 from tricnn.machine import tiles
-from tricnn.training.one_launch_sgd import OneLaunchSGD
+from tricnn.training.few_launches import FewLaunches
+from tricnn.training.optim import SGD
 
 EXECUTORS = ("numpy", "eager", "triton")
 
@@ -255,11 +256,11 @@ def test_an_optimiser_that_rounds_spares_the_copying(monkeypatch: pytest.MonkeyP
     for rounds in (True, False):
         model = tricnn.compile(network("heads"), "train", 2, "bf16", "triton")
         weights, copied = model.rounded_weights(), []
-        sgd, write = OneLaunchSGD(0.9, rounded=weights if rounds else None), weights.write
+        sgd, write = FewLaunches(SGD(0.9), rounded=weights if rounds else None), weights.write
         monkeypatch.setattr(weights, "write", lambda write=write, copied=copied: (copied.append(True), write()))
         for _ in range(3):
             loss, gradients = model.loss_and_storage_grads(x, labels)
-            sgd.step(model.parameters(), gradients, 0.1)
+            sgd(model.parameters(), gradients, 0.1)
         assert len(copied) == (0 if rounds else 2)
         runs.append((loss, {name: p.tobytes() for name, p in model.state_dict().items()}))
     assert runs[0] == runs[1]

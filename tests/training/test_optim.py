@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tricnn.run.rounded_weights import RoundedWeights
 from tricnn.system.errors import TricnnError
-from tricnn.training.one_launch_sgd import OneLaunchSGD
 from tricnn.training.optim import LAMB, LARS, SGD, AdamW, Average
 from tricnn.training.schedules import Schedule
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there, under Triton's interpreter
 SHAPES = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "fc.weight": (5, 7)}
 
 
@@ -105,38 +102,6 @@ def test_cosine_ends_at_zero_and_stays_there():
 def test_schedules_that_make_no_sense_are_refused(settings):
     with pytest.raises(TricnnError):
         Schedule(**settings)
-
-
-@pytest.mark.parametrize(("momentum", "nesterov", "decay"), [(0.0, False, 0.0), (0.9, True, 2**-6)])
-def test_one_launch_for_all_parameters_equals_torch_optim(momentum, nesterov, decay):
-    """And the copy of a parameter in 16 bits, where there is one, is the new parameter rounded."""
-    generator = torch.Generator().manual_seed(3)
-    sizes, copied = {"conv.weight": 1500, "conv.bias": 4, "fc.weight": 1024}, ("conv.weight", "fc.weight")
-    ours = {name: torch.randn(size, generator=generator).to(DEVICE) for name, size in sizes.items()}
-    theirs = {name: p.double().requires_grad_() for name, p in ours.items()}
-    with_decay = [p for name, p in theirs.items() if name != "conv.bias"]
-    groups = [{"params": with_decay, "weight_decay": decay}, {"params": [theirs["conv.bias"]], "weight_decay": 0.0}]
-    reference = torch.optim.SGD(groups, lr=0.125, momentum=momentum, nesterov=nesterov)
-    copies = {name: torch.full((sizes[name],), float("nan"), dtype=torch.bfloat16, device=DEVICE) for name in copied}
-    rounded = RoundedWeights({name: ours[name] for name in copies}, copies)
-    sgd = OneLaunchSGD(momentum, nesterov, decay, frozenset({"conv.bias"}), rounded=rounded)
-    live = dict(ours)
-    for step in range(3):
-        gradients = {name: torch.randn(size, generator=generator).to(DEVICE) for name, size in sizes.items()}
-        before = {name: g.clone() for name, g in gradients.items()}
-        for name, p in theirs.items():
-            p.grad = gradients[name].double()
-        reference.step()
-        assert not rounded.current
-        sgd.step(ours, gradients, 0.125)
-        assert rounded.current
-        for name, copy in copies.items():
-            assert torch.equal(copy, ours[name].bfloat16())
-        ours["fc.weight"] += 0.0  # whoever changes a parameter in place leaves its copy behind
-        assert all(torch.equal(gradients[name], before[name]) for name in sizes), f"step {step} changed a gradient"
-    for name, p in ours.items():
-        assert p is live[name]
-        torch.testing.assert_close(p.double(), theirs[name].detach(), rtol=0, atol=3 * 8 * 4 * 2**-24)
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])

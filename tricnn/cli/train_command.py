@@ -65,6 +65,7 @@ checkpoint too, and what PyTorch, torchvision and timm write (.pth, .safetensors
 DEFAULTS: dict[str, Any] = {
     "epochs": 20, "batch": 64, "seed": 0, "checkpoint_seconds": 10.0, "lr": 0.02, "momentum": 0.9,
     "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.5, "gamma": 0.1, "label_smoothing": 0.0,
+    "loss_scale": 65536, "growth_interval": 2000,
 }  # fmt: skip
 
 OPTIMISERS = ("sgd", "adamw", "lars", "lamb")
@@ -125,6 +126,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--loss", default="cross_entropy", choices=tuple(ROWS), help="what is minimised (cross_entropy)")
     how.add_argument("--clip", type=real(above=True), metavar="C", help="the most that the gradients' norm may be")
     how.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="batches for one update (1)")
+    setting(how, "--loss-scale", real(above=True), "S", "of fp16: the loss's first factor, halved where it overflows")
+    setting(how, "--growth-interval", whole(1), "N", "of fp16: finite steps on end after which it doubles")
     how.add_argument("--ema", type=real(0, 0.999999), metavar="D", help="test a running average with this decay")
     how.add_argument(
         "--sync-batch-norm", action="store_true", help="of many processes: normalise by the images of all of them"
@@ -336,7 +339,7 @@ def rate(graph: Graph) -> float:
 
 
 def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
-    from tricnn.training import TrainOptions
+    from tricnn.training import LossScaling, TrainOptions
 
     return TrainOptions(
         epochs=options.epochs, batch=options.batch, seed=options.seed, lr=options.lr or rate(graph),
@@ -346,6 +349,7 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
         groups=options.groups, mixup=options.mixup, cutmix=options.cutmix,
         shift=1 if options.shift is None else options.shift, sync_batch_norm=options.sync_batch_norm,
         checkpoint_seconds=options.checkpoint_seconds,
+        loss_scaling=LossScaling(options.loss_scale, growth_interval=options.growth_interval),
     )  # fmt: skip
 
 

@@ -43,10 +43,11 @@ class _Gradients(GraphBuilder):
         return self._made[key]
 
 
-def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None = None) -> Graph:
+def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None = None, scaled: bool = False) -> Graph:
     """The graph with the gradient of its scalar output with respect to ``wrt``.
 
-    These are parameters or inputs; all parameters, unless said.
+    These are parameters or inputs; all parameters, unless said. With ``scaled`` it is the gradient of the loss times a
+    number that every step is given: the loss's tangent, an input of the shape [].
 
     Where a value has several readers its gradient is their sum, added in the order of the readers, so the bits do not
     depend on anything else. Raises GraphError if the loss is not a scalar or a layer in between has no gradient.
@@ -61,7 +62,12 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
     incoming: dict[str, list[str]] = {}
     if g.wanted(loss):
         g.layer = loss
-        incoming[loss] = [g.add("fill", value=1.0, name=derived_name(loss, "grad", g.types))]
+        if scaled:
+            name, of = derived_name(loss, "scale", g.types), graph.outputs[0].name
+            upstream = g.add("input", name=name, shape=(), dtype="float32", tangent=of)
+        else:
+            upstream = g.add("fill", value=1.0, name=derived_name(loss, "grad", g.types))
+        incoming[loss] = [upstream]
     _backward(g, graph, incoming)
     useless = next((target for target in targets if target not in incoming), None)
     if useless is not None:

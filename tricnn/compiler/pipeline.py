@@ -109,7 +109,7 @@ PASSES = (
     Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",
          lambda graph, aim: merge_siblings(graph, aim.mode, learning(graph, aim)), (), MERGING),
     Pass("differentiated", "the gradient of the loss in every parameter that is not frozen, graph to graph",
-         lambda graph, aim: differentiate(graph, wrt=trained(graph, aim.frozen)), ("train",)),
+         lambda graph, aim: differentiate(graph, None, trained(graph, aim.frozen), aim.loss.scaled), ("train",)),
     Pass("differentiated", "the gradient of what is wanted, given the gradient of every output, graph to graph",
          lambda graph, aim: differentiate_open(graph, aim.wants), (OPEN,)),
     Pass("gradients-compacted", "conv2d_grad_input(dy, w; 1x1, stride s) = spread(conv2d_grad_input(dy, w; stride 1))",

@@ -29,6 +29,9 @@ class Loss:
     ignore_index     of cross entropy: images, or pixels, with this label add nothing
     mixed            labels may be more than one class number an image: :class:`tricnn.run.loss_targets.Mixed`, or a
                      probability for each class. The other losses take those always.
+    scaled           gradients are of the loss times a number that each step is given
+                     (:attr:`tricnn.run.model.Model.loss_scale`), so that small ones are not lost in fp16; always so
+                     with a model of that type
 
     Raises TricnnError for values that make no sense together.
     """
@@ -38,6 +41,7 @@ class Loss:
     class_weights: tuple[float, ...] | None = None
     ignore_index: int | None = None
     mixed: bool = False
+    scaled: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ROWS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..compiler.plan import Kernel
 from ..ir.graph import Node
+from ..ir.table import Source
 from ..machine import tiles
 from . import traffic
 from .call import BATCH, NONE, NOTHING, Call, Operand, Pointer, blocks
@@ -46,12 +47,21 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
         store.store(grad.name, "dx", At("pixel", "channel", "mask", c))
         result = [store.function(f"{name}_store", "dx, pixel, channel, mask, part, args", store.lines)]
         moved.append(each.of(store))
+    upstream: Operand = NONE
+    factor = node.attrs["weight"]
+    if grad is not None:
+        of_loss = plan.graph.by_name[grad.inputs[0]]
+        if of_loss.row.source is Source.CONSTANT:
+            factor *= of_loss.attrs["value"]
+        else:
+            upstream = Pointer(of_loss.name, "upstream")
+            moved.append(traffic.loads(of_loss.name, parts))
     constants = {
         "PIXELS": x.pixels,
         "C": c,
         **blocks(tile),
         **({"SMOOTHING": node.attrs["label_smoothing"]} if "label_smoothing" in node.attrs else {}),
-        "SCALE": node.attrs["weight"] * (plan.graph.by_name[grad.inputs[0]].attrs["value"] if grad else 1.0),
+        "SCALE": factor,
         "LOSSES": loss is not None,
         "GRAD": grad is not None,
     }
@@ -59,7 +69,7 @@ def lower_loss(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name,
         kernel,
-        Call(template, [load_x, *read, sums, *result, BATCH], constants),
+        Call(template, [load_x, *read, sums, upstream, *result, BATCH], constants),
         (parts,),
         tile,
         kind=template,

@@ -83,14 +83,15 @@ class Ours:
 
     def optimiser(self) -> Work:
         """The update of all parameters, as the training loop makes it."""
-        from tricnn.training.one_launch_sgd import OneLaunchSGD
+        from tricnn.training.few_launches import FewLaunches
+        from tricnn.training.optim import SGD
 
         from .pytorch_network import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 
         parameters = self.model.parameters()
         gradients = {p: self.executor.stored(self.tensors, v) for p, v in self.model.plan.graph.gradients}
-        sgd = OneLaunchSGD(MOMENTUM, weight_decay=WEIGHT_DECAY, rounded=self.model.rounded_weights())
-        return lambda: sgd.step(parameters, gradients, LEARNING_RATE)
+        sgd = FewLaunches(SGD(MOMENTUM, weight_decay=WEIGHT_DECAY), rounded=self.model.rounded_weights())
+        return lambda: sgd(parameters, gradients, LEARNING_RATE)
 
     def whole_step(self) -> None:
         """A training step with its update; an inference."""

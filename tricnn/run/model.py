@@ -28,7 +28,7 @@ from ..lower.lower import lower
 from ..lower.program import Program
 from ..machine.dtypes import DTYPES, dtype_named
 from ..system.cores import blas_threads
-from ..system.errors import CheckpointError, GraphError, ShapeError, TargetError, shown
+from ..system.errors import CheckpointError, GraphError, ShapeError, TargetError, TricnnError, shown
 from .dump import Dump
 from .eager_executor import EagerExecutor
 from .inputs import as_given, check_images, is_tensor
@@ -91,7 +91,8 @@ def compile(
               legal; ``"epilogue"``: pointwise chains only; ``"none"`` (or False): one kernel per layer; or rules by
               name (tricnn/compiler/policies.py).
     loss      of training: ``cross_entropy``, ``binary_cross_entropy`` (of logits), ``mean_squared_error``, or a
-              :class:`tricnn.Loss`, which has label smoothing, class weights, an ignored label, and mixed labels.
+              :class:`tricnn.Loss`, which has label smoothing, class weights, an ignored label, and mixed labels. In
+              fp16 gradients are computed of the loss times ``m.loss_scale``.
     seed      draws the initial parameters and, with the step, dropout's masks.
     freeze    what training leaves as it is, by the names of layers and parameters: ``["conv1", "layer1", "*.bias"]``.
               No gradient of it is computed, and frozen batch norm normalises by its running statistics.
@@ -107,6 +108,7 @@ def compile(
     if not isinstance(graph, Graph):
         raise GraphError(f"compile takes a tricnn.Graph, such as tricnn.graphs.lenet(), not {type(graph).__name__}")
     dtype, loss = dtype_named(dtype), Loss.named(loss)
+    loss = replace(loss, scaled=loss.scaled or (mode == "train" and dtype == "fp16"))
     for what, value, known in (("mode", mode, MODES), ("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
         if value not in known:
             near = difflib.get_close_matches(str(value), known, 1)
@@ -150,6 +152,7 @@ class Model:
     ):  # fmt: skip
         self.graph, self.plan, self.batch, self.dtype = graph, plan, batch, dtype
         self.mode, self.seed, self.step, self.loss = plan.mode, seed, 0, loss or Loss()
+        self._loss_scale = 1.0
         self.chosen_target, self.target = target, target or device_target()
         if executor == "triton" and dtype == "fp64":
             raise TargetError("dtype fp64 is for the numpy and eager executors; triton has fp32, tf32, fp16 and bf16")
@@ -288,6 +291,27 @@ class Model:
         return {buffer: self.executor.live(buffer) for buffer, _ in self.plan.graph.updates}
 
     @property
+    def loss_scale(self) -> float | None:
+        """The number that the loss is multiplied by before it is differentiated, 1 at first.
+
+        It is for gradients of activations that fp16 would round to 0, and may be changed from step to step. It is None
+        where the step has no such factor (:class:`tricnn.Loss`, ``scaled``). Setting it raises TargetError where there
+        is none, TricnnError for what is no positive number.
+        """
+        return self._loss_scale if self.mode == "train" and self.loss.scaled else None
+
+    @loss_scale.setter
+    def loss_scale(self, scale: float) -> None:
+        if self.loss_scale is None:
+            raise TargetError(
+                f"{self.graph.name}: its step has no loss scale; compile with mode='train' and dtype='fp16', or "
+                "loss=Loss(scaled=True)"
+            )
+        if not 0 < scale < float("inf"):
+            raise TricnnError(f"loss scale {shown(scale)} is not accepted; it is a positive number")
+        self._loss_scale = float(scale)
+
+    @property
     def frozen(self) -> tuple[str, ...]:
         """The parameters that training leaves as they are (none for inference)."""
         if self.mode != "train":
@@ -328,13 +352,15 @@ class Model:
         """
         with self.executor.lock:
             loss, grads = self._step(x, labels)
-            return loss, {name: as_given(g, x, self.wide) for name, g in grads.items()}
+            given = {name: as_given(g, x, self.wide) for name, g in grads.items()}
+            scale = self.loss_scale
+            return loss, given if scale in (None, 1.0) else {name: g / scale for name, g in given.items()}
 
     def loss_and_storage_grads(self, x: Any, labels: Any, watch: Watcher | None = None) -> tuple[float, dict[str, Any]]:
         """The loss of a step and its gradients by parameter, in the layout of :meth:`parameters`.
 
         That is the layout which an optimiser wants. The gradients lie in the model's memory: the next step, of any
-        thread, overwrites them.
+        thread, overwrites them. They are those of the loss times :attr:`loss_scale`, if there is one.
 
         ``watch`` is told in the middle of the step of each gradient that is finished; what it changes of it is what is
         returned.
@@ -391,12 +417,13 @@ class Model:
         """Images, and labels when training, as the executor takes them, by the names of the graph's inputs."""
         graph, tensors = self.plan.graph, self.executor.name != "numpy"
         given = {graph.inputs[0].name: check_images(graph, x, tensors=tensors)} if graph.inputs else {}
-        others = graph.inputs[1:]
+        others = [node for node in graph.inputs[1:] if not node.attrs["tangent"]]
         if others and self.mode != "train":
             raise ShapeError(f"input {others[0].name}: networks with several inputs are not supported here")
         if others:
             read = read_by_loss(self.loss, self.graph, labels, len(x), tensors=tensors)
             given |= {node.name: value for node, value in zip(others, read, strict=True)}
+            given |= {node.name: np.float32(self._loss_scale) for node in graph.inputs if node.attrs["tangent"]}
         return given
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 class RoundedWeights:
     """By parameter, the fp32 tensor that is trained or was loaded, and its copy in 16 bits: flat torch tensors.
 
-    Copies are written by whoever changes parameters (:class:`~tricnn.training.one_launch_sgd.OneLaunchSGD` does both at
+    Copies are written by whoever changes parameters (:class:`~tricnn.training.few_launches.FewLaunches` does both at
     once) and says so with :meth:`written`. They are no longer :attr:`current` once a parameter was changed in place.
     """
 

@@ -181,8 +181,10 @@ class TritonExecutor:
     def put(self, tensors: Mapping[str, Any], name: str, x: Any) -> None:
         """An input, logical and NumPy or torch, into its device buffer."""
         source = x if hasattr(x, "detach") else self.torch.as_tensor(np.asarray(x))
-        stored = to_storage(source)
-        self._images(tensors, name, len(source)).copy_(stored)
+        if source.ndim == 0:
+            tensors[name].copy_(source)
+            return
+        self._images(tensors, name, len(source)).copy_(to_storage(source))
 
     def _images(self, tensors: Mapping[str, Any], name: str, batch: int) -> Any:
         """An input's memory in storage layout: of a packed one the part that its images take."""

@@ -7,6 +7,7 @@ from .batch_sources import Batches, Source, Synthetic
 from .checkpoint import load_checkpoint, save_checkpoint, state_sha256
 from .data import Dataset, load_dataset
 from .loop import DivergedError, TrainingInterrupted, TrainOptions, TrainResult, train
+from .loss_scaling import LossScaling
 from .mixing import Mixing
 from .optim import LAMB, LARS, SGD, AdamW, Average
 from .options import ParameterGroup
@@ -27,6 +28,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "DivergedError",
+    "LossScaling",
     "Mixing",
     "ParameterGroup",
     "PictureFolder",

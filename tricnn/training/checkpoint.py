@@ -42,6 +42,9 @@ class Progress:
     epoch_images: int = 0
     recent_loss: float = 0.0  # sums since the curve's last point
     recent_steps: int = 0
+    loss_scale: float = 0.0  # of the next step; 0: the loss is not scaled
+    good_steps: int = 0  # finite ones on end, since the scale changed
+    skipped: int = 0  # steps that updated nothing, for a gradient was not finite
     curve: list[list[float]] = field(default_factory=list)  # [step, mean loss of the steps up to it]
     epochs: list[dict[str, float]] = field(default_factory=list)  # one record for each epoch done
 

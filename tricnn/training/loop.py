@@ -12,8 +12,8 @@ import signal
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,14 @@ from .checkpoint import (
 from .console import Reporter
 from .interrupts import INTERRUPTS, signals_noted
 from .logs import TENSORBOARD, TensorBoard, tell, write_logs
+from .loss_scaling import LEAST
 from .mixing import Mixing
 from .optim import Average
 from .options import TrainOptions, optimiser_for
 from .scores import Scores
 from .shared_step import SharedStep
 from .trainable import Evaluable, Trainable
+from .updates import updates_of
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -168,7 +170,10 @@ class _Run:
         no_decay = frozenset() if options.decay_vectors else vectors
         self.optimiser = optimiser_for(model, options, no_decay)
         self.average = Average(options.ema) if options.ema is not None else None
-        self.progress = Progress()
+        self.updates = updates_of(model, self.optimiser, self.average)
+        self.scaling = options.loss_scaling if model.loss_scale is not None else None
+        self.progress = Progress(loss_scale=self.scaling.init_scale if self.scaling else 0.0)
+        self.gathered: dict[str, Any] = {}  # gradients of the batches of an update, so far
         self.interrupt: list[int] = []
         self.saved_at = time.monotonic()
 
@@ -192,6 +197,7 @@ class _Run:
             "decay of vectors": options.decay_vectors,
             "shift": options.shift,
             **options.later(),
+            **({"loss scaling": asdict(options.loss_scaling)} if self.scaling else {}),
             **({"frozen": list(self.model.frozen)} if self.model.frozen else {}),
             "threads (OMP_NUM_THREADS)": self.model.threads,
             **({"processes": self.processes.world} if self.processes.world > 1 else {}),
@@ -204,6 +210,8 @@ class _Run:
         found = self.processes.from_first(lambda: self.find(resume))
         if found is not None:
             self.restore(found)
+        if self.scaling:
+            self.model.loss_scale = self.progress.loss_scale
         note = self.set_aside(resume) if found is None else self.resumed()
         if self.average is not None and not self.average.values:
             self.average.update(self.model.live_state())
@@ -244,7 +252,7 @@ class _Run:
         average = stored.pop("average", {})
         if self.average is not None:
             self.average.values = average
-        self.optimiser.slots, self.optimiser.steps = stored, done.step
+        self.optimiser.slots, self.optimiser.steps = stored, done.step - done.skipped
 
     def save(self) -> None:
         if self.path is None:
@@ -269,7 +277,6 @@ class _Run:
         options, done = self.options, self.progress
         parameters = self.model.parameters()
         began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0
-        gathered: dict[str, Any] = {}
         waiting = began
         drawn = self.dataset.training(options, done.epoch, done.position)
         for x, labels in islice(drawn, self.batches_per_epoch - done.position):
@@ -285,15 +292,12 @@ class _Run:
                 )
             batches, images, total = batches + 1, images + count, total + loss * count
             if options.accumulate > 1:
-                gather(gathered, gradients)
+                gather(self.gathered, gradients, anew=batches == 1)
                 waiting = time.perf_counter()
                 if batches < options.accumulate and done.position + batches < self.batches_per_epoch:
                     continue
-                gradients = {name: g * (1 / batches) for name, g in gathered.items()}
-                gathered = {}
-            self.optimiser.step(parameters, gradients, self.rates(done.step))
-            if self.average is not None:
-                self.average.update(self.model.live_state())
+                gradients = self.gathered
+            self.update(parameters, gradients, batches if options.accumulate > 1 else 1)
             seconds = time.perf_counter() - began
             self.count(total / images, images, batches, seconds, waited)
             report.stepped(done.step, total / images, images, seconds, waited)
@@ -310,7 +314,27 @@ class _Run:
         These are those of all processes, each with its share of the batch."""
         if self.shared_step is not None:
             return self.shared_step(x, labels)
-        return *self.model.loss_and_storage_grads(x, labels), len(x)
+        overflowing = np.errstate(over="ignore", invalid="ignore")  # such a step is skipped
+        with overflowing if self.scaling else nullcontext():
+            return *self.model.loss_and_storage_grads(x, labels), len(x)
+
+    def update(self, parameters: Mapping[str, Any], gradients: Mapping[str, Any], batches: int) -> None:
+        """Update parameters and the running average by the sum of the gradients of some batches.
+
+        Nothing is updated if a scaled gradient is not finite. The loss scale for the next step is set.
+        """
+        done = self.progress
+        scale = (done.loss_scale or 1.0) * batches
+        good = self.updates(parameters, gradients, self.rates(done.step), scale, check=self.scaling is not None)
+        if self.scaling is not None:
+            done.skipped += not good
+            done.loss_scale, done.good_steps = self.scaling.after(done.loss_scale, done.good_steps, good)
+            if done.loss_scale < LEAST:
+                raise DivergedError(
+                    f"gradients are not finite at step {done.step}, whatever the loss scale ({done.loss_scale:.1g}): "
+                    f"training diverged; a learning rate below {self.options.lr:g} may help"
+                )
+            self.model.loss_scale = done.loss_scale
 
     def say_notes(self, report: Reporter) -> None:
         for line in self.dataset.notes():
@@ -353,6 +377,7 @@ class _Run:
             "lr": self.rates(done.step - 1),
             "train_loss": mean,
             **figures,
+            **({"loss_scale": done.loss_scale, "skipped_steps": done.skipped} if self.scaling else {}),
             "images_per_second": done.images / done.seconds,
             "waiting_for_data": done.waited / done.seconds,
         }
@@ -432,13 +457,15 @@ class _Run:
         )
 
 
-def gather(total: dict[str, Any], gradients: Mapping[str, Any]) -> None:
-    """Add gradients to those that were gathered before."""
+def gather(total: dict[str, Any], gradients: Mapping[str, Any], anew: bool) -> None:
+    """Add gradients to those that were gathered before, or put them in their place, in the same memory."""
     for name, g in gradients.items():
-        if name in total:
-            total[name] += g
-        else:
+        if name not in total:
             total[name] = g + 0  # its own memory: the next step overwrites the model's
+        elif anew:
+            total[name][...] = g
+        else:
+            total[name] += g
 
 
 def _numpy(x: Any) -> NDArray[np.float64]:

@@ -51,13 +51,13 @@ class Optimiser(Decaying, ABC):
         if self.clip is not None and not 0 < self.clip < float("inf"):
             raise TricnnError(f"clip {self.clip} is not accepted; it is a positive number")
 
-    def step(self, parameters: Mapping[str, Any], gradients: Mapping[str, Any], lr: float) -> None:
-        """One update of every parameter that has a gradient."""
+    def step(self, parameters: Mapping[str, Any], gradients: Mapping[str, Any], lr: float, scale: float = 1.0) -> None:
+        """One update of every parameter that has a gradient, which is ``scale`` times too large."""
         self.steps += 1
-        share = 1.0
+        share = 1.0 / scale
         if self.clip is not None:
-            total = sum(norm(gradients[name]) ** 2 for name in gradients) ** 0.5
-            share = min(1.0, self.clip / (total + 1e-6))
+            total = share * sum(norm(gradients[name]) ** 2 for name in gradients) ** 0.5
+            share *= min(1.0, self.clip / (total + 1e-6))
         for name, gradient in gradients.items():
             rate = lr * self.rates.get(name, 1.0)
             self.update(name, parameters[name], gradient if share == 1.0 else gradient * share, rate)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..ir.patterns import check_patterns, chosen
 from ..system.errors import TricnnError
+from .loss_scaling import LossScaling
 from .optim import LAMB, LARS, SGD, AdamW, Optimiser
 from .processes import ALONE, Processes
 from .schedules import Schedule
@@ -62,6 +63,7 @@ class TrainOptions:
     weight_decay: float = 0.0
     decay_vectors: bool = True  # False: biases and batch-norm parameters get no weight decay
     groups: tuple[ParameterGroup, ...] = ()  # of parameters with a rate or a decay of their own
+    loss_scaling: LossScaling = field(default_factory=LossScaling)  # of a model with a loss scale (fp16)
     schedule: str = "cosine"
     warmup_epochs: float = 0.5
     milestones: tuple[int, ...] = ()
@@ -113,14 +115,8 @@ class TrainOptions:
         )
 
 
-def on_gpu(model: Any) -> bool:
-    return any(getattr(p, "is_cuda", False) for p in model.parameters().values())
-
-
 def optimiser_for(model: Any, options: TrainOptions, no_decay: frozenset[str]) -> Optimiser:
-    """The optimiser that ``options`` names.
-    SGD without clipping makes one launch for all parameters where they are on a GPU. Raises GraphError for a group that
-    chooses no parameter."""
+    """The optimiser that ``options`` names. Raises GraphError for a group that chooses no parameter."""
     decay, clip = options.weight_decay, options.clip
     rates, decays = grouped(list(model.parameters()), options.groups)
     if options.optimiser in ("adamw", "lamb"):
@@ -128,12 +124,7 @@ def optimiser_for(model: Any, options: TrainOptions, no_decay: frozenset[str]) -
         return kind(options.betas, weight_decay=decay, no_decay=no_decay, clip=clip, rates=rates, decays=decays)
     if options.optimiser == "lars":
         return LARS(options.momentum, decay, no_decay, clip=clip, rates=rates, decays=decays)
-    if options.clip is not None or options.groups or not on_gpu(model):
-        return SGD(options.momentum, options.nesterov, decay, no_decay, clip=clip, rates=rates, decays=decays)
-    from .one_launch_sgd import OneLaunchSGD  # imports triton
-
-    rounded = model.rounded_weights()
-    return OneLaunchSGD(options.momentum, options.nesterov, options.weight_decay, no_decay, rounded=rounded)
+    return SGD(options.momentum, options.nesterov, decay, no_decay, clip=clip, rates=rates, decays=decays)
 
 
 def grouped(parameters: Sequence[str], groups: Sequence[ParameterGroup]) -> tuple[dict[str, float], dict[str, float]]:

@@ -15,6 +15,12 @@ class Trainable(Protocol):
     loss: Any  # what it minimises (:class:`tricnn.Loss`)
 
     @property
+    def loss_scale(self) -> float | None: ...  # what gradients are too large by, if there is such a factor
+
+    @loss_scale.setter
+    def loss_scale(self, scale: float) -> None: ...  # set only where there is one
+
+    @property
     def frozen(self) -> tuple[str, ...]: ...  # the parameters that have no gradient
 
     @property
