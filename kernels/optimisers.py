@@ -22,8 +22,9 @@ NOT_FINITE = tl.constexpr(3)
 
 @triton.jit
 def sums_of_many(pieces, sums, BLOCK: tl.constexpr):
-    """Of each piece the sum of p², the sum of g², and how many elements of g are infinite or NaN: rows SUM_P, SUM_G and
-    NOT_FINITE of sums.
+    """Store of each piece the sum of p², the sum of g², and how many elements of g are infinite or NaN.
+
+    They are rows SUM_P, SUM_G and NOT_FINITE of sums.
 
     Grid: (pieces,).
     """
@@ -60,8 +61,9 @@ def moments_of_many(
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """LAMB's first half: m and v moved by g, and of each piece the sums of p² and of u², u = r + decay*p: rows SUM_P
-    and SUM_U of sums. Arguments are those of `update_of_many`.
+    """Move LAMB's m and v by g, and store of each piece the sums of p² and of u², u = r + decay*p.
+
+    They are rows SUM_P and SUM_U of sums. Arguments are those of `update_of_many`.
 
     Grid: (pieces,).
     """
@@ -108,8 +110,9 @@ def update_of_many(
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """One step of an optimiser, of every piece, whose gradient counts g*share; if CLIPS, times
-    min(1, clip/(share*sqrt(sum of all g²) + 1e-6)) as well.
+    """Update every piece by one step of an optimiser.
+
+    Its gradient counts g*share; if CLIPS, times min(1, clip/(share*sqrt(sum of all g²) + 1e-6)) as well.
 
         sgd, nesterov  d = g + decay*p;  v = beta1*v + d;  p = p - rate*v, or p - rate*(d + beta1*v)
         lars           v = beta1*v + rate*λ*(g + decay*p);  p = p - v,  λ = trust*|p| / (|g| + decay*|p|)
@@ -187,7 +190,7 @@ def _piece(pieces):
 
 @triton.jit
 def _is(address, BLOCK: tl.constexpr):
-    """Is there something at an address (of a tensor, or a number)? For every element of a block."""
+    """Whether an address, a number or a pointer, is not 0, for every element of a block."""
     return tl.zeros([BLOCK], tl.int64) + address.to(tl.int64) != 0
 
 
@@ -216,7 +219,7 @@ def _norm(sums, many, settings, which, KIND: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _clipped(sums, many, share, clip, CLIPS: tl.constexpr, WIDTH: tl.constexpr):
-    """By what a gradient counts."""
+    """The factor by which a gradient counts."""
     if CLIPS:
         length = share * tl.sqrt(_sum_of_pieces(sums, many, 0, many, SUM_G, WIDTH))
         share = share * tl.minimum(1.0, clip / (length + 1e-6))
@@ -225,7 +228,7 @@ def _clipped(sums, many, share, clip, CLIPS: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _ratio(above, below, settings, which):
-    """above/below; 1 where either is 0, and for what norms do not rescale."""
+    """The ratio above/below, which is 1 where either is 0, and for what norms do not rescale."""
     rescales = (tl.load(settings + which * 5 + 2) != 0) & (above > 0) & (below > 0)
     return tl.where(rescales, above / tl.where(below > 0, below, 1.0), 1.0)
 

@@ -46,8 +46,8 @@ class Tables:
 class FewLaunches:
     """An :class:`~tricnn.training.updates.Update` of contiguous fp32 torch tensors, by ``kernels/optimisers.py``.
 
-    It has the equations of ``optimiser`` and ``average``, and all sums in fp32, in an order that the sizes of parameters
-    decide. What is remembered starts as zeros. Addresses are written down once, and again when a tensor is another one.
+    It has the equations of ``optimiser`` and ``average``, and all sums in fp32, in an order that the sizes of
+    parameters decide. What is remembered starts as zeros. Addresses are written down once, and again when a tensor is another one.
     ``rounded`` (:meth:`tricnn.run.model.Model.rounded_weights`) has the copies to write.
     """
 
@@ -217,7 +217,8 @@ class FewLaunches:
 def cut(addresses: np.ndarray, length: int) -> np.ndarray:
     """The table of pieces of at most ``length`` elements, [pieces, 8], of a table of parameters.
 
-    That table is [parameters, 7]: addresses of five fp32 tensors and of a copy in 16 bits, and how many elements each has.
+    That table is [parameters, 7]: addresses of five fp32 tensors and of a copy in 16 bits, and how many elements each
+    of them has.
     """
     counts = addresses[:, 6]
     pieces = -(-counts // length)
