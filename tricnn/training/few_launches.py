@@ -47,8 +47,8 @@ class FewLaunches:
     """An :class:`~tricnn.training.updates.Update` of contiguous fp32 torch tensors, by ``kernels/optimisers.py``.
 
     It has the equations of ``optimiser`` and ``average``, and all sums in fp32, in an order that the sizes of
-    parameters decide. What is remembered starts as zeros. Addresses are written down once, and again when a tensor is another one.
-    ``rounded`` (:meth:`tricnn.run.model.Model.rounded_weights`) has the copies to write.
+    parameters decide. What is remembered starts as zeros. Addresses are written down once, and again when a tensor is
+    another one. ``rounded`` (:meth:`tricnn.run.model.Model.rounded_weights`) has the copies to write.
     """
 
     def __init__(
