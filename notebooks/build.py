@@ -24,6 +24,7 @@ from nbconvert import HTMLExporter
 FOLDER = Path(__file__).parent
 PAGES = FOLDER.parent / "out" / "notebooks"
 SECONDS = 600  # that one cell may take
+QUIET = ["--log-level=ERROR"]  # a kernel warns that it is spoken to over TCP, which is this machine's own
 
 
 def scripts(begin: tuple[str, ...] = ()) -> list[Path]:
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             NotebookClient(
                 notebook, timeout=SECONDS, kernel_name="python3", record_timing=False,
-                resources={"metadata": {"path": str(FOLDER)}},
+                extra_arguments=QUIET, resources={"metadata": {"path": str(FOLDER)}},
             ).execute()  # fmt: skip
         except CellExecutionError as error:
             failed += 1

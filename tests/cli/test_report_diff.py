@@ -65,7 +65,8 @@ def test_numbers_of_kernels_are_no_difference(tricnn, pages):
 
 @pytest.mark.parametrize(
     "content, said",
-    [("<html></html>", "not a page that tricnn report wrote"), ('{"a": 1}', "format None"), ("{", "damaged"),
+    [("<html></html>", "not a page that tricnn report wrote"), ('{"a": 1}', "format None"),
+     ('{"tricnn_report": 1}', "a report of format 1; this tricnn compares format 2: write it anew"), ("{", "damaged"),
      ('<script id="tricnn-report">AAAA</script>', "damaged"), (None, "cannot be read")],
 )  # fmt: skip
 def test_what_is_no_report(tricnn, pages, tmp_path, content, said):

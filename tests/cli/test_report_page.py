@@ -22,7 +22,7 @@ HOW = ("--mode", "train", "--batch", "256", "--dtype", "bf16", "--target", "sm_9
 class Page(HTMLParser):
     """The ids and the links of a page, and whether its tags are closed in order."""
 
-    VOID = frozenset(["meta", "link", "input", "br", "hr", "img"])
+    VOID = frozenset(["meta", "link", "input", "br", "wbr", "hr", "img"])
 
     def __init__(self, text):
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ def environment() -> Environment:
         "times": times,
         "highlighted": highlighted,
         "hue": hue,
+        "breakable": breakable,
     }
     made.filters |= {"packed": packed, "tail": tail, "kernel_number": lambda name: name.partition("_")[0]}
     made.filters |= {"plural": lambda noun, count: plural(count, noun), "us": lambda us: brief(us / 1e6)}
@@ -59,6 +61,11 @@ def node_colours(facts: Mapping[str, Any]) -> Markup:
     most = max((len(kernel["nodes"]) for kernel in facts["kernels"]), default=0)
     rules = (f'[data-n="{n}"]{{--h:{round(210 + (n - 1) * 137.508) % 360}}}' for n in range(1, most + 1))
     return Markup("".join(rules))
+
+
+def breakable(text: str) -> Markup:
+    """A text in which a line may end behind a point or a bracket, where it has no room."""
+    return Markup("<wbr>").join(re.split(r"(?<=[.(])(?=\w)", text))
 
 
 def tail(layer: str, scope: str) -> str:
