@@ -23,7 +23,8 @@ from ..system.waiting import Waiting
 from .assembler import accepted_name
 from .imported_graphs import found, keep, key_of
 from .torch_graph import assembled, state_of, understood
-from .torch_source import code_of_traceback
+from .torch_in_place import changes
+from .torch_source import code_of, code_of_traceback
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +136,12 @@ def exported(module: Module, inputs: tuple[torch.Tensor, ...]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch's own deprecations
             program = torch.export.export(module, inputs, dynamic_shapes=(open_batch), strict=False)
-            return program if understood(module, program) else program.run_decompositions({})
+            if understood(module, program):
+                return program
+            check_traceable(module, program)
+            return program.run_decompositions({})
+    except GraphError:
+        raise
     except Exception as error:  # whatever forward or the exporter raises
         message = re.split(r"\n\s*\n|\n(?=\s*(?:The following|For more|To debug|File))", str(error).strip())[0]
         message = " ".join(message.split())[:300]
@@ -145,6 +151,19 @@ def exported(module: Module, inputs: tuple[torch.Tensor, ...]) -> Any:
             f"{message or type(error).__name__}; forward must take an example of the shape given, and may not decide "
             "by the numbers in a tensor"
         ) from error
+
+
+def check_traceable(module: Module, program: Any) -> None:
+    """Raise GraphError if PyTorch would trace a program again to other numbers: see :mod:`.torch_in_place`."""
+    change = next((change for change in changes(program) if change.unsaid is not None), None)
+    if change is None:
+        return
+    same, call = (node.target._schema.name.removeprefix("aten::") for node in (change.unsaid, change.call))
+    raise GraphError(
+        f"{type(module).__name__} cannot be imported: {call} ({code_of(change.call)}) changes what is read under "
+        f"another name as well, for {same} ({code_of(change.unsaid)}) returned its operand itself; write a new tensor "
+        "there (x = x + 1 for x += 1, inplace=False)"
+    )
 
 
 @contextmanager
