@@ -58,10 +58,14 @@ def on_gpu(model: Any) -> bool:
 
 def updates_of(model: Any, optimiser: Optimiser, average: Average | None) -> Update:
     """The way in which the parameters of ``model`` are updated: few launches where Triton's kernels run on a GPU."""
+
+    def state() -> Mapping[str, Any]:
+        return model.live_state()  # asked only for a running average
+
     if on_gpu(model):
         rounded = model.rounded_weights()
         if rounded is not None:
             from .few_launches import FewLaunches  # imports triton
 
-            return FewLaunches(optimiser, average, model.live_state, rounded)
-    return ByParameter(optimiser, average, model.live_state)
+            return FewLaunches(optimiser, average, state, rounded)
+    return ByParameter(optimiser, average, state)
