@@ -1,6 +1,7 @@
 """Figures with their units, how a table fits a terminal, and fused kernels beside the layers they replace."""
 
 import functools
+import re
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.table import Table
 
 import tricnn
 from tricnn.cli.show_command import describe
-from tricnn.emit.emit import launches_of
+from tricnn.emit.emit import emit, launches_of
 from tricnn.graphs import cifar_resnet20, inception_v3, lenet
 from tricnn.lower.from_graph import lowered
 from tricnn.report.figures import milliseconds, plural, scaled, size, times
@@ -174,6 +175,16 @@ def test_every_table_has_every_name_and_figure_whole(width):
         assert {word for word in lost if len(word) < width - 6} == set()
         count += 1
     assert count == 8
+
+
+def test_the_plan_and_what_is_allocated_fit_a_page():
+    """Lines of up to 120 columns, also with long names; the plan's kernels each begin one."""
+    program = long_names()
+    plan, text = str(program.plan), emit(program)
+    assert max(map(len, plan.splitlines())) <= 120
+    allocated = text[text.index("def allocate(") :].partition("\n\n\n")[0].splitlines()
+    assert max(map(len, allocated)) <= 120 and compile(text, "kernels.py", "exec")
+    assert {kernel.name for kernel in program.plan.kernels} <= set(re.findall(r"^(\w+)\(", plan, re.MULTILINE))
 
 
 def test_what_has_no_room_beside_stands_below():

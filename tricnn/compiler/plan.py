@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +15,8 @@ from ..ir.text import attr_text
 from ..ir.types import TensorType
 from ..ir.wording import plural
 from .fusion.answers import Decision
+
+WIDTH = 118  # columns of a plan as text
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class Kernel:
         """Rows and columns of the pooling that happens on a convolution's tiles; (1, 1) where there is none."""
         pools = [n for n in self.nodes if n.row.pools and n is not self.anchor]
         return pools[0].attrs["kernel_size"] if pools else (1, 1)
+
+
+def _narrow(line: str) -> list[str]:
+    """A line in parts that fit a page."""
+    if len(line) <= WIDTH:
+        return [line]
+    rest = "# " * line.startswith("#") + " " * 8
+    return textwrap.wrap(line, WIDTH, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,8 @@ class Plan:
         return self.graph.types[value]
 
     def __str__(self) -> str:
-        """The plan as a program: one kernel a line, what it computes below it."""
+        """The plan as a program: one kernel a line, what it computes below it. Of what is longer than WIDTH the rest
+        stands below, indented."""
         fused = {"none": "unfused", "auto": "fused", "all": "fused"}.get(self.policy, f"fused by {self.policy}")
         lines = [f"# plan of {self.graph.name}: {self.mode}, {fused}, {plural(len(self.kernels), 'kernel')}"]
         for source in self.graph.nodes:
@@ -177,4 +189,4 @@ class Plan:
             lines.append(f"# kept for the backward pass: {', '.join(self.kept)}")
         for output in self.graph.outputs:
             lines.append(f"return {output.name} = {output.value}")
-        return "\n".join(lines) + "\n"
+        return "\n".join(part for line in lines for part in _narrow(line)) + "\n"

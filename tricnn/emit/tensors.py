@@ -121,10 +121,11 @@ def allocation(program: Program) -> str:
     others = [name for name in program.buffers if name not in known]
     sizes = [str(b.size) for b in program.buffers.values()]
     updates = [f"    t[{new!r}] = t[{old!r}]  # updated in place" for new, old in program.updates.items()]
-    passed = [
-        f"        {name!r}: ({program.buffers[name].size}, {_dtype(program, name)}, {first}, {last}),"
-        for name, (first, last) in lives.items()
-    ]
+    passed = []
+    for name, (first, last) in lives.items():
+        life = f"({program.buffers[name].size}, {_dtype(program, name)}, {first}, {last}),"
+        long = len(name) + len(life) > 104  # columns, beside the quotes and the indentation
+        passed += [f"        {name!r}:", f"            {life}"] if long else [f"        {name!r}: {life}"]
     allocate = filled(
         ALLOCATE,
         cdiv=["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes),
