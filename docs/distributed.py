@@ -71,8 +71,9 @@ def step_of(name: str) -> tuple[float, list[Bucket]]:
     ends = list(accumulate(predicted_seconds(program)))
     sizes: list[tuple[str, int]] = []
     ready: dict[str, float] = {}
-    for end, finished in zip(ends, finished_after(plan, [launch.writes for launch in program.launches]), strict=True):
-        for parameter in finished:
+    written = [launch.writes for launch in program.launches]
+    for end, finished in zip(ends, finished_after(plan, written, plan.graph.gradients), strict=True):
+        for parameter, _ in finished:
             sizes.append((parameter, 4 * prod(plan.type(parameter).per_image)))
             ready[parameter] = end
     of = dict(sizes)

@@ -15,13 +15,25 @@ import tricnn
 DOCS = Path(__file__).parents[1] / "docs"
 
 
+def script(name):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def zoo():
     """``docs/zoo.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("zoo", DOCS / "zoo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("zoo")
+
+
+def test_the_table_of_many_gpus_is_made_of_every_gradient():
+    """LeNet's 61,706 numbers of 4 bytes; the last bucket is ready when the step ends."""
+    step, buckets = script("distributed").step_of("lenet")
+    assert sum(bucket.bytes for bucket in buckets) == 61_706 * 4 and buckets[-1].ready == step > 0
 
 
 def test_the_table_of_networks_has_the_sizes_that_the_graphs_have(zoo):
