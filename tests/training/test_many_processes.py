@@ -74,30 +74,73 @@ def test_a_run_shared_by_processes_is_the_run_of_one(together):
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_in_one_line_and_the_rest_is_resumed_to_the_same_bits(tmp_path):
-    """By torchrun, as a user starts it. The other process is told by its connection, and ends with status 2."""
+    """By torchrun, as a user starts it. The other process is told by its connection, and ends with status 2; where
+    torchrun may start all of them anew, they go on by themselves."""
 
-    def start(out, *options):
-        command = f"""-m torch.distributed.run --nproc-per-node 2 --master-port {free_port()} -m tricnn train lenet
-            --data digits --executor numpy --epochs 4 --checkpoint-seconds 1 --json --out"""
+    def start(out, *options, restarts=0):
+        command = f"""-m torch.distributed.run --nproc-per-node 2 --master-port {free_port()} --max-restarts {restarts}
+            -m tricnn train lenet --data digits --executor numpy --epochs 4 --checkpoint-seconds 1 --json --out"""
         arguments = [sys.executable, *command.split(), str(tmp_path / out), *options]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    broken = start("broken")
-    while not (tmp_path / "broken" / "checkpoint.safetensors").exists():
-        time.sleep(0.1)
-    children = (int(pid) for pid in Path(f"/proc/{broken.pid}/task/{broken.pid}/children").read_text().split())
-    victim = next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
-    os.kill(victim, signal.SIGKILL)
-    _, err = broken.communicate(timeout=300)
+    def kill_one(run, out):
+        """Kill its second process once there is a checkpoint; what it says until it ends."""
+        while not (tmp_path / out / "checkpoint.safetensors").exists():
+            assert run.poll() is None, run.stderr.read()
+            time.sleep(0.1)
+        children = (int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split())
+        victim = next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+        os.kill(victim, signal.SIGKILL)
+        out, err = run.communicate(timeout=300)
+        return run.returncode, out, err
+
+    status, _, err = kill_one(start("broken"), "broken")
     said = [line for line in err.splitlines() if line.startswith("tricnn: error: ")]
-    assert len(said) == 1 and "process 0 of 2 cannot reach another one, which died or hangs" in said[0]
+    assert status and len(said) == 1 and "process 0 of 2 cannot reach another one, which died or hangs" in said[0]
     states = []
     for options in (("broken", "--resume"), ("whole",)):
         run = start(*options)
         out, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
         states.append(json.loads(out)["state_sha256"])
-    assert states[0] == states[1]
+    status, out, err = kill_one(start("elastic", restarts=1), "elastic")
+    assert status == 0, err
+    states.append(json.loads(out)["state_sha256"])
+    assert len(set(states)) == 1
+
+
+HANGS = """
+import os, signal, sys
+from tricnn.training.processes import ProcessLost, joined
+with joined(3.0) as processes:
+    assert processes.total([1.0]) == [2.0]
+    if processes.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        processes.total([1.0])
+    except ProcessLost as error:
+        print(error, flush=True)
+        os._exit(2)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_lost_after_a_while():
+    port = str(free_port())
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", HANGS],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said, _ = started[0].communicate(timeout=120)
+    started[1].kill()
+    started[1].wait()
+    assert started[0].returncode == 2
+    assert said.startswith("process 0 of 2 cannot reach another one, which died or hangs (") and said.count("\n") == 1
 
 
 def free_port():
