@@ -55,10 +55,11 @@ def main() -> None:
             axis.barh(-row, size, color=COLOURS.get(heavy or "", "#cbd5e0"))
             axis.text(size + 0.05, -row, " + ".join(computed), va="center", fontsize=7.5)
         axis.set_yticks([-i for i in range(len(rows))], [layer for layer, *_ in rows], fontsize=7)
-        title = f"{'fused' if fused else 'one kernel for each operation'}: {len(rows)} kernels"
+        title = f"{'fused (--fuse all)' if fused else 'one kernel for each operation'}: {len(rows)} kernels"
         axis.set_title(f"{title}, {sum(size for *_, size in rows):.1f} MB an image", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlim(0, 8)
+        axis.margins(y=0.01)
         axis.set_xlabel("MB an image")
     figure.suptitle(f"ResNet-50, {BLOCK}: one training step, forward then backward (bf16)", fontsize=11)
     figure.tight_layout()
