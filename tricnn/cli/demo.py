@@ -150,7 +150,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
         **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
         "fuse": "auto", "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
         "shift": None, "optimiser": "sgd", "loss": "cross_entropy", "clip": None, "accumulate": 1, "ema": None,
-        "mixup": 0.0, "cutmix": 0.0, "freeze": (), "groups": (), "sync_batch_norm": False,
+        "mixup": 0.0, "cutmix": 0.0, "freeze": (), "groups": (), "sizes": (), "sync_batch_norm": False,
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)
     screen.show(

@@ -120,6 +120,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--milestones", type=_epochs, default=(), metavar="E,E", help="epochs where the step schedule falls"
     )
+    how.add_argument(
+        "--sizes",
+        type=_sizes,
+        default=(),
+        metavar="S,S:E",
+        help="sides of training images, each from an epoch on: 128,160:10,224:20 (that of --input)",
+    )
     setting(how, "--gamma", real(above=True), "G", "times so much")
     setting(how, "--label-smoothing", real(0, 0.999), "L", "share of the target spread over all classes")
     how.add_argument("--optimiser", default="sgd", choices=OPTIMISERS, help="sgd, adamw, lars or lamb (sgd)")
@@ -141,6 +148,19 @@ def _epochs(text: str) -> tuple[int, ...]:
     if any(later <= earlier for earlier, later in pairwise(epochs)):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not epochs that increase, such as 10,15")
     return epochs
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    from tricnn.system.errors import TricnnError
+    from tricnn.training.image_sizes import check_sizes
+
+    parts = [part.strip().partition(":") for part in text.split(",")]
+    sizes = tuple((whole(1)(epoch or "1"), whole(1)(side)) for side, _, epoch in parts)
+    try:
+        check_sizes(sizes)
+    except TricnnError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not sides and epochs such as 128,160:10,224:20") from None
+    return sizes
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -349,7 +369,8 @@ def training_options(options: argparse.Namespace, graph: Graph) -> TrainOptions:
         groups=options.groups, mixup=options.mixup, cutmix=options.cutmix,
         shift=1 if options.shift is None else options.shift, sync_batch_norm=options.sync_batch_norm,
         checkpoint_seconds=options.checkpoint_seconds,
-        loss_scaling=LossScaling(options.loss_scale, growth_interval=options.growth_interval),
+        sizes=options.sizes,
+        loss_scaling=LossScaling(float(options.loss_scale), growth_interval=options.growth_interval),
     )  # fmt: skip
 
 

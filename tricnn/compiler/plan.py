@@ -79,7 +79,8 @@ class Plan:
     weights). ``prices`` are the predicted seconds of the kernels that a value concerns, if they recompute it and if it
     is stored. Partial sums of weights' gradients are added in one launch at the end of the step, or, if there are
     ``bucket_bytes``, whenever so many bytes of gradients wait for it: who sends them elsewhere has them earlier.
-    ``left_out`` are parameters and buffers that the network was declared with, and that no node of this plan reads."""
+    ``frozen`` names what training leaves as it is. ``left_out`` are parameters and buffers that the network was
+    declared with, and that no node of this plan reads."""
 
     graph: Graph
     mode: str
@@ -91,6 +92,7 @@ class Plan:
     decisions: tuple[Decision, ...] = ()
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     bucket_bytes: int | None = None
+    frozen: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property

@@ -292,6 +292,16 @@ class Graph:
             dag.add_edges_from((value, node.name) for value in node.inputs)
         return dag
 
+    def resized(self, height: int, width: int) -> Graph:
+        """The same layers on images of another height and width.
+
+        Raises ShapeError, naming the layer, where one does not fit: a dense layer of an image's own size.
+        """
+        first = self.inputs[0]
+        shape = (*first.attrs["shape"][:2], height, width)
+        resized = replace(first, attrs={**first.attrs, "shape": shape})
+        return replace(self, nodes=tuple(resized if node is first else node for node in self.nodes))
+
     def pruned(self) -> Graph:
         """Without the nodes that no result needs. Inputs stay."""
         needed = set(self.results)

@@ -127,7 +127,7 @@ def compile(
     cost = Cost(batch, dtype, target or device_target())
     frozen = (freeze,) if isinstance(freeze, str) else tuple(freeze)
     plan = planned(graph, mode, fuse, cost, loss=loss, frozen=frozen, show=dump)
-    plan = replace(plan, bucket_bytes=bucket_bytes)
+    plan = replace(plan, bucket_bytes=bucket_bytes, frozen=frozen)
     model = Model(graph, plan, batch, dtype, executor, target, seed, loss)
     if dtype != "fp64":
         dump.kernels(lambda: model.program)
@@ -331,6 +331,30 @@ class Model:
     def to_storage(self, name: str, x: Any) -> Any:
         """An array of parameter ``name`` in PyTorch's layout as storage has it: the inverse of :meth:`to_logical`."""
         return self.executor.to_storage(name, x)
+
+    def resized(self, height: int, width: int) -> Model:
+        """This network compiled for images of another size, as it is now: parameters, running statistics and step.
+
+        Raises ShapeError, naming the layer, if it has other weights there.
+        """
+        plan = self.plan
+        other = compile(
+            self.graph.resized(height, width),
+            self.mode,
+            self.batch,
+            self.dtype,
+            self.executor.name,
+            self.chosen_target,
+            plan.policy,
+            seed=self.seed,
+            loss=self.loss or "cross_entropy",
+            bucket_bytes=plan.bucket_bytes,
+            freeze=plan.frozen,
+        )
+        with self.executor.lock:
+            other.executor.load(self.state_dict())
+            other.step, other._loss_scale, other._drawn = self.step, self._loss_scale, self._drawn
+        return other
 
     # --- running ------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from .checkpoint import (
     state_sha256,
 )
 from .console import Reporter
+from .image_sizes import SizedImages, SizedSteps
 from .interrupts import INTERRUPTS, signals_noted
 from .logs import TENSORBOARD, TensorBoard, tell, write_logs
 from .loss_scaling import LEAST
@@ -151,7 +152,9 @@ class _Run:
         out: Path | None,
         callbacks: Sequence[Any] = (),
     ):
-        self.model, self.evaluator, self.dataset, self.options = model, evaluator, dataset, options
+        self.model, self.evaluator, self.options, self.graph = model, evaluator, options, model.graph
+        self.dataset = SizedImages(dataset, options.sizes) if options.sizes else dataset
+        self.step_of = SizedSteps(model, options.sizes) if options.sizes else lambda epoch: model
         self.path = out / CHECKPOINT if out else None
         board = (TensorBoard(out / TENSORBOARD),) if out is not None and TensorBoard.installed() else ()
         self.callbacks = (*callbacks, *board)
@@ -181,7 +184,7 @@ class _Run:
         """Everything that decides the bits of a run, as JSON has it."""
         options, rates = self.options, self.rates
         return {
-            "network": hashlib.sha256(str(self.model.graph).encode()).hexdigest()[:16],
+            "network": hashlib.sha256(str(self.graph).encode()).hexdigest()[:16],
             **self.dataset.settings(),
             "seed": options.seed,
             "batch": options.batch,
@@ -245,35 +248,54 @@ class _Run:
         self.model.load_state_dict(checkpoint.state)
         self.progress = done = checkpoint.progress
         self.model.step = done.epoch * self.batches_per_epoch + done.position
-        stored = {
-            slot: {name: self.model.to_storage(name, x) for name, x in values.items()}
-            for slot, values in checkpoint.slots.items()
-        }
-        average = stored.pop("average", {})
-        if self.average is not None:
-            self.average.values = average
-        self.optimiser.slots, self.optimiser.steps = stored, done.step - done.skipped
+        self.optimiser.steps = done.step - done.skipped
+        self.take(checkpoint.slots)
 
     def save(self) -> None:
         if self.path is None:
             return
-        slots = {
-            slot: {name: self.model.to_logical(name, x) for name, x in values.items()}
-            for slot, values in self.kept().items()
-        }
-        save_checkpoint(
-            self.path,
-            Checkpoint(self.model.graph.name, self.model.state_dict(), slots, self.settings(), self.progress),
-        )
+        state = self.model.state_dict()
+        save_checkpoint(self.path, Checkpoint(self.graph.name, state, self.kept(), self.settings(), self.progress))
         self.saved_at = time.monotonic()
         tell(self.callbacks, "checkpoint", self.path)
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """What the optimiser remembers, and the running average, in storage layout."""
-        return {**self.optimiser.slots, **({"average": self.average.values} if self.average is not None else {})}
+        """What the optimiser remembers, and the running average, in PyTorch's layout."""
+        stored = {**self.optimiser.slots, **({"average": self.average.values} if self.average is not None else {})}
+        return {
+            slot: {name: self.model.to_logical(name, x) for name, x in values.items()}
+            for slot, values in stored.items()
+        }
+
+    def take(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put what :meth:`kept` gave, of this step or another one, in its place."""
+        stored = {
+            slot: {name: self.model.to_storage(name, x) for name, x in values.items()} for slot, values in kept.items()
+        }
+        average = stored.pop("average", {})
+        if self.average is not None:
+            self.average.values = average
+        self.optimiser.slots = stored
+
+    def change_size(self) -> None:
+        """Go on with the step for the images of the epoch under way, where it is another one."""
+        after = self.step_of(self.progress.epoch)
+        if after is self.model:
+            return
+        kept, before, self.model = self.kept(), self.model, after
+        after.load_state_dict(before.state_dict())
+        after.step = before.step
+        if self.scaling:
+            after.loss_scale = self.progress.loss_scale
+        self.take(kept)
+        self.gathered = {}
+        self.updates = updates_of(after, self.optimiser, self.average)
+        if self.shared_step is not None:
+            self.shared_step = SharedStep(after, self.processes, self.options.sync_batch_norm)
 
     def train_epoch(self, report: Reporter) -> None:
         """Train on the batches that are left of the epoch under way."""
+        self.change_size()
         options, done = self.options, self.progress
         parameters = self.model.parameters()
         began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..ir.patterns import check_patterns, chosen
 from ..system.errors import TricnnError
+from .image_sizes import check_sizes
 from .loss_scaling import LossScaling
 from .optim import LAMB, LARS, SGD, AdamW, Optimiser
 from .processes import ALONE, Processes
@@ -16,7 +17,7 @@ from .schedules import Schedule
 
 OPTIMISERS = ("sgd", "adamw", "lars", "lamb")
 #: settings that came later: a checkpoint names those that are not at their default
-LATER = ("optimiser", "betas", "clip", "accumulate", "ema", "mixup", "cutmix", "groups", "sync_batch_norm")
+LATER = ("optimiser", "betas", "clip", "accumulate", "ema", "mixup", "cutmix", "groups", "sync_batch_norm", "sizes")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class TrainOptions:
     cutmix: float = 0.0
     weight_decay: float = 0.0
     decay_vectors: bool = True  # False: biases and batch-norm parameters get no weight decay
+    sizes: tuple[tuple[int, int], ...] = ()  # (epoch, from 1, side): of training images, from that epoch on
     groups: tuple[ParameterGroup, ...] = ()  # of parameters with a rate or a decay of their own
     loss_scaling: LossScaling = field(default_factory=LossScaling)  # of a model with a loss scale (fp16)
     schedule: str = "cosine"
@@ -93,6 +95,7 @@ class TrainOptions:
             )
         if self.optimiser not in OPTIMISERS:
             raise TricnnError(f"optimiser {self.optimiser!r} is unknown; known are {', '.join(OPTIMISERS)}")
+        check_sizes(self.sizes)
         if not 0 <= self.warmup_epochs < math.inf:
             raise TricnnError(f"warm-up of {self.warmup_epochs} epochs is not accepted; it is 0 or more")
 
