@@ -81,6 +81,11 @@ def test_it_is_what_pytorch_does_with_the_same_images():
             np.testing.assert_allclose(final[name], value.numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def test_the_networks_own_size_gives_the_bits_of_none():
+    one = [trained(model(), replace(OPTIONS, sizes=sizes)).state_sha256 for sizes in ((), ((1, 6),))]
+    assert one[0] == one[1]
+
+
 class Failing(Exception):
     pass
 

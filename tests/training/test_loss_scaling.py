@@ -8,6 +8,7 @@ import torch
 
 import tricnn
 from tricnn import Loss, Trainer
+from tricnn.measure.contest import Ours, random_batch
 from tricnn.system.errors import TargetError, TricnnError
 from tricnn.training import LossScaling, TrainOptions, loop
 from tricnn.training.checkpoint import load_checkpoint
@@ -61,6 +62,17 @@ def test_only_a_step_that_was_compiled_for_it_has_a_scale():
         model.loss_scale = 2.0
     with pytest.raises(TricnnError, match="a positive number"):
         tricnn.compile(network(), "train", executor="numpy", loss=Loss(scaled=True)).loss_scale = math.nan
+
+
+def test_what_is_timed_in_fp16_is_a_step_with_a_scale_of_one():
+    timed = Ours(network(), "train", 4, "fp16")
+    timed.step()
+    state, (images, labels) = timed.model.state_dict(), random_batch(network(), 4)
+    fresh = tricnn.compile(network(), "train", 4, "fp16", "triton")
+    fresh.load_state_dict(state)
+    _, expected = fresh.loss_and_grads(images, labels)
+    for name, g in timed.gradients().items():
+        assert np.array_equal(g.numpy(), expected[name])
 
 
 class Recorder:

@@ -65,6 +65,8 @@ class Ours:
     """A compiled model whose inputs lie on the device already."""
 
     def __init__(self, graph: Graph, mode: str, batch: int, dtype: str, fuse: bool | str = True):
+        import numpy as np
+
         from tricnn.run.model import compile
 
         self.batch = batch
@@ -75,7 +77,8 @@ class Ours:
         first, *others = self.model.plan.graph.inputs
         self.executor.put(self.tensors, first.name, images)
         for node in others:
-            self.executor.put(self.tensors, node.name, labels[:, None] if graph.rows else labels)
+            given = labels[:, None] if graph.rows else labels
+            self.executor.put(self.tensors, node.name, np.float32(1.0) if node.attrs["tangent"] else given)
         self.update = self.optimiser() if mode == "train" else lambda: None
 
     def step(self) -> None:
