@@ -269,6 +269,19 @@ def test_the_backward_pass_of_a_dense_layer_is_two_kernels_with_mask_and_bias_fu
 # --- what a plan says of itself --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("activation, stored", [("gelu", "up"), ("silu", "up"), ("relu", "act"), ("tanh", "act")])
+def test_of_an_activation_and_its_operand_one_is_stored(activation, stored):
+    """f(z) is recomputed where the gradient wants z anyway; where f(z) will do for the gradient, z is not stored."""
+    b = GraphBuilder("net")
+    b.add(activation, b.conv2d(b.input("x", (3, 6, 6)), 8, 3, name="up"), name="act")
+    b.conv2d("act", 4, 1, name="down")
+    plan = planned(b.build(b.linear(b.global_avg_pool("down"), 5)), "train", "all")
+    assert {v for k in plan.kernels for v in k.writes if v in ("up", "act")} == {stored}
+    forward, gradient = (k for k in plan.kernels if k.anchor.name in ("down", "down.grad_weight"))
+    for kernel in (forward, gradient):
+        assert stored in kernel.reads and ("act" in {n.name for n in kernel.nodes}) == (stored == "up")
+
+
 def test_what_cannot_be_fused_says_why():
     b = GraphBuilder("g")
     x = b.input("x", (3, 8, 8))

@@ -77,6 +77,13 @@ def activation_first_with_a_pooled_shortcut(b, x):
 
 
 @net
+def smooth_activation_between_convolutions(b, x):
+    """The backward pass wants z = conv(x) for gelu's gradient: gelu(z) is recomputed, also for a weight's gradient."""
+    z = b.conv2d(x, 4, 3, padding=1, name="up")
+    return classifier(b, b.conv2d(b.add("gelu", z, name="act"), 4, 1, name="down"))
+
+
+@net
 def normalised_twice(b, x):
     """Two batch norms over one convolution, each with its momentum and epsilon."""
     y = b.conv2d(x, 4, 3, name="conv")

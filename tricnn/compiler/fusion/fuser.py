@@ -71,7 +71,7 @@ class _Fuser:
                 self.start(node)
         for node in kernels.nodes:
             if PROLOGUE.about(node) and self.ask(PROLOGUE, Site((node.name,), tuple(kernels.readers[node.name]))):
-                kernels.inline(node)
+                self.inline(node)
         for node in kernels.nodes:
             if kernels.home(node.name) is None and node.name not in kernels.inlined and not self.hosted(node):
                 self.start(node)
@@ -164,6 +164,16 @@ class _Fuser:
         readers = tuple(self.kernels.readers[tail.name])
         self.refuse("epilogue", Site((tail.name,), readers, group), ended)
         return True
+
+    def inline(self, node: Node) -> None:
+        """Let a node be recomputed wherever it is read. If it ended a kernel's epilogue, that is so no longer."""
+        kernels = self.kernels
+        if (home := kernels.home(node.name)) is not None:
+            site = Site(tuple(kernels.operands(node)), (node,), home)
+            self.answers.forget(one.edge for one in site.each)
+            again = why("{value} is recomputed wherever it is read, which moves fewer bytes", value=node.name)
+            self.refuse("epilogue", site, again)
+        kernels.inline(node)
 
     def hosted(self, node: Node) -> bool:
         """Is there a convolution that computes a value as it loads it, and stores it for its other readers?"""

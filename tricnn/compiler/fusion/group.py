@@ -21,3 +21,7 @@ class Group:
         self.members.append(node)
         self.pools |= node.row.pools
         self.sums_what_it_loads |= node.row.side_sum == "loaded"
+
+    def release(self, node: Node) -> None:
+        """Let a node be computed by this kernel no longer, on which nothing else in it depends."""
+        self.members.remove(node)

@@ -62,11 +62,28 @@ class Grouping:
             del self._home[member.name]
 
     def inline(self, node: Node) -> None:
-        """Let a node be recomputed wherever it is read."""
+        """Let a node be recomputed wherever it is read, and computed no longer by the kernel that may have it."""
+        if (home := self._home.pop(node.name, None)) is not None:
+            self._loaded.clear()
+            home.release(node)
         self.inlined.add(node.name)
         self._length[node.name] = self.operations(node)
 
     # --- asking ------------------------------------------------------------
+
+    def ends_with(self, group: Group, node: Node) -> bool:
+        """Is a node at the end of its kernel's epilogue, computed there only to be stored?"""
+        return (
+            node.row.chains
+            and node is not group.anchor
+            and node.name not in group.hosted
+            and not any(self._home.get(reader.name) is group for reader in self.readers[node.name])
+        )
+
+    def only_for(self, group: Group, value: str, node: Node) -> bool:
+        """Does a kernel compute a value without storing it, once ``node`` is recomputed by others than itself?"""
+        others = [r for r in self.readers[value] if r is not node and self._home.get(r.name) is not group]
+        return self._home.get(value) is group and value not in self.results and not others
 
     def home(self, name: str) -> Group | None:
         """The group that a node is in."""

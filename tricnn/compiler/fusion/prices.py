@@ -40,11 +40,11 @@ class Prices:
         return None if self.cost is None else self._compared(node, [group], stored=node.name)
 
     def _compared(self, node: Node, groups: Sequence[Group], stored: str | None = None) -> Why | None:
-        cost, inlined = self.cost, self.kernels.inlined
+        cost, inlined, home = self.cost, self.kernels.inlined, self.kernels.home(node.name)
         assert cost is not None
-        apart = self._seconds(Group(node)) + sum(map(self._seconds, groups))
+        apart = self._seconds(home or Group(node)) + sum(map(self._seconds, groups))
         inlined.add(node.name)
-        together = sum(self._seconds(group, stored) for group in groups)
+        together = sum(self._seconds(group, stored) for group in groups) + (self._seconds(home) if home else 0.0)
         inlined.remove(node.name)
         self.of[node.name] = together, apart
         type_ = self.kernels.graph.types[node.name]
@@ -61,7 +61,7 @@ class Prices:
         assert self.cost is not None
         kernels = self.kernels
         body, reads = kernels.body(group)
-        own = {n.name for n in group.members}
+        own = {n.name for n in group.members} - kernels.inlined
         written = [v for v in own if v in kernels.results or any(r.name not in own for r in kernels.readers[v])]
         writes = (*written, *([stored] if stored else []))
         kernel = Kernel(group.anchor.name, group.anchor, tuple(body.values()), tuple(reads), writes)

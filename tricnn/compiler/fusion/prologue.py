@@ -16,6 +16,9 @@ class Prologue(Rule):
 
     stored: its operands once, its result written once and read by each reader
     recomputed: its operands by each reader
+
+    A value at the end of an epilogue has its operands there. To be recomputed, those that the kernel would not store
+    otherwise are written, too: a = gelu(z) is recomputed where the backward pass wants z anyway.
     """
 
     name = "prologue"
@@ -36,7 +39,7 @@ class Prologue(Rule):
         if several_windows(node):
             return why("the windows of {op} overlap: a pixel's gradient is a sum over several", op=node.op)
         home = kernels.home(node.name)
-        if home is not None:
+        if home is not None and not kernels.ends_with(home, node):
             return why("the kernel of {anchor} computes and stores {value}", anchor=home.anchor.name, value=node.name)
         if node.name in kernels.results:
             return why("{value} is a result of the network", value=node.name)
@@ -44,7 +47,11 @@ class Prologue(Rule):
             return reason
         times = kernels.times_read(node.name)
         operands, result = sum(kernels.bytes(v) for v in kernels.leaves(node)), kernels.bytes(node.name)
-        recomputed, stored = times * operands, operands + result * (1 + times)
+        if home is None:
+            recomputed, stored = times * operands, operands + result * (1 + times)
+        else:
+            unstored = sum(kernels.bytes(v) for v in kernels.leaves(node) if kernels.only_for(home, v, node))
+            recomputed, stored = unstored + times * operands, result * (1 + times)
         if recomputed >= stored:
             return why("recomputed {times} times it moves {recomputed} an image (in 16 bits), stored once {stored}",
                        times=f"{times:g}", recomputed=size(recomputed), stored=size(stored))  # fmt: skip
