@@ -97,7 +97,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
     b = GraphBuilder("tiny")
     tiny = b.build(b.linear(b.input("x", (4,)), 2, name="fc"))
     for mode in programs:
-        (folder / f"tiny_{mode}.py").write_text(emit(lower(planned(tiny, mode, "all"), "fp32", 8)))
+        plan = planned(tiny, mode, "all", loss=tricnn.Loss(scaled=True))  # of training: of a loss that is scaled
+        (folder / f"tiny_{mode}.py").write_text(emit(lower(plan, "fp32", 8)))
     torch.save({"fc.weight": torch.zeros(2, 4), "fc.bias": torch.ones(2)}, folder / "tiny.pth")
     generator = torch.Generator().manual_seed(0)
     shapes = {n.name: graph.types[n.name].per_image for n in (*graph.parameters, *graph.buffers)}

@@ -84,12 +84,19 @@ def _use(program: Program) -> list[str]:
     """The lines of the docstring that say how the file is used: an open plan's is not by itself."""
     if program.plan.mode == OPEN:
         return []
-    put = "".join(f'inputs(t, N)["{n.name}"].copy_({n.name}); ' for n in program.plan.graph.inputs)
-    then = "loss = results(t, N)['loss']; gradients(t)" if program.plan.mode == "train" else "y = results(t, N)"
+    given = program.plan.graph.inputs
+    put = "; ".join(f'inputs(t, N)["{n.name}"].copy_({n.name})' for n in given if not n.attrs["tangent"])
+    scales = [n.name for n in given if n.attrs["tangent"]]
+    then = 'loss = results(t, N)["loss"]; gradients(t)' if program.plan.mode == "train" else "y = results(t, N)"
     return [
         "",
         "    t = allocate(N, lasting=load(state_dict))  # PyTorch's names and shapes",
-        f"    {put}step(t, N)",
+        f"    {put}",
+        *(
+            f'    inputs(t, N)["{name}"].fill_(1)  # gradients are those of the loss times this number'
+            for name in scales
+        ),
+        "    step(t, N)",
         f"    {then}",
         "",
         "It needs nothing but torch and triton: `python FILE [WEIGHTS.pth [N]]` runs a batch of noise.",

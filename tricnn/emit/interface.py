@@ -119,7 +119,7 @@ def main(weights=None, N=None):
     noise = {k: torch.rand(shape) / torch.Size(shape[1:]).numel() for k, shape in STATE.items()}
     t = allocate(N, device, load(torch.load(weights, weights_only=True) if weights else noise, device))
     for view in inputs(t, N).values():
-        view.copy_(torch.rand(view.shape))  # class numbers are 0
+        view.copy_(torch.rand(view.shape) if view.dim() else torch.tensor(1.0))  # class numbers 0, a loss's scale 1
 {run}
 
 
