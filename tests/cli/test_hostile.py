@@ -118,6 +118,14 @@ def with_y(statement):
 
 
 TOO_LARGE = {
+    "an upsampling to 2^40 pixels": (with_y("upsample_bilinear2d(x, size=1048576)"), "elements an image"),
+    "a transposed convolution": (with_y("conv_transpose2d(x, w, stride=65536, output_padding=65535)"), "elements an"),
+    "zeros around an image": (with_y("zero_pad2d(x, padding=[1048576, 1048576, 0, 0])"), "y"),
+    "pixels of a channel": (
+        with_y("pixel_shuffle(x, upscale_factor=1000000000)"),
+        "layer y: upscale_factor=1000000000",
+    ),
+    "a slice of 1e9": (with_y("slice_channels(x, start=0, stop=1000000000)"), "channels 0 to 1000000000"),
     "lrn size 1e9": (with_y("local_response_norm(x, size=1000000000)"), "layer y: size=1000000000"),
     "pool pad 1e9": (with_y("max_pool2d(x, kernel_size=2000000001, stride=1, padding=1000000000)"), "kernel_size"),
     "conv pad 1e9": (with_y("conv2d(x, w, padding=1000000000)"), "layer y: padding=1000000000"),
@@ -156,7 +164,9 @@ TOO_LARGE = {
 AT_THE_LIMITS = [
     "local_response_norm(x, size=65536)", "max_pool2d(x, kernel_size=65536, stride=1, padding=32768)",
     "avg_pool2d(x, kernel_size=65535, stride=1, padding=32767)", "conv2d(x, w, padding=[65536, 65536, 0, 0])",
-    "conv2d(x, w, padding=65536, dilation=65536, stride=65536)",
+    "conv2d(x, w, padding=65536, dilation=65536, stride=65536)", "upsample_nearest2d(x, size=[1048576, 1])",
+    "upsample_bilinear2d(x, size=[1048576, 1])", "adaptive_avg_pool2d(x, output_size=[1, 1048576])",
+    "zero_pad2d(x, padding=[65536, 65536, 0, 0])",
 ]  # fmt: skip
 
 SCRIPT = """
@@ -289,5 +299,7 @@ def test_a_long_network_takes_time_in_proportion(what, long_ones):
 @pytest.mark.slow
 @pytest.mark.parametrize("text, mode", [(chain(5000) + "output o = l4999\n", "infer"), (blocks(2000), "train")])
 def test_a_very_long_network_takes_time_in_proportion(text, mode, tmp_path):
-    ((status, err),) = explained_within(64, tmp_path, {"it": (text, mode)}).values()
+    """2,000 blocks take 50 to 110 s of processor time, by how busy the machine is; a quadratic pass takes many times
+    that."""
+    ((status, err),) = explained_within(200, tmp_path, {"it": (text, mode)}).values()
     assert status == 0, err

@@ -117,7 +117,17 @@ def test_siblings_of_which_one_is_frozen_are_not_merged(executor):
         np.testing.assert_allclose(gradient, whole[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(("freeze", "said"), [(["stam"], "stem"), (["stem", "body", "fc"], "no parameter to train")])
+@pytest.mark.parametrize(
+    ("freeze", "said"),
+    [
+        (["stam"], "stem"),
+        (["stem", "body", "fc"], "no parameter to train"),
+        *((wrong, "^freeze=.* is not accepted; a name of layers or parameters, or a list of such names$")
+          for wrong in (3, None, True, [2], {"stem": 1})),
+        ("x" * 10**6, "a pattern has at most 1000"),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
 def test_what_cannot_be_frozen_is_said(freeze, said):
     with pytest.raises(TricnnError, match=said):
         tricnn.compile(network(), "train", freeze=freeze)

@@ -11,12 +11,12 @@ Layers own their parameters under PyTorch's names (``conv1.weight``, ``bn1.runni
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from ..system.errors import GraphError, ShapeError
+from ..system.errors import GraphError, ShapeError, shown
 from .graph import Graph, Node, Output, check_size, known_type, verified
 from .norms import group_normalized, response_normalized
 from .ops.pool import LARGEST_WINDOW
@@ -46,8 +46,8 @@ class GraphBuilder:
             self._prefix = before
 
     def type(self, value: str) -> TensorType:
-        if value not in self.types:
-            raise GraphError(f"there is no layer {value!r}")
+        if not isinstance(value, str) or value not in self.types:
+            raise GraphError(f"there is no layer {shown(value)}")
         return self.types[value]
 
     def fresh(self, stem: str) -> str:
@@ -302,7 +302,7 @@ class GraphBuilder:
         name = name or self.fresh("split")[len(self._prefix) :]
         layer = f"{self._prefix}{name}"
         channels = self._channels(name, x, "[N, F]", "[N, C, H, W]")
-        if isinstance(sizes, int):
+        if not isinstance(sizes, Iterable):
             each = integer(least=1).checked(layer, "sizes", sizes)
             sizes = [min(each, channels - start) for start in range(0, channels, each)]
         counts = [integer(least=1).checked(layer, "sizes", count) for count in sizes]

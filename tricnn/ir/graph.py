@@ -112,8 +112,8 @@ def verified(node: Node, types: Mapping[str, TensorType]) -> Node:
         raise GraphError(f"layer {node.name}: the name is used twice; every layer needs a name of its own")
     try:
         inputs = tuple([types[value] for value in node.inputs])
-    except KeyError as missing:
-        value = missing.args[0]
+    except (KeyError, TypeError):  # of what has no hash, such as a list of layers
+        value = next(v for v in node.inputs if not isinstance(v, str) or v not in types)
         raise GraphError(f"layer {node.name}: input {shown(value)} is not defined before it") from None
     if node.known is not None and node.known[0] == inputs:
         return node

@@ -65,16 +65,15 @@ class Sources:
     @staticmethod
     def of(table: Any, size: int) -> Sources:
         """From an array [results, taps], or one source for each result."""
-        return Sources(tuple(tuple(map(int, row)) for row in np.reshape(table, (len(table), -1))), size)
+        return Sources(tuple(map(tuple, np.reshape(table, (len(table), -1)).tolist())), size)
 
     def visits(self, results: Sequence[int]) -> tuple[int, ...]:
         """How often each of the positions is visited, given how often each result is computed."""
-        counts = [0] * self.size
-        for sources, times in zip(self.table, results, strict=True):
-            for source in sources:
-                if source >= 0:
-                    counts[source] += times
-        return tuple(counts)
+        sources = np.array(self.table, np.int64)
+        times = np.broadcast_to(np.array(results, np.int64)[:, None], sources.shape)
+        counts = np.zeros(self.size, np.int64)
+        np.add.at(counts, sources[sources >= 0], times[sources >= 0])
+        return tuple(counts.tolist())
 
 
 @dataclass(frozen=True)

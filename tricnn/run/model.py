@@ -22,6 +22,7 @@ from ..graphs.published import about_images
 from ..ir.graph import Graph
 from ..ir.init import Init, draw
 from ..ir.objective import Loss
+from ..ir.patterns import patterns_of
 from ..ir.table import Source
 from ..ir.wording import plural
 from ..lower.lower import lower
@@ -125,7 +126,7 @@ def compile(
         executor = "triton" if gpu_present() and dtype != "fp64" else "numpy"
     dump = Dump.asked_for(graph, mode)
     cost = Cost(batch, dtype, target or device_target())
-    frozen = (freeze,) if isinstance(freeze, str) else tuple(freeze)
+    frozen = patterns_of("freeze", freeze)
     plan = planned(graph, mode, fuse, cost, loss=loss, frozen=frozen, show=dump)
     plan = replace(plan, bucket_bytes=bucket_bytes, frozen=frozen)
     model = Model(graph, plan, batch, dtype, executor, target, seed, loss)
