@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 
 import pytest
 
+from tests.run.mutations import wrong_relu
 from tricnn.cli import main
 from tricnn.graphs import ARCHITECTURES
 
@@ -201,8 +202,7 @@ def test_verify_counts_bytes(tricnn, tiny):
 def test_verify_says_so_when_a_kernel_is_wrong(tricnn, tiny, monkeypatch):
     from tricnn.lower import expressions
 
-    wrong = expressions._formula("tl.where({0} < 0.0, 0.0, {0} * 1.001)")
-    monkeypatch.setitem(expressions.EXPRESSIONS, "relu", wrong)
+    monkeypatch.setitem(expressions.EXPRESSIONS, "relu", wrong_relu)
     ran = tricnn("verify", tiny, "--json")
     assert ran.status == 1 and ran.json["ok"] is False and not all(c["ok"] for c in ran.json["checks"])
     ran = tricnn("verify", tiny)

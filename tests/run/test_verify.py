@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from tests.run.mutations import wrong_relu
 from tests.run.networks import KINDS, network
 from tricnn.check.verify import compiled, verify, verify_model
 from tricnn.graphs import lenet
@@ -48,9 +49,7 @@ def test_a_target_s_tiles_are_verified_where_one_is_named(dtype: str) -> None:
 
 
 def test_a_wrong_kernel_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ReLU off by one part in a thousand, in fp32."""
-    wrong = expressions._formula("tl.where({0} < 0.0, 0.0, {0} * 1.001)")
-    monkeypatch.setitem(expressions.EXPRESSIONS, "relu", wrong)
+    monkeypatch.setitem(expressions.EXPRESSIONS, "relu", wrong_relu)
     checks = verify(lenet(width=0.5), mode="infer", batch=1, dtype="fp32")
     assert {c.value for c in checks if not c.ok} == {"act1", "act2", "act3", "act4"}
 

@@ -41,7 +41,6 @@ OWN = (
     "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs", *HOOKS,
 )  # fmt: skip
 DEEPEST = 40
-PLAIN = (int, float, str, tuple, list, dict, types.NoneType)
 
 _found_before: dict[str, Graph] = {}
 

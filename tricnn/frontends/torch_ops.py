@@ -28,8 +28,3 @@ ATEN: dict[str, Reader] = {
     **torch_pointwise.READERS,
     **torch_shapes.READERS,
 }
-
-
-def supported() -> list[str]:
-    """The operations of ATen that are understood, by name."""
-    return sorted(name for name in ATEN if name.startswith("aten.") and name.count(".") > 1)

@@ -20,16 +20,6 @@ from .positions import At, Channels, FirstChannel, LaterChannel, Sources
 Expression = Callable[[Body, Node, At], Steps]
 
 
-def _formula(template: str) -> Expression:
-    def write(body: Body, node: Node, at: At) -> Steps:
-        operands = []
-        for i in range(len(node.inputs)):
-            operands.append((yield body.asked(node, i, at)))
-        return template.format(*operands, **node.attrs)
-
-    return write
-
-
 def _affine(body: Body, node: Node, x: str, mean: str, var: str, weight: str, bias: str) -> str:
     """(x - mean) * rstd * weight + bias. Of 16-bit numbers as one multiply-add for each element, the rest is for each
     channel: that is off by 2^-24 of mean * scale, and rounding x did more. Of fp32 numbers the difference comes first:

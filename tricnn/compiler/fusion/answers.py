@@ -93,11 +93,6 @@ class Decision:
         """What all rules answered, in words that hold for any edge, so that edges with equal answers can be counted."""
         return "; ".join(answer.general for answer in self.answers)
 
-    @property
-    def bytes_saved_per_image(self) -> int:
-        """Bytes an image (in 16 bits) that this reader need not read."""
-        return self.answers[0].bytes if self.fused else 0
-
 
 class Answers:
     """A record of what the rules answered, as they were tried."""
