@@ -1,5 +1,7 @@
-"""AlexNet: Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks" (NIPS
-2012), section 3.5 and figure 2, and its two descendants.
+"""AlexNet, the network of 2012, and its two descendants.
+
+Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks" (NIPS 2012), section
+3.5 and figure 2.
 
                 alexnet_2012                 alexnet                  alexnet_lecture
     conv1       96, 11x11, stride 4          64                       96, unpadded

@@ -183,8 +183,9 @@ def _efficientnet(
 
 
 def _block(b: GraphBuilder, x: str, plan: Plan, stage: Stage, channels: int, stride: int, squeeze: int) -> str:
-    """What is added to the input where the shape stays: ``bn(conv1x1(gate(depthwise(expand(x)))))`` of MBConv; of
-    Fused-MBConv ``bn(conv1x1(expand(x)))``, whose projection is left out where it expands nothing."""
+    """The layers of a block, MBConv or Fused-MBConv: what is added to the input where the shape stays.
+    Of MBConv they are ``bn(conv1x1(gate(depthwise(expand(x)))))``; of Fused-MBConv ``bn(conv1x1(expand(x)))``, whose
+    projection is left out where it expands nothing."""
     y, within = x, b.type(x).channels * stage.expansion
     expands = stage.expansion > 1
     if stage.dense:

@@ -1,5 +1,7 @@
-"""Inception-BN (v2): Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal
-covariate shift" (ICML 2015), appendix and figure 5.
+"""Inception-BN (v2), the Inception with batch norm.
+
+Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift" (ICML
+2015), appendix and figure 5.
 
 GoogLeNet with batch norm before every ReLU, 5x5 convolutions as two 3x3, and average pooling inside the blocks; 3c and
 4e halve the image by stride 2 instead of a pooling layer between blocks. No auxiliary heads.

@@ -1,5 +1,7 @@
-"""Inception-ResNet-v2: Szegedy, Ioffe, Vanhoucke & Alemi, "Inception-v4, Inception-ResNet and the impact of residual
-connections on learning" (AAAI 2017), figure 15 with figures 16 to 19, and section 3.3 for the scaling of residuals.
+"""Inception-ResNet-v2, Inception blocks whose results are added to what they read.
+
+Szegedy, Ioffe, Vanhoucke & Alemi, "Inception-v4, Inception-ResNet and the impact of residual connections on learning"
+(AAAI 2017), figure 15 with figures 16 to 19, and section 3.3 for the scaling of residuals.
 
 Each block adds to its input a fraction of what an Inception block, projected back by a linear 1x1 convolution, gives.
 Names, the stem (that of Inception-v3) and the numbers of blocks are those of the published weights, which timm has.

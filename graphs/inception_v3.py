@@ -1,5 +1,7 @@
-"""Inception-v3: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna, "Rethinking the Inception architecture for computer vision"
-(CVPR 2016), section 6, table 1 and figures 5 to 8 and 10.
+"""Inception-v3, an Inception of factored convolutions.
+
+Szegedy, Vanhoucke, Ioffe, Shlens & Wojna, "Rethinking the Inception architecture for computer vision" (CVPR 2016),
+section 6, table 1 and figures 5 to 8 and 10.
 
 5x5 convolutions become two 3x3, 7x7 become 1x7 and 7x1, and on the smallest images 3x3 become 1x3 beside 3x1. Names and
 details are torchvision's (its first blocks keep one 5x5, as the published weights do; those expect images scaled to

@@ -1,5 +1,6 @@
-"""Inception-v4: Szegedy, Ioffe, Vanhoucke & Alemi, "Inception-v4, Inception-ResNet and the impact of residual
-connections on learning" (AAAI 2017), figure 9 and figures 3 to 8 for its parts. Names are timm's."""
+"""Inception-v4, the pure Inception beside Inception-ResNet.
+Szegedy, Ioffe, Vanhoucke & Alemi, "Inception-v4, Inception-ResNet and the impact of residual connections on learning"
+(AAAI 2017), figure 9 and figures 3 to 8 for its parts. Names are timm's."""
 
 from collections.abc import Callable, Sequence
 

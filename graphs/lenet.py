@@ -1,6 +1,6 @@
-"""LeNet: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section
-II.B, in the sizes of the lecture: two convolutions, two poolings, three dense layers, 61,706 parameters for 10 classes.
-"""
+"""LeNet in the sizes of the lecture: two convolutions, two poolings, three dense layers.
+It has 61,706 parameters for 10 classes. LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document
+recognition" (1998), section II.B."""
 
 from collections.abc import Callable, Sequence
 

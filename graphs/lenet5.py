@@ -1,5 +1,7 @@
-"""LeNet-5: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section
-II.B, figure 2 and table I.
+"""LeNet-5, the network of 1998.
+
+LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition" (1998), section II.B, figure
+2 and table I.
 
     C1  6 maps, 5x5         156 parameters      (28x28 images are padded to the paper's 32x32)
     S2  2x2 sub-sampling     12                 the sum of four pixels times a coefficient, plus a bias, squashed

@@ -1,5 +1,7 @@
-"""MNASNet: Tan, Chen, Pang, Vasudevan, Sandler, Howard & Le, "MnasNet: platform-aware neural architecture search for
-mobile" (CVPR 2019), the variant without gates (B1), as torchvision has it.
+"""MNASNet, the variant without gates (B1), as torchvision has it.
+
+Tan, Chen, Pang, Vasudevan, Sandler, Howard & Le, "MnasNet: platform-aware neural architecture search for mobile" (CVPR
+2019).
 
     operator                   kernel  stride  channels  blocks
     convolution                3       2       32        1

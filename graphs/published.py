@@ -12,8 +12,9 @@ MINUS_ONE_TO_ONE = ("googlenet_bn", "inception_v3")
 
 
 def images(b: GraphBuilder, shape: Sequence[int], transform_input: bool) -> str:
-    """The input ``x``. With ``transform_input`` images normalised by ImageNet's mean and deviation are scaled to -1..1
-    as they come: ``x * (std / 0.5) + (mean - 0.5) / 0.5`` by channel, which is torchvision's option of that name."""
+    """The input ``x``, changed as published weights expect it where ``transform_input`` asks for that.
+    Images normalised by ImageNet's mean and deviation are scaled to -1..1 as they come then: ``x * (std / 0.5) + (mean
+    - 0.5) / 0.5`` by channel, which is torchvision's option of that name."""
     if not transform_input:
         return b.input("x", shape)
     if len(shape) != 3 or shape[0] != 3:

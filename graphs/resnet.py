@@ -145,8 +145,9 @@ def bottleneck(
     b: GraphBuilder, x: str, filters: int, stride: int, *, strides: Callable[[int], tuple[int, int]], groups: int = 1,
     channels_of_64: int = 64, gates: bool = False, dilation: int = 1,
 ) -> str:  # fmt: skip
-    """1x1 down to ``filters``, 3x3, 1x1 up to four times as many, figure 5 right. With ``groups``, each of them has
-    ``channels_of_64`` channels for every 64 filters. The 3x3 convolution may be dilated."""
+    """The bottleneck block: 1x1 down to ``filters``, 3x3, 1x1 up to four times as many (figure 5 right).
+    With ``groups``, each of them has ``channels_of_64`` channels for every 64 filters. The 3x3 convolution may be
+    dilated."""
     first, second = strides(stride)
     within = groups * max(1, filters * channels_of_64 // 64)
     y = conv(b, x, within, 1, first, name="conv1")

@@ -1,5 +1,6 @@
-"""ResNet-v2, the pre-activation form: He, Zhang, Ren & Sun, "Identity mappings in deep residual networks" (ECCV 2016),
-figure 1b and section 4.
+"""ResNet-v2, the pre-activation form of ResNet.
+
+He, Zhang, Ren & Sun, "Identity mappings in deep residual networks" (ECCV 2016), figure 1b and section 4.
 
 Batch norm and ReLU come before each convolution, so that from the first block to the last x is only ever added to.
 Depths and filters are ResNet's. Where the shape changes the shortcut is a 1x1 convolution of the activated input, and

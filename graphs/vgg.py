@@ -1,5 +1,7 @@
-"""VGG: Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015), section
-2 and table 1: five stages of 3x3 convolutions, each ended by 2x2 max pooling, then three dense layers.
+"""VGG: five stages of 3x3 convolutions, each ended by 2x2 max pooling, then three dense layers.
+
+Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015), section 2 and
+table 1.
 
     column   layers   convolutions a stage     filters: 64, 128, 256, 512, 512
     A        11       1  1  2  2  2

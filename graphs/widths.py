@@ -16,7 +16,7 @@ def scaled(width: float) -> Callable[[int], int]:
 
 
 def to_multiple(channels: float, of: int = 8) -> int:
-    """The nearest multiple of ``of``, at least that; no more than a tenth below ``channels`` (the rule of the authors
-    of MobileNet)."""
+    """The nearest multiple of ``of``, at least that; no more than a tenth below ``channels``.
+    That is the rule of the authors of MobileNet."""
     nearest = max(of, int(channels + of / 2) // of * of)
     return nearest + of if nearest < 0.9 * channels else nearest
