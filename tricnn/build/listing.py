@@ -25,7 +25,7 @@ _FRAME = re.compile(r'^\s*//## File "([^"]*)", line (\d+)')
 _ROW = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;\s*$|^\s*(\.L\w+):\s*$")
 
 #: the name of a template, or of the function itself, and a line of it, from 0, as emit/emit.py writes it
-Place = tuple[str, int]
+SourceLine = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Listing:
     """The instructions of a kernel in order, and labels, each with where it came from: the innermost line first.
     ``same``: whether they are bit for bit those of the kernel that was compiled without a table of lines."""
 
-    rows: tuple[tuple[str, tuple[Place, ...]], ...]
+    rows: tuple[tuple[str, tuple[SourceLine, ...]], ...]
     same: bool
 
 
@@ -48,9 +48,9 @@ def listings(
     kernels = compile_kernels(specs, program.target, cache_dir=cache_dir, lines=True)
     found = {}
     for function, kernel in zip(functions, kernels, strict=True):
-        places = _places(program, function)
+        sources = _source_lines(program, function)
         rows = [
-            (text, tuple(place for line in lines if (place := places.get(line)) is not None))
+            (text, tuple(source for line in lines if (source := sources.get(line)) is not None))
             for text, lines in located(_disassembled(kernel.binary), f"{SYMBOL}.py")
         ]
         same = [*sass.code_sections(kernel.binary)] == [*sass.code_sections(compiled[function.name].binary)]
@@ -58,7 +58,7 @@ def listings(
     return found
 
 
-def _places(program: Program, function: Function) -> dict[int, Place]:
+def _source_lines(program: Program, function: Function) -> dict[int, SourceLine]:
     """What each line, from 1, of the module that is compiled for a function is a line of."""
     own = kernel_places(program, function)
     names = {SYMBOL: function.name}

@@ -131,7 +131,7 @@ class Plan:
         type_ = self.type(value)
         return prod(type_.per_image[1:]) if type_.is_weight else 1
 
-    def part(self, value: str, whole: Any) -> Any:
+    def sliced(self, value: str, whole: Any) -> Any:
         """A value that lies within another one, as a view of the array (logical shape) that holds the buffer."""
         type_, start = self.type(value), self.place(value).offset // self.step(value)
         if type_.is_weight:

@@ -107,7 +107,7 @@ def fetch(
             waiting += missing
         else:
             at_hand = [values[v] for v in node.inputs] if whole is None else []
-            values[name] = plan.part(name, values[whole]) if whole else evaluate(node, at_hand, env)
+            values[name] = plan.sliced(name, values[whole]) if whole else evaluate(node, at_hand, env)
     return values[value]
 
 
@@ -139,4 +139,4 @@ def store(plan: Plan, memory: dict[str, np.ndarray], value: str, x: np.ndarray) 
     if place.buffer not in memory:
         whole = plan.type(place.buffer)
         memory[place.buffer] = channels_last(np.full(whole.at(len(x)), unwritten(x.dtype), x.dtype))
-    plan.part(value, memory[place.buffer])[...] = x
+    plan.sliced(value, memory[place.buffer])[...] = x

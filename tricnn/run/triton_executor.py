@@ -298,5 +298,5 @@ class TritonExecutor:
             return self._images(tensors, place.buffer, batch).permute(0, 3, 1, 2)
         if value in self.plan.within and not type_.is_weight:
             whole = to_logical(tensors[place.buffer], self.plan.type(place.buffer).at(batch))
-            return self.plan.part(value, whole)
+            return self.plan.sliced(value, whole)
         return to_logical(self.stored(tensors, value), type_.at(batch), self.program.order.get(value))
