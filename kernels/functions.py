@@ -6,8 +6,9 @@ import triton.language as tl
 
 @triton.jit
 def expm1(x):
-    """exp(x) - 1: (u - 1) * x / log(u) with u = exp(x), where the errors of u - 1 and of log(u) cancel; x where u
-    rounds to 1.
+    """exp(x) - 1, exact near 0.
+
+    It is (u - 1) * x / log(u) with u = exp(x), where the errors of u - 1 and of log(u) cancel; x where u rounds to 1.
 
     W. Kahan, "Interval arithmetic options in the proposed IEEE floating point arithmetic standard" (1980); Higham,
     "Accuracy and Stability of Numerical Algorithms", 2nd ed., section 1.14.1.
@@ -20,7 +21,8 @@ def expm1(x):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x): log(u) * x / (u - 1) with u = 1 + x, likewise; x where u rounds to 1."""
+    """log(1 + x), exact near 0.
+    It is log(u) * x / (u - 1) with u = 1 + x, where errors cancel as in `expm1`; x where u rounds to 1."""
     u = 1.0 + x
     ordinary = tl.log(u) * x / (u - 1.0)
     small = tl.where(u == 1.0, x, ordinary)

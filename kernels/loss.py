@@ -112,8 +112,9 @@ def squared_error(
     PIXELS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCALE: tl.constexpr = 1.0, LOSSES: tl.constexpr = True, GRAD: tl.constexpr = True,
 ):  # fmt: skip
-    """The mean over a row's outputs of (x - t)**2, and SCALE times the gradient of the mean, 2*(x - t) *
-    SCALE/(rows*C).
+    """The mean over a row's outputs of (x - t)**2, and SCALE times the gradient of the mean over all rows.
+
+    The gradient is 2*(x - t) * SCALE/(rows*C).
 
     Arguments are those of `soft_cross_entropy`.
     """
@@ -134,8 +135,8 @@ def _rows(load_x: tl.constexpr, x_args, rows, C: tl.constexpr, BLOCK_M: tl.const
 
 @triton.jit
 def _against(x, t, there):
-    """Of each element of rows x and targets t: what it adds to the cross entropy, and the gradient by it. ``there`` are
-    the columns that exist."""
+    """What each element of rows x and targets t adds to the cross entropy, and the gradient by it.
+    ``there`` are the columns that exist."""
     largest = tl.max(tl.where(there, x, float("-inf")), axis=1)[:, None]
     x = x - largest  # moves every term of the loss alike, and keeps exp from overflowing
     e = tl.where(there, tl.exp(x), 0.0)

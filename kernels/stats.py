@@ -18,8 +18,9 @@ import triton.language as tl
 
 @triton.jit
 def tile_stats(tile, mask):
-    """tile: [M, C] and its mask  ->  count, mean, M2 over the rows that the mask keeps: count is a number, the same for
-    all channels, mean and M2 are [C] fp32.
+    """The count, mean and M2 of a tile [M, C] over the rows that its mask keeps.
+
+    count is a number, the same for all channels; mean and M2 are [C] fp32.
 
     M2 takes two passes, but one where the tile is of 16-bit numbers: sum x^2 - (sum x)^2/count in fp32 is off by as
     much as 2^-23 of mean^2, and rounding x to 8 or 11 bits has done more.
@@ -57,9 +58,10 @@ def store_tile_stats(tile, channel, mask, part, partials, C: tl.constexpr):
 
 @triton.jit
 def store_sums(count, total, squares, channel, part, partials, C: tl.constexpr):
-    """Leave count, mean and M2 in partials: [parts, 3, C], of so many 16-bit numbers of each channel, whose sum and sum
-    of squares are given; channel, total, squares: [1, channels]. As in `tile_stats`, sum x^2 - (sum x)^2/count is off
-    by less than rounding x has done, for these sums are of many short ones."""
+    """Leave count, mean and M2 in partials: [parts, 3, C], of 16-bit numbers whose sums are given.
+    They are so many numbers of each channel; given are their sum and sum of squares; channel, total, squares: [1,
+    channels]. As in `tile_stats`, sum x^2 - (sum x)^2/count is off by less than rounding x has done, for these sums are
+    of many short ones."""
     divisor = tl.maximum(count.to(tl.float32), 1.0)
     mean = total / divisor
     m2 = tl.maximum(squares - total * mean, 0.0, propagate_nan=tl.PropagateNan.ALL)

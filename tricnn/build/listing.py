@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..emit.emit import kernel_places
-from ..emit.templates import module_places
+from ..emit.emit import kernel_starts
+from ..emit.templates import module_sources
 from ..lower.program import Function, Program
 from ..machine import sass
 from ..system.errors import TargetError
@@ -60,10 +60,10 @@ def listings(
 
 def _source_lines(program: Program, function: Function) -> dict[int, SourceLine]:
     """What each line, from 1, of the module that is compiled for a function is a line of."""
-    own = kernel_places(program, function)
+    own = kernel_starts(program, function)
     names = {SYMBOL: function.name}
     found = {}
-    for number, (template, line) in enumerate(module_places(replace(function, name=SYMBOL).text), 1):
+    for number, (template, line) in enumerate(module_sources(replace(function, name=SYMBOL).text), 1):
         if template:
             found[number] = template, line
         elif line >= 0:

@@ -162,8 +162,8 @@ class Plan:
         return self.graph.types[value]
 
     def __str__(self) -> str:
-        """The plan as a program: one kernel a line, what it computes below it. Of what is longer than WIDTH the rest
-        stands below, indented."""
+        """The plan as a program: one kernel a line, what it computes below it.
+        Of what is longer than WIDTH the rest stands below, indented."""
         fused = {"none": "unfused", "auto": "fused", "all": "fused"}.get(self.policy, f"fused by {self.policy}")
         lines = [f"# plan of {self.graph.name}: {self.mode}, {fused}, {plural(len(self.kernels), 'kernel')}"]
         for source in self.graph.nodes:

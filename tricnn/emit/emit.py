@@ -114,13 +114,13 @@ def kernel_text(program: Program, function: Function) -> str:
 
 
 def kernel_lines(program: Program, function: Function) -> list[Line]:
-    """The lines of that text, each with the layer that it computes, loads for, or stores: the template's call is the
-    anchor's."""
+    """The lines of :func:`kernel_text`, each with the layer that it computes, loads for, or stores.
+    The template's call is the anchor's."""
     heading, body = _heading(program, function), launched(function, _anchor(program, function))
     return [*heading, *(Line(part, line.layer) for line in body for part in _narrow(line))]
 
 
-def kernel_places(program: Program, function: Function) -> list[int]:
+def kernel_starts(program: Program, function: Function) -> list[int]:
     """For each line of the function's own text, the line of :func:`kernel_text`, from 0, where it begins."""
     number, found = len(_heading(program, function)), []
     for line in launched(function):
@@ -164,9 +164,9 @@ def _heading(program: Program, function: Function) -> list[Line]:
 
 
 def launched(function: Function, anchor: str = "") -> list[Line]:
-    """The lines of a function as it is launched, its call being the layer ``anchor``'s: with no code that depends on a
-    number's being 1 or a multiple of 16, so that Triton compiles it once, and what runs is what `build` has compiled
-    and looked at."""
+    """The lines of a function as it is launched, its call being the layer ``anchor``'s.
+    No code depends on a number's being 1 or a multiple of 16, so that Triton compiles it once, and what runs is what
+    `build` has compiled and looked at."""
     numbers = {number.value: number for number in StepNumber}
     names = [name for name, _ in function.parameters]
     free = json.dumps([name for name in names if name in numbers])
@@ -207,8 +207,8 @@ def _steps(program: Program) -> list[str]:
 
 
 def _headings(program: Program, launches: Sequence[Launch]) -> dict[int, list[str]]:
-    """What stands above some launches of a step, by their number: the layers of each kernel, and, of training, where
-    the forward pass and the backward pass begin."""
+    """The lines of comment that stand above some launches of a step, by the launch's number.
+    They are the layers of each kernel, and, of training, where the forward pass and the backward pass begin."""
     kernels = {kernel.name: kernel for kernel in program.plan.kernels}
     found: dict[int, list[str]] = {}
     titles, before = ["backward, with the loss", "forward"] if program.plan.mode == "train" else [], ""

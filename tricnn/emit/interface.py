@@ -1,5 +1,6 @@
-"""The part of the emitted file that speaks PyTorch: ``load`` of a state_dict, ``inputs``, ``results``, ``gradients``,
-and what ``python kernels.py`` runs.
+"""The part of the emitted file that speaks PyTorch.
+
+It has ``load`` of a state_dict, ``inputs``, ``results``, ``gradients``, and what ``python kernels.py`` runs.
 
 Everything else in the file is flat memory in the order in which kernels read it. Where a value lies in that memory, and
 in which order, is known here and written into tables and views.
@@ -142,7 +143,7 @@ TRAIN = """\
 
 
 def interface(program: Program) -> list[str]:
-    """The texts of that part of the file, in order."""
+    """The texts of the part of the emitted file that speaks PyTorch, in order."""
     plan, graph = program.plan, program.plan.graph
     training = plan.mode == "train"
     weights = [*graph.parameters, *graph.buffers]

@@ -14,8 +14,9 @@ WORD = re.compile(r"\b[A-Za-z_]\w*\b")
 
 
 def shared(functions: Iterable[Function]) -> tuple[Function, ...]:
-    """The functions of a file without the helpers that an earlier one has, whatever their names; what called them calls
-    that one. The convolution of a layer and its weight's gradient load the same image in the same way."""
+    """The functions of a file without the helpers that an earlier one has, whatever their names.
+    What called such a helper calls the earlier one. The convolution of a layer and its weight's gradient load the same
+    image in the same way."""
     known: dict[str, str] = {}  # text without its own name -> the name under which it stands in the file
     found = []
     for function in functions:

@@ -76,9 +76,9 @@ def module_text(code: str) -> str:
     return "\n\n\n".join([IMPORTS, *(t.text for t in closure(code)), code.strip()]) + "\n"
 
 
-def module_places(code: str) -> list[tuple[str, int]]:
-    """What each line of that text is: the name of a template and which of its lines, from 0; "" and which line of
-    ``code``; or "" and -1."""
+def module_sources(code: str) -> list[tuple[str, int]]:
+    """Where each line of :func:`module_text` comes from.
+    It is the name of a template and which of its lines, from 0; "" and which line of ``code``; or "" and -1."""
     parts = [("", IMPORTS), *((t.name, t.text) for t in closure(code)), ("", code.strip())]
     found: list[tuple[str, int]] = []
     for number, (name, text) in enumerate(parts):

@@ -114,8 +114,9 @@ def round_weights(t):
 
 
 def allocation(program: Program) -> str:
-    """``parameters(device)`` and ``allocate(N, device)``: every tensor by name. Those that only launches need lie in
-    memory that they share, where ``share`` puts them, which also plans ``Program.arena``."""
+    """The text of ``parameters(device)`` and ``allocate(N, device)``: every tensor by name.
+    Those that only launches need lie in memory that they share, where ``share`` puts them, which also plans
+    ``Program.arena``."""
     lives, lasting = program.lives, program.parameters
     known = {*lives, *lasting, *program.updates}
     others = [name for name in program.buffers if name not in known]
@@ -140,7 +141,8 @@ def allocation(program: Program) -> str:
 
 
 def pointing(program: Program) -> str:
-    """What launches do not find by an argument of their own, and ``point(t)``, which says where that is."""
+    """The text of what launches do not find by an argument of their own, and of ``point(t)``.
+    ``point(t)`` says where that is."""
     sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
     described = program.descriptors.values()
     boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in described if d.window is None]
@@ -156,7 +158,8 @@ def pointing(program: Program) -> str:
 
 
 def rounding(program: Program) -> str:
-    """``round_weights(t)``: before the first step, and after a change of weights that did not write the copies."""
+    """The text of ``round_weights(t)``.
+    It is called before the first step, and after a change of weights that did not write the copies."""
     return filled(ROUND_WEIGHTS, rows=_rows(program.rounded.items())).replace("'", '"')
 
 

@@ -20,8 +20,8 @@ COUNTER = "num_batches_tracked"
 
 
 class Change(NamedTuple):
-    """A call that cannot be read as one that returns a new value. ``unsaid``: a call whose result lies in the memory
-    that this one changes although its schema does not say so."""
+    """A call that cannot be read as one that returns a new value.
+    ``unsaid``: a call whose result lies in the memory that this one changes although its schema does not say so."""
 
     call: Any
     unsaid: Any = None

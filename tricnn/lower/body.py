@@ -111,8 +111,8 @@ class Body:
         return done(self._value(raw, at, stem, wide))
 
     def _value(self, raw: str, at: At, stem: str, wide: bool = True) -> Steps:
-        """The computation of the name of a variable that holds a value: it is in a register already, or a number that
-        the graph gives, or it is loaded or computed here."""
+        """The computation of the name of a variable that holds a value.
+        The value is in a register already, or a number that the graph gives, or it is loaded or computed here."""
         value = self.plan.storage(raw)
         if (value, at) in self.known:
             return self.known[value, at]
@@ -202,8 +202,8 @@ class Body:
         return self.known[key]
 
     def row_of(self, raw: str, at: At) -> str:
-        """The name of a tile of a value that has no batch, by its rows: statistics, the filters and taps of a weight; a
-        vector is one row."""
+        """The name of a tile of a value that has no batch, by its rows.
+        Rows are statistics, or the filters and taps of a weight; a vector is one row."""
         place, (first, last) = self.plan.place(raw), at.channels
         one = len(self.plan.type(raw).shape) == 1
         width = self.plan.type(place.buffer).elements(1) if one else place.pitch
@@ -222,8 +222,8 @@ class Body:
         return self._owned(node.name, self._value(node.inputs[index], self.spread(node, index, at), name))
 
     def spread(self, node: Node, index: int, at: At) -> At:
-        """The position of an operand of a scalar expression, for one of its result: ``[N, C, 1, 1]`` has a number for
-        each image and channel, ``[N, 1, H, W]`` one for each pixel."""
+        """The position of an operand of a scalar expression, for one of its result.
+        ``[N, C, 1, 1]`` has a number for each image and channel, ``[N, 1, H, W]`` one for each pixel."""
         part, whole = self.plan.type(node.inputs[index]), self.plan.type(node.name)
         if node.row.scalar is None or not part.batched or part.shape == whole.shape:
             return at
@@ -253,7 +253,7 @@ class Body:
         return name
 
     def _owned(self, layer: str, steps: Steps) -> Steps:
-        """The same computation; the lines that it writes itself, between its operands', are of ``layer``."""
+        """A computation whose own lines, those between its operands', are of ``layer``."""
         answer: Any = None
         while True:
             before, self.layer = self.layer, layer
@@ -274,7 +274,7 @@ class Body:
 
     def load_function(self, name: str, raw: str, width: int, stem: str, *, zeros: bool = True) -> Helper:
         """``load(pixel, channel, mask, args)`` of one operand, which is computed in fp32 or returned as it is stored.
-        It is 0 where the mask is not set, unless no ``zeros`` are needed there."""
+        It gives 0 where the mask is not set, unless no ``zeros`` are needed there."""
         tile, _ = self._tile(raw, width, stem, zeros)
         return self._load_function(name, tile)
 
@@ -289,9 +289,9 @@ class Body:
         zeros: bool = True,
         corner: tuple[str, str] | None = None,
     ) -> Helper:
-        """``load(pixel, channel, mask, args)`` of an operand that tensor cores multiply: one that is computed is
-        rounded to the storage type, one that is multiplied as it lies in memory to tf32, if that is asked for. With a
-        ``corner``, its names are parameters before the last."""
+        """``load(pixel, channel, mask, args)`` of an operand that tensor cores multiply.
+        One that is computed is rounded to the storage type, one that is multiplied as it lies in memory to tf32, if
+        that is asked for. With a ``corner``, its names are parameters before the last."""
         tile, computed = self._tile(raw, width, stem, zeros, corner)
         if computed:
             tile = self.rounded(tile, self.storage)

@@ -25,8 +25,8 @@ ALIGNED = 8
 
 
 def lies_alone(state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...]) -> bool:
-    """Whether the kernel computes nothing of the anchor's operand as it loads, and the operand has a buffer of its own:
-    a matrix of pixels (or rows) by channels, or images of this shape."""
+    """Whether an operand of the anchor has a buffer of its own, and nothing is computed of it as it is loaded.
+    The buffer is a matrix of pixels (or rows) by channels, or images of this shape."""
     plan, value = state.plan, state.plan.storage(kernel.anchor.inputs[index])
     apart = plan.place(value).buffer == value and plan.place(value).pitch in (shape[-1], plan.type(value).channel_count)
     return value not in kernel.by_name and apart and prod(plan.type(value).per_image) % prod(shape) == 0
@@ -116,8 +116,8 @@ class Boxes:
         return ", ".join(["acc, pixel, channel, mask, part", *(self.corner or ()), "args"])
 
     def call(self, store: Helper, load: Operand, **keywords: Helper) -> Call:
-        """The call of `conv2d_boxes` or `matmul_boxes`, with this function that stores, and one that loads where the
-        image does not come in boxes."""
+        """The call of `conv2d_boxes` or `matmul_boxes`, with the function ``store`` that stores.
+        Where the image does not come in boxes, ``load`` loads it."""
         rows = N if self.box else N * prod(self.result)
         stem = "dy" if self.gradient else "x"
         operands: list[Operand] = [Pointer(self.weight, "weight"), store, Text(str(rows))]
@@ -138,8 +138,8 @@ class Boxes:
         return {name: self.conv.sizes[renamed.get(name, name)] for name in names}
 
     def _image_constants(self) -> dict[str, int]:
-        """The constants of `conv2d_boxes`. The taps of a convolution lie ahead of the padding, those of its gradient
-        behind it."""
+        """The constants of `conv2d_boxes`.
+        The taps of a convolution lie ahead of the padding, those of its gradient behind it."""
         conv, sign = self.conv, -1 if self.gradient else 1
         first = {"FIRST_H": -sign * conv.pt, "FIRST_W": -sign * conv.pl}
         step = {"STEP_H": sign * conv.dh, "STEP_W": sign * conv.dw}
@@ -159,8 +159,9 @@ def covering(box: tuple[int, ...], spatial: tuple[int, int]) -> RowTiles:
 
 
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
-    """The product with operands in boxes, or None: they must be multiplied as they lie in memory, with stride 1, and
-    boxes may not waste much. Where each row of the result is made of one row of the image, that may be computed."""
+    """The product with operands in boxes, or None where that cannot be, or would waste much.
+    Operands must be multiplied as they lie in memory, with stride 1. Where each row of the result is made of one row of
+    the image, the image may be computed."""
     gradient = kernel.anchor.row.product == "by_input"
     image, result, depth = conv.image, conv.result, conv.c
     if gradient:
@@ -191,8 +192,9 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
 
 
 def sums_in_boxes(state: Lowering, kernel: Kernel, conv: Convolution) -> bool:
-    """Whether dy and x of a weight gradient can both come in boxes of pixels: they are multiplied as they lie, in a
-    convolution of several taps with stride 1, and a tile of channels need not reach into the next tap."""
+    """Whether dy and x of a weight gradient can both come in boxes of pixels.
+    They can if they are multiplied as they lie, in a convolution of several taps with stride 1, and a tile of channels
+    need not reach into the next tap."""
     if conv.taps == 1 or conv.strided or conv.groups > 1 or conv.c & -conv.c < 32:
         return False
     described = TARGETS[state.target].bulk_copies and state.storage != "fp32" and conv.k % ALIGNED == 0
@@ -202,8 +204,8 @@ def sums_in_boxes(state: Lowering, kernel: Kernel, conv: Convolution) -> bool:
 
 @dataclass(frozen=True)
 class SummedBoxes:
-    """A weight gradient's operands, descriptors of dy and x, and the boxes of (images, rows, columns) that are summed
-    over."""
+    """A weight gradient whose operands both come in boxes.
+    ``dy`` and ``x`` are their descriptors, ``box`` = (images, rows, columns) the boxes that are summed over."""
 
     dy: str
     x: str
@@ -226,8 +228,8 @@ class SummedBoxes:
 
 
 def summed_boxes(state: Lowering, kernel: Kernel, conv: Convolution, tile: tiles.Tile) -> SummedBoxes | None:
-    """A weight gradient with both operands in boxes, or None where that cannot be (:func:`sums_in_boxes`), or boxes
-    would waste much."""
+    """A weight gradient with both operands in boxes, or None where that cannot be, or would waste much.
+    :func:`sums_in_boxes` says where it cannot be."""
     box = tiles.box(tile.k, state.batch, *conv.result)
     if box is None or conv.c % tile.n or not sums_in_boxes(state, kernel, conv):
         return None

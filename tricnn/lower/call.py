@@ -25,8 +25,8 @@ Parameters = Mapping[Argument, str]
 
 
 class Line(str):
-    """A line of a generated function, and ``layer``: the node of the graph that it computes, loads for, or stores;
-    empty if it is no node's."""
+    """A line of a generated function, and the layer that it belongs to.
+    ``layer`` is the node of the graph that it computes, loads for, or stores; empty if it is no node's."""
 
     __slots__ = ("layer",)
     layer: str
@@ -100,8 +100,9 @@ class InBoxes(Pointer):
 
 @dataclass(frozen=True)
 class Helper(Operand):
-    """A generated function and its lines; it finds its arguments in a tuple, and unpacks them under the names that
-    ``needs`` gives them. ``stores`` are those that it writes."""
+    """A generated function and its lines.
+    It finds its arguments in a tuple, and unpacks them under the names that ``needs`` gives them. ``stores`` are those
+    that it writes."""
 
     name: str
     lines: tuple[Line, ...]
@@ -166,8 +167,8 @@ def helper(
     stores: tuple[str, ...] = (),
     layer: str = "",
 ) -> Helper:
-    """A generated function of these lines, behind one that unpacks ``args`` under the names that ``needs`` gives. Lines
-    that name no layer are of ``layer``."""
+    """A generated function of these lines, behind one that unpacks ``args``.
+    The arguments have the names that ``needs`` gives. Lines that name no layer are of ``layer``."""
     names = list(needs.values())
     unpack = [f"{', '.join(names)} = args" if len(names) > 1 else f"({names[0]},) = args"] if names else []
     body = [*map(Line, unpack), *(Line.of(line, layer) for line in lines)]

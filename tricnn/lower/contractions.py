@@ -40,8 +40,9 @@ BACKWARD = Roles("conv2d_dgrad", "dy", "dx")
 
 @dataclass
 class Product:
-    """An implicit matrix product on its way to a call: rows are pixels (of one residue class, if the image is
-    scattered to), columns the channels of the result, and ``depth`` the operand's channels."""
+    """An implicit matrix product on its way to a call.
+    Its rows are pixels (of one residue class, if the image is scattered to), its columns the channels of the result,
+    and ``depth`` the operand's channels."""
 
     state: Lowering
     kernel: Kernel
@@ -98,8 +99,8 @@ class Product:
         return RowTiles(cdiv(N * self.rows, self.tile.m), covered)
 
     def finish(self, variable: str) -> Helper:
-        """The function that stores: the bias, which is added to the sum, and the epilogue. ``variable`` is what the sum
-        with its bias is called."""
+        """The function that stores the result of the product, after its bias and the epilogue.
+        The bias is added to the sum. ``variable`` is what the sum with its bias is called."""
         at = At("pixel", "channel", "mask", self.columns, corner=self.boxes.corner if self.boxes else None)
         head = (
             self.boxes.head if self.boxes else f"acc, pixel, channel, mask, {'window, ' * self.conv.pooled}part, args"
@@ -116,8 +117,8 @@ class Product:
         return body
 
     def settled(self) -> tiles.Tile:
-        """The tile, with one stage of copies less where two programs would not fit a multiprocessor's shared memory:
-        every stage holds the boxes of one step of the depth, beside those that the epilogue loads and stores."""
+        """The tile, with one stage of copies less where two programs would not fit a multiprocessor's shared memory.
+        Every stage holds the boxes of one step of the depth, beside those that the epilogue loads and stores."""
         tile = self.boxes.tile if self.corner and self.boxes else self.tile
         read = sum(load.kind == "tile" for load in self.load.loads), sum(n.kind == "tile" for n in self.store.loads)
         step, beside = (read[0] * tile.m + tile.n) * tile.k, (read[1] + 1) * tile.m * tile.n
@@ -161,8 +162,8 @@ def stored_product(
 
 
 def _described(state: Lowering, box: tuple[int, int]) -> Callable[[Place, At], tuple[str, int] | None]:
-    """What gives the descriptor by which tiles are loaded or stored at a place, and the first of their channels there;
-    or None: amid other channels only whole tiles may be."""
+    """What gives the descriptor by which tiles are loaded or stored at a place, and the first of their channels.
+    It gives None where there is no such descriptor: amid other channels only whole tiles may be."""
 
     def described(place: Place, at: At) -> tuple[str, int] | None:
         (begin, end), first = at.channels, place.offset + at.channels[0]
@@ -255,8 +256,8 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
-    """Lower conv2d_grad_weight or linear_grad_weight, with the bias gradient as a side sum. Where the sum over pixels
-    is split, partial sums of both lie side by side and one more launch adds them in order."""
+    """Lower conv2d_grad_weight or linear_grad_weight, with the bias gradient as a side sum.
+    Where the sum over pixels is split, partial sums of both lie side by side and one more launch adds them in order."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
     filters, columns, pixels = conv.group_filters, conv.taps * conv.c // conv.groups, conv.p * conv.q * state.batch
@@ -293,8 +294,8 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
 
 
 def _passes_registers(state: Lowering, kernel: Kernel, conv: Convolution, bias: bool) -> tuple[bool, bool]:
-    """Which of dy and x pass through registers on their way to the product: what is computed, or cannot come in
-    boxes."""
+    """Which of dy and x pass through registers on their way to the product.
+    They are those that are computed, or cannot come in boxes."""
     if not bias and sums_in_boxes(state, kernel, conv):
         return False, False
     boxes = TARGETS[state.target].bulk_copies and state.storage != "fp32"
@@ -323,8 +324,9 @@ def _wgrad_operands(
 def wgrad_results(
     name: str, node: Node, bias: Node | None, partials: str | None, columns: int, lengths: tuple[int, int]
 ) -> tuple[Helper, tuple[Operand, ...]]:
-    """The functions that store the gradients of the weight and of the bias, if it has one: to the gradients themselves,
-    or side by side to each split's stretch of ``partials``. ``lengths``: of the weight's gradient, of both together."""
+    """The functions that store the gradients of the weight and of the bias, if it has one.
+    They store to the gradients themselves, or side by side to each split's stretch of ``partials``. ``lengths``: of the
+    weight's gradient, of both together."""
     total, everything = lengths
     dw, db, begin, behind = "dw", "db", "", ""
     if partials:

@@ -16,8 +16,8 @@ Counts = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of an image of ``size`` positions, and ``outputs`` windows along it: tap r of window p is at position
-    p*stride + r*dilation - before."""
+    """One axis of an image of ``size`` positions, and ``outputs`` windows along it.
+    Tap r of window p is at position p*stride + r*dilation - before."""
 
     size: int
     outputs: int

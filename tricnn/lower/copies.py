@@ -37,8 +37,8 @@ def lower_copy(state: Lowering, kernel: Kernel) -> None:
 
 
 def _concat(state: Lowering, kernel: Kernel) -> None:
-    """Lower concat in one pass over the result: each element is looked for in all operands, and loaded from the one
-    that has it."""
+    """Lower concat in one pass over the result.
+    Each element is looked for in all operands, and loaded from the one that has it."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     y = plan.type(node.name)
     body, start, chosen = state.body(kernel), 0, ""
@@ -66,8 +66,8 @@ def _concat(state: Lowering, kernel: Kernel) -> None:
 
 
 def _copy_channels(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
-    """Copy the channels of one operand (an image, a vector, rows of numbers or a weight), or a slice of them, to those
-    of the result from ``start`` on, or amid zeros."""
+    """Copy the channels of one operand, or a slice of them, to those of the result from ``start`` on, or amid zeros.
+    The operand is an image, a vector, rows of numbers or a weight."""
     node = kernel.anchor
     x, y = state.plan.type(raw), state.plan.type(node.name)
     body = state.body(kernel)

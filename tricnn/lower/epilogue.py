@@ -68,8 +68,9 @@ def pooled(body: Body, node: Node, source: str, at: At) -> At:
 
 
 def side_sum(body: Body, node: Node, at: At) -> None:
-    """Leave a tile's part of a sum over pixels of what it stored: (count, mean, M2), or the sums of dy and dy * xhat,
-    for each channel. Or have the function return what is summed, where the template keeps sums over several tiles."""
+    """Leave a tile's part of a sum over pixels of what it stored.
+    The part is (count, mean, M2), or the sums of dy and dy * xhat, for each channel. Where the template keeps sums over
+    several tiles, the function returns what is summed instead."""
     value = body.plan.storage(node.inputs[0])
     tile = body.known.get((Rounded(node.inputs[0]), at), body.known[value, at])
     partial = workspace_name(body.kernel.name, f"{node.name}:partial")
@@ -110,8 +111,8 @@ def _kept(body: Body, at: At, tile: str) -> str:
 
 
 def _returned(body: Body, node: Node, at: At, tile: str, terms: list[str]) -> None:
-    """Have the function return what is summed: z and z^2, or dy and dy * z, or dy and dy * xhat where every pixel has a
-    mean and a deviation of its own."""
+    """Have the function return what is summed.
+    That is z and z^2, or dy and dy * z, or dy and dy * xhat where every pixel has a mean and a deviation of its own."""
     before, body.layer = body.layer, node.name
     kept = _kept(body, at, tile)
     factor = kept if node.row.moments else body.operand(node, 1, at)
@@ -124,8 +125,10 @@ def _returned(body: Body, node: Node, at: At, tile: str, terms: list[str]) -> No
 
 
 def leave_sums(body: Body, store: Body, channels: int, name: str) -> Helper:
-    """The function that leaves the sums over a stream's rows of what ``store`` returned: (count, mean, M2) of each
-    channel, or the sums of dy and dy * xhat, in one part for each stream. Of 16-bit numbers z
+    """The function that leaves the sums over a stream's rows of what ``store`` returned.
+
+    They are (count, mean, M2) of each channel, or the sums of dy and dy * xhat, in one part for each stream. Of 16-bit
+    numbers z
 
         sum dy * xhat = (sum dy * z - mean * sum dy) * rstd
 

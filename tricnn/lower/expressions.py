@@ -21,9 +21,10 @@ Expression = Callable[[Body, Node, At], Steps]
 
 
 def _affine(body: Body, node: Node, x: str, mean: str, var: str, weight: str, bias: str) -> str:
-    """(x - mean) * rstd * weight + bias. Of 16-bit numbers as one multiply-add for each element, the rest is for each
-    channel: that is off by 2^-24 of mean * scale, and rounding x did more. Of fp32 numbers the difference comes first:
-    it may be much smaller than either, or 0."""
+    """The text of (x - mean) * rstd * weight + bias.
+    Of 16-bit numbers it is one multiply-add for each element, the rest is for each channel: that is off by 2^-24 of
+    mean * scale, and rounding x did more. Of fp32 numbers the difference comes first: it may be much smaller than
+    either, or 0."""
     scale = body.let("scale", f"tl.rsqrt({var} + {node.attrs['eps']}) * {weight}")
     if body.storage == "fp32":
         return f"({x} - {mean}) * {scale} + {bias}"
@@ -87,8 +88,8 @@ def _normalize(body: Body, node: Node, at: At) -> Steps:
 
 
 def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
-    """(dy - sum(dy)/m - xhat * sum(dy*xhat)/m) * rstd * weight; of 16-bit numbers, as in `_affine`, sorted by what is
-    multiplied for each element."""
+    """The text of (dy - sum(dy)/m - xhat * sum(dy*xhat)/m) * rstd * weight.
+    Of 16-bit numbers it is sorted, as in `_affine`, by what is multiplied for each element."""
     dy = yield body.asked(node, 0, at)
     x = yield body.asked(node, 1, at)
     mean, var = statistics(body, node, 2, at)
@@ -109,7 +110,8 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
 
 
 def _scalar(body: Body, node: Node, at: At) -> Steps:
-    """What the row's expression says. A gradient by a result that is not there yet may take less by its operand."""
+    """The text of what the row's scalar expression says.
+    A gradient by a result that is not there yet may take less by its operand."""
     expression, names = node.row.scalar, node.row.operand_names(len(node.inputs))
     assert expression is not None
     sources = {name: (node, i) for i, name in enumerate(names)}
@@ -124,7 +126,7 @@ def _scalar(body: Body, node: Node, at: At) -> Steps:
 
 
 def _dropout(body: Body, node: Node, at: At) -> Steps:
-    """The counter is the logical NCHW index, from the index in channels-last memory."""
+    """Dropout, whose counter is the logical NCHW index, from the index in channels-last memory."""
     type_ = body.plan.type(node.name)
     c, pixels = type_.channels, type_.pixels
     if at.width == c:
@@ -140,7 +142,7 @@ def _dropout(body: Body, node: Node, at: At) -> Steps:
 
 
 def _stochastic_depth(body: Body, node: Node, at: At) -> Steps:
-    """The counter is the image's index, which is the same under any shape."""
+    """Stochastic depth, whose counter is the image's index, which is the same under any shape."""
     type_ = body.plan.type(node.name)
     c, pixels = type_.channels, type_.pixels
     if at.width == c:
@@ -228,7 +230,7 @@ def _from(
 
 
 def _upsample_nearest(body: Body, node: Node, at: At) -> Steps:
-    """y[p, q] = x[p*H // P, q*W // Q]"""
+    """The nearest pixel of the operand: y[p, q] = x[p*H // P, q*W // Q]."""
     x, y = body.plan.type(node.inputs[0]).spatial, body.plan.type(node.name).spatial
     n, *axes = _position(body, node, at)
     row, column = (
@@ -240,7 +242,7 @@ def _upsample_nearest(body: Body, node: Node, at: At) -> Steps:
 
 
 def _zero_pad(body: Body, node: Node, at: At) -> Steps:
-    """y[h, w] = x[h - top, w - left], 0 where there is none."""
+    """The operand amid zeros, or less of it: y[h, w] = x[h - top, w - left], 0 where there is none."""
     n, *axes = _position(body, node, at)
     padding = node.attrs["padding"]
     tests, places, sources = [], [], []
@@ -259,7 +261,7 @@ def _zero_pad(body: Body, node: Node, at: At) -> Steps:
 
 
 def _channel_shuffle(body: Body, node: Node, at: At) -> Steps:
-    """y[k*groups + g] = x[g*C/groups + k]; channels beyond the last one stay there."""
+    """Channels in another order: y[k*groups + g] = x[g*C/groups + k]; those beyond the last one stay there."""
     count, groups = body.plan.type(node.name).channels, node.attrs["groups"]
     c = at.channel
     shuffled = f"{c} % {groups} * {count // groups} + {c} // {groups}"
@@ -269,7 +271,7 @@ def _channel_shuffle(body: Body, node: Node, at: At) -> Steps:
 
 
 def _pixel_shuffle(body: Body, node: Node, at: At) -> Steps:
-    """y[c, h*r + i, w*r + j] = x[c*r*r + i*r + j, h, w]"""
+    """Channels as pixels: y[c, h*r + i, w*r + j] = x[c*r*r + i*r + j, h, w]."""
     r, y = node.attrs["upscale_factor"], body.plan.type(node.name)
     n, h, v = _position(body, node, at)
     channel = body.let("from_channel", f"{at.channel} * {r * r} + {h} % {r} * {r} + {v} % {r}")
@@ -288,7 +290,7 @@ def _pixel_shuffle(body: Body, node: Node, at: At) -> Steps:
 
 
 def _pixel_unshuffle(body: Body, node: Node, at: At) -> Steps:
-    """y[c*r*r + i*r + j, h, w] = x[c, h*r + i, w*r + j]"""
+    """Pixels as channels: y[c*r*r + i*r + j, h, w] = x[c, h*r + i, w*r + j]."""
     r, y, c = node.attrs["downscale_factor"], body.plan.type(node.name), at.channel
     n, h, v = _position(body, node, at)
     row, column = f"{h} * {r} + {c} // {r} % {r}", f"{v} * {r} + {c} % {r}"

@@ -38,9 +38,10 @@ DEEPEST = 64
 
 @dataclass(frozen=True)
 class Windows:
-    """A convolution's windows in a packed image. ``step``: elements between two of them. They may begin anywhere, boxes
-    at multiples of :data:`ALIGNED`: so ``phases`` of them take turns that begin equally far behind one, and of each
-    ``depth`` elements are multiplied, some of them before or behind the taps."""
+    """A convolution's windows in a packed image.
+    ``step``: elements between two of them. They may begin anywhere, boxes at multiples of :data:`ALIGNED`: so
+    ``phases`` of them take turns that begin equally far behind one, and of each ``depth`` elements are multiplied, some
+    of them before or behind the taps."""
 
     conv: Convolution
     step: int
@@ -73,7 +74,7 @@ class Windows:
         return replace(least, pitch=cdiv(pitch, ALIGNED) * ALIGNED)
 
     def constants(self, packing: Packing, box: tuple[int, int, int], tile: tiles.Tile) -> dict[str, int]:
-        """The constants of the templates."""
+        """The constants of the templates that read windows."""
         conv = self.conv
         sizes = {name: conv.sizes[name] for name in "CKRSPQ"}
         rows = {"SH": conv.sh, "DH": conv.dh, "PT": conv.pt}
@@ -107,8 +108,8 @@ class Windows:
 
 
 def windows_of(conv: Convolution, target: str) -> Windows | None:
-    """How a convolution reads an image as windows; None where it cannot: channels must be few, taps of a row side by
-    side, and its weights fit in shared memory."""
+    """How a convolution reads an image as windows; None where it cannot.
+    It can if channels are few, the taps of a row lie side by side, and its weights fit in shared memory."""
     step = conv.sw * conv.c
     depth = max(16, tiles.power_of_two(conv.s * conv.c + ALIGNED - gcd(ALIGNED, step)))
     if depth > DEEPEST or conv.c >= 16 or conv.dw > 1 or conv.groups > 1 or conv.pooled:
@@ -139,8 +140,8 @@ def _common(ways: Iterable[Windows]) -> Packing:
 
 
 def _reads_windows(plan: Plan, kernel: Kernel, image: Node, dtype: str, batch: int, target: str) -> Windows | None:
-    """How a kernel reads an input as windows, or None if it reads it otherwise too, or a tile was measured for it that
-    gathers."""
+    """How a kernel reads an input as windows, or None where it does not.
+    It does not if it reads the input otherwise too, or a tile was measured for it that gathers."""
     node, value = kernel.anchor, image.name
     operand = {"forward": 0, "by_weight": 1}.get(node.row.product or "")
     if operand is None or not node.row.over_images or plan.type(value).dtype != "float":
@@ -205,8 +206,8 @@ def lower_windows(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_windows_wgrad(state: Lowering, kernel: Kernel) -> None:
-    """Lower conv2d_grad_weight of a packed input, with the bias gradient as a side sum; partial sums of both lie side
-    by side, and one more launch adds them in order."""
+    """Lower conv2d_grad_weight of a packed input, with the bias gradient as a side sum.
+    Partial sums of both lie side by side, and one more launch adds them in order."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
     windows = windows_of(conv, state.target)
@@ -254,7 +255,7 @@ def _described(state: Lowering, windows: Windows, value: str, block: tuple[int, 
 
 
 def pack(state: Lowering) -> Mapping[str, Packing]:
-    """Give the inputs of which only windows are read their memory amid zeros; which they are."""
+    """Give the inputs of which only windows are read their memory amid zeros; the packing of each is returned."""
     found = packed_inputs(state.plan, state.dtype, state.batch, state.target) if state.describes else {}
     for name, packing in found.items():
         size = images(True) * packing.elements

@@ -13,8 +13,9 @@ from .program import Program
 def lowered(
     graph: Graph, mode: str, batch: int, dtype: str, target: str, *, fuse: bool | str, show: Show | None = None
 ) -> Program:
-    """The program of a graph: its launches, and what they move, are known exactly. ``show`` is called with the name and
-    the result of every pass.
+    """The program of a graph: its launches, and what they move, are known exactly.
+
+    ``show`` is called with the name and the result of every pass.
 
     Raises TargetError for an unknown mode, dtype or policy, GraphError for a graph that cannot be trained.
     """

@@ -14,8 +14,8 @@ from .size import N, cdiv
 
 
 def lower_loss(state: Lowering, kernel: Kernel) -> None:
-    """Lower a loss, its gradient, or both in one pass over the outputs; then the mean over the rows, of which each
-    image, or each pixel, is one. The template has the name of the loss."""
+    """Lower a loss, its gradient, or both in one pass over the outputs; then the mean over the rows.
+    A row is an image, or a pixel. The template has the name of the loss."""
     plan, name = state.plan, kernel.name
     loss = next((n for n in kernel.nodes if n.row.collapses and not n.row.begins_backward), None)
     grad = next((n for n in kernel.nodes if n.row.begins_backward), None)

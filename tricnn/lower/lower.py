@@ -126,8 +126,8 @@ def lower(
 
 
 def lowering_of(kernel: Kernel, packed: bool = False) -> Callable[[Lowering, Kernel], None]:
-    """What lowers a kernel, one that reads a ``packed`` input or another one; raises TargetError, which names the
-    layer, if nothing does."""
+    """What lowers a kernel, one that reads a ``packed`` input or another one.
+    Raises TargetError, which names the layer, if nothing does."""
     op = kernel.anchor.op
     if packed:
         return PACKED[kernel.anchor.row.product or ""]

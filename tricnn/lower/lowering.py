@@ -64,9 +64,9 @@ class Lowering:
         return Body(self.plan, kernel, self.storage, self.wide)
 
     def tile(self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], rule: Rule) -> tiles.Tile:
-        """The tile of a function for a problem of this kind and shape, at the batch size compiled for: the one that was
-        measured to be fastest, if any was and the compiler did not spill it, else what ``rule`` says after so many
-        attempts; of one stage where its form is not pipelined."""
+        """The tile of a function for a problem of this kind and shape, at the batch size compiled for.
+        It is the one that was measured to be fastest, if any was and the compiler did not spill it, else what ``rule``
+        says after so many attempts; of one stage where its form is not pipelined."""
         problem = tiles.Problem.of(self.target, kind, self.dtype, {"N": self.batch, **shape})
         tuned, form = tuning.lookup(problem), self.form(name)
         if tuned is not None:
@@ -79,8 +79,8 @@ class Lowering:
         return tile
 
     def pass_tile(self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], channels: int) -> tiles.Tile:
-        """The tile of a kernel that passes over an image's pixels once. Where it leaves sums over them its tile is
-        another one, and its kind of problem is called ``..._with_sums``."""
+        """The tile of a kernel that passes over an image's pixels once.
+        Where it leaves sums over them its tile is another one, and its kind of problem is called ``..._with_sums``."""
         if any(n.row.side_sum == "stored" for n in kernel.nodes):
             return self.tile(name, kernel, f"{kind}_with_sums", shape, partial(tiles.with_sums, channels))
         return self.tile(name, kernel, kind, shape, partial(tiles.elementwise, channels))
@@ -103,8 +103,8 @@ class Lowering:
 
     @property
     def describes(self) -> bool:
-        """Whether the target copies boxes by descriptors (Hopper's TMA), and activations are of a type that it can: 16
-        bits, for the tensor cores."""
+        """Whether the target copies boxes by descriptors (Hopper's TMA), and activations are of a type that it can.
+        The type has 16 bits, for the tensor cores."""
         return self.storage in ("fp16", "bf16") and TARGETS[self.target].bulk_copies
 
     def windows(self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...], window: tuple[int, int]) -> str:
@@ -114,8 +114,9 @@ class Lowering:
         return name
 
     def descriptor(self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...]) -> str | None:
-        """A descriptor of a buffer as rows or images of a ``shape``, if the target has the instructions (Hopper's TMA)
-        and they can read it: 16-bit numbers for the tensor cores, the last axis a multiple of 16 bytes."""
+        """The name of a descriptor of a buffer as rows or images of a ``shape``; None where there can be none.
+        There is one if the target has the instructions (Hopper's TMA) and they can read the buffer: 16-bit numbers for
+        the tensor cores, the last axis a multiple of 16 bytes."""
         dtype = self.buffers[buffer].dtype
         if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not self.describes:
             return None
@@ -143,7 +144,7 @@ class Lowering:
         return self.partial(workspace_name(owner, what), size)
 
     def partial(self, name: str, size: int | Size) -> str:
-        """The name again, which is that of a new fp32 buffer now."""
+        """The name of a new fp32 buffer, which is the one that is given."""
         assert name not in self.buffers, f"two buffers are called {name}"
         self.buffers[name] = Buffer(name, "fp32", Size.of(size))
         return name

@@ -20,8 +20,8 @@ from enum import Enum
 
 
 class StepNumber(Enum):
-    """A number that a launch may take; the value is what the kernel's parameter is called. The seed is 64 bits, passed
-    as two words."""
+    """A number that a launch may take; the value is what the kernel's parameter is called.
+    The seed is 64 bits, passed as two words."""
 
     BATCH = "N"
     SEED_LOW = "seed_lo"
@@ -78,8 +78,8 @@ class Scope:
         self._taken.update(names)
 
     def free(self, stem: str) -> str:
-        """A name that nobody has yet: the stem, with a number from 2 on where that is taken. Of layers ``a.b`` and
-        ``a_b`` a function can be called after one only."""
+        """A name that nobody has yet: the stem, with a number from 2 on where that is taken.
+        Of layers ``a.b`` and ``a_b`` a function can be called after one only."""
         stem = identifier(stem)
         candidate, count = stem, 1
         while candidate in self._taken:

@@ -32,8 +32,8 @@ MERGED = "count, mean, m2, channel, mask, split, args"
 
 @dataclass(frozen=True)
 class PartialResults:
-    """``parts`` times ``length`` numbers in a buffer, one part after another: each has ``total`` numbers of one
-    gradient, and behind them those of another one, if it is longer."""
+    """``parts`` times ``length`` numbers in a buffer, one part after another.
+    Each part has ``total`` numbers of one gradient, and behind them those of another one, if it is longer."""
 
     buffer: str
     parts: Size
@@ -42,9 +42,9 @@ class PartialResults:
 
 
 def _block(parts: int, width: int) -> tuple[int, int]:
-    """How many of so many partial results a program adds at once, and how many numbers of each. Many results, since it
-    waits for one load after another; then few numbers, so that there are programs enough and a row is still a whole
-    sector of memory."""
+    """How many of so many partial results a program adds at once, and how many numbers of each.
+    It adds many results, since it waits for one load after another; then few numbers, so that there are programs enough
+    and a row is still a whole sector of memory."""
     return (min(tiles.power_of_two(parts), 512), 8) if parts > 16 else (tiles.power_of_two(parts), width)
 
 
@@ -223,8 +223,8 @@ def _merge(
     blocks: tuple[int, int],
     *moved: traffic.Traffic,
 ) -> None:
-    """Launch what merges the statistics of tiles, in so many groups. ``partial``: their buffer, how many tiles there
-    are, how many channels."""
+    """Launch what merges the statistics of tiles, in so many groups.
+    ``partial``: their buffer, how many tiles there are, how many channels."""
     (buffer, parts, c), (rows, block) = partial, blocks
     operands = [Pointer(buffer, "partial"), store, Text(parts.text("tl.cdiv"))]
     constants = {"C": c, "SPLIT": split, "BLOCK_P": rows, "BLOCK": block}

@@ -12,10 +12,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class At:
-    """The elements of a value that a tile of registers holds: names of the tensors of their pixels and channels and of
-    the mask of those that exist, and ``width``, how many elements lie between two pixels. Of these, ``count`` from
-    ``first`` on are the value's channels; all, unless said otherwise. A tile of successive pixels and channels that may
-    be loaded or stored by a descriptor has a ``corner``: the names of its first pixel and channel.
+    """The elements of a value that a tile of registers holds.
+
+    It has the names of the tensors of their pixels and channels and of the mask of those that exist, and ``width``, how
+    many elements lie between two pixels. Of these, ``count`` from ``first`` on are the value's channels; all, unless
+    said otherwise. A tile of successive pixels and channels that may be loaded or stored by a descriptor has a
+    ``corner``: the names of its first pixel and channel.
 
     Whenever a pixel is visited, each element is loaded for ``lanes`` channels of the tile: for fewer than one, on
     average, where some of a pixel's channels are looked at in one visit and others in another. Then ``seen`` is the
@@ -39,8 +41,8 @@ class At:
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels ``first`` to ``last`` of the ``width`` elements between two pixels of a buffer, or so many numbers
-    of a vector. All of them, unless said otherwise."""
+    """The channels ``first`` to ``last`` of the ``width`` elements between two pixels of a buffer.
+    Of a vector they are so many of its numbers. They are all of them, unless said otherwise."""
 
     first: int = 0
     last: int = 1
@@ -64,7 +66,7 @@ class Sources:
 
     @staticmethod
     def of(table: Any, size: int) -> Sources:
-        """From an array [results, taps], or one source for each result."""
+        """The sources of each result, from an array [results, taps], or one source for each result."""
         return Sources(tuple(map(tuple, np.reshape(table, (len(table), -1)).tolist())), size)
 
     def visits(self, results: Sequence[int]) -> tuple[int, ...]:
@@ -78,8 +80,9 @@ class Sources:
 
 @dataclass(frozen=True)
 class Load:
-    """One load in a function: of a ``tile`` at a position, of a ``vector`` (a number for each channel) or of one
-    ``number``; and which channels of the buffer (or numbers of the vector) it may read."""
+    """One load in a function, and what it may read of the buffer.
+    It is of a ``tile`` at a position, of a ``vector`` (a number for each channel) or of one ``number``; ``channels``
+    are those of the buffer (or numbers of the vector) that it may read."""
 
     kind: str
     buffer: str

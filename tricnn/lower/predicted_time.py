@@ -1,5 +1,6 @@
-"""How long a program is predicted to take, by the model of compiler/cost.py from the program's own bytes, flop and
-grids: the one prediction that is shown anywhere; and the least time that bytes and products alone allow."""
+"""How long a program is predicted to take: the one prediction that is shown anywhere.
+It goes by the model of compiler/cost.py, from the program's own bytes, flop and grids. There is also the least time
+that bytes and products alone allow."""
 
 from __future__ import annotations
 
@@ -40,15 +41,16 @@ def predicted_seconds(program: Program) -> tuple[float, ...]:
 
 
 def least_us(program: Program, launch: Launch, batch: int | None = None, device: str = "") -> float:
-    """Microseconds that a launch needs at least, by its bytes, the operations of its products (all else may hide behind
-    them) and the data sheet of the target's GPU, or of ``device``; at the program's batch size, or at another."""
+    """Microseconds that a launch needs at least, at the program's batch size, or at another.
+    They come of its bytes, the operations of its products (all else may hide behind them) and the data sheet of the
+    target's GPU, or of ``device``."""
     batch = program.batch if batch is None else batch
     flops = launch.flops * batch if launch.kind in CONTRACTIONS else 0
     return machine_of(program.target, device).least_us(program.dtype, program.launch_bytes(launch, batch), flops)
 
 
 def microseconds(seconds: Iterable[float]) -> float:
-    """Their sum, to a nanosecond."""
+    """The sum of times in seconds, as microseconds, to a nanosecond."""
     return round(sum(seconds) * 1e6, 3)
 
 

@@ -33,8 +33,9 @@ def step_numbers(batch: int, seed: int = 0, step: int = 0) -> dict[StepNumber, i
 
 @dataclass(frozen=True)
 class Packing:
-    """How an input's images lie amid zeros: ``[N, rows, pitch]``, in each row pixels by channels from element ``left``
-    on; rows behind the image are zeros too. Whoever fills the buffer leaves the zeros alone."""
+    """How an input's images lie amid zeros: ``[N, rows, pitch]``.
+    In each row there are pixels by channels from element ``left`` on; rows behind the image are zeros too. Whoever
+    fills the buffer leaves the zeros alone."""
 
     rows: int
     pitch: int
@@ -48,8 +49,8 @@ class Packing:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Device memory: ``size`` elements of ``dtype``. Persistent ones (inputs, parameters, results)
-    live outside the arena. An input's may be packed."""
+    """Device memory: ``size`` elements of ``dtype``.
+    Persistent ones (inputs, parameters, results) live outside the arena. An input's may be packed."""
 
     name: str
     dtype: str
@@ -64,8 +65,9 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Function:
-    """One kernel of the emitted file: the lines of its helpers, the call of a template that it consists of, its
-    parameters with their Triton types, and how it is compiled."""
+    """One kernel of the emitted file.
+    It has the lines of its helpers, the call of a template that it consists of, its parameters with their Triton types,
+    and how it is compiled."""
 
     name: str
     helpers: tuple[tuple[Line, ...], ...]
@@ -76,15 +78,15 @@ class Function:
 
     @property
     def text(self) -> str:
-        """Its code, helpers first."""
+        """The function's code, helpers first."""
         return self.written("@triton.jit", (name for name, _ in self.parameters))
 
     def written(self, decorator: str, parameters: Iterable[str]) -> str:
-        """Its code with this decorator, and with its parameters written so."""
+        """The function's code with this decorator, and with its parameters written so."""
         return "\n".join(self.lines(decorator, parameters)) + "\n"
 
     def lines(self, decorator: str, parameters: Iterable[str], layer: str = "") -> list[Line]:
-        """The lines of that text; the call's are of ``layer``."""
+        """The lines of the function's code; the call's are of ``layer``."""
         blank = Line("")
         helpers = [line for helper in self.helpers for line in (*helper, blank, blank)]
         call = [Line(f"    {line}", layer) for line in self.call.splitlines()]
@@ -93,8 +95,8 @@ class Function:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: ``function[grid](arguments)``. Arguments are names of buffers and descriptors, or numbers of the
-    step."""
+    """One launch of a step: ``function[grid](arguments)``.
+    Arguments are names of buffers and descriptors, or numbers of the step."""
 
     function: str
     arguments: tuple[Argument, ...]
@@ -134,9 +136,10 @@ class Moved:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A tensor descriptor, by which a kernel reads whole tiles: ``buffer`` as any number of rows, or images, of this
-    ``shape``, in boxes of so many of them, and in them. Where there is a ``window`` = (size, step), what it describes
-    are all windows of so many elements, so far apart, of the rows that are the last axis of ``shape``."""
+    """A tensor descriptor, by which a kernel reads whole tiles.
+    It is of ``buffer`` as any number of rows, or images, of this ``shape``, in boxes of so many of them, and in them.
+    Where there is a ``window`` = (size, step), what it describes are all windows of so many elements, so far apart, of
+    the rows that are the last axis of ``shape``."""
 
     name: str
     buffer: str
@@ -155,8 +158,8 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class PartialSum:
-    """``target[j] = sum over p < parts of source[start + p * stride + j]`` for ``length`` elements j: one of those that
-    a single launch computes at the end of the step."""
+    """One of the sums of partial results that a single launch computes at the end of the step.
+    ``target[j] = sum over p < parts of source[start + p * stride + j]`` for ``length`` elements j."""
 
     source: str
     start: int
@@ -213,13 +216,14 @@ class Program:
         return {name: of(name) for name in dict.fromkeys((*launch.reads, *launch.writes))}
 
     def launch_bytes(self, launch: Launch, batch: int) -> int:
-        """The bytes of each operand, read once, and of each result, written once. Of an operand whose pixels no window
-        covers all, as in a 1x1 convolution with strides, or of whose channels some are read, these only."""
+        """The bytes of each operand, read once, and of each result, written once.
+        Of an operand whose pixels no window covers all, as in a 1x1 convolution with strides, or of whose channels some
+        are read, these only count."""
         return sum(moved.once for moved in self.moved(launch, batch).values())
 
     def loaded_bytes(self, launch: Launch, batch: int) -> int:
-        """The bytes that a launch's programs load, each of them for itself. What is more than the bytes read once is
-        the overlap of their tiles: it comes from the caches."""
+        """The bytes that a launch's programs load, each of them for itself.
+        What is more than the bytes read once is the overlap of their tiles: it comes from the caches."""
         return sum(moved.loaded for moved in self.moved(launch, batch).values())
 
     def dram_bytes(self, batch: int | None = None) -> int:
@@ -232,8 +236,9 @@ class Program:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of buffers that last from step to step whatever the batch: parameters, running statistics, what is
-        computed of them, their copies. For inference only those that a kernel reads: no weight that was folded."""
+        """The names of buffers that last from step to step whatever the batch.
+        They are parameters, running statistics, what is computed of them, and their copies. For inference they are only
+        those that a kernel reads: no weight that was folded."""
         plan = self.plan
         nodes = (*plan.graph.parameters, *plan.graph.buffers, *plan.prepared)
         wanted = {*(plan.place(n.name).buffer for n in nodes), *self.rounded.values()}
@@ -265,8 +270,8 @@ class Program:
         return share({name: (self.buffers[name].bytes(batch or self.batch), *s) for name, s in self.lives.items()})
 
     def peak_memory_bytes(self, batch: int | None = None) -> int:
-        """The bytes that ``allocate`` of the emitted file takes: the arena, and all that is persistent: inputs,
-        parameters, statistics, gradients, results."""
+        """The bytes that ``allocate`` of the emitted file takes: the arena, and all that is persistent.
+        Persistent are inputs, parameters, statistics, gradients, results."""
         batch = batch or self.batch
         updates = self.updates
         fixed = sum(b.bytes(batch) for b in self.buffers.values() if b.persistent and b.name not in updates)
@@ -274,8 +279,8 @@ class Program:
 
 
 def plan_buffers(plan: Plan, storage: str) -> dict[str, Buffer]:
-    """The buffers of a plan's values that go through memory, by name; workspaces come with the launches. Parameters of
-    an inference that no kernel reads, for they were folded into others, have none."""
+    """The buffers of a plan's values that go through memory, by name; workspaces come with the launches.
+    Parameters of an inference that no kernel reads, for they were folded into others, have none."""
     buffers = {}
     read = {plan.place(v).buffer for kernel in plan.kernels for v in kernel.reads}
     sources = [n.name for n in plan.graph.nodes if n.row.source not in (None, Source.CONSTANT)]

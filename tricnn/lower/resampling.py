@@ -16,7 +16,7 @@ from .size import N, cdiv
 
 
 def lower_resample(state: Lowering, kernel: Kernel) -> None:
-    """One pass over the result; each element loads what it is made of."""
+    """Lower a resampling to one pass over the result, in which each element loads what it is made of."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     x, y = plan.type(node.inputs[0]), plan.type(node.name)
     kind, transposed = axis_kind(node.op, node.attrs)

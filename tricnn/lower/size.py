@@ -61,8 +61,9 @@ Unit = Batch | Ceiling | AtMost
 
 @dataclass(frozen=True)
 class Term:
-    """A unit (None stands for 1) times some numbers. These stay apart, for they say what the term is made of:
-    ``cdiv(N, 2) * 16 * 192`` is 16 boxes for each two images, and 192 numbers for each box."""
+    """A unit (None stands for 1) times some numbers.
+    The numbers stay apart, for they say what the term is made of: ``cdiv(N, 2) * 16 * 192`` is 16 boxes for each two
+    images, and 192 numbers for each box."""
 
     unit: Unit | None
     factors: tuple[int, ...]
@@ -87,8 +88,8 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Size:
-    """A whole number that may depend on the batch size. Two are equal if they have the same terms, in whatever order
-    and however their factors are written."""
+    """A whole number that may depend on the batch size.
+    Two are equal if they have the same terms, in whatever order and however their factors are written."""
 
     terms: tuple[Term, ...] = ()
 

@@ -27,8 +27,9 @@ from .size import N, Size, cdiv
 
 @dataclass
 class Traffic:
-    """What a launch moves. Of each buffer: the elements that are loaded, as often as they are, the fraction that is
-    read at all of some channels, and the channels that are written."""
+    """What a launch moves.
+    Of each buffer: the elements that are loaded, as often as they are, the fraction that is read at all of some
+    channels, and the channels that are written."""
 
     loads: dict[str, Size] = field(default_factory=dict)
     read: dict[str, dict[Channels, float]] = field(default_factory=dict)
@@ -79,8 +80,9 @@ def channels_stored(buffer: str, count: int, pitch: int) -> Traffic:
 
 @dataclass(frozen=True)
 class Calls:
-    """How often a template calls a function: visits of each row and column of an image, how often all of it is
-    repeated, the number of calls, and the channels (first, count) that each goes through."""
+    """How often a template calls a function, and for what.
+    It has the visits of each row and column of an image, how often all of it is repeated, the number of calls, and the
+    channels (first, count) that each goes through."""
 
     rows: Counts
     columns: Counts
@@ -114,8 +116,8 @@ class Calls:
         return traffic
 
     def _visits(self, body: Body, pixel: str) -> tuple[Counts, Counts]:
-        """Visits of the rows and columns that a name of a function stands for: the image's, or those that its pixels
-        are made of."""
+        """How often the rows and columns are visited that a name of a function stands for.
+        They are the image's, or those that its pixels are made of."""
         if pixel in body.elsewhere:
             parent, *axes = body.elsewhere[pixel]
             rows, columns = (axis.visits(n) for axis, n in zip(axes, self._visits(body, parent), strict=True))
@@ -137,8 +139,8 @@ def once(spatial: tuple[int, int], calls: Size, channels: int, tile: Tile, image
 
 
 def _cycles(groups: int, count: int, lanes: int) -> tuple[tuple[int, int], ...]:
-    """The channels (first, how many) that lanes go through: in each group ``lanes`` of its ``count``, from the first
-    on, and again from the first after the last."""
+    """The channels (first, how many) that lanes go through.
+    In each group they are ``lanes`` of its ``count``, from the first on, and again from the first after the last."""
     whole, rest = divmod(lanes, count)
     return tuple(
         cycle
@@ -153,8 +155,8 @@ def _padded(count: int, block: int) -> int:
 
 
 def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]:
-    """The channels (first, how many) of all tiles of a result. In a tile that a group does not fill, the rest has the
-    number after all groups' channels."""
+    """The channels (first, how many) of all tiles of a result.
+    In a tile that a group does not fill, the rest has the number after all groups' channels."""
     if groups == 1:
         return ((0, _padded(count, tile.n)),)
     beyond = groups * (_padded(count, tile.n) - count)
@@ -163,8 +165,8 @@ def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class RowTiles:
-    """The tiles of a product's rows: how many, and how many rows and columns of the image they cover, which may be more
-    than the result has, where tiles are boxes."""
+    """The tiles of a product's rows: how many, and how many rows and columns of the image they cover.
+    That may be more than the result has, where tiles are boxes."""
 
     count: Size
     covered: tuple[int, int]
@@ -173,8 +175,8 @@ class RowTiles:
 def fprop(
     load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles, streams: bool = False
 ) -> list[Traffic]:
-    """What conv2d_fprop, conv2d_boxes and, with ``streams``, matmul_boxes move: every tile of filters loads x once for
-    each tap, every tile of rows all weights."""
+    """What conv2d_fprop, conv2d_boxes and, with ``streams``, matmul_boxes move.
+    Every tile of filters loads x once for each tap, every tile of rows all weights."""
     cg, kg = conv.group_channels, conv.group_filters
     windows = (1,) * (conv.p // conv.window[0]), (1,) * (conv.q // conv.window[1])
     columns = cdiv(kg, tile.n)
@@ -191,8 +193,9 @@ def fprop(
 def dgrad(
     load: Body, store: Body, weight: str, conv: Convolution, tile: Tile, rows: RowTiles, streams: bool = False
 ) -> list[Traffic]:
-    """What conv2d_dgrad and the templates of boxes move (``streams``: matmul_boxes): every tile of channels loads dy
-    once for each tap, and each tap belongs to the pixels of one residue class. ``rows`` are those of one class."""
+    """What conv2d_dgrad and the templates of boxes move (``streams``: matmul_boxes).
+    Every tile of channels loads dy once for each tap, and each tap belongs to the pixels of one residue class. ``rows``
+    are those of one class."""
     cg, kg = conv.group_channels, conv.group_filters
     columns = cdiv(cg, tile.n)
     lanes = ((0, _padded(kg, tile.k)),) if streams else _cycles(conv.groups, kg, _padded(kg, tile.k))
@@ -233,8 +236,8 @@ def pool(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: 
 def pool_grad(
     load: Body, store: Body, index: str | None, axes: tuple[Axis, Axis], channels: int, tile: Tile
 ) -> list[Traffic]:
-    """What max_pool2d_grad and avg_pool2d_grad move: each pixel loads from the windows that cover it, also the
-    ``index`` of their maximum."""
+    """What max_pool2d_grad and avg_pool2d_grad move.
+    Each pixel loads from the windows that cover it, also the ``index`` of their maximum."""
     rows, columns = axes
     tiles, lanes = cdiv(N * (rows.size * columns.size), tile.m), ((0, _padded(channels, tile.n)),)
     from_rows, from_columns = rows.covers(), columns.covers()
@@ -251,8 +254,8 @@ def pool_grad(
 def resampled(
     load: Body, store: Body, axes: tuple[Taps, Taps], spatial: tuple[int, int], channels: int, tile: Tile
 ) -> list[Traffic]:
-    """What resample moves: each pixel of the result loads those of the operand, so high and wide, that have a weight in
-    it."""
+    """What resample moves.
+    Each pixel of the result loads those of the operand, so high and wide, that have a weight in it."""
     p, q = (len(axis.index) for axis in axes)
     tiles, lanes = cdiv(N * (p * q), tile.m), ((0, _padded(channels, tile.n)),)
     rows, columns = (

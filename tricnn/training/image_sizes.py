@@ -1,5 +1,6 @@
-"""Training at several image sizes with one set of weights (Touvron et al., "Fixing the train-test resolution
-discrepancy", 2019; progressive resizing).
+"""Training at several image sizes with one set of weights.
+
+Touvron et al., "Fixing the train-test resolution discrepancy", 2019; progressive resizing.
 
 A network without dense layers of a fixed image has the same parameters at every size. So there is a step for each size,
 compiled when its first epoch begins, and parameters, running statistics and what the optimiser remembers go from one

@@ -50,8 +50,8 @@ def write_logs(folder: Path, progress: Progress) -> None:
 
 
 class TensorBoard:
-    """A callback that writes the loss of each step and the figures of each epoch for TensorBoard. What an earlier run
-    in the folder wrote of the same steps, or later ones, is no longer shown."""
+    """A callback that writes the loss of each step and the figures of each epoch for TensorBoard.
+    What an earlier run in the folder wrote of the same steps, or later ones, is no longer shown."""
 
     def __init__(self, folder: Path):
         self.folder = folder

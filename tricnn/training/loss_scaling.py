@@ -17,8 +17,10 @@ LEAST = 2.0**-24
 
 @dataclass(frozen=True)
 class LossScaling:
-    """How the factor of the loss changes from step to step, by the rule and the defaults of ``torch.amp.GradScaler``
-    (Micikevicius et al., "Mixed precision training", 2018, section 3.2):
+    """How the factor of the loss changes from step to step.
+
+    That is by the rule and the defaults of ``torch.amp.GradScaler`` (Micikevicius et al., "Mixed precision training",
+    2018, section 3.2):
 
         scale · backoff_factor   after a step with a gradient that is infinite or NaN; that step updates nothing
         scale · growth_factor    after ``growth_interval`` finite steps on end

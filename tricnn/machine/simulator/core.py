@@ -58,8 +58,9 @@ NAMED = 16  # barriers of a program that BAR.SYNC names
 
 @njit(cache=True, error_model="numpy")
 def _memory(t, size, store, s, port, queues, given, spent):
-    """When a request of so many bytes is served. queues: when L2 and DRAM are free again, and what of a request's share
-    of DRAM is left over from those before; spent: bytes so far."""
+    """When a request of so many bytes is served.
+    queues: when L2 and DRAM are free again, and what of a request's share of DRAM is left over from those before;
+    spent: bytes so far."""
     if size <= 0:
         return t + given[L1_LATENCY]
     port[s] = max(t, port[s]) + size / given[PORT]
@@ -371,8 +372,8 @@ def replay(costs, noted, runs, run_at, notes, phases, note_at, shape, given):
 
 @njit(cache=True, error_model="numpy")
 def _count(waits, reason, since, ready, c, w, t):
-    """Add up what a warp waited for since it was looked at last: for a fixed latency until it was ready, from then on
-    for its turn."""
+    """Add up what a warp waited for since it was looked at last.
+    It waited for a fixed latency until it was ready, from then on for its turn."""
     if reason[c, w] == FIXED or reason[c, w] == START:
         until = max(since[c, w], min(t, ready[c, w]))
         waits[reason[c, w]] += until - since[c, w]

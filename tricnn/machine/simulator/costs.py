@@ -49,9 +49,10 @@ NOTED = frozenset(
 
 @dataclass(frozen=True)
 class Cost:
-    """``busy``: clocks that the pipe is taken; ``latency``: further clocks until the result is there (of a matrix
-    product: 1 if it closes a group; of a wait: how many groups may be left; of a barrier: how many warps it is for, 0:
-    all); ``shared``: bytes of shared memory that one warp's part of a product reads."""
+    """What an instruction costs: the pipe that it takes, how long, and when its result is there.
+    ``busy``: clocks that the pipe is taken; ``latency``: further clocks until the result is there (of a matrix product:
+    1 if it closes a group; of a wait: how many groups may be left; of a barrier: how many warps it is for, 0: all);
+    ``shared``: bytes of shared memory that one warp's part of a product reads."""
 
     kind: Kind
     busy: float = 0
@@ -112,9 +113,10 @@ def cost(x: Instruction) -> Cost:
 
 
 def _product(x: Instruction) -> Cost:
-    """A product of a warp group, 64 x n x k: each scheduler's tensor core does 512 16-bit multiply-adds a clock, 989
-    TFLOP/s at 1.83 GHz on 132 multiprocessors, so 64 * n * k / 4 / 512 clocks, k being 32 bytes of a row. It reads its
-    right operand from shared memory, and its left one unless that is in registers."""
+    """The cost of a product of a warp group, 64 x n x k.
+    Each scheduler's tensor core does 512 16-bit multiply-adds a clock, 989 TFLOP/s at 1.83 GHz on 132 multiprocessors,
+    so 64 * n * k / 4 / 512 clocks, k being 32 bytes of a row. It reads its right operand from shared memory, and its
+    left one unless that is in registers."""
     shape = re.search(r"64x(\d+)x(\d+)", x.name)
     assert shape is not None
     n, k = int(shape[1]), int(shape[2])

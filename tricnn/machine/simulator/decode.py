@@ -85,8 +85,9 @@ _NAMED = re.compile(r"(UR|UP|R|P)(\d+)")
 
 @dataclass(frozen=True)
 class Decoded:
-    """The rows of a function, and what the rows of values hold before it begins: constants behind all registers; -1:
-    not known. Each program puts its own number into those from ``PROGRAM`` on."""
+    """The rows of a function, and what the rows of values hold before it begins.
+    Constants are behind all registers; -1 is a value that is not known. Each program puts its own number into those
+    from ``PROGRAM`` on."""
 
     table: NDArray[np.int64]
     values: NDArray[np.int64]
@@ -182,8 +183,8 @@ def decoded(code: Sequence[Instruction], bank: Mapping[int, int]) -> Decoded:
 
 
 def _slice(table: NDArray[np.int64], effects: list[tuple[set[int], set[int]]], column: int, addresses: bool) -> None:
-    """Mark what must be computed so that branches can be followed and, if ``addresses``, accesses be placed: backwards
-    from what they read, in whatever order the instructions run."""
+    """Mark what must be computed so that branches can be followed and, if ``addresses``, accesses be placed.
+    It is found backwards from what they read, in whatever order the instructions run."""
     steering = {int(Op.BRANCH), int(Op.EXIT), int(Op.REFUSED)}
     always = {NOTE_CODES[Kind.BULK_LOAD], NOTE_CODES[Kind.BULK_STORE], NOTE_CODES[Kind.PHASE_WAIT], NOTE_ARM}
     wanted: set[int] = set()
@@ -205,7 +206,7 @@ def _slice(table: NDArray[np.int64], effects: list[tuple[set[int], set[int]]], c
 
 
 def _arithmetic(decoder: _Decoder, x: Instruction, row: NDArray[np.int64]) -> None:
-    """What an instruction computes: fill in its row, or say that the result is not known."""
+    """Fill in an instruction's row with what it computes, or say there that the result is not known."""
     name, parts, given = x.base, x.suffixes, list(x.operands)
     base = name[1:] if name.startswith("U") and name not in ("UTMALDG", "UTMASTG") else name
 

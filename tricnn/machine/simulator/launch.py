@@ -64,10 +64,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What the model says of a launch. ``waits``: shares of all warps' time, the largest first; ``ipc``: instructions a
-    clock and multiprocessor, of 4; ``tensor_share``: how long tensor cores multiply; ``dram_share``: of the bytes that
-    programs load, those that come from memory; ``assumed``: whether some branch depends on numbers in memory, so that
-    what it may skip was taken to happen."""
+    """What the model says of a launch.
+    ``waits``: shares of all warps' time, the largest first; ``ipc``: instructions a clock and multiprocessor, of 4;
+    ``tensor_share``: how long tensor cores multiply; ``dram_share``: of the bytes that programs load, those that come
+    from memory; ``assumed``: whether some branch depends on numbers in memory, so that what it may skip was taken to
+    happen."""
 
     us: float
     programs_per_processor: int
@@ -88,8 +89,8 @@ class Simulated:
 
 
 def programs_per_processor(launch: Launch) -> int:
-    """How many programs a multiprocessor holds at once: as registers (given out by 8 a thread and 256 a warp), shared
-    memory and warps allow."""
+    """How many programs a multiprocessor holds at once.
+    They are as many as registers (given out by 8 a thread and 256 a warp), shared memory and warps allow."""
     per_warp = math.ceil(max(launch.registers, 16) / 8) * 8 * LANES
     by_registers = REGISTERS // (per_warp * launch.num_warps)
     by_shared = SHARED_BYTES // (launch.shared_bytes + 1024)
@@ -97,8 +98,8 @@ def programs_per_processor(launch: Launch) -> int:
 
 
 def box_bytes(kind: str) -> int:
-    """Bytes of one copy by a ``tensordesc<type[a, b]>``: Triton swizzles rows of 128 bytes at most, so wider boxes take
-    several."""
+    """Bytes of one copy by a ``tensordesc<type[a, b]>``.
+    Triton swizzles rows of 128 bytes at most, so wider boxes take several."""
     matched = re.fullmatch(r"tensordesc<(\w+)\[([\d, ]+)\].*>", kind)
     if matched is None:
         raise NotSimulated(f"the type {kind} is not one of a descriptor")
@@ -107,8 +108,7 @@ def box_bytes(kind: str) -> int:
 
 
 def bound(launch: Launch) -> tuple[dict[int, int], dict[int, int]]:
-    """Constant bank 0 as programs find it, by word; and for each place where a tensor descriptor may be found the
-    bytes of its box.
+    """Constant bank 0 as programs find it, by word; and the bytes of a box by each place where its descriptor may be.
 
     Triton passes a descriptor as 128 opaque bytes, its shape and its strides; pointers are given addresses far apart.
     """
@@ -145,9 +145,10 @@ def bound(launch: Launch) -> tuple[dict[int, int], dict[int, int]]:
 
 
 def sampled(grid: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """Programs that stand for all, at most eight. An axis of four or fewer may count unlike parts of the work and is
-    taken whole; of a longer one some from its inside, since few programs lie at the ends. Along x they are spread by
-    the golden ratio, so that no stride of the grid falls in with them."""
+    """Programs that stand for all, at most eight.
+    An axis of four or fewer may count unlike parts of the work and is taken whole; of a longer one some from its
+    inside, since few programs lie at the ends. Along x they are spread by the golden ratio, so that no stride of the
+    grid falls in with them."""
     x, y, z = grid
 
     def inside(n: int) -> list[int]:
@@ -171,7 +172,7 @@ class Traced:
 
     @property
     def loaded_bytes(self) -> float:
-        """What all programs load, together."""
+        """The bytes that all programs load, together."""
         return self._mean("loaded") * self.launch.programs
 
     @property
@@ -180,7 +181,7 @@ class Traced:
 
     @property
     def instructions(self) -> float:
-        """Of one program, on average."""
+        """How many instructions a program executes, on average."""
         return self._mean("instructions")
 
     def _mean(self, what: str) -> float:

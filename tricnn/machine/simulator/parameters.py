@@ -19,8 +19,9 @@ PROGRAMS = 32  # most a multiprocessor holds
 
 @dataclass(frozen=True)
 class Hopper:
-    """The modelled GPU. ``given``: a data sheet or a measurement says so; ``guess``: nothing does; ``fitted``: chosen
-    so that published times of other people's kernels come out (docs/simulator.md says which)."""
+    """The figures of the modelled GPU, and what each of them goes by.
+    ``given``: a data sheet or a measurement says so; ``guess``: nothing does; ``fitted``: chosen so that published
+    times of other people's kernels come out (docs/simulator.md says which)."""
 
     clock_ghz: float = 1.755  # given: the boost clock of an H100 SXM under load; its highest is 1.98
     dram_bytes_per_us: float = 3.0e6  # given: what copies reach of the data sheet's 3.35 TB/s

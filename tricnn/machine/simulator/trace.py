@@ -313,8 +313,9 @@ class Refused(Exception):
 
 
 class Trace:
-    """What one program executes. ``runs[w]``: (first, count) of instructions in a row; ``notes[w]``, ``phases[w]``: for
-    each execution of a noted instruction, clocks or bytes, and the barrier's phase."""
+    """What one program executes.
+    ``runs[w]``: (first, count) of instructions in a row; ``notes[w]``, ``phases[w]``: for each execution of a noted
+    instruction, clocks or bytes, and the barrier's phase."""
 
     def __init__(
         self, table: NDArray[np.int64], start: NDArray[np.int64], warps: int, boxes: dict[int, int], l1_bytes: int

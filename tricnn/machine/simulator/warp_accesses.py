@@ -61,8 +61,9 @@ def bank_cycles(at, on, size):
 
 @njit(cache=True, error_model="numpy")
 def sector_bytes(at, on, tags, valid, ages, clock, cached):
-    """Bytes of the 32-byte sectors that a warp's access of global memory touches; if ``cached``, of those only that the
-    first-level cache (lines of 128 bytes, sectors filled one by one, the oldest line of a set replaced) lacks."""
+    """Bytes of the 32-byte sectors that a warp's access of global memory touches.
+    If ``cached``, they are of those only that the first-level cache (lines of 128 bytes, sectors filled one by one, the
+    oldest line of a set replaced) lacks."""
     seen = np.empty(32, np.int64)
     n, moved = 0, 0
     for lane in range(LANES):
