@@ -58,6 +58,8 @@ def test_gradients_too_small_for_fp16_are_those_of_float64(executor):
 def test_only_a_step_that_was_compiled_for_it_has_a_scale():
     model = tricnn.compile(network(), "train", executor="numpy")
     assert model.loss_scale is None
+    plans = [tricnn.compile(network(), "train", dtype=d, executor="numpy").plan for d in ("fp16", "bf16")]
+    assert len(plans[0].kernels) == len(plans[1].kernels), "a scale costs no kernel"
     with pytest.raises(TargetError, match=r"loss=Loss\(scaled=True\)"):
         model.loss_scale = 2.0
     with pytest.raises(TricnnError, match="a positive number"):

@@ -65,6 +65,8 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
         if scaled:
             name, of = derived_name(loss, "scale", g.types), graph.outputs[0].name
             upstream = g.add("input", name=name, shape=(), dtype="float32", tangent=of)
+            # behind the other inputs: it is there before the loss, whose kernel then computes the gradient, too
+            g.nodes.insert(1 + g.nodes.index(graph.inputs[-1]), g.nodes.pop())
         else:
             upstream = g.add("fill", value=1.0, name=derived_name(loss, "grad", g.types))
         incoming[loss] = [upstream]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..system.errors import TricnnError, shown
@@ -62,6 +62,10 @@ class Loss:
     def named(cls, loss: Loss | str) -> Loss:
         """A loss as it is, or the one of this name."""
         return loss if isinstance(loss, Loss) else cls(loss)
+
+    def of_step(self, mode: str, dtype: str) -> Loss:
+        """This loss as the step of a mode and a type has it: scaled where that is training in fp16."""
+        return replace(self, scaled=self.scaled or (mode == "train" and dtype == "fp16"))
 
     @property
     def takes_labels(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..compiler.cost import Cost
 from ..compiler.pipeline import Show, planned
 from ..ir.graph import Graph
+from ..ir.objective import Loss
 from ..machine.dtypes import check_dtype
 from .lower import lower
 from .program import Program
@@ -20,7 +21,8 @@ def lowered(
     Raises TargetError for an unknown mode, dtype or policy, GraphError for a graph that cannot be trained.
     """
     check_dtype(dtype)
-    return lower(planned(graph, mode, fuse, Cost(batch, dtype, target), show=show), dtype, batch, target)
+    cost, loss = Cost(batch, dtype, target), Loss().of_step(mode, dtype)
+    return lower(planned(graph, mode, fuse, cost, loss=loss, show=show), dtype, batch, target)
 
 
 def static_figures(program: Program) -> dict[str, int]:

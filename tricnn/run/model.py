@@ -109,7 +109,7 @@ def compile(
     if not isinstance(graph, Graph):
         raise GraphError(f"compile takes a tricnn.Graph, such as tricnn.graphs.lenet(), not {type(graph).__name__}")
     dtype, loss = dtype_named(dtype), Loss.named(loss)
-    loss = replace(loss, scaled=loss.scaled or (mode == "train" and dtype == "fp16"))
+    loss = loss.of_step(mode, dtype)
     for what, value, known in (("mode", mode, MODES), ("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
         if value not in known:
             near = difflib.get_close_matches(str(value), known, 1)
