@@ -30,6 +30,7 @@ from tricnn.compiler.plan import Kernel
 from tricnn.emit.emit import emit
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.ir.graph import Node
+from tricnn.ir.objective import Loss
 from tricnn.lower.body import Body, Steps
 from tricnn.lower.positions import At
 from tricnn.lower.program import Program, element
@@ -103,6 +104,22 @@ def long() -> Graph:
     return b.build(b.linear(b.global_avg_pool(b.tanh(b.conv2d(h, 4, 1, name="c2"))), 5, name="fc"))
 
 
+def resized() -> Graph:
+    """Images of another size, forward and back; statistics and sums along the channels of a pixel."""
+    b = GraphBuilder("resized")
+    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 8, 3, padding=1, name="c1"))
+    h = b.layer_norm(b.tanh(b.interpolate(h, (7, 9), mode="bilinear")), name="n")
+    h = b.add("mul", h, b.sigmoid(b.conv2d(h, 1, 1, name="gate")))
+    return b.build(b.linear(b.flatten(b.adaptive_avg_pool2d(b.tanh(h), (3, 4))), 5, name="fc"))
+
+
+def pixels() -> Graph:
+    """Classes of each pixel."""
+    b = GraphBuilder("pixels")
+    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 8, 3, padding=1, name="c1"))
+    return b.build(b.conv2d(h, 5, 1, name="c2"))
+
+
 @dataclass(frozen=True)
 class Case:
     """A network and how it is compiled."""
@@ -111,10 +128,11 @@ class Case:
     fuse: bool = True
     target: str | None = None
     dtypes: tuple[str, ...] = DTYPES_SHOWN
+    loss: Loss | str = "cross_entropy"
 
     def model(self, dtype: str) -> Model:
         return verify.compiled(
-            self.graph(), mode="train", batch=BATCH, dtype=dtype, fuse=self.fuse, target=self.target
+            self.graph(), mode="train", batch=BATCH, dtype=dtype, fuse=self.fuse, target=self.target, loss=self.loss
         )  # fmt: skip
 
 
@@ -127,6 +145,11 @@ CASES = {
     "long": Case(long, target="sm_90"),
     "norms, unfused": Case(norms, fuse=False),
     "heads, unfused": Case(heads, fuse=False),
+    "resized": Case(resized),
+    "pixels": Case(pixels, loss=Loss(class_weights=(0.5, 1.0, 2.0, 3.0, 0.25))),
+    "pixels, soft": Case(pixels, loss=Loss(mixed=True, label_smoothing=0.1)),
+    "pixels, binary": Case(pixels, loss="binary_cross_entropy"),
+    "pixels, squared": Case(pixels, loss="mean_squared_error"),
     "boxes": Case(deep, fuse=False, target="sm_90", dtypes=("fp16", "bf16")),
 }
 
