@@ -34,7 +34,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `channel_sum`, `channel_sum_pair`, `sum_partials` | sums over pixels, over partial results | columns, splits |
 | `sum_partials_of_many` | the partial results of many tensors | blocks of all of them |
 | `batch_stats` (or `store_tile_stats` in an epilogue) | count, mean, M2 per channel of each tile | rows, columns |
-| `merge_stats` | the merge of such statistics | columns, splits |
+| `merge_stats` | the merge of such statistics, where not the last program does it (`is_last`) | columns, splits |
 | `softmax`, `softmax_grad`, `cross_entropy` | the loss, and the gradient of the logits | rows |
 | `soft_cross_entropy`, `binary_cross_entropy`, `squared_error` | losses of targets that are numbers | rows |
 | `mean_rows` | the mean of the rows' losses | one program |
@@ -54,7 +54,7 @@ What holds everywhere
 - Tensors are contiguous and channels last; indices are int32, so a tensor has fewer than 2^31 elements. N, the batch
   size, is a runtime argument; every other size is a constant, and the exact grid is in each template's docstring.
 - `mask` broadcasts to the tile, but may be smaller ([BLOCK, 1]); what it hides must load as 0 after any arithmetic.
-- All sums are fp32, in an order that the launch fixes. Nothing is atomic.
+- All sums are fp32, in an order that the launch fixes. No sum is atomic; programs are counted so (`is_last`).
 - In the interpreter a bf16 tile may be loaded, stored and converted, not computed with: it is raw bits there. Convert
   to fp32 before arithmetic, and back by `round_to`.
 - A number inside an `args` tuple is a runtime value: write shapes (such as the AREA of a window) into the function.

@@ -20,7 +20,7 @@ def conv2d_boxes(
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     FIRST_H: tl.constexpr, FIRST_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
     BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False,
+    X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """y[n,p,q,j] = sum over r,s,c of x[n, p + r*STEP_H + FIRST_H, q + s*STEP_W + FIRST_W, c] * w(r, s, c, j)
 
@@ -33,14 +33,15 @@ def conv2d_boxes(
     dilation -STEP.
 
     Grid: (cdiv(N, BOX_N) * cdiv(P, BOX_H) * cdiv(Q, BOX_W) * cdiv(K, BLOCK_N),). store_y(acc, pixel, channel, mask,
-    part, args) as in `conv2d_fprop`, with part the number of the box; acc is 0 where there is no pixel.
+    part, args) and finish as in `conv2d_fprop`, with part the number of the box; acc is 0 where there is no pixel.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
     BOXES_H: tl.constexpr = (P + BOX_H - 1) // BOX_H
     BOXES_W: tl.constexpr = (Q + BOX_W - 1) // BOX_W
     COLUMN_TILES: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
 
-    box, column_tile = tile_of_program(tl.program_id(0), tl.cdiv(N, BOX_N) * (BOXES_H * BOXES_W), COLUMN_TILES)
+    boxes = tl.cdiv(N, BOX_N) * (BOXES_H * BOXES_W)
+    box, column_tile = tile_of_program(tl.program_id(0), boxes, COLUMN_TILES)
     first_n = box // (BOXES_H * BOXES_W) * BOX_N
     first_p = box // BOXES_W % BOXES_H * BOX_H
     first_q = box % BOXES_W * BOX_W
@@ -75,3 +76,5 @@ def conv2d_boxes(
     if K % BLOCK_N != 0:
         mask = exists & (column < K)
     store_y(acc, (n * P + p) * Q + q, column, mask, box, y_args)
+    if finish is not None:
+        finish(column_tile, first_column, K, box, boxes, finish_args)

@@ -22,7 +22,7 @@ def conv2d_dgrad(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
     PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
-    W_BOXES: tl.constexpr = False,
+    W_BOXES: tl.constexpr = False, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """dy: [N, P, Q, K], w: [K, R, S, C/GROUPS]  ->  dx: [N, H, W, C].
 
@@ -32,7 +32,7 @@ def conv2d_dgrad(
     load_dy(pixel, channel, mask, args): pixel of y, [BLOCK_M, 1]; channel k, [1, BLOCK_K].
     store_dx(acc, pixel, channel, mask, part, args): acc [BLOCK_M, BLOCK_N] fp32; pixel of x, [BLOCK_M, 1]; channel c,
     [1, BLOCK_N], at least C where there is none; part = class*T + row tile, so SH*SW*T parts in all. Every element of
-    dx is stored exactly once.
+    dx is stored exactly once. finish as in `conv2d_fprop`.
 
     Operands that are multiplied as they lie in memory may come by tensor descriptors, whole tiles at a time. W_BOXES: w
     is one of [K, R*S*C] in boxes of [BLOCK_K, BLOCK_N], of dy's type. load_dy = None, for 1x1 convolutions with
@@ -109,3 +109,6 @@ def conv2d_dgrad(
     if CG % BLOCK_N != 0:
         mask = row_mask & column_mask
     store_dx(acc, pixel, result, mask, part, dx_args)
+    if finish is not None:
+        block, end = group * COLUMN_TILES + column_tile, group * CG + CG
+        finish(block, group * CG + first_column, end, part, row_tiles * (SH * SW), finish_args)

@@ -23,6 +23,7 @@ def conv2d_fprop(
     PT: tl.constexpr = 0, PL: tl.constexpr = 0, GROUPS: tl.constexpr = 1,
     WINDOW_H: tl.constexpr = 1, WINDOW_W: tl.constexpr = 1, PRECISION: tl.constexpr = IEEE,
     keep_x: tl.constexpr = None, keep_args=None, W_BOXES: tl.constexpr = False,
+    finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """x: [N, H, W, C], w: [K, R, S, C/GROUPS]  ->  y: [N, P, Q, K]; stride SH, SW; dilation DH, DW; padding PT, PL.
 
@@ -46,6 +47,9 @@ def conv2d_fprop(
     (Q//WINDOW_W * WINDOW_W); other rows and columns of y are not computed. Then the call is
     store_y(acc, pixel, channel, mask, window_pixel, part, args), with window_pixel [BLOCK_M/area, 1] the pixel of the
     pooled image; `max_over_window`, `mean_over_window` and `mask_over_window` fold the rows.
+
+    finish(block, first, end, part, parts, args), if given, is called last: the program has left its part, of so many,
+    of the side sums of channels first to end - 1; the programs of these channels have one number `block`.
     """
     CG: tl.constexpr = C // GROUPS
     KG: tl.constexpr = K // GROUPS
@@ -55,7 +59,8 @@ def conv2d_fprop(
     COLUMN_TILES: tl.constexpr = (KG + BLOCK_N - 1) // BLOCK_N
 
     rows = N * (POOLED_H * POOLED_W * AREA)
-    row_tile, column_tile = tile_of_program(tl.program_id(0), tl.cdiv(rows, BLOCK_M), COLUMN_TILES)
+    row_tiles = tl.cdiv(rows, BLOCK_M)
+    row_tile, column_tile = tile_of_program(tl.program_id(0), row_tiles, COLUMN_TILES)
     first_column = column_tile * BLOCK_N
     column = first_column + tl.arange(0, BLOCK_N)[None, :]
     group = tl.program_id(1)
@@ -145,3 +150,6 @@ def conv2d_fprop(
     else:
         window_pixel = row_tile * (BLOCK_M // AREA) + tl.arange(0, BLOCK_M // AREA)[:, None]
         store_y(acc, pixel, filter_, mask, window_pixel, row_tile, y_args)
+    if finish is not None:
+        block, end = group * COLUMN_TILES + column_tile, group * KG + KG
+        finish(block, group * KG + first_column, end, row_tile, row_tiles, finish_args)

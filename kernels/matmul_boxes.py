@@ -47,6 +47,7 @@ def matmul_boxes(
     C: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False, SUMS: tl.constexpr = 0, PIECES: tl.constexpr = 1,
     keep_x: tl.constexpr = None, keep_args=None, leave_sums: tl.constexpr = None, leave_args=None,
+    finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """y[m,j] = sum over c of x[m,c] * w(c, j), for x: [ROWS, C] and y: [ROWS, K].
 
@@ -71,6 +72,8 @@ def matmul_boxes(
 
     keep_x(tile, pixel, channel, mask, first_pixel, first_channel, args), if given, is shown every tile of x once, by
     one of the programs that load it.
+
+    finish as in `conv2d_fprop`, with a part for each stream.
     """
     COLUMN_TILES: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
     row_tiles = tl.cdiv(ROWS, BLOCK_M)
@@ -140,3 +143,5 @@ def matmul_boxes(
         if PIECES > 1:
             totals = over_all_rows(more_0), over_all_rows(more_1), over_all_rows(more_2)
             leave_sums(totals, count, column + WIDTH, stream, leave_args)
+    if finish is not None:
+        finish(column_tile, first_column, K, stream, streams, finish_args)

@@ -5,6 +5,28 @@ import triton.language as tl
 
 
 @triton.jit
+def added_up(partials, element, mask, parts, STRIDE, BLOCK_P: tl.constexpr):
+    """sum over p < parts of partials[p, element], in fp32.
+    Parts are STRIDE numbers apart; element, mask and the sum are [elements]."""
+    total = tl.zeros([BLOCK_P, element.shape[0]], tl.float32)
+    for first in range(0, parts, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)[:, None]
+        known = (part < parts) & mask[None, :]
+        total += tl.load(partials + part * STRIDE + element[None, :], mask=known, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def add_group(partials, channel, mask, parts, C: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Add partials: [parts, 2, C] up into the first of them, for these channels."""
+    first = added_up(partials, channel, mask, parts, 2 * C, BLOCK_P)
+    second = added_up(partials, C + channel, mask, parts, 2 * C, BLOCK_P)
+    tl.debug_barrier()  # no thread overwrites what another has not read
+    tl.store(partials + channel, first, mask=mask)
+    tl.store(partials + C + channel, second, mask=mask)
+
+
+@triton.jit
 def sum_partials(
     partials, store: tl.constexpr, args, parts,
     LENGTH: tl.constexpr, SPLIT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
@@ -20,12 +42,8 @@ def sum_partials(
     chunk = tl.cdiv(parts, SPLIT)
     begin = tl.program_id(1) * chunk
     end = tl.minimum(begin + chunk, parts)
-    total = tl.zeros([BLOCK_P, BLOCK], tl.float32)
-    for first in range(begin, end, BLOCK_P):
-        part = first + tl.arange(0, BLOCK_P)[:, None]
-        known = (part < end) & mask[None, :]
-        total += tl.load(partials + part * LENGTH + element[None, :], mask=known, other=0.0)
-    store(tl.sum(total, axis=0), element, mask, tl.program_id(1), args)
+    total = added_up(partials + begin * LENGTH, element, mask, end - begin, LENGTH, BLOCK_P)
+    store(total, element, mask, tl.program_id(1), args)
 
 
 @triton.jit

@@ -89,6 +89,60 @@ def batch_stats(
 
 
 @triton.jit
+def merged_stats(partials, channel, mask, parts, STRIDE, C: tl.constexpr, BLOCK_P: tl.constexpr):
+    """(count, mean, M2) of partials: [parts, 3, C], merged in their order.
+    Parts are STRIDE times 3*C numbers apart; channel, mask and the results are [channels]. The partials are read twice:
+    the mean first, then deviations from it."""
+    shape: tl.constexpr = [BLOCK_P, channel.shape[0]]
+    count = tl.zeros(shape, tl.float32)
+    weighted = tl.zeros(shape, tl.float32)
+    for first in range(0, parts, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)[:, None]
+        known = (part < parts) & mask[None, :]
+        source = partials + part * (STRIDE * 3 * C) + channel[None, :]
+        count_i = tl.load(source, mask=known, other=0.0)
+        count += count_i
+        weighted += count_i * tl.load(source + C, mask=known, other=0.0)
+    total = tl.sum(count, axis=0)
+    mean = tl.sum(weighted, axis=0) / tl.maximum(total, 1.0)
+
+    m2 = tl.zeros(shape, tl.float32)
+    rest = tl.zeros(shape, tl.float32)
+    for first in range(0, parts, BLOCK_P):
+        part = first + tl.arange(0, BLOCK_P)[:, None]
+        known = (part < parts) & mask[None, :]
+        source = partials + part * (STRIDE * 3 * C) + channel[None, :]
+        count_i = tl.load(source, mask=known, other=0.0)
+        deviation = tl.load(source + C, mask=known, other=0.0) - mean[None, :]
+        m2 += tl.load(source + 2 * C, mask=known, other=0.0) + count_i * deviation * deviation
+        rest += count_i * deviation
+    rest = tl.sum(rest, axis=0) / tl.maximum(total, 1.0)
+    m2 = tl.maximum(tl.sum(m2, axis=0) - total * rest * rest, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return total, mean + rest, m2
+
+
+@triton.jit
+def merge_group(partials, channel, mask, parts, C: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Merge partials: [parts, 3, C], at most BLOCK_P of them, into the first one, for these channels."""
+    part = tl.arange(0, BLOCK_P)[:, None]
+    known = (part < parts) & mask[None, :]
+    source = partials + part * (3 * C) + channel[None, :]
+    count_i = tl.load(source, mask=known, other=0.0)
+    mean_i = tl.load(source + C, mask=known, other=0.0)
+    m2_i = tl.load(source + 2 * C, mask=known, other=0.0)
+    count = tl.sum(count_i, axis=0)
+    near = tl.sum(count_i * mean_i, axis=0) / tl.maximum(count, 1.0)
+    deviation = mean_i - near[None, :]
+    rest = tl.sum(count_i * deviation, axis=0) / tl.maximum(count, 1.0)
+    m2 = tl.sum(m2_i + count_i * deviation * deviation, axis=0) - count * rest * rest
+    m2 = tl.maximum(m2, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.debug_barrier()  # no thread overwrites what another has not read
+    tl.store(partials + channel, count, mask=mask)
+    tl.store(partials + C + channel, near + rest, mask=mask)
+    tl.store(partials + 2 * C + channel, m2, mask=mask)
+
+
+@triton.jit
 def merge_stats(
     partials, store: tl.constexpr, args, parts,
     C: tl.constexpr, SPLIT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
@@ -97,36 +151,12 @@ def merge_stats(
 
     Grid: (cdiv(C, BLOCK), SPLIT). store(count, mean, m2, channel, mask, split, args), all tensors [BLOCK]. SPLIT = 1
     finishes (the biased variance is m2/count); where parts are many, a first launch with SPLIT > 1 whose store writes
-    [SPLIT, 3, C] keeps more of the device busy. The partials are read twice: the mean first, then deviations from it.
+    [SPLIT, 3, C] keeps more of the device busy.
     """
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = channel < C
     chunk = tl.cdiv(parts, SPLIT)
     begin = tl.program_id(1) * chunk
     end = tl.minimum(begin + chunk, parts)
-
-    count = tl.zeros([BLOCK_P, BLOCK], tl.float32)
-    weighted = tl.zeros([BLOCK_P, BLOCK], tl.float32)
-    for first in range(begin, end, BLOCK_P):
-        part = first + tl.arange(0, BLOCK_P)[:, None]
-        known = (part < end) & mask[None, :]
-        source = partials + part * (3 * C) + channel[None, :]
-        count_i = tl.load(source, mask=known, other=0.0)
-        count += count_i
-        weighted += count_i * tl.load(source + C, mask=known, other=0.0)
-    total = tl.sum(count, axis=0)
-    mean = tl.sum(weighted, axis=0) / tl.maximum(total, 1.0)
-
-    m2 = tl.zeros([BLOCK_P, BLOCK], tl.float32)
-    rest = tl.zeros([BLOCK_P, BLOCK], tl.float32)
-    for first in range(begin, end, BLOCK_P):
-        part = first + tl.arange(0, BLOCK_P)[:, None]
-        known = (part < end) & mask[None, :]
-        source = partials + part * (3 * C) + channel[None, :]
-        count_i = tl.load(source, mask=known, other=0.0)
-        deviation = tl.load(source + C, mask=known, other=0.0) - mean[None, :]
-        m2 += tl.load(source + 2 * C, mask=known, other=0.0) + count_i * deviation * deviation
-        rest += count_i * deviation
-    rest = tl.sum(rest, axis=0) / tl.maximum(total, 1.0)
-    m2 = tl.maximum(tl.sum(m2, axis=0) - total * rest * rest, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    store(total, mean + rest, m2, channel, mask, tl.program_id(1), args)
+    count, mean, m2 = merged_stats(partials + begin * (3 * C), channel, mask, end - begin, 1, C, BLOCK_P)
+    store(count, mean, m2, channel, mask, tl.program_id(1), args)

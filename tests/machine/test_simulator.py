@@ -142,6 +142,28 @@ def test_what_may_be_skipped_happens(skips):
     assert not simulate(launch("1 NOP")).assumed
 
 
+@pytest.mark.parametrize("skips", ["@P0 EXIT", "@P0 BRA `(.L_0)"])
+def test_what_the_last_program_does_is_charged_to_one(skips):
+    """Programs count themselves, and the one that finds all others counted goes on for 4,000 clocks. That is the tail
+    of the kernel, once, however many waves of programs there are; and those that skip it do no more than they did."""
+
+    def counted(work: int, programs: int) -> Launch:
+        return launch(
+            *ADDRESS, "4 IMAD.WIDE R2, R0, 0x4, RZ", "1 w1 ATOMG.E.ADD.STRONG.GPU PT, R4, desc[UR4][R2.64], R5",
+            "4 b2 ISETP.NE.AND P0, PT, R4, 0x7, PT", f"4 {skips}", *["4 FADD R1, R1, R2"] * work, ".L_0:", "4 NOP",
+            programs=programs,
+        )  # fmt: skip
+
+    tails = [clocks(counted(1000, n)) - clocks(counted(0, n)) for n in (1, 100, 20000)]
+    assert tails == pytest.approx([4000] * 3, abs=40)
+    assert simulate(counted(1000, 100)).instructions == simulate(counted(0, 100)).instructions
+
+
+def test_a_fence_for_the_whole_gpu_holds_its_warp():
+    assert per_repeat(["6 MEMBAR.ALL.GPU"], warps=1) == pytest.approx(600, rel=0.01)
+    assert per_repeat(["6 MEMBAR.ALL.CTA"], warps=1) == pytest.approx(6, rel=0.02)
+
+
 def test_warps_that_wait_for_nobody_are_no_endless_loop():
     waits = launch("1 SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4+0x10], R4")
     with pytest.raises(NotSimulated, match="barrier"):

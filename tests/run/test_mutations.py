@@ -39,8 +39,8 @@ MISTAKES = [(mistake, dtype) for mistake in SOURCES for dtype in mistake.dtypes]
 QUICK_MISTAKES = [
     "conv2d_fprop drops a tap", "conv2d_dgrad keeps its sum in bf16", "conv2d_wgrad shifts a pixel",
     "conv2d_boxes drops a tap", "pointwise eps of 1e-3", "pointwise wrong mask of relu",
-    "max_pool2d the last of equals", "avg_pool2d counts the padding", "merge_stats momentum of 0.101",
-    "merge_stats running variance is biased", "cross_entropy divides by N + 1", "local_response_norm beta of 0.751",
+    "max_pool2d the last of equals", "avg_pool2d counts the padding", "conv2d_fprop momentum of 0.101",
+    "conv2d_fprop running variance is biased", "cross_entropy divides by N + 1", "local_response_norm beta of 0.751",
     "resample places half a unit off", "soft_cross_entropy a target too small",
 ]  # fmt: skip
 

@@ -22,12 +22,27 @@ class Access(NamedTuple):
     stored: bool
 
 
+class Meeting(NamedTuple):
+    """An atomic operation by which programs wait for each other.
+    What its program did before is there for those that come to the same ``address`` later. Relaxed ones order nothing,
+    and are not told of."""
+
+    program: tuple[int, int, int]
+    address: int
+
+
+def _nobody(meeting: Meeting) -> None:
+    """Is told, and does nothing."""
+
+
 @contextmanager
-def seen_by(see: Callable[[Access], None]) -> Iterator[None]:
-    """``see`` gets every access, in the order of the interpreter, of the kernels launched inside."""
+def seen_by(see: Callable[[Access], None], meet: Callable[[Meeting], None] = _nobody) -> Iterator[None]:
+    """Inside, ``see`` gets every load and store of the kernels that are launched.
+    ``meet`` gets every atomic operation that acquires and releases; both in the order of the interpreter."""
     from triton.runtime.interpreter import InterpreterBuilder, _get_np_dtype
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    atomic = InterpreterBuilder.create_atomic_rmw
 
     def access(builder: Any, pointers: Any, mask: Any, stored: bool) -> Access:
         # A mask has as many elements as pointers, not always in their shape; a descriptor's is an array already.
@@ -43,7 +58,14 @@ def seen_by(see: Callable[[Access], None]) -> Iterator[None]:
         see(access(builder, pointers, mask, True))
         return store(builder, pointers, value, mask, *rest, **named)
 
+    def seen_atomic(builder: Any, operation: Any, pointer: Any, value: Any, mask: Any, sem: Any, scope: Any) -> Any:
+        if sem.name == "ACQUIRE_RELEASE" and scope.name in ("GPU", "SYSTEM"):
+            for address in pointer.data.ravel()[mask.data.ravel().astype(bool)]:
+                meet(Meeting(builder.grid_idx, int(address)))
+        return atomic(builder, operation, pointer, value, mask, sem, scope)
+
     with (
+        patch.object(InterpreterBuilder, "create_atomic_rmw", seen_atomic),
         patch.object(InterpreterBuilder, "create_masked_load", seen_load),
         patch.object(InterpreterBuilder, "create_masked_store", seen_store),
     ):

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Iterable, Sequence
 
 from ..compiler.memory import share
-from ..lower.names import SUM_TABLE
+from ..lower.names import ARRIVALS, SUM_TABLE
 from ..lower.program import SUM_BLOCK, Program
 
-TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64"}
+TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64", "i32": "int32"}
 
 PARAMETERS = '''\
 def parameters(device="cuda"):
@@ -189,6 +189,9 @@ def _made(program: Program, name: str) -> list[str]:
     """A new tensor, as an item of a dictionary; of a packed input zeros, and where the images belong."""
     buffer = program.buffers[name]
     made = f"({buffer.size}, dtype={_dtype(program, name)}, device=device),"
+    if name == ARRIVALS:
+        why = "        # 0 before each launch that counts its programs, and after it (not if it was interrupted)."
+        return [why, f"        {name!r}: torch.zeros{made}"]
     if (packing := buffer.packing) is None:
         return [f"        {name!r}: torch.empty{made}"]
     _, channels, height, width = program.plan.type(name).at(1)

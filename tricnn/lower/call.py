@@ -102,12 +102,13 @@ class InBoxes(Pointer):
 class Helper(Operand):
     """A generated function and its lines.
     It finds its arguments in a tuple, and unpacks them under the names that ``needs`` gives them. ``stores`` are those
-    that it writes."""
+    that it writes; ``calls`` the generated functions that it calls."""
 
     name: str
     lines: tuple[Line, ...]
     needs: Mapping[Argument, str]
     stores: tuple[str, ...] = ()
+    calls: tuple[Helper, ...] = ()
 
     @property
     def args(self) -> Mapping[Argument, str]:
@@ -143,8 +144,8 @@ class Call:
 
     @property
     def helpers(self) -> list[Helper]:
-        """The generated functions among its operands."""
-        return [operand for operand in self.every if isinstance(operand, Helper)]
+        """The generated functions among its operands, behind those that they call."""
+        return [made for operand in self.every if isinstance(operand, Helper) for made in (*operand.calls, operand)]
 
     def text(self, parameters: Parameters) -> str:
         """The call as Python: positional items on the first lines, constants below, then keywords."""

@@ -18,6 +18,7 @@ from .boxes import ALIGNED, as_it_lies, in_boxes, lies_alone, summed_boxes, sums
 from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
 from .epilogue import epilogue, leave_sums
+from .last_programs import ends
 from .lowering import Lowering
 from .partial_sums import PartialResults, finish_sides, lower_split_sum, side_buffers
 from .positions import At
@@ -204,8 +205,10 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         keep = product.keep(state.plan.storage(node.inputs[0]))
         head = ", ".join(["tile, pixel, channel, mask", *product.corner, "args"])
         keywords["keep_x"] = keep.function(f"{name}_keep_x", head, keep.lines)
-    call = product.call(store, **keywords)
     rows, parts = product.row_tiles, product.parts
+    blocks = cdiv(conv.group_filters, tile.n) * conv.groups
+    end = ends(state, kernel, product.store, parts, conv.k, tile, blocks)
+    call = product.call(store, **keywords, **({"finish": end.finish} if end else {}))
     side_buffers(state, product.store, parts, conv.k)
     state.add(
         name,
@@ -219,9 +222,12 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
             *traffic.fprop(product.load, product.store, product.weight, conv, tile, rows, bool(product.corner)),
             traffic.left(product.leave, conv.k, parts, tile),
             traffic.stored(keep),
+            *(end.moved if end else ()),
         ],
+        handed_on=end.handed_on if end else None,
     )
-    finish_sides(state, kernel, product.store, parts, conv.k)
+    if end is None:
+        finish_sides(state, kernel, product.store, parts, conv.k)
 
 
 def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
@@ -234,9 +240,11 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     tile = replace(tile, k=min(tile.k, max(tiles.power_of_two(conv.group_filters), 16)))
     product = Product(state, kernel, BACKWARD, conv, pixels, conv.k, conv.c, tile)
     store = product.finish("conv")
-    call = product.call(store)
     rows, classes = product.row_tiles, conv.sh * conv.sw
     parts = product.parts * classes
+    blocks = cdiv(conv.group_channels, tile.n) * conv.groups
+    end = ends(state, kernel, product.store, parts, conv.c, tile, blocks)
+    call = product.call(store, **({"finish": end.finish} if end else {}))
     side_buffers(state, product.store, parts, conv.c)
     grid = (rows.count * cdiv(conv.group_channels, tile.n), conv.groups, classes)
     state.add(
@@ -250,9 +258,12 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
         traffic=[
             *traffic.dgrad(product.load, product.store, product.weight, conv, tile, rows, bool(product.corner)),
             traffic.left(product.leave, conv.c, parts, tile),
+            *(end.moved if end else ()),
         ],
+        handed_on=end.handed_on if end else None,
     )
-    finish_sides(state, kernel, product.store, parts, conv.c)
+    if end is None:
+        finish_sides(state, kernel, product.store, parts, conv.c)
 
 
 def lower_wgrad(state: Lowering, kernel: Kernel) -> None:

@@ -42,6 +42,7 @@ class Lowering:
     choices: list[tiles.Choice] = field(default_factory=list)
     rounded: dict[str, str] = field(default_factory=dict)
     descriptors: dict[str, Descriptor] = field(default_factory=dict)
+    counters: set[Size] = field(default_factory=set)  # numbers of counters that launches use, see last_programs.py
 
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
@@ -160,11 +161,12 @@ class Lowering:
         kind: str,
         traffic: Iterable[Traffic],
         flops: int = 0,
+        handed_on: Mapping[str, Size] | None = None,
     ) -> None:
         """Register a function that is one call of a template, and its launch.
 
         ``kind`` is the operation, or what the launch does for one; ``traffic`` what the template and its helpers load
-        and store; ``flops`` are for each image.
+        and store; ``flops`` are for each image; ``handed_on`` as of a Launch.
         """
         parameters = self._parameters(call)
         moved = reduce(Traffic.add, traffic, Traffic())
@@ -184,6 +186,7 @@ class Lowering:
                 loads=dict(moved.loads),
                 read_share={b: share for b in moved.loads if (share := moved.read_share(b)) < 1},
                 write_share={b: share for b in writes if (share := moved.written_share(b)) < 1},
+                handed_on=dict(handed_on or {}),
                 layers_of_lines=tuple(line.layer for made in call.helpers for line in made.lines),
             )
         )

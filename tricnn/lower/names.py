@@ -43,6 +43,9 @@ Argument = str | StepNumber
 #: the table of addresses that the launch for many sums reads
 SUM_TABLE = "weight_sums:table"
 
+#: the counters of programs that have left their partial results
+ARRIVALS = "programs:arrived"
+
 
 def workspace_name(owner: str, what: str) -> str:
     """The name of a buffer that the launches of one kernel have for themselves, such as ``k00_conv1:partial``."""

@@ -53,6 +53,14 @@ def _tile(rows: int, block: int) -> tiles.Tile:
     return tiles.Tile(rows, block, 1, 8 if rows * block > 2048 else 4, 1)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The function that stores a total, or merged statistics, and what that moves."""
+
+    store: Helper
+    moved: tuple[traffic.Traffic, ...]
+
+
 # --- sums ------------------------------------------------------------------------------
 
 
@@ -64,7 +72,7 @@ def lower_split_sum(
     Gradients of parameters, which no kernel of the step reads, wait for one launch that finishes them all.
     """
     place = state.plan.place(dw)
-    if state.plan.fused and partial.parts.fixed and not {place.buffer, db} & state.read:
+    if waits_for_the_last_launch(state, dw, partial.parts, db):
         _wait(state, partial, dw, db)
         return
     name = state.scope.free(f"{kernel.name}_sum{suffix and '_'}{suffix}")
@@ -80,6 +88,22 @@ def lower_split_sum(
     store = helper(f"{name}_store", TOTAL, outputs, lines, (place.buffer, *([db] if db else [])), dw)
     written = traffic.channels_stored(place.buffer, state.plan.type(dw).channel_count, place.pitch)
     _add_up(state, kernel, name, partial, store, 1, *([written] if place.buffer != dw else []))
+
+
+def waits_for_the_last_launch(state: Lowering, dw: str, parts: Size, db: str | None = None) -> bool:
+    """Whether the last launch of the step adds a value's partial results up: no kernel reads it."""
+    return state.plan.fused and bool(parts.fixed) and not {state.plan.place(dw).buffer, db} & state.read
+
+
+def finished_sum(state: Lowering, kernel: Kernel, node: Node, channels: int) -> Finished:
+    """The function that stores parts of side sums, [2, channels], added up."""
+    place, dw = state.plan.place(node.name), node.name
+    name = state.scope.free(f"{kernel.name}_sum_{dw}")
+    store = helper(
+        f"{name}_store", TOTAL, {place.buffer: "dw"}, _total_lines(state, dw, place, None), (place.buffer,), dw
+    )
+    written = traffic.channels_stored(place.buffer, state.plan.type(dw).channel_count, place.pitch)
+    return Finished(store, (written,) if place.buffer != dw else ())
 
 
 def _wait(state: Lowering, partial: PartialResults, dw: str, db: str | None) -> None:
@@ -184,8 +208,7 @@ def finish_sides(state: Lowering, kernel: Kernel, body: Body, parts: Size, chann
 
 def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: int, parts: Size) -> None:
     """Launch the merge of what tiles left in ``partial``: stats = [mean, M2/count], and the new running statistics."""
-    alone = sum(n.row.moments for n in kernel.nodes) == 1
-    name = state.scope.free(f"{kernel.name}_merge" if alone else f"{kernel.name}_{node.name}_merge")
+    name = merge_name(state, kernel, node)
     if parts.at(state.batch) > MANY:
         groups = state.workspace(name, "groups", GROUPS * 3 * c)
         row = f"groups + split * {3 * c} + channel"
@@ -198,13 +221,20 @@ def lower_merge(state: Lowering, kernel: Kernel, node: Node, partial: str, c: in
         each = _merged_at_once(cdiv(parts.at(state.batch), GROUPS))
         _merge(state, kernel, f"{name}_groups", (partial, parts, c), store, GROUPS, each)
         partial, parts = groups, Size.of(GROUPS)
-    store, inputs = _statistics(state, kernel, node, name, c)
-    place = state.plan.place(node.name)
-    moved = [
-        *(traffic.loads(b, state.plan.type(b).per_image[0]) for b in inputs),
-        traffic.channels_stored(place.buffer, c, place.pitch),
-    ]
-    _merge(state, kernel, name, (partial, parts, c), store, 1, _merged_at_once(parts.at(state.batch)), *moved)
+    done = _statistics(state, kernel, node, name, c)
+    at_once = _merged_at_once(parts.at(state.batch))
+    _merge(state, kernel, name, (partial, parts, c), done.store, 1, at_once, *done.moved)
+
+
+def finished_statistics(state: Lowering, kernel: Kernel, node: Node, channels: int) -> Finished:
+    """The function that stores the merged statistics of a side sum and updates the running ones."""
+    return _statistics(state, kernel, node, merge_name(state, kernel, node), channels)
+
+
+def merge_name(state: Lowering, kernel: Kernel, node: Node) -> str:
+    """What the merge of a kernel's statistics is called, of one of several after their layer."""
+    alone = sum(n.row.moments for n in kernel.nodes) == 1
+    return state.scope.free(f"{kernel.name}_merge" if alone else f"{kernel.name}_{node.name}_merge")
 
 
 def _merged_at_once(parts: int) -> tuple[int, int]:
@@ -239,8 +269,8 @@ def _merge(
     )
 
 
-def _statistics(state: Lowering, kernel: Kernel, node: Node, name: str, c: int) -> tuple[Helper, list[str]]:
-    """The function that stores merged statistics and updates the running ones, and the buffers that it reads."""
+def _statistics(state: Lowering, kernel: Kernel, node: Node, name: str, c: int) -> Finished:
+    """The function that stores merged statistics and updates the running ones."""
     place = state.plan.place(node.name)
     row = f"stats + {place.offset} + channel" if place.offset else "stats + channel"
     lines = [
@@ -259,7 +289,8 @@ def _statistics(state: Lowering, kernel: Kernel, node: Node, name: str, c: int) 
             lines += [line for line in running if line not in lines]
     writes = tuple(map(str, outputs))
     store = helper(f"{name}_store", MERGED, {**inputs, **outputs}, lines, writes, node.name)
-    return store, list(map(str, inputs))
+    moved = [traffic.loads(str(b), state.plan.type(str(b)).per_image[0]) for b in inputs]
+    return Finished(store, (*moved, traffic.channels_stored(place.buffer, c, place.pitch)))
 
 
 def _running(update: Node, which: str, start: int, width: int, c: int) -> list[str]:

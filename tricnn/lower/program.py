@@ -110,6 +110,8 @@ class Launch:
     loads: Mapping[str, Size]  # buffer -> elements that its programs load, again wherever tiles overlap
     read_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is read, if not all
     write_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is written, if not all
+    #: what its programs leave for the last of them -> elements of it that are stored once more
+    handed_on: Mapping[str, Size] = field(default_factory=dict)
     #: the layers of the helpers' lines, which a function that several kernels share has of the first of them only
     layers_of_lines: tuple[str, ...] = ()
 
@@ -211,7 +213,8 @@ class Program:
             total, loaded = buffer.bytes(batch), launch.loads.get(name, Size()).at(batch) * BYTES[buffer.dtype]
             read = round(total * launch.read_share.get(name, 1.0)) if name in launch.reads else 0
             written = round(total * launch.write_share.get(name, 1.0)) if name in launch.writes else 0
-            return Moved(loaded, read, written, written)
+            again = launch.handed_on.get(name, Size()).at(batch) * BYTES[buffer.dtype]
+            return Moved(loaded, read, written + again, written)
 
         return {name: of(name) for name in dict.fromkeys((*launch.reads, *launch.writes))}
 

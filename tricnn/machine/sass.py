@@ -156,7 +156,8 @@ def instructions(text: str, code: bytes = b"") -> list[Instruction]:
 
 def written(x: Instruction) -> range:
     """The registers that an instruction writes, of whatever kind it is but a matrix instruction of :data:`MATRIX`."""
-    first = _REGISTER.match(x.operands[0]) if x.operands and x.base not in _NO_RESULT else None
+    results = x.operands[1:] if x.base in ("ATOM", "ATOMG") and x.operands[:1] == ("PT",) else x.operands
+    first = _REGISTER.match(results[0]) if results and x.base not in _NO_RESULT else None
     if first is None:
         return range(0)
     suffixes = x.suffixes

@@ -31,6 +31,13 @@ class Target:
         """Whether it copies whole boxes by tensor descriptors (Hopper's TMA)."""
         return isinstance(self.arch, int) and self.arch >= 90
 
+    @property
+    def arrivals(self) -> bool:
+        """Whether the last of several programs may read what the others stored.
+        A barrier must order all threads' stores before one thread's atomic addition. On AMD's GPUs Triton's barrier
+        waits for shared memory only."""
+        return self.backend == "cuda"
+
     def __str__(self) -> str:
         return self.name
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..compiler.plan import Plan
+from ..lower.names import ARRIVALS
 from ..lower.program import Program
 
 #: is told a name and what is so called, in the middle of a step and as it is stored; what it changes of it stays
@@ -63,6 +64,19 @@ def between_launches(
         yield
     finally:
         vars(module).update(functions)
+
+
+@contextmanager
+def counting_programs(tensors: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, launches count their programs, and each leaves zeros.
+    One that was interrupted (under Triton's interpreter: a GPU makes every launch to its end) finds zeros again when
+    the step is made anew."""
+    try:
+        yield
+    except BaseException:
+        if ARRIVALS in tensors:
+            tensors[ARRIVALS].zero_()
+        raise
 
 
 def finished_after(

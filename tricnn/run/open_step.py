@@ -31,6 +31,7 @@ from .channels_last import to_storage
 from .dump import Dump
 from .eager_executor import EagerExecutor
 from .interpreter import channels_last
+from .launches import counting_programs
 from .model import device_target
 from .numpy_executor import NumpyExecutor
 from .poison import poisoned
@@ -283,7 +284,7 @@ class TritonOpen(TritonExecutor):
             self._put_parameter(tensors, node.name, given[node.name])
         if self.program.rounded:
             self.module.round_weights(tensors)
-        with launching(), self._poisoned(tensors, 0):
+        with launching(), counting_programs(tensors), self._poisoned(tensors, 0):
             self.module.forward(tensors, batch, seed, step)
         wanted = [*(o.value for o in graph.outputs), *(value for _, value in graph.updates)]
         return {v: self.fetch(tensors, v, batch).clone() for v in wanted}, saved
@@ -293,7 +294,8 @@ class TritonOpen(TritonExecutor):
         for name, x in tangents.items():
             self.put(tensors, name, x)
         if self.plan.graph.gradients:
-            with launching(), self._poisoned(tensors, self.program.forward_launches):
+            first = self.program.forward_launches
+            with launching(), counting_programs(tensors), self._poisoned(tensors, first):
                 self.module.backward(tensors, batch, saved.seed, saved.step)
         results = {v: self.fetch(tensors, v, batch).clone() for _, v in self.plan.graph.gradients}
         if keep:

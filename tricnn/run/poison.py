@@ -21,11 +21,13 @@ def poison(tensor: Any) -> None:
 
 
 def first_written(launches: Sequence[Launch]) -> list[tuple[str, ...]]:
-    """Of each launch, the buffers that no launch before it writes (or reads)."""
+    """Of each launch, the buffers that no launch before it writes or reads.
+    Of what it reads itself only what its own programs hand on is among them."""
     seen: set[str] = set()
     found = []
     for launch in launches:
-        found.append(tuple(b for b in dict.fromkeys(launch.writes) if b not in seen and b not in launch.reads))
+        known = seen | {*launch.reads} - {*launch.handed_on}
+        found.append(tuple(b for b in dict.fromkeys(launch.writes) if b not in known))
         seen.update((*launch.reads, *launch.writes))
     return found
 
@@ -39,7 +41,8 @@ def poisoned(module: Any, program: Program, tensors: Mapping[str, Any], first: i
     fresh = first_written(program.launches)
 
     def poison_fresh(launch: int) -> None:
-        kept = {tensors[b].data_ptr() for b in program.launches[launch].reads}
+        made = program.launches[launch]
+        kept = {tensors[b].data_ptr() for b in made.reads if b not in made.handed_on}
         for name in fresh[launch]:
             if tensors[name].data_ptr() not in kept:
                 poison(tensors[name])

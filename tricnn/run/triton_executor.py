@@ -21,7 +21,7 @@ from ..system.errors import TargetError
 from .captured_step import capture, worth_capturing
 from .channels_last import to_logical, to_storage
 from .interpreter import run_nodes
-from .launches import Watcher, between_launches, finished_after, summed_after
+from .launches import Watcher, between_launches, counting_programs, finished_after, summed_after
 from .poison import poisoned
 from .quick_interpreter import quick_interpreter
 from .rounded_weights import RoundedWeights
@@ -239,6 +239,7 @@ class TritonExecutor:
             return
         with ExitStack() as stack:
             stack.enter_context(launching())
+            stack.enter_context(counting_programs(tensors))
             if self.poisons:
                 stack.enter_context(poisoned(self.module, self.program, tensors))
             if watch is not None:

@@ -50,9 +50,10 @@ NOTED = frozenset(
 @dataclass(frozen=True)
 class Cost:
     """What an instruction costs: the pipe that it takes, how long, and when its result is there.
-    ``busy``: clocks that the pipe is taken; ``latency``: further clocks until the result is there (of a matrix product:
-    1 if it closes a group; of a wait: how many groups may be left; of a barrier: how many warps it is for, 0: all);
-    ``shared``: bytes of shared memory that one warp's part of a product reads."""
+    ``busy``: clocks that the pipe is taken; ``latency``: further clocks until the result is there (of what is free:
+    clocks that its warp stands still; of a matrix product: 1 if it closes a group; of a wait: how many groups may be
+    left; of a barrier: how many warps it is for, 0: all); ``shared``: bytes of shared memory that one warp's part of a
+    product reads."""
 
     kind: Kind
     busy: float = 0
@@ -68,6 +69,9 @@ _FREE = frozenset([
     *("BSSY", "BSYNC", "NOP", "WARPSYNC", "BREAK", "FENCE", "MEMBAR", "ERRBAR", "CCTL", "UTMACMDFLUSH", "UTMACCTL"),
     *("ACQBULK", "ELECT", "YIELD", "BRA", "BRX", "USETMAXREG", "NANOSLEEP", "CALL", "RET", "BMOV", "WARPGROUP"),
 ])  # fmt: skip
+#: clocks until all that was stored before a fence is seen by the whole GPU, and until an atomic operation's result is
+#: back from L2: guesses, two trips to memory and to L2
+_FENCE, _ATOMIC = 600, 540
 _PLAIN = {
     **dict.fromkeys(_FMA, Cost(Kind.FMA, 1)),
     **dict.fromkeys(_CONVERSIONS, Cost(Kind.SPECIAL, 8, 10)),
@@ -107,9 +111,19 @@ def cost(x: Instruction) -> Cost:
         return Cost(Kind.BARRIER, 1 if "ARV" in x.name else 0, int(threads, 0) / 32 if threads[:1].isdigit() else 0)
     if x.base == "SYNCS":
         return Cost(Kind.PHASE_WAIT) if "TRYWAIT" in x.name else Cost(Kind.VARIABLE, latency=20)
+    if x.base == "MEMBAR" and "CTA" not in x.suffixes:
+        return Cost(Kind.FREE, latency=_FENCE)
+    if counts(x):
+        return Cost(Kind.VARIABLE, latency=_ATOMIC)
     if x.base in _PLAIN:
         return _PLAIN[x.base]
     return Cost(Kind.UNIFORM, 1, 12) if x.base.startswith("U") else Cost(Kind.ALU, 2)
+
+
+def counts(x: Instruction) -> bool:
+    """Whether an instruction is an atomic operation on global memory whose result is used.
+    Programs count themselves so."""
+    return x.base in ("ATOM", "ATOMG") and x.operands[:2] != ("PT", "RZ") and x.operands[:1] != ("RZ",)
 
 
 def _product(x: Instruction) -> Cost:

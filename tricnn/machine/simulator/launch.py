@@ -4,7 +4,9 @@
                                                 else instructions of all programs / instructions a clock
 
 Every program of the grid is one of a few that were traced, in turn; 8 multiprocessors stand for those that the launch
-uses, with their part of L2 and DRAM.
+uses, with their part of L2 and DRAM. Where programs count themselves, so that the last of them does what remains, that
+is added at the end, once: the time of a program that is the last, alone on the GPU, less that of the same program if
+others come later.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 
 from ..sass import Instruction, Parameters
 from . import core
-from .costs import NOTED, Kind, cost
+from .costs import NOTED, Kind, cost, counts
 from .decode import PROGRAM, decoded
 from .parameters import PROCESSORS, PROGRAMS, REGISTERS, SHARED_BYTES, WARPS, Hopper
 from .trace import LANES, Refused, Trace
@@ -163,12 +165,14 @@ def sampled(grid: tuple[int, int, int]) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class Traced:
-    """A launch's code and the traces of its sampled programs, ready to be replayed with any figures of the GPU."""
+    """A launch's code and the traces of its sampled programs, ready to be replayed with any figures of the GPU.
+    ``last``: that of the first of these as the last to come, where programs count themselves."""
 
     launch: Launch
     costs: Any
     noted: Any
     traces: list[Trace]
+    last: Trace | None = None
 
     @property
     def loaded_bytes(self) -> float:
@@ -198,19 +202,26 @@ def traced(launch: Launch) -> Traced:
     beside = SHARED_BYTES // programs_per_processor(launch) - launch.shared_bytes
     bank, boxes = bound(launch)
     rows = decoded(code, bank)
-    traces: list[Trace] = []
-    for program in sampled(launch.grid):
+
+    def followed(program: tuple[int, int, int], skips_from: int) -> Trace:
         values = rows.values.copy()
         values[PROGRAM : PROGRAM + 3] = program
         try:
-            trace = Trace(rows.table, values, launch.num_warps, boxes, max(8192, beside))
+            return Trace(rows.table, values, launch.num_warps, boxes, max(8192, beside), skips_from)
         except Refused as refused:
             x = code[refused.at]
             raise NotSimulated(f"{refused} (`{x.text}` at {x.address:#x})") from None
+
+    traces: list[Trace] = []
+    programs = sampled(launch.grid)
+    counted = next((i for i, x in enumerate(code) if counts(x)), len(code))
+    for program in programs:
+        trace = followed(program, counted)
         traces.append(trace)
         if len(traces) > 1 and trace.instructions > 400_000 and launch.grid[1] == 1:
             break  # programs as long as this are alike
-    return Traced(launch, _costs(code), np.array([cost(x).kind in NOTED for x in code]), traces)
+    last = followed(programs[0], len(code)) if counted < len(code) else None
+    return Traced(launch, _costs(code), np.array([cost(x).kind in NOTED for x in code]), traces, last)
 
 
 def _costs(code: Sequence[Instruction]) -> Any:
@@ -220,6 +231,8 @@ def _costs(code: Sequence[Instruction]) -> Any:
         control, known = x.control, cost(x)
         assert control is not None
         row[core.KIND], row[core.STALL] = known.kind, max(1, control.stall)
+        if known.kind is Kind.FREE:
+            row[core.STALL] = max(row[core.STALL], known.latency)
         row[core.WRITE], row[core.READ], row[core.WAIT] = min(control.write, 6), min(control.read, 6), control.wait
         row[core.BUSY], row[core.LATENCY], row[core.SHARED_CLOCKS] = known.busy, known.latency, known.shared / 128
         if known.kind is Kind.BARRIER:
@@ -251,32 +264,51 @@ def simulate(launch: Launch | Traced, gpu: Hopper | None = None) -> Simulated:
     given[core.MATRIX_SHARED], given[core.COPY_CLOCKS] = gpu.matrix_shared, gpu.copy_clocks
     given[core.MOST_CLOCKS] = gpu.clocks
     given[core.SPREAD] = 1500 if launch.programs > PROCESSORS * slots else 300
-    warps, traces = launch.num_warps, known.traces
-    figures, waits = core.replay(
-        known.costs, known.noted,
-        *_joined([t.runs for t in traces]),
-        np.concatenate([n for t in traces for n in t.notes]),
-        np.concatenate([p for t in traces for p in t.phases]),
-        _starts([t.notes for t in traces]),
-        np.array([modelled, slots, warps, total, len(traces)]), given,
-    )  # fmt: skip
-    got = dict(zip(core.FIGURES, figures.tolist(), strict=True))
-    if got["failed"]:
-        raise NotSimulated("its warps wait for a barrier that none of them reaches" if got["failed"] == 2 else
-                           "a program's path ends without an exit")  # fmt: skip
+    got, waits = _replayed(known, known.traces, (modelled, slots, total), given)
     clocks = got["last_end"]
     extrapolated = got["finished"] < total
     if extrapolated:
         rate = (got["issued"] - got["warm_issued"]) / (got["clocks"] - got["warm_clock"])
         clocks = known.instructions * total / rate
+    clocks += _last(known, given, part)
     order = sorted(zip(core.WAITS, waits.tolist(), strict=True), key=lambda item: -item[1])
     whole = max(1.0, float(waits.sum()))
     return Simulated(
         gpu.launch_us + clocks / gpu.clock_ghz / 1e3, most, got["issued"] / got["clocks"] / modelled,
         {name: round(clocks_ / whole, 4) for name, clocks_ in order if clocks_}, loaded, known.stored_bytes,
         known.instructions, got["tensor"] / 4 / got["clocks"] / modelled, dram_share, extrapolated,
-        any(trace.assumed for trace in traces),
+        any(trace.assumed for trace in known.traces),
     )  # fmt: skip
+
+
+def _replayed(
+    known: Traced, traces: Sequence[Trace], shape: tuple[int, int, int], given: Any
+) -> tuple[dict[str, float], Any]:
+    """What the model returns for so many multiprocessors, programs on each, and programs in all."""
+    figures, waits = core.replay(
+        known.costs, known.noted,
+        *_joined([t.runs for t in traces]),
+        np.concatenate([n for t in traces for n in t.notes]),
+        np.concatenate([p for t in traces for p in t.phases]),
+        _starts([t.notes for t in traces]),
+        np.array([*shape[:2], known.launch.num_warps, shape[2], len(traces)]), given,
+    )  # fmt: skip
+    got = dict(zip(core.FIGURES, figures.tolist(), strict=True))
+    if got["failed"]:
+        raise NotSimulated("its warps wait for a barrier that none of them reaches" if got["failed"] == 2 else
+                           "a program's path ends without an exit")  # fmt: skip
+    return got, waits
+
+
+def _last(known: Traced, given: Any, part: float) -> float:
+    """Clocks that the last of the programs takes longer than it would if others came later, alone on the GPU."""
+    if known.last is None:
+        return 0.0
+    alone = given.copy()
+    alone[core.DRAM], alone[core.L2] = given[core.DRAM] / part, given[core.L2] / part
+    alone[core.SPREAD], alone[core.MOST_CLOCKS] = 1, core.NEVER
+    ends = (_replayed(known, [trace], (1, 1, 1), alone)[0]["last_end"] for trace in (known.last, known.traces[0]))
+    return next(ends) - next(ends)
 
 
 def _starts(parts: Sequence[Sequence[Any]]) -> Any:

@@ -5,6 +5,8 @@ arguments and the grid of the launch. So loop trips, predicates, which 32-byte s
 banks of shared memory conflict, and which phase of a barrier a copy belongs to, are computed. Numbers that come from
 memory, and floats, are not known: an access whose address depends on one counts as a full one, without conflicts;
 what a branch that depends on one would skip is taken to happen; a loop whose end does cannot be followed.
+Behind an atomic operation, by which programs count themselves, it is the other way round for all programs but the last:
+what a branch may skip there is skipped.
 
 A warp's threads run together as long as they are at the same instruction; where they part, those that are furthest
 back run first. Warps take turns at the ends of loops, so that what one of them brought into the first-level cache
@@ -60,13 +62,14 @@ BRANCH, EXIT, REFUSED = int(Op.BRANCH), int(Op.EXIT), int(Op.REFUSED)
 @njit(cache=True, error_model="numpy", nogil=True)
 def follow(
     table, values, known, pcs, alive, turn, runs, run_count, notes, phases, note_count, waited, armed, barriers,
-    taken, hot, last, boxes, box_bytes, tags, valid, ages, totals,
+    taken, hot, last, boxes, box_bytes, tags, valid, ages, totals, skips_from,
 ):  # fmt: skip
     """Run a program's warps until all have ended, or until a buffer is full: then it may be called again.
 
     values, known: [warp, row, lane]; pcs, alive: [warp, lane]; runs: [warp, i, (first, count)]; notes, phases:
     [warp, i]; waited, armed: by barrier; taken: [warp, instruction]; hot: [warp, (first, last)]; last: [instruction,
-    warp]; totals: bytes loaded, bytes stored, instructions, the cache's clock, assumed branches.
+    warp]; totals: bytes loaded, bytes stored, instructions, the cache's clock, assumed branches; skips_from: the first
+    instruction from which on branches that depend on memory skip.
     Returns (why it ended, where)."""
     warps, size = pcs.shape[0], table.shape[0]
     on, place = np.zeros(LANES, np.bool_), np.zeros(LANES, np.int64)
@@ -141,10 +144,15 @@ def follow(
                             ):  # what it would skip happens; how often a loop runs cannot be taken for granted
                                 if what == BRANCH and row[TARGET] <= pc:
                                     return UNKNOWN_BRANCH, pc
-                                totals[4] += 1
+                                totals[4] += 1 if pc < skips_from else 0
                                 for lane in range(LANES):
                                     certain = known[w, guard, lane] and (what == EXIT or known[w, condition, lane])
-                                    on[lane] = on[lane] and certain
+                                    if certain or pc < skips_from:
+                                        on[lane] = on[lane] and certain
+                                    else:
+                                        on[lane] = mask[lane] and (
+                                            not known[w, guard, lane] or values[w, guard, lane] ^ flip != 0
+                                        )
                             some = False
                             for lane in range(LANES):
                                 some = some or on[lane]
@@ -318,8 +326,9 @@ class Trace:
     instruction, clocks or bytes, and the barrier's phase."""
 
     def __init__(
-        self, table: NDArray[np.int64], start: NDArray[np.int64], warps: int, boxes: dict[int, int], l1_bytes: int
-    ):
+        self, table: NDArray[np.int64], start: NDArray[np.int64], warps: int, boxes: dict[int, int], l1_bytes: int,
+        skips_from: int,
+    ):  # fmt: skip
         size, rows = len(table), len(start)
         values = np.empty((warps, rows, LANES), np.int64)
         values[:] = np.maximum(start, 0)[:, None]
@@ -341,7 +350,7 @@ class Trace:
         while True:
             why, at = follow(
                 table, values, known, pcs, alive, turn, runs, run_count, notes, phases, note_count,
-                *state, totals,
+                *state, totals, skips_from,
             )  # fmt: skip
             if why != GROW:
                 break
