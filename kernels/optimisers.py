@@ -214,15 +214,15 @@ def _sum_of_pieces(sums, many, first, last, KIND: tl.constexpr, WIDTH: tl.conste
 def _norm(sums, many, settings, which, KIND: tl.constexpr, WIDTH: tl.constexpr):
     """The norm of a parameter, of its gradient or of its step."""
     first, last = tl.load(settings + which * 5 + 3).to(tl.int32), tl.load(settings + which * 5 + 4).to(tl.int32)
-    return tl.sqrt(_sum_of_pieces(sums, many, first, last, KIND, WIDTH))
+    return tl.sqrt_rn(_sum_of_pieces(sums, many, first, last, KIND, WIDTH))
 
 
 @triton.jit
 def _clipped(sums, many, share, clip, CLIPS: tl.constexpr, WIDTH: tl.constexpr):
     """The factor by which a gradient counts."""
     if CLIPS:
-        length = share * tl.sqrt(_sum_of_pieces(sums, many, 0, many, SUM_G, WIDTH))
-        share = share * tl.minimum(1.0, clip / (length + 1e-6))
+        length = share * tl.sqrt_rn(_sum_of_pieces(sums, many, 0, many, SUM_G, WIDTH))
+        share = share * tl.minimum(1.0, clip / (length + 1e-6), propagate_nan=tl.PropagateNan.ALL)
     return share
 
 
@@ -246,4 +246,4 @@ def _moved(first, second, element, mask, gradient, beta1, new1, beta2, new2):
 @triton.jit
 def _direction(m, v, left1, left2, eps):
     """Adam's r = (m/left1) / (sqrt(v/left2) + eps)."""
-    return (m / left1) / (tl.sqrt(v / left2) + eps)
+    return (m / left1) / (tl.sqrt_rn(v / left2) + eps)
