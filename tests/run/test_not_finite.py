@@ -133,7 +133,7 @@ def test_cross_entropy_of_logits_beyond_exp(logits, smoothing):
             device = {"device": DEVICE}
             by_triton, gradient = torch.empty(1, **device), torch.empty(1, 2, **device)
             loss_kernel[1,](
-                torch.tensor(x, **device), torch.tensor(y, **device), by_triton, gradient, 1, C=2, BLOCK_N=2,
+                torch.tensor(x, **device), torch.tensor(y, **device), by_triton, None, gradient, 1, C=2, BLOCK_N=2,
                 SMOOTHING=smoothing, LOSSES=True, GRAD=True,
             )  # fmt: skip
         np.testing.assert_allclose(float(by_numpy), expected, rtol=1e-6)
