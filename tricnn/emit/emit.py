@@ -14,12 +14,11 @@ from ..lower.names import StepNumber
 from ..lower.program import Function, Launch, Program
 from ..machine.tiles import programs
 from .interface import interface
+from .page import UNBROKEN, WIDTH
 from .shared_helpers import shared
 from .templates import closure, library, module_text
 from .tensors import allocation, pointing, rounding
 
-WIDTH = 118
-UNBROKEN = "\N{NO-BREAK SPACE}"
 SIGNATURE = re.compile(r"def (\w+)\((.*)\):")
 UNPACKED = re.compile(r"    (\w+(?:, \w+)+) = args")
 

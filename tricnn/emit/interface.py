@@ -19,9 +19,8 @@ from ..ir.scalar import torch_text
 from ..ir.types import TensorType
 from ..lower.call import wrapped
 from ..lower.program import Program
+from .page import WIDTH, entry
 from .tensors import filled
-
-WIDTH = 118
 
 #: the tables by which functions go, each under what it has
 STATE = "Weights and statistics, by their names and in their shapes in PyTorch."
@@ -183,8 +182,8 @@ def _table(name: str, about: str, lines: list[str]) -> str:
 
 
 def _items(found: Mapping[str, object]) -> list[str]:
-    """The items of a dictionary, a line each."""
-    return [f"    {json.dumps(name)}: {_literal(value)}," for name, value in found.items()]
+    """The items of a dictionary."""
+    return [line for name, value in found.items() for line in entry(4, json.dumps(name), _literal(value))]
 
 
 def _literal(value: object) -> str:
@@ -217,7 +216,7 @@ def _prepared(node: Node) -> list[str]:
 
 def _views(program: Program, values: dict[str, str]) -> list[str]:
     """For each name a view of the value's memory in PyTorch's shape, as the items of a dictionary."""
-    return [f"        {json.dumps(name)}: {_view(program, value)}," for name, value in values.items()]
+    return [line for name, value in values.items() for line in entry(8, json.dumps(name), _view(program, value))]
 
 
 def _view(program: Program, value: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from ..compiler.memory import share
 from ..lower.names import ARRIVALS, SUM_TABLE
 from ..lower.program import SUM_BLOCK, Program
+from .page import WIDTH, entry, row, total
 
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "u8": "uint8", "i64": "int64", "i32": "int32"}
 
@@ -121,17 +122,15 @@ def allocation(program: Program) -> str:
     known = {*lives, *lasting, *program.updates}
     others = [name for name in program.buffers if name not in known]
     sizes = [str(b.size) for b in program.buffers.values()]
-    updates = [f"    t[{new!r}] = t[{old!r}]  # updated in place" for new, old in program.updates.items()]
     passed = []
     for name, (first, last) in lives.items():
-        life = f"({program.buffers[name].size}, {_dtype(program, name)}, {first}, {last}),"
-        long = len(name) + len(life) > 104  # columns, beside the quotes and the indentation
-        passed += [f"        {name!r}:", f"            {life}"] if long else [f"        {name!r}: {life}"]
+        life = f"({program.buffers[name].size}, {_dtype(program, name)}, {first}, {last})"
+        passed += entry(8, repr(name), life)
     allocate = filled(
         ALLOCATE,
         cdiv=["    cdiv = triton.cdiv"] * any("cdiv" in size for size in sizes),
         others=_new(program, others),
-        updates=updates,
+        updates=[line for new, old in program.updates.items() for line in _same(new, old)],
         arena=[filled(ARENA, passed=passed)] if lives else [],
         point=["    point(t)"] * program.points,
     )
@@ -147,7 +146,7 @@ def pointing(program: Program) -> str:
     described = program.descriptors.values()
     boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in described if d.window is None]
     windows = [(d.name, d.buffer, list(d.shape), d.window, list(d.box)) for d in described if d.window is not None]
-    kinds: list[tuple[Sequence[object], str, str]] = [
+    kinds: list[tuple[Sequence[Sequence[object]], str, str]] = [
         (sums, SUMS, FILL_SUMS),
         (boxes, DESCRIPTORS, FILL_DESCRIPTORS),
         (windows, WINDOWS, FILL_WINDOWS),
@@ -170,9 +169,15 @@ def filled(text: str, **lines: list[str]) -> str:
     return text.replace("{{", "{").replace("}}", "}").rstrip()
 
 
-def _rows(rows: Iterable[object]) -> list[str]:
+def _rows(rows: Iterable[Sequence[object]]) -> list[str]:
     """Tuples as the items of a list."""
-    return [f"    {row}," for row in rows]
+    return [line for items in rows for line in row(4, items)]
+
+
+def _same(new: str, old: str) -> list[str]:
+    """The lines that give one tensor a second name: what is updated in place."""
+    line, why = f"    t[{new!r}] = t[{old!r}]", "  # updated in place"
+    return [line + why] if len(line + why) <= WIDTH else [f"    t[{new!r}] = t[{why}", f"        {old!r}", "    ]"]
 
 
 def _dtype(program: Program, buffer: str) -> str:
@@ -188,16 +193,20 @@ def _new(program: Program, buffers: Iterable[str]) -> list[str]:
 def _made(program: Program, name: str) -> list[str]:
     """A new tensor, as an item of a dictionary; of a packed input zeros, and where the images belong."""
     buffer = program.buffers[name]
-    made = f"({buffer.size}, dtype={_dtype(program, name)}, device=device),"
+    options = f"dtype={_dtype(program, name)}, device=device"
+    made = f"({buffer.size}, {options})"
     if name == ARRIVALS:
         why = "        # 0 before each launch that counts its programs, and after it (not if it was interrupted)."
-        return [why, f"        {name!r}: torch.zeros{made}"]
+        size = total(12, str(buffer.size))
+        if len(size) == 1:
+            return [why, *entry(8, repr(name), f"torch.zeros{made}")]
+        return [why, f"        {name!r}: torch.zeros(", *size, f"            {options},", "        ),"]
     if (packing := buffer.packing) is None:
-        return [f"        {name!r}: torch.empty{made}"]
+        return entry(8, repr(name), f"torch.empty{made}")
     _, channels, height, width = program.plan.type(name).at(1)
     where = f"[:, :{height}, {packing.left}:{packing.left + width * channels}]"
     place = f".view(N, {packing.rows}, {packing.pitch}){where}"
     return [
         f"        # Images [N, {height}, {width} * {channels}] go to {place}; all else stays 0.",
-        f"        {name!r}: torch.zeros{made}",
+        *entry(8, repr(name), f"torch.zeros{made}"),
     ]
