@@ -15,7 +15,7 @@ Another Triton is tried without installing it for good:
     PYTHONPATH=/tmp/triton-3.7.1:$PWD python -m benchmarks.hazard_matrix record FILE
 
 ``table`` prints, for each Triton, target and dtype, the sums over the networks; it exits with 1 if there is a hazard, a
-failure, or a case that the others have and one lacks. benchmarks/results/hazards.jsonl is the committed
+failure, or a case that the others have and one lacks. benchmarks/hazards.jsonl is the committed
 record, not yet whole, of the kernels of commit f73f065 (2026-11-30).
 """
 
