@@ -32,7 +32,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.static_figures import MODES, some_of, targets
+from benchmarks.static_figures import MODES, some_of, status_of, targets
 from tricnn.build.build import spec
 from tricnn.build.compile import CompiledKernel, CompileError, compile_kernels, triton_version
 from tricnn.build.settle import settle
@@ -150,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recording.add_argument("--batch", type=whole(1), default=256, help="(256)")
     recording.add_argument("--cache", type=Path, metavar="DIR", help="where compiled kernels are kept")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         if options.command == "table":
             rows, right = table(read(options.file))
             print("\n".join(rows))
@@ -158,13 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases = product([triton_version()], options.targets, options.dtypes, options.networks, MODES)
         tell = partial(print, file=sys.stderr, flush=True)
         record(cases, options.file, options.batch, options.cache, tell)
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return status_of(work)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,17 @@ def targets(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def status_of(work: Callable[[], int]) -> int:
+    """What ``work`` returns, or 2 where a file cannot be read, written or understood, which is said in one line."""
+    try:
+        return work()
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+    return 2
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -150,19 +161,16 @@ def main() -> int:
     comparing.add_argument("old", type=Path, metavar="OLD")
     comparing.add_argument("new", type=Path, metavar="NEW")
     options = parser.parse_args()
-    try:
+
+    def work() -> int:
         if options.command == "compare":
             return compared(options.old, options.new)
         cases = list(product(options.networks, options.modes, options.policies, options.targets))
         tell = partial(print, file=sys.stderr)
         record(cases, options.file, options.batch, options.dtype, not options.no_text, tell)
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return status_of(work)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tricnn
+from tests.training.stopping import Failing, StopAfter
 from tricnn import Trainer
 from tricnn.kernels import optimisers
 from tricnn.run.rounded_weights import RoundedWeights
@@ -178,19 +179,6 @@ def test_a_parameter_or_gradient_of_zero_is_not_rescaled():
         ours.step(gradients, 0.5)
         np.testing.assert_allclose(ours.live["conv.weight"].cpu(), -0.5, rtol=1e-5)
         assert torch.equal(ours.live["fc.weight"], kept)
-
-
-class Failing(Exception):
-    pass
-
-
-class StopAfter:
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step(self, step, loss):
-        if step == self.steps:
-            raise Failing
 
 
 def test_the_loop_trains_by_few_launches_and_resumes_to_the_bit(tmp_path, monkeypatch):

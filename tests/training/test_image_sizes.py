@@ -8,6 +8,7 @@ import torch
 
 import tricnn
 from tests.training.fake import CLASSES, blobs
+from tests.training.stopping import Failing, StopAfter
 from tricnn import Trainer
 from tricnn.cli.train_command import _sizes
 from tricnn.system.errors import DataError, ShapeError, TricnnError
@@ -84,19 +85,6 @@ def test_it_is_what_pytorch_does_with_the_same_images():
 def test_the_networks_own_size_gives_the_bits_of_none():
     one = [trained(model(), replace(OPTIONS, sizes=sizes)).state_sha256 for sizes in ((), ((1, 6),))]
     assert one[0] == one[1]
-
-
-class Failing(Exception):
-    pass
-
-
-class StopAfter:
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step(self, step, loss):
-        if step == self.steps:
-            raise Failing
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tricnn
+from tests.training.stopping import Failing, StopAfter
 from tricnn import Loss, Trainer
 from tricnn.measure.contest import Ours, random_batch
 from tricnn.system.errors import TargetError, TricnnError
@@ -162,19 +163,6 @@ def test_the_rule_by_itself_is_torchs():
             torch._amp_update_scale_(scale, tracker, torch.tensor([float(not good)]), growth, backoff, interval)
             ours = rule.after(*ours, good)
             assert ours == (float(scale), int(tracker))
-
-
-class Failing(Exception):
-    pass
-
-
-class StopAfter:
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step(self, step, loss):
-        if step == self.steps:
-            raise Failing
 
 
 @pytest.mark.usefixtures("no_limit")

@@ -170,7 +170,7 @@ def test_transforms_of_torchvision_are_taken_where_they_can_be_imported(folder):
     try:
         from torchvision.transforms import v2
     except (ImportError, RuntimeError) as error:  # RuntimeError: a build for another PyTorch
-        pytest.skip(f"needs a torchvision that fits PyTorch ({error})")
+        pytest.skip(f"needs torchvision, built for the PyTorch at hand; it is no dependency of tricnn ({error})")
     steps = [v2.ToImage(), v2.RandomResizedCrop((6, 6)), v2.RandomHorizontalFlip()]
     normalised = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
     alone = epoch_of(source(folder, transform=normalised))

@@ -12,6 +12,7 @@ import torch
 
 import tricnn
 from tests.training.fake import CLASSES, blobs
+from tests.training.stopping import Failing, StopAfter
 from tests.training.test_pictures import ALL, folder, source
 from tricnn import Loss, Trainer
 from tricnn.system.errors import TargetError, TricnnError
@@ -42,21 +43,6 @@ def model(executor="numpy", **options):
 
 def trained(data, out=None, resume=False, options=MODERN, made=None, callbacks=()):
     return Trainer(made or model(), data, options, callbacks, out=out, resume=resume).fit()
-
-
-class Failing(Exception):
-    pass
-
-
-class StopAfter:
-    """A callback that ends the run, and so a crash: what it raises nobody expects."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step(self, step, loss):
-        if step == self.steps:
-            raise Failing
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
