@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..ir.table import OPS, Environment
+from .gradient_exchange import shared_tensor
 
 
 class BatchNormExchange:
@@ -37,15 +38,11 @@ class BatchNormExchange:
         ``shares`` are those of all processes, ``images`` how many the batch has."""
         self.shares, self.images = shares, images
         self.merged.clear()
-        self.before = {name: self.tensor(x).clone() for name, x in self.model.running_statistics().items()}
-
-    def tensor(self, x: Any) -> Any:
-        """A torch tensor that shares the memory of a NumPy array."""
-        return x if isinstance(x, self.torch.Tensor) else self.torch.from_numpy(x)
+        self.before = {name: shared_tensor(x).clone() for name, x in self.model.running_statistics().items()}
 
     def merge(self, value: str, pair: Any) -> None:
         """Put in the place of a process's statistics, or sums, [2, C], those of all."""
-        own = self.tensor(pair)
+        own = shared_tensor(pair)
         parts = [self.torch.empty_like(own, memory_format=self.torch.contiguous_format) for _ in self.shares]
         self.distributed.all_gather(parts, own.contiguous())
         wide = [part.double() for part in parts]
@@ -67,7 +64,7 @@ class BatchNormExchange:
         """Move the running statistics, from where they were before the step, by those of the whole batch."""
         env = Environment()
         for buffer, update in self.graph.updates:
-            node, now = self.graph.by_name[update], self.tensor(self.model.running_statistics()[buffer])
+            node, now = self.graph.by_name[update], shared_tensor(self.model.running_statistics()[buffer])
             of = [self.torch.zeros(()).expand(self.graph.types[v].at(self.images)) for v in node.inputs[2:]]
             moved = OPS[node.op].aten(env, node.attrs, self.before[buffer], self.statistics(node.inputs[1]), *of)
             now.copy_(moved.reshape(now.shape))

@@ -36,7 +36,7 @@ class GradientExchange:
 
     def watch(self, parameter: str, gradient: Any) -> None:
         """Take a gradient that is finished; begin the sum of its bucket if it is the last one of that."""
-        gradient = _as_tensor(gradient)
+        gradient = shared_tensor(gradient)
         bucket = self._of.get(parameter)
         if bucket is None:
             self._order.append((parameter, gradient))
@@ -52,7 +52,7 @@ class GradientExchange:
 
     def average(self, tensors: Sequence[Any]) -> None:
         """Put in the place of each tensor its sum over processes, each process's times its ``share``."""
-        tensors = [_as_tensor(x) for x in tensors]
+        tensors = [shared_tensor(x) for x in tensors]
         if not tensors:
             return
         bucket = _Bucket({str(i): x.shape for i, x in enumerate(tensors)}, tensors[0])
@@ -125,8 +125,8 @@ class _Bucket:
         self.taken.clear()
 
 
-def _as_tensor(gradient: Any) -> Any:
-    """A torch tensor that shares the memory of a NumPy array."""
+def shared_tensor(x: Any) -> Any:
+    """A torch tensor that shares the memory of a NumPy array; a tensor as it is."""
     import torch
 
-    return gradient if isinstance(gradient, torch.Tensor) else torch.from_numpy(gradient)
+    return x if isinstance(x, torch.Tensor) else torch.from_numpy(x)
