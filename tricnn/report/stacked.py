@@ -42,7 +42,7 @@ class Stacked:
 
     @cached_property
     def widths(self) -> list[int]:
-        """The figures' columns'."""
+        """The width of each column of figures."""
         every = [figures for _, figures in (self.head, *self.rows, *([self.foot] if self.foot else []))]
         return [max((len(line) for row in every for line in row[n]), default=0) for n in range(len(self.figures))]
 
