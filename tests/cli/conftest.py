@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from tricnn.cli import main
+from tricnn.system import waiting
 
 TINY = """\
 graph tiny
@@ -48,6 +49,7 @@ def tricnn(capsys, monkeypatch, tmp_path, kernel_cache):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TRICNN_CACHE", str(kernel_cache))
     monkeypatch.delenv("COLUMNS", raising=False)  # parallel test runners set it
+    monkeypatch.setattr(waiting, "SECONDS_BETWEEN_LINES", 3600.0)  # on a busy machine quick things take seconds
 
     def run(*argv):
         capsys.readouterr()

@@ -10,6 +10,7 @@ import pytest
 
 import tricnn as package
 from tricnn.cli.command_line import COMMANDS
+from tricnn.system import waiting
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(package.__file__))}
 TRICNN = [sys.executable, "-m", "tricnn"]
@@ -103,12 +104,13 @@ def test_a_run_that_is_ended_and_resumed_has_the_bits_of_one_that_was_not(tricnn
     command = ["train", str(tiny), *RUN, "--out", str(tmp_path / "run")]
     process = subprocess.Popen([*TRICNN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=ENVIRONMENT)  # fmt: skip
-    process.stdout.readline()  # the first epoch is done
+    while "epoch 1/" not in process.stderr.readline():  # the first epoch is done
+        assert process.poll() is None
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == status, err
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status and out == "", err
     if number != signal.SIGKILL:
-        assert err.count("\n") == 1 and "--resume" in err
+        assert "--resume" in err.splitlines()[-1] and "Traceback" not in err
     resumed = tricnn(*command, "--resume", "--json").json
     assert resumed["state_sha256"] == whole_run(tricnn, tiny)
 
@@ -128,14 +130,14 @@ def test_a_signal_elsewhere_is_one_line(tmp_path, number, status, says):
         [*TRICNN, "compile", "lenet", "--mode", "train", "--out", str(tmp_path / "out")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
     )  # fmt: skip
-    process.stdout.readline()  # "compiling ..."
+    process.stderr.readline()  # "compiling ..."
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.send_signal(number)  # as `kill` does
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == status
-    assert err == f"tricnn: {says}\n"
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status and out == ""
+    assert [line for line in err.splitlines() if not line.startswith("compiling ")] == [f"tricnn: {says}"]
     assert not (tmp_path / "out").exists()
 
 
@@ -148,3 +150,26 @@ def test_a_cache_that_cannot_be_written_is_one_warning(tiny):
     ran = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0 and json.loads(ran.stdout)["kernels"]
     assert ran.stderr.startswith("tricnn: warning: kernels are not cached") and ran.stderr.count("\n") == 1
+
+
+UNDER_WAY = [
+    ("compile --dtype bf16 --target sm_90", ("fusing ", "compiling for sm_90: ")),
+    ("verify --mode infer", ("verifying: ",)),
+    ("train --data digits --epochs 1", ("tiny: ", "epoch 1/1  loss ")),
+    ("bench --batch 2 --seconds 0.1", ("preparing PyTorch",)),
+]
+
+
+@pytest.mark.parametrize("command, said", UNDER_WAY, ids=[command.split()[0] for command, _ in UNDER_WAY])
+def test_progress_is_not_among_what_was_asked_for(tricnn, tiny, tmp_path, monkeypatch, command, said):
+    """`tricnn compile lenet > table.txt` leaves a table; what is under way is said on standard error."""
+    monkeypatch.setenv("TRICNN_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(waiting, "SECONDS_BETWEEN_LINES", 0.01)
+    name, *options = command.split()
+    ran = tricnn(name, tiny, *options)
+    assert ran.status == 0 and ran.out, ran.err
+    for words in said:
+        assert any(line.startswith(words) for line in ran.err.splitlines()), ran.err
+        assert words not in ran.out
+    silent = tricnn(name, tiny, *options, "--json")
+    assert silent.status == 0 and json.loads(silent.out) and silent.err == ""

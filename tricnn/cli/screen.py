@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from ..report.fit import fitted
+from ..report.fit import fitted, wrapped
 from ..system.waiting import Waiting
 
 WIDTH_OF_PIPES = 140  # columns, where there is no terminal to ask (and COLUMNS is not set)
@@ -30,35 +30,36 @@ def console(*, to_stderr: bool = False, width: int | None = None) -> Console:
 
 
 class Screen:
-    """Where a command shows its result: tables for people, or with ``--json`` one object on standard output.
-    With ``--json`` progress is shown only where somebody watches standard error. One that does not ``speak`` (of
-    several processes, all but the first) prints nothing."""
+    """Where a command shows its result: tables for people, or with ``--json`` one object, on standard output.
+    ``progress`` is standard error, where it is said what is under way; with ``--json``, None unless somebody watches
+    there. One that does not ``speak`` (of several processes, all but the first) prints nothing."""
 
     def __init__(self, as_json: bool, speaks: bool = True):
         self.as_json, self.speaks = as_json, speaks
         self.out = console()
-        self.progress: Console | None = console(to_stderr=True) if as_json else self.out
-        if not speaks or (as_json and not sys.stderr.isatty()):
-            self.progress = None
+        watched = speaks and (not as_json or sys.stderr.isatty())
+        self.progress: Console | None = console(to_stderr=True) if watched else None
 
     def waiting(self, what: str) -> Waiting:
-        """A context for something that may take long.
-        It is said on standard error, so that what is printed stays what was asked for."""
-        watched = self.speaks and (not self.as_json or sys.stderr.isatty())
-        return Waiting(console(to_stderr=True) if watched else None, what)
+        """A context for something that may take long."""
+        return Waiting(self.progress, what)
 
-    def show(self, *things: Any) -> None:
-        """Print tables and lines, for people."""
+    def show(self, *things: Table | str) -> None:
+        """Print tables and lines, for people.
+        Both fit where it is known how wide a line may be; in a pipe sentences stay whole, for what reads lines."""
         if self.speaks and not self.as_json:
             for thing in things:
-                shown = fitted(thing, self.out) if isinstance(thing, Table) else thing
-                # a sentence is broken for a person at a terminal, not for what else reads lines
-                broken = isinstance(shown, Table) or (isinstance(shown, str) and self.out.is_terminal)
-                with self.out.capture() as captured:
-                    self.out.print(shown, soft_wrap=not broken)
-                for line in captured.get().splitlines():  # tables fill their lines up with blanks
-                    print(line.rstrip())
+                for line in self._lines(thing):
+                    print(line.rstrip())  # tables fill their lines up with blanks
             sys.stdout.flush()
+
+    def _lines(self, thing: Table | str) -> list[str]:
+        if isinstance(thing, str):
+            known = self.out.is_terminal or "COLUMNS" in os.environ
+            return wrapped(thing, self.out.width) if known else thing.split("\n")
+        with self.out.capture() as captured:
+            self.out.print(fitted(thing, self.out))
+        return captured.get().splitlines()
 
     def json(self, result: dict[str, Any]) -> None:
         """Print the object, for programs."""

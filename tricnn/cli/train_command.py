@@ -233,8 +233,9 @@ def run_among(processes: Processes, options: argparse.Namespace, asked: Graph) -
         "state_sha256": result.state_sha256,
     })  # fmt: skip
     screen.show(
-        f"{graph.name} on {dataset.name}: test accuracy {result.test_accuracy:.2%} after "
-        f"{plural(result.epochs, 'epoch')} ({result.images_per_second:,.0f} images/s, {model.executor.name} executor)",
+        f"{graph.name}{', a small member,' * bool(small)} on {dataset.name}: test accuracy {result.test_accuracy:.2%} "
+        f"after {plural(result.epochs, 'epoch')} ({result.images_per_second:,.0f} images/s, {model.executor.name} "
+        "executor)",
         f"state_sha256 {result.state_sha256}",
     )
     if result.checkpoint:

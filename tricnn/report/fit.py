@@ -43,6 +43,11 @@ class Words:
         return list(parts)
 
 
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text, each broken into lines of up to ``width`` columns as a cell is."""
+    return [part.plain for line in text.split("\n") for part in Words(Text(line)).lines(width)]
+
+
 def breaks(line: str, width: int) -> Iterator[int]:
     """Where a line of text is broken to fit into ``width`` columns."""
     start = 0  # of the line that is being filled
