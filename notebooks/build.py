@@ -5,12 +5,14 @@
 
 A notebook is kept as a script, ``NN-name.py``, in cells that ``# %%`` begins. Here each is run in a fresh kernel and
 becomes a page, ``out/notebooks/NN-name.html``; where its cells are no longer those of the ``NN-name.ipynb`` beside it,
-that is written anew, with what the cells printed and drew. Exit status 1 if a cell fails.
+that is written anew, with what the cells printed and drew. A line for each says how long it took, by the clock and in
+processor time, which other work of the machine does not lengthen. Exit status 1 if a cell fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 from pathlib import Path
@@ -52,6 +54,13 @@ def in_step(script: Path) -> bool:
     return built.exists() and cells(nbformat.read(built, as_version=4)) == cells(read(script))
 
 
+def processor_seconds() -> float:
+    """What the processes that this one has started, and that have ended, took of the processors: kernels, and what they
+    started themselves."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Runs the notebooks and builds a page of each.")
     parser.add_argument("begin", nargs="*", help="how the names of those that are wanted begin (all)")
@@ -59,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     PAGES.mkdir(parents=True, exist_ok=True)
     failed = 0
     for script in scripts(begin):
-        started, notebook = time.monotonic(), read(script)
+        started, used, notebook = time.monotonic(), processor_seconds(), read(script)
         try:
             NotebookClient(
                 notebook, timeout=SECONDS, kernel_name="python3", record_timing=False,
@@ -73,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         (PAGES / f"{script.stem}.html").write_text(page)
         if not in_step(script):
             nbformat.write(notebook, script.with_suffix(".ipynb"))
-        print(f"{script.stem}: {time.monotonic() - started:.0f} s, {PAGES / script.stem}.html", flush=True)
+        took = f"{time.monotonic() - started:.0f} s, {processor_seconds() - used:.0f} s of processor time"
+        print(f"{script.stem}: {took}, {PAGES / script.stem}.html", flush=True)
     return 1 if failed else 0
 
 
