@@ -1,5 +1,6 @@
 """Figures with their units, how a table fits a terminal, and fused kernels beside the layers they replace."""
 
+import ast
 import functools
 import re
 
@@ -153,15 +154,16 @@ def tables_of(program, width):
 
 
 @functools.cache
-def long_names():
-    """Three layers and a pooling with Inception's names, which are the longest."""
+def long_names(prefix="", mode="train"):
+    """Three layers and a pooling with Inception's names, which are the longest, in a module that holds the network."""
     b = tricnn.GraphBuilder("long")
-    x, scope = b.input("x", (3, 32, 32)), "Mixed_7c.branch3x3dbl_3a"
+    x, scope = b.input("x", (3, 32, 32)), f"{prefix}Mixed_7c.branch3x3dbl_3a"
     for number in range(3):
         conv = b.conv2d(x, 32, 3, padding=1, bias=False, name=f"{scope}.{number}.conv")
         x = b.relu(b.batch_norm(conv, name=f"{scope}.{number}.bn"), name=f"{scope}.{number}.relu")
-    graph = b.build(b.linear(b.flatten(b.max_pool2d(x, 2, name=f"{scope}.maxpool")), 10, name="AuxLogits.fc"))
-    return lowered(graph, "train", 2, "bf16", "sm_90", fuse="auto")
+    pool = b.max_pool2d(x, 2, name=f"{scope}.maxpool")
+    graph = b.build(b.linear(b.flatten(pool), 10, name=f"{prefix}AuxLogits.fc"))
+    return lowered(graph, mode, 2, "bf16", "sm_90", fuse="auto")
 
 
 @WIDTHS
@@ -177,12 +179,20 @@ def test_every_table_has_every_name_and_figure_whole(width):
     assert count == 8
 
 
-def test_the_plan_and_the_emitted_file_fit_a_page():
-    """Lines of up to 120 columns, also with long names; the plan's kernels each begin one."""
-    program = long_names()
+@pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.parametrize(
+    "prefix", ["", "model.backbone.image_encoder.feature_extractor.", "a" * 85 + "."], ids=["", "47", "86"]
+)
+def test_the_plan_and_the_emitted_file_fit_a_page(prefix, mode):
+    """Lines of up to 120 columns, also with the longest names that a layer may have, which Python finds whole there."""
+    program = long_names(prefix, mode)
     plan, text = str(program.plan), emit(program)
-    assert max(map(len, [*plan.splitlines(), *text.splitlines()])) <= 120 and compile(text, "kernels.py", "exec")
-    assert {kernel.name for kernel in program.plan.kernels} <= set(re.findall(r"^(\w+)\(", plan, re.MULTILINE))
+    assert max(map(len, [*plan.splitlines(), *text.splitlines()])) <= 120
+    names = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+    assert {parameter.name for parameter in program.plan.graph.parameters} <= names
+    kernels = [kernel.name for kernel in program.plan.kernels]
+    assert set(kernels) <= set(re.findall(r"^(\w+)\(", plan, re.MULTILINE)) and max(map(len, kernels)) <= 64
+    assert all(re.fullmatch(rf"k{number:02}_\w+", name) for number, name in enumerate(kernels))
 
 
 def test_what_has_no_room_beside_stands_below():

@@ -13,7 +13,7 @@ from ..ir.graph import Graph, Node
 from ..ir.table import OPS, Kind, Source
 from ..ir.text import attr_text
 from ..ir.types import TensorType
-from ..ir.wording import plural
+from ..ir.wording import pieces, plural
 from .fusion.answers import Decision
 
 WIDTH = 118  # columns of a plan as text
@@ -58,7 +58,13 @@ def _narrow(line: str) -> list[str]:
     if len(line) <= WIDTH:
         return [line]
     rest = "# " * line.startswith("#") + " " * 8
-    return textwrap.wrap(line, WIDTH, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+    parts = textwrap.wrap(line, WIDTH, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+    return [f"{rest * (number > 0)}{piece}" for part in parts for number, piece in enumerate(_pieces(part, rest))]
+
+
+def _pieces(part: str, rest: str) -> list[str]:
+    """A part that no blank could make short enough, broken behind separators of its names."""
+    return [part] if len(part) <= WIDTH else [piece.rstrip() for piece in pieces(part, WIDTH - len(rest))]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..lower.names import StepNumber
 from ..lower.program import Function, Launch, Program
 from ..machine.tiles import programs
 from .interface import interface
-from .page import UNBROKEN, WIDTH
+from .page import UNBROKEN, WIDTH, fitting
 from .shared_helpers import shared
 from .templates import closure, library, module_text
 from .tensors import allocation, pointing, rounding
@@ -47,7 +47,7 @@ def emit(program: Program) -> str:
         *_steps(program),
         *([_title("weights, batches and results as PyTorch has them"), *interface(program)] if closed else []),
     ]
-    return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return fitting("\n\n\n".join(part.strip("\n") for part in parts) + "\n")
 
 
 def standalone(function: Function) -> str:
@@ -76,7 +76,13 @@ def _header(program: Program) -> str:
         *_use(program),
         '"""',
     ]
-    return "\n".join(lines)
+    return "\n".join(part for line in lines for part in _prose(line))
+
+
+def _prose(line: str) -> list[str]:
+    """A line of a docstring, in as many as it takes."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 def _use(program: Program) -> list[str]:
@@ -240,5 +246,7 @@ def _launching(program: Program, name: str, launches: Sequence[Launch], does: st
         grid = f"({grid},)" if len(launch.grid) == 1 else f"({grid})"
         arguments = [a.value if isinstance(a, StepNumber) else f't["{a}"]' for a in launch.arguments]
         options = [f"num_warps={function.num_warps}", f"num_stages={function.num_stages}"]
-        lines += [f"    {launch.function}[{grid}](", *wrapped([*arguments, *options], 8, WIDTH), "    )"]
+        head = f"    {launch.function}[{grid}]("
+        heads = [head] if len(head) <= WIDTH else [f"    {launch.function}[", f"        {grid}", "    ]("]
+        lines += [*heads, *wrapped([*arguments, *options], 8, WIDTH), "    )"]
     return "\n".join(lines)

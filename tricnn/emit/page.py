@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
+from ..ir.wording import pieces
 from ..lower.call import wrapped
 
 #: columns that a line has at most, where it can be broken
 WIDTH = 118
 
 UNBROKEN = "\N{NO-BREAK SPACE}"
+
+#: columns that no line has more of; the templates' own have so many
+MOST = 120
+
+#: a name of a tensor in the emitted file, which stands within brackets
+LITERAL = re.compile(r""" "[^"\\]*" | '[^'\\]*' """, re.VERBOSE)
+
+
+def fitting(text: str) -> str:
+    """The text of a file whose lines fit: of a longer one each literal goes on below, where Python joins the two."""
+    return "\n".join(line if len(line) <= MOST else _broken(line) for line in text.split("\n"))
+
+
+def _broken(line: str) -> str:
+    """A line whose literals are in pieces, the second and further ones below the first."""
+    made, rest = "", line
+    while found := LITERAL.search(rest):
+        made, rest = made + rest[: found.start()], rest[found.end() :]
+        quote, content, column = found[0][0], found[0][1:-1], len(made) - made.rfind("\n") - 1
+        behind = len(rest.partition('"')[0])  # what stands on the last one's line
+        below = "\n" + " " * column
+        made += below.join(f"{quote}{piece}{quote}" for piece in pieces(content, WIDTH - column - behind - 2))
+    return made + rest
 
 
 def entry(indent: int, name: str, value: str) -> list[str]:

@@ -1,6 +1,10 @@
-"""Counted nouns and sizes, as every message writes them."""
+"""Counted nouns and sizes, as every message writes them, and where a line of text is broken."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
 
 HARD = ("epoch",)  # a ch that sounds like k
 
@@ -32,3 +36,38 @@ def scaled(value: float, unit: str = "") -> str:
 def size(count: float) -> str:
     """Bytes: ``982 B``, ``1.31 MB`` (a megabyte is a million)."""
     return scaled(count, "B")
+
+
+#: what is not broken, each where the one before is longer than a line: an edge ``a -> b``, a word up to a blank, a run
+#: up to its separators, what lies between underscores
+_SEPARATORS = r"./,:=>()\[\]-"
+UNBROKEN = (
+    re.compile(r"\S+(?: -> \S+)?\s*"),
+    re.compile(r"\S+\s*"),
+    re.compile(rf"[^\s{_SEPARATORS}]*[{_SEPARATORS}]*\s*"),
+    re.compile(r"[^_]*_*"),
+)
+
+
+def breaks(line: str, width: int) -> Iterator[int]:
+    """Where a line of text is broken to fit into ``width`` columns."""
+    start = 0  # of the line that is being filled
+    for begin, end in _unbroken(line, width):
+        if begin > start and len(line[start:end].rstrip()) > width:
+            yield (start := begin)
+
+
+def _unbroken(line: str, width: int, rule: int = 0) -> Iterator[tuple[int, int]]:
+    """Where the pieces of a line begin and end that are not broken."""
+    for found in UNBROKEN[rule].finditer(line):
+        if rule + 1 < len(UNBROKEN) and len(found[0].rstrip()) > width:
+            for begin, end in _unbroken(found[0], width, rule + 1):
+                yield found.start() + begin, found.start() + end
+        else:
+            yield found.span()
+
+
+def pieces(line: str, width: int) -> list[str]:
+    """A line in as few pieces of up to ``width`` columns as it takes; together they are the line."""
+    places = [0, *breaks(line, width), len(line)]
+    return [line[begin:end] for begin, end in pairwise(places)]

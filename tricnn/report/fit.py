@@ -5,21 +5,14 @@ stand one below the other over the whole width (stacked.py), its figures beside 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from ..ir.wording import breaks
 from .stacked import Stacked
 
-#: what is not broken, each where the one before is longer than a line: an edge ``a -> b``, a word up to a blank, a run
-#: up to its separators, what lies between underscores
-UNBROKEN = tuple(map(re.compile, (
-    r"\S+(?: -> \S+)?\s*", r"\S+\s*", r"[^\s./,:=>()\[\]-]*[./,:=>()\[\]-]*\s*", r"[^_]*_*"
-)))  # fmt: skip
 GAP, EDGES = 3, 2  # blanks between two columns of a table; before the first and behind the last
 
 
@@ -46,24 +39,6 @@ class Words:
 def wrapped(text: str, width: int) -> list[str]:
     """The lines of a text, each broken into lines of up to ``width`` columns as a cell is."""
     return [part.plain for line in text.split("\n") for part in Words(Text(line)).lines(width)]
-
-
-def breaks(line: str, width: int) -> Iterator[int]:
-    """Where a line of text is broken to fit into ``width`` columns."""
-    start = 0  # of the line that is being filled
-    for begin, end in _unbroken(line, width):
-        if begin > start and len(line[start:end].rstrip()) > width:
-            yield (start := begin)
-
-
-def _unbroken(line: str, width: int, rule: int = 0) -> Iterator[tuple[int, int]]:
-    """Where the pieces of a line begin and end that are not broken."""
-    for found in UNBROKEN[rule].finditer(line):
-        if rule + 1 < len(UNBROKEN) and len(found[0].rstrip()) > width:
-            for begin, end in _unbroken(found[0], width, rule + 1):
-                yield found.start() + begin, found.start() + end
-        else:
-            yield found.span()
 
 
 def fitted(made: Table, console: Console) -> RenderableType:

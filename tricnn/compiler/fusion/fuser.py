@@ -17,7 +17,7 @@ explain`` prints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...ir.graph import Graph, Node
@@ -76,7 +76,8 @@ class _Fuser:
             if kernels.home(node.name) is None and node.name not in kernels.inlined and not self.hosted(node):
                 self.start(node)
         made, within = self.placed(self.made())
-        made = tuple(replace(k, name=_kernel_name(i, k.anchor)) for i, k in enumerate(made))
+        names = _kernel_names([k.anchor for k in made])
+        made = tuple(replace(k, name=name) for k, name in zip(made, names, strict=True))
         computed = {node.name for node in kernels.nodes}
         edges = [(value, node.name) for node in kernels.nodes for value in kernels.operands(node) if value in computed]
         decisions = tuple(self.answers.decision(*edge) for edge in edges)
@@ -236,5 +237,16 @@ class _Fuser:
         return tuple(placement.moved(k) for k in made if k.name not in gone), placement.within
 
 
-def _kernel_name(number: int, anchor: Node) -> str:
-    return f"k{number:02d}_{anchor.name}".replace(".", "_").replace("-", "_")
+#: columns of a kernel's name at most, so that what it stands in fits a page; no network of the zoo comes near
+LONGEST_NAME = 64
+
+
+def _kernel_names(anchors: Sequence[Node]) -> list[str]:
+    """The names of kernels: a number, and the layer of the anchor, a long one without its first parts."""
+    names = []
+    for number, anchor in enumerate(anchors):
+        begin, layer = f"k{number:02d}_", anchor.name
+        while len(begin + layer) > LONGEST_NAME:
+            layer = layer.partition(".")[2] or layer[len(begin + layer) - LONGEST_NAME :]
+        names.append(begin + layer.replace(".", "_").replace("-", "_"))
+    return names
