@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..system.errors import DataError
 from .chance import generator
 from .processes import ALONE, Processes
+from .workers import read
 
 #: images [B, C, H, W] as the network takes them, and what they are: class numbers [B], or targets
 Batch = tuple[Any, Any]
@@ -155,7 +156,7 @@ class Batches:
             if (set_epoch := getattr(drawn, "set_epoch", None)) is not None:
                 set_epoch(epoch)
         number = 0
-        for number, (x, labels) in enumerate(self._training, 1):
+        for number, (x, labels) in enumerate(read(self._training, self.name), 1):
             if number > self.batches:
                 return
             if number > start:
@@ -167,7 +168,7 @@ class Batches:
             )
 
     def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]:
-        yield from self._evaluation
+        yield from read(self._evaluation, self.name)
 
     def notes(self) -> list[str]:
         return []

@@ -11,8 +11,8 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from rich.console import Console
 from ..ir.wording import plural
 from ..run.weights import save_weights
 from ..system.errors import DataError, TricnnError
-from .batch_sources import Source, batches_per_epoch
+from .batch_sources import Batch, Source, batches_per_epoch
 from .chance import generator
 from .checkpoint import (
     Checkpoint,
@@ -47,7 +47,8 @@ from .options import TrainOptions, optimiser_for
 from .scores import Scores
 from .shared_step import SharedStep
 from .trainable import Evaluable, Trainable
-from .updates import updates_of
+from .updates import gather, updates_of
+from .workers import arriving, deaths_found_when_asked
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -64,9 +65,9 @@ class DivergedError(TricnnError):
 class TrainingInterrupted(Exception):
     """A signal ended the run after a whole step; what was done is saved. Its text says how to go on."""
 
-    def __init__(self, message: str, signum: int):
+    def __init__(self, message: str, signum: int, said: bool = False):
         super().__init__(message)
-        self.exit_status = 128 + signum
+        self.exit_status, self.said = 128 + signum, said  # already, by the first process
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def train(
         )
         stack.enter_context(report)
         run.interrupt = stack.enter_context(signals_noted())
+        run.arrived = stack.enter_context(deaths_found_when_asked())
         for line in filter(None, (about, note)):
             report.say(line)
         while run.progress.epoch < options.epochs:
@@ -178,6 +180,7 @@ class _Run:
         self.progress = Progress(loss_scale=self.scaling.init_scale if self.scaling else 0.0)
         self.gathered: dict[str, Any] = {}  # gradients of the batches of an update, so far
         self.interrupt: list[int] = []
+        self.arrived: Callable[[], None] = lambda: None
         self.saved_at = time.monotonic()
 
     def settings(self) -> dict[str, Any]:
@@ -296,12 +299,16 @@ class _Run:
     def train_epoch(self, report: Reporter) -> None:
         """Train on the batches that are left of the epoch under way."""
         self.change_size()
+        done = self.progress
+        with self.arriving(self.dataset.training(self.options, done.epoch, done.position)) as drawn:
+            self.train_on(islice(drawn, self.batches_per_epoch - done.position), report)
+
+    def train_on(self, drawn: Iterable[Batch], report: Reporter) -> None:
         options, done = self.options, self.progress
         parameters = self.model.parameters()
         began, waited, batches, images, total = time.perf_counter(), 0.0, 0, 0, 0.0
         waiting = began
-        drawn = self.dataset.training(options, done.epoch, done.position)
-        for x, labels in islice(drawn, self.batches_per_epoch - done.position):
+        for x, labels in drawn:
             waited += time.perf_counter() - waiting
             if self.mixing:
                 place = done.position + batches
@@ -434,13 +441,13 @@ class _Run:
         self.evaluator.load_state_dict(self.result_state())
         graph = self.model.graph
         scores = Scores(graph.classes if getattr(graph, "rows", ()) else None, self.model.loss.ignore_index)
-        for x, labels in self.dataset.evaluation(self.options.evaluation_batch, self.processes):
-            logits = _numpy(self.evaluator(x))
-            if not np.isfinite(logits).all():
-                raise DivergedError(f"the network's output is not finite after step {self.progress.step}")
-            scores.add(logits, np.asarray(labels))
-            if self.processes.world == 1:
-                self.stop_if_asked()
+        with self.arriving(self.dataset.evaluation(self.options.evaluation_batch, self.processes)) as drawn:
+            for x, labels in drawn:
+                logits = _numpy(self.evaluator(x))
+                if not np.isfinite(logits).all():
+                    raise DivergedError(f"the network's output is not finite after step {self.progress.step}")
+                scores.add(logits, np.asarray(labels))
+                self.stop_alone()
         scores.set(self.processes.total(scores.sums))
         if not scores.count:
             raise DataError(f"{self.dataset.name}: none of its test images can be read")
@@ -452,16 +459,26 @@ class _Run:
             return self.model.state_dict()
         return {name: self.model.to_logical(name, x) for name, x in self.average.values.items()}
 
+    def arriving(self, batches: Iterable[Batch]) -> closing[Generator[Batch, None, None]]:
+        """``batches``, whose workers end with the context; where a signal keeps one from coming, it ends the run."""
+        return closing(arriving(batches, self.arrived, self.stop_alone))
+
+    def stop_alone(self) -> None:
+        """Stop if asked, where no other process goes on: in the middle of an epoch's test, or for want of a batch."""
+        if self.processes.world == 1:
+            self.stop_if_asked()
+
     def stop_if_asked(self) -> None:
         asked = self.processes.total([signum in self.interrupt[:1] for signum in INTERRUPTS])
         if not any(asked):
             return  # as soon as one process was asked, all stop after the same step
         signum = INTERRUPTS[asked.index(max(asked))]
-        self.save()
         done = self.progress
+        if self.model.step == done.epoch * self.batches_per_epoch + done.position:  # no batch is waiting for others
+            self.save()
         where = f"interrupted ({signal.Signals(signum).name}) in epoch {done.epoch + 1} after step {done.step}"
         how = f"saved in {self.path}; the same command with --resume goes on" if self.path else "nothing was saved"
-        raise TrainingInterrupted(f"{where}; {how}", signum)
+        raise TrainingInterrupted(f"{where}; {how}", signum, said=not self.processes.first)
 
     def result(self) -> TrainResult:
         done = self.progress
@@ -477,17 +494,6 @@ class _Run:
             history={"curve": done.curve, "epochs": done.epochs, "steps_per_epoch": self.steps_per_epoch},
             checkpoint=self.path,
         )
-
-
-def gather(total: dict[str, Any], gradients: Mapping[str, Any], anew: bool) -> None:
-    """Add gradients to those that were gathered before, or put them in their place, in the same memory."""
-    for name, g in gradients.items():
-        if name not in total:
-            total[name] = g + 0  # its own memory: the next step overwrites the model's
-        elif anew:
-            total[name][...] = g
-        else:
-            total[name] += g
 
 
 def _numpy(x: Any) -> NDArray[np.float64]:

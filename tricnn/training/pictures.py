@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from .augment import Augmentation, centred, erased
 from .batch_sources import Batch, How
 from .chance import generator, key, order
 from .processes import ALONE, Processes, part_of
+from .workers import begin_worker, read, started
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 CORRUPT = ("fail", "skip")
@@ -207,11 +207,11 @@ class PictureFolder:
             sampler=numbers,
             num_workers=min(workers, len(numbers)),
             collate_fn=_as_it_is,
-            worker_init_fn=_begin_worker,
+            worker_init_fn=partial(begin_worker, os.getpid()),
             generator=torch.Generator(),  # whose number nobody sees: without one, torch's own would move on
         )
         try:
-            for x, labels, bad in loader:
+            for x, labels, bad in read(started(loader), str(self.folder)):
                 for path, reason in bad:
                     self._found(path, reason)
                 if not len(labels) and maker.drawn is not None:
@@ -220,13 +220,6 @@ class PictureFolder:
                     yield self.normalised(x.numpy()), labels.numpy()
         except DataError as error:  # of a worker it comes with the worker's traceback
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                f"{self.folder}: {' '.join(str(error).split())[:300]}; fewer workers need less memory "
-                "(and less in /dev/shm), and with none errors say more"
-            ) from None
 
     def _found(self, path: str, reason: str) -> None:
         """Fail of a picture that cannot be read, or note it, once."""
@@ -371,10 +364,3 @@ def _entries(folder: Path) -> list[Path]:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _begin_worker(number: int) -> None:
-    """Set a worker's signals.
-    It leaves Ctrl-C to the loop, which ends it in order, and dies of SIGTERM as processes do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -69,3 +69,14 @@ def updates_of(model: Any, optimiser: Optimiser, average: Average | None) -> Upd
 
             return FewLaunches(optimiser, average, state, rounded)
     return ByParameter(optimiser, average, state)
+
+
+def gather(total: dict[str, Any], gradients: Mapping[str, Any], anew: bool) -> None:
+    """Add gradients to those that were gathered before, or put them in their place, in the same memory."""
+    for name, g in gradients.items():
+        if name not in total:
+            total[name] = g + 0  # its own memory: the next step overwrites the model's
+        elif anew:
+            total[name][...] = g
+        else:
+            total[name] += g
