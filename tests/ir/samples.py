@@ -216,6 +216,10 @@ def _samples() -> list[Sample]:
     for x, w, attrs in TRANSPOSED:
         sample("conv_transpose2d", x, w, **attrs)
         sample("conv_transpose2d", x, w, fixed(w.shape[1] * attrs.get("groups", 1)), **attrs)
+    sample("scale_filters", fixed(5, 2, 3, 2), fixed(5))
+    sample("scale_filters", fixed(5), fixed(5))
+    sample("filter_scale_grad", fixed(5, 2, 3, 2), fixed(5, 2, 3, 2))
+    sample("filter_scale_grad", fixed(5, 4), fixed(5, 4), fixed(5), fixed(5))
     sample("channel_sum", IMAGE)
     sample("channel_sum", batched(5))
     sample("linear", batched(5), fixed(4, 5))

@@ -113,6 +113,14 @@ def resized() -> Graph:
     return b.build(b.linear(b.flatten(b.adaptive_avg_pool2d(b.tanh(h), (3, 4))), 5, name="fc"))
 
 
+def scaled() -> Graph:
+    """Channels times numbers of their own behind a convolution and a dense layer."""
+    b = GraphBuilder("scaled")
+    h = b.tanh(b.conv2d(b.input("x", (4, 7, 7)), 8, 3, padding=1, name="c1"))
+    h = b.tanh(b.layer_scale(b.conv2d(h, 8, 3, padding=1, name="c2"), name="s", init="constant(0.5)"))
+    return b.build(b.linear(b.global_avg_pool(h), 5, name="fc"))
+
+
 def pixels() -> Graph:
     """Classes of each pixel."""
     b = GraphBuilder("pixels")
@@ -146,6 +154,7 @@ CASES = {
     "norms, unfused": Case(norms, fuse=False),
     "heads, unfused": Case(heads, fuse=False),
     "resized": Case(resized),
+    "scaled": Case(scaled, target="sm_90"),
     "pixels": Case(pixels, loss=Loss(class_weights=(0.5, 1.0, 2.0, 3.0, 0.25))),
     "pixels, soft": Case(pixels, loss=Loss(mixed=True, label_smoothing=0.1)),
     "pixels, binary": Case(pixels, loss="binary_cross_entropy"),

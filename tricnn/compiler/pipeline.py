@@ -23,6 +23,7 @@ from .expand import expand
 from .fold import fold_batch_norm, fold_sums
 from .frozen import freeze, trained
 from .fusion.fuser import fuse
+from .layer_scales import gather_layer_scales
 from .padding import absorb_padding
 from .plan import Plan
 from .policies import policy_named, rules_of
@@ -112,6 +113,8 @@ PASSES = (
          lambda graph, aim: differentiate(graph, None, trained(graph, aim.frozen), aim.loss.scaled), ("train",)),
     Pass("differentiated", "the gradient of what is wanted, given the gradient of every output, graph to graph",
          lambda graph, aim: differentiate_open(graph, aim.wants), (OPEN,)),
+    Pass("layer-scales-gathered", "wgrad(dy * s, x) = s * wgrad(dy, x); sum(dy * conv2d(x, w)) = w . wgrad(dy, x)",
+         lambda graph, aim: gather_layer_scales(graph), ("train", OPEN), ("prologue", "side_sums")),
     Pass("gradients-compacted", "conv2d_grad_input(dy, w; 1x1, stride s) = spread(conv2d_grad_input(dy, w; stride 1))",
          lambda graph, aim: compact_strided_gradients(graph), ("train", OPEN), ("prologue",)),
     Pass("slices-joined", "concat(slice(m), y) = slice(concat(m, y))",

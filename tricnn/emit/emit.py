@@ -155,7 +155,7 @@ def _heading(program: Program, function: Function) -> list[Line]:
         if launch.kind == "sum_partials_of_many":
             lines.append(Line(f"#   finishes {len(launch.layers)} gradients; SUMS, below, has them all"))
             continue
-        if launch.kind in ("split_sum", "merge_stats", "mean_rows"):
+        if launch.kind in ("split_sum", "merge_stats", "mean_rows", "finish_filters"):
             lines.append(Line(f"#   the last step of {launch.kernel}"))
             continue
         for node in kernel.nodes:

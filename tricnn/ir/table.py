@@ -131,6 +131,7 @@ class Op:
     collapses        a reduction whose result has no pixels left to have an epilogue at
     side_sum         a sum over the pixels of its first operand, which another kernel may take along: of what it has
                      ``"stored"``, or of what it (a weight gradient) has ``"loaded"``
+    of_filters       it is of a weight's gradient filter by filter: found where the parts of that are added up
     takes_sums       a kernel of it may take sums along of what it stores (a pointwise chain may too)
     sibling_of       the operation whose loop gives this result as well, over the same operands
     loop_over        the operand (by number) over which it would share a loop with another kernel
@@ -192,6 +193,7 @@ class Op:
     product: Literal["", "forward", "by_input", "by_weight"] = ""
     collapses: bool = False
     side_sum: Literal["", "stored", "loaded"] = ""
+    of_filters: bool = False
     takes_sums: bool = False
     sibling_of: str | None = None
     loop_over: int | None = None
@@ -240,6 +242,11 @@ class Op:
     def sum_of_two(self) -> bool:
         """Is it the sum of its two operands?"""
         return self.operands == (2, 2) and self.scalar == Value(self.inputs[0]) + Value(self.inputs[1])
+
+    @property
+    def product_of_two(self) -> bool:
+        """Is it the product of its two operands?"""
+        return self.operands == (2, 2) and self.scalar == Value(self.inputs[0]) * Value(self.inputs[1])
 
     @property
     def activation(self) -> bool:

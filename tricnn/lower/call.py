@@ -72,11 +72,12 @@ class Text(Operand):
 
 @dataclass(frozen=True)
 class Pointer(Operand):
-    """A tensor that the template itself reads, or with ``stored`` writes."""
+    """A tensor that the template itself reads, from element ``first`` on, or with ``stored`` writes."""
 
     argument: str
     stem: str
     stored: bool = False
+    first: int = 0
 
     @property
     def args(self) -> Mapping[Argument, str]:
@@ -87,7 +88,7 @@ class Pointer(Operand):
         return (self.argument,) if self.stored else ()
 
     def shown(self, parameters: Parameters) -> list[str]:
-        return [parameters[self.argument]]
+        return [parameters[self.argument] + (f" + {self.first}" if self.first else "")]
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from .boxes import ALIGNED, as_it_lies, in_boxes, lies_alone, summed_boxes, sums
 from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
 from .epilogue import epilogue, leave_sums
+from .filters import finish_weight_gradient, found_by_filter
 from .last_programs import ends
 from .lowering import Lowering
-from .partial_sums import PartialResults, finish_sides, lower_split_sum, side_buffers
+from .partial_sums import PartialResults, finish_sides, side_buffers
 from .positions import At
 from .size import N, Size, cdiv
 from .traffic import RowTiles
@@ -284,7 +285,8 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     dy, x, bodies = _wgrad_operands(state, kernel, conv, tile, bias is not None)
     total = conv.k * columns
     everything = total + (conv.k if bias else 0)
-    partials = state.workspace(name, "partial", split * everything) if split > 1 else None
+    apart = split > 1 or found_by_filter(kernel)
+    partials = state.workspace(name, "partial", split * everything) if apart else None
     store_dw, store_db = wgrad_results(name, node, bias, partials, columns, (total, everything))
     constants = {**conv.constants, "SPLIT": split, "BIAS": bias is not None, **product_blocks(tile)}
     gathered = Call("conv2d_wgrad", [dy, x, store_dw, *store_db, BATCH], {**constants, "PRECISION": state.precision})
@@ -301,7 +303,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     )
     if partials:
         results = PartialResults(partials, Size.of(split), total, everything)
-        lower_split_sum(state, kernel, results, node.name, bias.name if bias else None)
+        finish_weight_gradient(state, kernel, results, node.name, bias.name if bias else None)
 
 
 def _passes_registers(state: Lowering, kernel: Kernel, conv: Convolution, bias: bool) -> tuple[bool, bool]:

@@ -23,8 +23,9 @@ from . import traffic
 from .call import BATCH, NOTHING, Call, Pointer
 from .contractions import stored_product, wgrad_results
 from .convolution import Convolution
+from .filters import finish_weight_gradient, found_by_filter
 from .lowering import Lowering
-from .partial_sums import PartialResults, finish_sides, lower_split_sum, side_buffers
+from .partial_sums import PartialResults, finish_sides, side_buffers
 from .positions import At
 from .program import Packing
 from .size import N, Size, at_most, cdiv, images
@@ -225,7 +226,8 @@ def lower_windows_wgrad(state: Lowering, kernel: Kernel) -> None:
     split = min(windows.places(box).at(state.batch), wanted) * windows.phases
     total = prod((conv.k, conv.taps, conv.c))
     everything = total + (conv.k if bias else 0)
-    partials = state.workspace(name, "partial", split * everything) if split > 1 else None
+    apart = split > 1 or found_by_filter(kernel)
+    partials = state.workspace(name, "partial", split * everything) if apart else None
     store_dw, store_db = wgrad_results(name, node, bias, partials, total // conv.k, (total, everything))
     constants = {**windows.constants(packing, box, tile), "ROWS": taken, "BIAS": bias is not None}
     lanes = ((0, columns * tile.n),)
@@ -242,7 +244,7 @@ def lower_windows_wgrad(state: Lowering, kernel: Kernel) -> None:
     )
     if partials:
         results = PartialResults(partials, Size.of(split), total, everything)
-        lower_split_sum(state, kernel, results, node.name, bias.name if bias else None)
+        finish_weight_gradient(state, kernel, results, node.name, bias.name if bias else None)
 
 
 def _described(state: Lowering, windows: Windows, value: str, block: tuple[int, ...]) -> tuple[str, Packing]:

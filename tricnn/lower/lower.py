@@ -12,6 +12,7 @@ from ..system.errors import TargetError
 from .across_channels import lower_across_channels, lower_of_pixels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
+from .filters import lower_filters
 from .first_layers import lower_windows, lower_windows_wgrad, pack
 from .loss import lower_loss
 from .lowering import Lowering
@@ -30,6 +31,8 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "linear_grad_input": lower_dgrad,
     "conv2d_grad_weight": lower_wgrad,
     "linear_grad_weight": lower_wgrad,
+    "scale_filters": lower_filters,
+    "filter_scale_grad": lower_filters,
     "channel_sum": lower_channel_sum,
     "batch_stats": lower_batch_stats,
     "normalize_grad_sums": lower_normalize_sums,

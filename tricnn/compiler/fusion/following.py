@@ -51,16 +51,17 @@ def why_ended(group: Group, tail: Node) -> Why | None:
     return None
 
 
-def why_late(kernels: Grouping, group: Group, node: Node) -> Why | None:
+def why_late(kernels: Grouping, group: Group, node: Node, complete: bool = False) -> Why | None:
     """Why an operand of ``node`` is not there while the kernel of ``group`` runs; None if all are.
-    An operand is there if it is computed before the group's anchor, or within the group for this very pixel. The
+    An operand is there if it is computed before the group's anchor, or within the group for this very pixel; if the
+    sums of the group are ``complete`` by then, these are there as well. The
     gradient of an output comes when somebody has computed it: no kernel that is before it in the graph's order can have
     it."""
     anchor = group.anchor
     for value in map(kernels.base, node.inputs):
         source = kernels.graph.by_name[value]
         if kernels.home(value) is group:
-            if source.row.collapses:
+            if source.row.collapses and not complete:
                 return why("the reader also needs {value}, which is complete when the kernel ends", value=value)
         elif kernels.order[value] >= kernels.order[anchor.name] and (
             source.kind is not Kind.SOURCE or source.attrs.get("tangent")

@@ -31,6 +31,7 @@ from .following import Following, why_ended
 from .group import Group
 from .grouping import Grouping
 from .hosting import Hosting
+from .of_filters import OfFilters
 from .placement import Placement
 from .pooling import Pooling
 from .prologue import Prologue, several_windows
@@ -39,12 +40,13 @@ from .second_results import RunningStatistics, SecondResult
 from .side_sums import SumOfLoaded, SumOfStored
 
 #: each reader of a kernel's value is a site of the first rule that is about it
-FOLLOWING: tuple[Following, ...] = (SumOfStored(), Pooling(), Epilogue())
+FOLLOWING: tuple[Following, ...] = (SumOfStored(), OfFilters(), Pooling(), Epilogue())
 BESIDE: tuple[Beside, ...] = (SecondResult(), SumOfLoaded(), RunningStatistics())
 PROLOGUE, HOSTING = Prologue(), Hosting()
 #: all of them; what ``merging`` is comes before fusion (compiler/siblings.py)
 RULES: tuple[type[Rule], ...] = (
-    Epilogue, Pooling, Prologue, SumOfStored, SumOfLoaded, SecondResult, RunningStatistics, Hosting, Placement, AtHand,
+    Epilogue, Pooling, Prologue, SumOfStored, SumOfLoaded, OfFilters, SecondResult, RunningStatistics, Hosting,
+    Placement, AtHand,
 )  # fmt: skip
 
 
@@ -69,9 +71,13 @@ class _Fuser:
             gathered = node.row.gathers and not several_windows(node)
             if not node.row.chains and not gathered and kernels.home(node.name) is None:
                 self.start(node)
-        for node in kernels.nodes:
-            if PROLOGUE.about(node) and self.ask(PROLOGUE, Site((node.name,), tuple(kernels.readers[node.name]))):
-                self.inline(node)
+        waiting = list(reversed(kernels.nodes))
+        while waiting:
+            node = waiting.pop()
+            if node.name in kernels.inlined or not PROLOGUE.about(node):
+                continue
+            if self.ask(PROLOGUE, Site((node.name,), tuple(kernels.readers[node.name]))):
+                waiting += self.inline(node)
         for node in kernels.nodes:
             if kernels.home(node.name) is None and node.name not in kernels.inlined and not self.hosted(node):
                 self.start(node)
@@ -126,7 +132,7 @@ class _Fuser:
                     if value not in within:  # the loop loads it, for both
                         once = why("loaded once for {op} and {anchor}, in one kernel", op=node.op, anchor=first.op)
                         self.answers.settle((value, node.name), Refused(rule.name, once, kernels.bytes(value)))
-                self.end(group, node)
+                self.grow(group, node)
 
     def grow(self, group: Group, tail: Node) -> None:
         """Take readers of ``tail`` into its group as rules allow, and then readers of what these give."""
@@ -154,8 +160,10 @@ class _Fuser:
             open_.append(self.following(group, node))
 
     def following(self, group: Group, tail: Node) -> Iterator[tuple[Node, Node]]:
-        """(the value, its reader) for every reader that may follow a value of a group."""
-        return iter(() if self.end(group, tail) else [(tail, node) for node in self.kernels.readers[tail.name]])
+        """(the value, its reader) for every reader that may follow a value of a group.
+        A sum is there when the kernel's parts are added up: for what is found filter by filter."""
+        ended, readers = self.end(group, tail), self.kernels.readers[tail.name]
+        return iter([(tail, node) for node in readers if not ended or node.row.of_filters])
 
     def end(self, group: Group, tail: Node) -> bool:
         """Can nothing follow a value of a group in its kernel? Its readers are told why."""
@@ -166,15 +174,19 @@ class _Fuser:
         self.refuse("epilogue", Site((tail.name,), readers, group), ended)
         return True
 
-    def inline(self, node: Node) -> None:
-        """Let a node be recomputed wherever it is read. If it ended a kernel's epilogue, that is so no longer."""
-        kernels = self.kernels
+    def inline(self, node: Node) -> list[Node]:
+        """Let a node be recomputed wherever it is read.
+        If it ended a kernel's epilogue, that is so no longer: what it is made of there, which is returned, may be the
+        end of it now."""
+        kernels, before = self.kernels, []
         if (home := kernels.home(node.name)) is not None:
+            before = [kernels.graph.by_name[value] for value in kernels.within(home, node)]
             site = Site(tuple(kernels.operands(node)), (node,), home)
             self.answers.forget(one.edge for one in site.each)
             again = why("{value} is recomputed wherever it is read, which moves fewer bytes", value=node.name)
             self.refuse("epilogue", site, again)
         kernels.inline(node)
+        return before
 
     def hosted(self, node: Node) -> bool:
         """Is there a convolution that computes a value as it loads it, and stores it for its other readers?"""

@@ -3,6 +3,7 @@
 from . import (
     conv,
     dropout,
+    filters,
     fold,
     layer_norm,
     linear,
@@ -20,6 +21,7 @@ from . import (
 __all__ = [
     "conv",
     "dropout",
+    "filters",
     "fold",
     "layer_norm",
     "linear",
