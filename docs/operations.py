@@ -19,6 +19,7 @@ PAGE = Path(__file__).parent / "operations.md"
 #: what a network is declared of -> its name in PyTorch, and in ONNX; "" where there is none
 NAMES = {
     "input": ("", ""),
+    "from_bytes": ("", ""),
     "parameter": ("nn.Parameter", ""),
     "buffer": ("nn.Module.register_buffer", ""),
     "conv2d": ("nn.functional.conv2d", "Conv"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .frontends import from_onnx, from_torch, to_onnx
     from .frontends.torch_backend import explain
     from .frontends.torch_module import Module
-    from .ir import Graph, GraphBuilder, Loss, TricnnError, from_text
+    from .ir import Graph, GraphBuilder, Loss, TricnnError, from_text, of_bytes
     from .run import Mixed, Model, compile
     from .training import Trainer
 
@@ -30,11 +30,11 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 __version__ = "0.1.0"
 __all__ = [
     "Graph", "GraphBuilder", "Loss", "Mixed", "Model", "Module", "Trainer", "TricnnError", "compile", "explain",
-    "from_onnx", "from_text", "from_torch", "graphs", "ir", "to_onnx",
+    "from_onnx", "from_text", "from_torch", "graphs", "ir", "of_bytes", "to_onnx",
 ]  # fmt: skip
 
 _HOME = {"compile": "run", "Model": "run", "Mixed": "run", "Loss": "ir", "Graph": "ir", "GraphBuilder": "ir",
-         "TricnnError": "ir", "from_text": "ir", "from_torch": "frontends", "from_onnx": "frontends",
+         "TricnnError": "ir", "from_text": "ir", "of_bytes": "ir", "from_torch": "frontends", "from_onnx": "frontends",
          "to_onnx": "frontends", "Trainer": "training", "Module": "frontends.torch_module",
          "explain": "frontends.torch_backend"}  # fmt: skip
 

@@ -30,6 +30,10 @@ def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.uniform(0.5, 2.0, shape)
 
 
+def bytes_of(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
 def statistics(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """[mean, variance]."""
     return np.stack([rng.normal(size=shape[1]), rng.uniform(0.5, 2.0, shape[1])])
@@ -256,6 +260,8 @@ def _samples() -> list[Sample]:
     vectors = fixed(4), fixed(4), fixed(4), fixed(4, values=positive)
     sample("fold_bias", *vectors, eps=1e-3)
     sample("fold_bias", *vectors, fixed(4), eps=1e-3)
+    bytes_ = batched(3, 5, 4, dtype="uint8", values=bytes_of, constant=True)
+    sample("from_bytes", bytes_, scale=(0.017, 0.0175, 0.0174), shift=(-2.1, -2.0, 1.8))
     for x in (IMAGE, batched(5)):
         for op in ("relu", "sigmoid", "tanh"):
             sample(op, x)

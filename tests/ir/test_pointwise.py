@@ -137,7 +137,7 @@ def test_an_expression_means_the_same_in_every_language(name):
         lines.append(f"{stem}_{len(lines)} = {text}")
         return f"{stem}_{len(lines) - 1}"
 
-    written = scalar.text(expression, attrs, {"x": "x"}, let)
+    written = scalar.text(expression, attrs, {"x": "x"}, let, "channel")
     exec("\n".join([*lines, f"result = {written}"]), scope)
     np.testing.assert_allclose(scope["result"], function(x), rtol=1e-12)
     step = 1e-6
@@ -148,7 +148,7 @@ def test_an_expression_means_the_same_in_every_language(name):
 
 def test_what_is_used_twice_is_computed_once():
     lines: list[str] = []
-    text = scalar.text(tanh(X) * tanh(X), {}, {"x": "x"}, lambda stem, text: lines.append(text) or stem)
+    text = scalar.text(tanh(X) * tanh(X), {}, {"x": "x"}, lambda stem, text: lines.append(text) or stem, "c")
     assert (text, lines) == ("tanh * tanh", ["2.0 * tl.sigmoid(2.0 * x) - 1.0"])
     assert scalar.operations(tanh(X) * tanh(X)) == scalar.operations(tanh(X)) + 2
 

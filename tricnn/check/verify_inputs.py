@@ -8,6 +8,7 @@ import numpy as np
 
 from ..ir.graph import Graph
 from ..ir.table import Environment, Source
+from ..run.inputs import random_images
 from ..run.interpreter import evaluate
 from ..run.model import Model
 
@@ -19,6 +20,8 @@ def random_batch(model: Model, batch: int, rng: np.random.Generator) -> dict[str
         type_ = plan.type(node.name)
         if type_.dtype == "int64":
             given[node.name] = rng.integers(0, model.graph.classes or 1, type_.at(batch))
+        elif type_.dtype == "uint8":
+            given[node.name] = random_images(model.graph, batch, rng)
         else:
             given[node.name] = rng.standard_normal(type_.at(batch), dtype=np.float32)
     return given

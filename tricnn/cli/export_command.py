@@ -70,8 +70,9 @@ def checks(path: str, graph: Graph, model: Any) -> dict[str, Any]:
     row, as in a network of some 50 layers."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((IMAGES, *graph.types[graph.inputs[0].name].per_image), dtype=np.float32)
+    from tricnn.run.inputs import random_images
+
+    x = random_images(graph, IMAGES, np.random.default_rng(0))
     mine = model(x)
     expected = list(mine.values()) if isinstance(mine, dict) else [mine]
     by, found = outputs(path, x)

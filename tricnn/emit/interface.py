@@ -119,13 +119,24 @@ def main(weights=None, N=None):
     noise = {k: torch.rand(shape) / torch.Size(shape[1:]).numel() for k, shape in STATE.items()}
     t = allocate(N, device, load(torch.load(weights, weights_only=True) if weights else noise, device))
     for view in inputs(t, N).values():
-        view.copy_(torch.rand(view.shape) if view.dim() else torch.tensor(1.0))  # class numbers 0, a loss's scale 1
+{noise}
 {run}
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
 '''
+
+NOISE = """\
+        view.copy_(torch.rand(view.shape) if view.dim() else torch.tensor(1.0))  # class numbers 0, a loss's scale 1
+"""
+
+BYTES = """\
+        if view.dtype == torch.uint8:
+            view.copy_(torch.randint(256, view.shape))
+        else:
+            view.copy_(torch.rand(view.shape) if view.dim() else torch.tensor(1.0))  # class numbers 0, a scale 1
+"""
 
 RUN = """\
     step(t, N)
@@ -156,6 +167,7 @@ def interface(program: Program) -> list[str]:
     }
     prepared = [line for node in plan.prepared for line in _prepared(node)]
     rounding = ["    round_weights(t)"] * bool(program.rounded)
+    noise = BYTES if any(plan.type(n.name).dtype == "uint8" for n in graph.inputs) else NOISE
     called = [node.row.torch for node in plan.prepared if node.row.torch is not None]
     parts = [
         _table("STATE", STATE, _items({n.name: plan.type(n.name).per_image for n in weights})),
@@ -171,7 +183,9 @@ def interface(program: Program) -> list[str]:
         filled(RESULTS, results=_views(program, {o.name: o.value for o in graph.outputs})),
         *([_table("GRADIENTS", GRADIENTS, _items(gradients))] if training else []),
         *([filled(TRAINING, rounding=rounding)] if training else []),
-        filled(MAIN, run=(TRAIN if training else RUN).splitlines()).replace("{batch}", str(program.batch)),
+        filled(MAIN, noise=noise.splitlines(), run=(TRAIN if training else RUN).splitlines()).replace(
+            "{batch}", str(program.batch)
+        ),
     ]
     return [part.strip("\n") for part in parts]
 

@@ -11,6 +11,7 @@ from ..system.errors import (
 )
 from . import ops
 from .builder import GraphBuilder
+from .byte_images import of_bytes
 from .graph import Graph, Node, Output, topological
 from .objective import Loss
 from .table import OPS, Environment, Kind, Op
@@ -19,6 +20,6 @@ from .types import N, TensorType
 
 __all__ = [
     "OPS", "CheckpointError", "DataError", "Environment", "Graph", "GraphBuilder", "GraphError", "Kind", "Loss", "N",
-    "Node", "Op", "Output", "ShapeError", "TargetError", "TensorType", "TextError", "TricnnError", "from_text", "ops",
-    "to_text", "topological",
+    "Node", "Op", "Output", "ShapeError", "TargetError", "TensorType", "TextError", "TricnnError", "from_text",
+    "of_bytes", "ops", "to_text", "topological",
 ]  # fmt: skip

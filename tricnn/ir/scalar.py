@@ -90,7 +90,7 @@ class Value(Expression):
 
 @dataclass(frozen=True)
 class Attribute(Expression):
-    """A number that the layer has as an attribute."""
+    """A number that the layer has as an attribute, or one for each channel: then the attribute is a tuple."""
 
     name: str
 
@@ -334,7 +334,10 @@ def evaluate(e: Expression, attrs: Mapping[str, Any], operands: Mapping[str, Any
     """Its value, of arrays (or tensors, if the library is ``torch``) that broadcast, in the first one's type."""
     module, like = _library(library), next(iter(operands.values()))
 
-    def number(value: float) -> Any:
+    def number(value: float | tuple[float, ...]) -> Any:
+        if isinstance(value, tuple):
+            where_ = {} if module is np else {"device": like.device}
+            return module.asarray(value, dtype=like.dtype, **where_).reshape(-1, *(1,) * (like.ndim - 2))
         return like.dtype.type(value) if module is np else module.full((), value, dtype=like.dtype, device=like.device)
 
     known: dict[Expression, Any] = {}
@@ -358,20 +361,23 @@ def _library(name: str) -> Any:
     return torch
 
 
-def number_of(x: Expression, attrs: Mapping[str, Any]) -> float:
-    """The value of a number, or of a layer's attribute."""
+def number_of(x: Expression, attrs: Mapping[str, Any]) -> float | tuple[float, ...]:
+    """The value of a number, or of a layer's attribute: of one for each channel a tuple, unless they are all equal."""
     if isinstance(x, Number):
         return x.value
     assert isinstance(x, Attribute)
-    return float(attrs[x.name])
+    found = attrs[x.name]
+    if isinstance(found, tuple):
+        return found if len(set(found)) > 1 else float(found[0])
+    return float(found)
 
 
 def text(
-    e: Expression, attrs: Mapping[str, Any], names: Mapping[str, str], let: Callable[[str, str], str]
+    e: Expression, attrs: Mapping[str, Any], names: Mapping[str, str], let: Callable[[str, str], str], channel: str
 ) -> str:  # fmt: skip
     """The expression in Triton.
-    ``names`` are the variables that hold the operands; ``let(stem, text)`` puts what is used more than once into a
-    variable, and gives its name."""
+    ``names`` are the variables that hold the operands, ``channel`` the one of the channels' numbers; ``let(stem,
+    text)`` puts what is used more than once into a variable, and gives its name."""
     uses = Counter(part for x in parts_first(e) if isinstance(x, Function) for part in x.parts)
     written: dict[Expression, tuple[str, int]] = {}
     for x in parts_first(e):
@@ -385,8 +391,19 @@ def text(
             if uses[x] > 1:
                 written[x] = let(x.name, written[x][0]), 3
         else:
-            written[x] = repr(number_of(x, attrs)), 3
+            number = number_of(x, attrs)
+            written[x] = _by_channel(x, number, let, channel) if isinstance(number, tuple) else repr(number), 3
     return written[e][0]
+
+
+def _by_channel(x: Expression, numbers: Sequence[float], let: Callable[[str, str], str], channel: str) -> str:
+    """The name of a variable that has one of the numbers for each channel.
+    They are chosen among, not loaded: so they are part of the network, and of no memory."""
+    stem = x.name if isinstance(x, Attribute) else "number"
+    chosen = str(np.float32(numbers[0]))
+    for i, number in enumerate(numbers[1:], 1):
+        chosen = let(stem, f"tl.where({channel} == {i}, {np.float32(number)!s}, {chosen})")
+    return chosen
 
 
 def torch_text(e: Expression, attrs: Mapping[str, Any], names: Mapping[str, str]) -> str:

@@ -36,7 +36,8 @@ def of_zeros(e: Expression, attrs: Mapping[str, Any], operands: Mapping[str, Kno
         elif isinstance(x, Value):
             known[x] = operands[x.name]
         else:
-            known[x] = FINITE if isinstance(x, Attribute) and x.name not in attrs else number_of(x, attrs)
+            number = FINITE if isinstance(x, Attribute) and x.name not in attrs else number_of(x, attrs)
+            known[x] = FINITE if isinstance(number, tuple) else number
     return known[e]
 
 

@@ -374,10 +374,11 @@ def _check_operand(name: str, batched: bool | None, type_: TensorType) -> None:
         raise ShapeError(f"{name} must have {has} batch dimension N, it is {type_}")
 
 
-_INTEGERS = {"labels": "int64", "index": "uint8"}
+_INTEGERS = {"labels": "int64", "index": "uint8", "bytes": "uint8"}
 #: whether operands have a batch dimension by the names that most rows give them; weights and statistics have none
 BATCHED: dict[str, bool | None] = {
-    "x": True, "dy": True, "y": True, "logits": True, "labels": True, "index": True, "a": None, "b": None,
+    "x": True, "dy": True, "y": True, "logits": True, "labels": True, "index": True, "bytes": True, "a": None,
+    "b": None,
 }  # fmt: skip
 
 

@@ -139,7 +139,8 @@ class Body:
         """The name of a variable that was loaded from memory, converted to fp32 if ``wide``."""
         place, stored = self.plan.place(value), element(self.plan.type(value), self.storage)
         other = "0" if stored == "u8" else "0.0"
-        suffix = ".to(tl.float32)" if wide and stored in ("fp16", "bf16") else ""
+        bytes_ = stored == "u8" and not self.plan.graph.by_name[value].row.index
+        suffix = ".to(tl.float32)" if wide and (stored in ("fp16", "bf16") or bytes_) else ""
         described = self.described(place, at) if at.corner else None
         if described:
             descriptor, corner = described[0], self.corner(at, described[1])

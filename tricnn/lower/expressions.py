@@ -122,7 +122,7 @@ def _scalar(body: Body, node: Node, at: At) -> Steps:
     operands = {}
     for name in scalar.values(expression):
         operands[name] = yield body.asked(*sources[name], at)
-    return scalar.text(expression, node.attrs, operands, body.let)
+    return scalar.text(expression, node.attrs, operands, body.let, at.channel)
 
 
 def _dropout(body: Body, node: Node, at: At) -> Steps:

@@ -54,8 +54,10 @@ def random_batch(graph: Graph, batch: int) -> tuple[Any, Any]:
     """Images, channels last in memory, and labels."""
     import numpy as np
 
+    from tricnn.run.inputs import random_images
+
     rng = np.random.default_rng(0)
-    images = rng.standard_normal(graph.types[graph.inputs[0].name].at(batch), dtype=np.float32)
+    images = random_images(graph, batch, rng)
     if images.ndim == 4:
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     return images, rng.integers(0, graph.classes or 1, (batch, *graph.rows))

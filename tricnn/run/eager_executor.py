@@ -86,9 +86,9 @@ class EagerExecutor:
         return {value: values[value] for value in graph.results}
 
     def as_stored(self, name: str, x: Any) -> Any:
-        """An input in memory: real numbers in the type of activations, channels-last."""
+        """An input in memory: real numbers in the type of activations, channels-last, and so are bytes."""
         x = x if hasattr(x, "detach") else self.torch.as_tensor(np.asarray(x))
-        if self.plan.type(name).dtype != "float":
+        if self.plan.type(name).dtype not in ("float", "uint8"):
             return x.to(self.device)
         return self._last_channels(x.to(self.device, self.real))
 

@@ -14,6 +14,7 @@ from ..system.errors import DataError, ShapeError
 SHARED = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 INTEGERS = ("int", "uint")
 REAL = (*INTEGERS, "float", "bfloat", "bool")
+BYTES = "bytes (uint8, 0 to 255), which the network normalises itself"
 
 
 def is_tensor(x: Any) -> bool:
@@ -52,7 +53,8 @@ def plain(x: Any, name: str, accepted: tuple[str, ...], what: str, *, tensors: b
 
 def check_images(graph: Graph, x: Any, *, tensors: bool) -> Any:
     """The images as :func:`plain` has them, times the input's scale and plus its shift, where it has those.
-    Raises ShapeError or DataError if they do not fit the graph's first input, or are not finite."""
+    Of a network of bytes they are bytes. Raises ShapeError or DataError if they do not fit the graph's first input, or
+    are not finite."""
     if not graph.inputs:
         raise ShapeError(f"graph {graph.name}: it has no input")
     name = graph.inputs[0].name
@@ -60,10 +62,20 @@ def check_images(graph: Graph, x: Any, *, tensors: bool) -> Any:
     shape = tuple(getattr(x, "shape", ()))
     if len(shape) < 1 or shape[1:] != want.per_image or shape[0] < 1:
         raise ShapeError(f"input {name}: expected {want}, got {list(shape) or type(x).__name__}")
+    if want.dtype == "uint8":
+        return plain(x, f"input {name}", ("uint8",), BYTES, tensors=tensors)
     x = plain(x, f"input {name}", REAL, "real numbers", tensors=tensors)
     if not bool((x.isfinite() if tensors else np.isfinite(x)).all()):
         raise DataError(f"input {name}: it contains NaN or infinity; all pixels must be finite")
     return rescaled(x, graph.inputs[0].attrs["scale"], graph.inputs[0].attrs["shift"], tensors=tensors)
+
+
+def random_images(graph: Graph, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Noise that a network's first input can be: normally distributed float32, or bytes, all as likely."""
+    type_ = graph.types[graph.inputs[0].name]
+    if type_.dtype == "uint8":
+        return rng.integers(0, 256, type_.at(batch), dtype=np.uint8)
+    return rng.standard_normal(type_.at(batch), dtype=np.float32)
 
 
 def rescaled(x: Any, scale: Sequence[float], shift: Sequence[float], *, tensors: bool) -> Any:

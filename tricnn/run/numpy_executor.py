@@ -90,9 +90,9 @@ class NumpyExecutor:
         return memory
 
     def as_stored(self, name: str, x: Any) -> np.ndarray:
-        """An input in memory: real numbers rounded, channels-last."""
+        """An input in memory: real numbers rounded, channels-last. Bytes are held as real numbers, which have them."""
         x = np.asarray(x)
-        if self.plan.type(name).dtype != "float":
+        if self.plan.type(name).dtype not in ("float", "uint8"):
             return x
         return round_stored(channels_last(x.astype(self.real, copy=False)), self.dtype)
 
