@@ -26,6 +26,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `conv2d_wgrad` | its gradient by the weights, and by the bias | rows x columns, groups, splits |
 | `matmul_boxes` | dense layer, 1x1 convolution, their input's gradients: operands in boxes | what fills the GPU |
 | `conv2d_windows`, `conv2d_windows_wgrad` | first layers: windows in boxes; gradient by weights | what fills the GPU |
+| `packed_images` | images amid zeros, as windows want them | rows, columns |
 | `conv2d_boxes` | convolution with stride 1, its input's gradient: operands in boxes | boxes x columns |
 | `conv2d_wgrad_boxes` | its gradient by the weights: operands in boxes | rows x columns, 1, splits |
 | `pointwise` | element by element, with any side sums | rows, columns |

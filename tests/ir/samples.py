@@ -31,7 +31,8 @@ def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def bytes_of(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return rng.integers(0, 256, shape, dtype=np.uint8)
+    """Whole numbers 0 to 255, as executors hold bytes: as real numbers."""
+    return rng.integers(0, 256, shape).astype(np.float64)
 
 
 def statistics(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

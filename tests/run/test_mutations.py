@@ -33,6 +33,7 @@ ELSEWHERE = {
     "conv2d_windows": "tests/lower/test_first_layers.py",
     "conv2d_windows_wgrad": "tests/lower/test_first_layers.py",
     "conv2d_wgrad_boxes": "tests/kernels/test_conv2d.py",
+    "packed_images": "tests/lower/test_byte_images.py",
 }
 MISTAKES = [(mistake, dtype) for mistake in SOURCES for dtype in mistake.dtypes]
 #: one for each kind of kernel and most kinds of mistakes, alternately in fp32 and bf16

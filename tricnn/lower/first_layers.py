@@ -3,7 +3,8 @@
 A row of a filter meets, at each pixel of the result, one run of an image's row: taps by channels. Where the image has
 zeros beside it in memory (:class:`Packing`), a tensor descriptor of all these windows needs no padding and no address
 of any pixel. The host's copy of a batch to the device puts the images amid the zeros, so that this is no pass of its
-own; and of whom reads an input all must do it in this way.
+own; and of whom reads an input all must do it in this way. Where a kernel makes the image, of bytes, it is this kernel
+that puts it there, and writes the zeros.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..machine import tiles, tuned_files
 from ..machine.targets import TARGETS
 from ..machine.tiles import Problem
 from . import traffic
-from .call import BATCH, NOTHING, Call, Pointer
+from .call import BATCH, NOTHING, Call, Pointer, blocks, helper
 from .contractions import stored_product, wgrad_results
 from .convolution import Convolution
 from .filters import finish_weight_gradient, found_by_filter
@@ -120,15 +121,26 @@ def windows_of(conv: Convolution, target: str) -> Windows | None:
     return Windows(conv, step, ALIGNED // gcd(ALIGNED, step), depth)
 
 
-def packed_inputs(plan: Plan, dtype: str, batch: int, target: str) -> Mapping[str, Packing]:
-    """The inputs that only convolutions read, and only as windows; with the memory that all of them can read from."""
+def packed_images(plan: Plan, dtype: str, batch: int, target: str) -> Mapping[str, Packing]:
+    """The images that only convolutions read, and only as windows; with the memory that all of them can read from.
+    They are inputs, or what a kernel makes of an input of bytes."""
     found = {}
-    for node in plan.graph.inputs:
+    for node in (*plan.graph.inputs, *(k.by_name[k.writes[0]] for k in plan.kernels if _makes_image(plan, k))):
         readers = [kernel for kernel in plan.kernels if node.name in map(plan.storage, kernel.reads)]
         ways = [_reads_windows(plan, kernel, node, dtype, batch, target) for kernel in readers]
         if readers and None not in ways and node.name not in plan.graph.results and not plan.type(node.name).is_weight:
             found[node.name] = _common(way for way in ways if way)
     return found
+
+
+def _makes_image(plan: Plan, kernel: Kernel) -> bool:
+    """Does a kernel do nothing but make an image of bytes that were given?"""
+    given = {n.name for n in plan.graph.inputs if plan.type(n.name).dtype == "uint8"}
+    read = [v for v in kernel.reads if plan.type(v).batched]
+    if not kernel.anchor.row.chains or not read or not given.issuperset(read) or len(kernel.writes) > 1:
+        return False
+    (image,) = kernel.writes
+    return image not in plan.within and image not in plan.views.values()
 
 
 def _common(ways: Iterable[Windows]) -> Packing:
@@ -256,9 +268,36 @@ def _described(state: Lowering, windows: Windows, value: str, block: tuple[int, 
     return state.windows(value, shape, (n, p, 1, q, depth), windows.described(packing)), packing
 
 
+def lower_packed(state: Lowering, kernel: Kernel) -> None:
+    """Lower what makes an image of bytes, amid the zeros that its readers want beside it."""
+    name, value, plan = kernel.name, kernel.writes[0], state.plan
+    type_, packing = plan.type(value), state.buffers[value].packing
+    assert packing is not None
+    shape = {"PIXELS": packing.rows, "C": packing.pitch}
+    tile = state.pass_tile(name, kernel, "pointwise", shape, packing.pitch)
+    load, store = state.body(kernel), state.body(kernel)
+    x = load.load_function(f"{name}_load_x", value, type_.channels, "x")
+    place, rounded = f"y + {store.row('row', packing.pitch)} + column", store.rounded("tile", state.storage)
+    line = f"tl.store({place}, {rounded}, mask=mask)"
+    y = helper(f"{name}_store_y", "tile, row, column, mask, args", {value: "y"}, [line], (value,), value)
+    h, w = type_.spatial
+    rows = cdiv(N * packing.rows, tile.m)
+    sizes = {"C": type_.channels, "H": h, "W": w, "ROWS": packing.rows, "PITCH": packing.pitch, "LEFT": packing.left}
+    state.add(
+        name,
+        kernel,
+        Call("packed_images", [x, y, BATCH], {**sizes, **blocks(tile)}),
+        (rows, cdiv(packing.pitch, tile.n)),
+        tile,
+        kind="pointwise",
+        flops=prod(type_.per_image) * len(kernel.nodes),
+        traffic=[traffic.once(type_.spatial, rows, type_.channels, replace(tile, n=type_.channels)).of(load)],
+    )
+
+
 def pack(state: Lowering) -> Mapping[str, Packing]:
-    """Give the inputs of which only windows are read their memory amid zeros; the packing of each is returned."""
-    found = packed_inputs(state.plan, state.dtype, state.batch, state.target) if state.describes else {}
+    """Give the images of which only windows are read their memory amid zeros; the packing of each is returned."""
+    found = packed_images(state.plan, state.dtype, state.batch, state.target) if state.describes else {}
     for name, packing in found.items():
         size = images(True) * packing.elements
         state.buffers[name] = replace(state.buffers[name], size=size, packing=packing)

@@ -13,7 +13,7 @@ from .across_channels import lower_across_channels, lower_of_pixels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
 from .filters import lower_filters
-from .first_layers import lower_windows, lower_windows_wgrad, pack
+from .first_layers import lower_packed, lower_windows, lower_windows_wgrad, pack
 from .loss import lower_loss
 from .lowering import Lowering
 from .partial_sums import lower_many_sums, sums_waiting
@@ -80,8 +80,12 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "unflatten": lower_copy,
 }
 
-#: how those are lowered that read a packed input, by the product that they are
-PACKED: dict[str, Callable[[Lowering, Kernel], None]] = {"forward": lower_windows, "by_weight": lower_windows_wgrad}
+#: how those are lowered that read a packed image, by the product that they are, and those that make one
+PACKED: dict[str, Callable[[Lowering, Kernel], None]] = {
+    "forward": lower_windows,
+    "by_weight": lower_windows_wgrad,
+    "": lower_packed,
+}
 
 
 def lower(
@@ -104,7 +108,8 @@ def lower(
     packed = pack(state)
     for kernel in plan.kernels:
         if kernels is None or kernel.name in kernels:
-            lowering_of(kernel, packed=any(plan.storage(v) in packed for v in kernel.reads))(state, kernel)
+            touched = map(plan.storage, (*kernel.reads, *kernel.writes))
+            lowering_of(kernel, packed=any(v in packed for v in touched))(state, kernel)
             if plan.bucket_bytes is not None and sums_waiting(state) >= plan.bucket_bytes:
                 lower_many_sums(state)
     if sums_waiting(state):
@@ -129,7 +134,7 @@ def lower(
 
 
 def lowering_of(kernel: Kernel, packed: bool = False) -> Callable[[Lowering, Kernel], None]:
-    """What lowers a kernel, one that reads a ``packed`` input or another one.
+    """What lowers a kernel, one that reads or makes a ``packed`` image or another one.
     Raises TargetError, which names the layer, if nothing does."""
     op = kernel.anchor.op
     if packed:

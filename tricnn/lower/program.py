@@ -33,9 +33,9 @@ def step_numbers(batch: int, seed: int = 0, step: int = 0) -> dict[StepNumber, i
 
 @dataclass(frozen=True)
 class Packing:
-    """How an input's images lie amid zeros: ``[N, rows, pitch]``.
+    """How images lie amid zeros: ``[N, rows, pitch]``.
     In each row there are pixels by channels from element ``left`` on; rows behind the image are zeros too. Whoever
-    fills the buffer leaves the zeros alone."""
+    fills an input's buffer leaves the zeros alone; a kernel that makes an image writes them."""
 
     rows: int
     pitch: int
@@ -50,7 +50,7 @@ class Packing:
 @dataclass(frozen=True)
 class Buffer:
     """Device memory: ``size`` elements of ``dtype``.
-    Persistent ones (inputs, parameters, results) live outside the arena. An input's may be packed."""
+    Persistent ones (inputs, parameters, results) live outside the arena. An image may be packed."""
 
     name: str
     dtype: str
