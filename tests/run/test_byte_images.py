@@ -107,3 +107,16 @@ def test_what_is_not_bytes_is_refused_and_so_are_numbers_that_make_no_sense() ->
         b.add("from_bytes", x, scale=(1.0,), shift=(0.0,))
     with pytest.raises(GraphError, match=r"from_bytes cannot be differentiated: bytes are whole numbers"):
         planned(of_bytes(declared()), "open", wants=("x",))
+
+
+def test_a_module_of_pytorchs_world_takes_bytes_and_nothing_else() -> None:
+    module, output, _, gradients = theirs()
+    ours = tricnn.Module(of_bytes(declared(), MEAN, STD), dtype="fp32", executor="numpy")
+    ours.load_state_dict(module.state_dict())
+    found = ours(torch.from_numpy(BYTES))
+    np.testing.assert_allclose(found.detach().numpy(), output, atol=2e-6, rtol=2e-6)
+    F.cross_entropy(found, torch.from_numpy(LABELS)).backward()
+    for name, p in ours.named_parameters():
+        np.testing.assert_allclose(p.grad.numpy(), gradients[name], atol=1e-5, rtol=1e-5)
+    with pytest.raises(DataError, match=r"input x: expected bytes .* got torch.float32"):
+        ours(torch.from_numpy(BYTES).float())

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..ir.types import TensorType
-from ..system.errors import ShapeError, TargetError
+from ..run.inputs import BYTES
+from ..system.errors import DataError, ShapeError, TargetError
 
 if TYPE_CHECKING:
     from ..run.open_step import OpenStep, Saved
@@ -74,13 +75,15 @@ def executor_on(device: torch.device, executor: str) -> str:
 
 
 def check_input(name: str, type_: TensorType, x: Any) -> None:
-    """Raise ShapeError unless a tensor is a batch as an input of the graph has it."""
+    """Raise ShapeError unless a tensor is a batch as an input of the graph has it, DataError if it should be bytes."""
     shape = tuple(getattr(x, "shape", ()))
     if not isinstance(x, torch.Tensor) or not shape or shape[1:] != type_.per_image or shape[0] < 1:
         raise ShapeError(
             f"input {name}: expected a tensor {type_}, got {list(shape) or type(x).__name__}; sizes other than the "
             "batch's are those of the example"
         )
+    if type_.dtype == "uint8" and x.dtype != torch.uint8:
+        raise DataError(f"input {name}: expected {BYTES}, got {x.dtype}")
 
 
 class _Called(torch.autograd.Function):

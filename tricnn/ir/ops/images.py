@@ -47,7 +47,8 @@ def _real(x: Any) -> Any:
 
 def _aten(env: Any, a: Any, x: Any) -> Any:
     """In fp32 at least, as the kernels compute it."""
-    return scalar.evaluate(EXPRESSION, a, {"bytes": x.float() if x.element_size() < 4 else x}, "torch")
+    y = scalar.evaluate(EXPRESSION, a, {"bytes": x.float() if x.element_size() < 4 else x}, "torch")
+    return y.to(x.dtype) if x.is_floating_point() else y
 
 
 register(
