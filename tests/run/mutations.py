@@ -116,7 +116,7 @@ def resized() -> Graph:
 def scaled() -> Graph:
     """Channels times numbers of their own behind a convolution and a dense layer."""
     b = GraphBuilder("scaled")
-    h = b.tanh(b.conv2d(b.input("x", (4, 7, 7)), 8, 3, padding=1, name="c1"))
+    h = b.tanh(b.conv2d(b.input("x", (4, 7, 7)), 32, 3, padding=1, name="c1"))
     h = b.tanh(b.layer_scale(b.conv2d(h, 8, 3, padding=1, name="c2"), name="s", init="constant(0.5)"))
     return b.build(b.linear(b.global_avg_pool(h), 5, name="fc"))
 
@@ -338,13 +338,14 @@ def with_mistake(mistake: Mistake, dtype: str) -> list[Check]:
 
 
 #: kernels whose products tf32 makes uncertain, and what that hides
-UNCERTAIN = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad", "sum_partials", "sum_partials_of_many")
+UNCERTAIN = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad", "sum_partials", "sum_partials_of_many", "finish_filters")
 HIDDEN = ("x 1.001", "one element x 1.01", "narrower")
 
 
 def limited(kind: str, name: str, dtype: str) -> bool:
     """Is it known that a changed result may pass?"""
-    return dtype == "tf32" and kind in UNCERTAIN and name in HIDDEN
+    sums_of_sums = kind == "finish_filters" and name == "x 1.01"
+    return dtype == "tf32" and kind in UNCERTAIN and (name in HIDDEN or sums_of_sums)
 
 
 def seen(mistake: Mistake, dtype: str) -> float:
@@ -429,7 +430,8 @@ kind write it is the least; **bold** where some are not caught.
 
 - **tf32.** Tensor cores may cut 13 bits off each operand of a product: 2^-10 of the sum, and by chance as much as
   4 * 2^-10 of the root of the sum of squared terms. So where products are, a factor of 1.001, rounding to bf16 (2^-9),
-  or 1 % at one element may be as good as tf32 itself. What multiplies nothing is held to fp32.
+  or 1 % at one element may be as good as tf32 itself; so may 1 % of a layer scale's gradient, a sum of such sums. What
+  multiplies nothing is held to fp32.
 - **The last digits of a constant.** An eps of 1.1e-5 for 1e-5 changes a variance of 1 by a millionth: less than fp32's
   own errors. A dropout probability of 0.3001 for 0.3 drops one more element in 10,000: of the 1,944 there are, none.
 - **bf16 weights rounded to bf16** are what is asked for.
