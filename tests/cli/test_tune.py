@@ -89,6 +89,11 @@ class FakeClock:
         return self.times[min(self.number[work], len(self.times) - 1)]
 
 
+def of_layers(site, layers):
+    """Is a site the forward product of one of these layers?"""
+    return site.problem.kind == "conv2d" and {name.partition("_")[2] for name in site.kernels} & set(layers)
+
+
 def compiles(specs):
     return [SimpleNamespace(spill_bytes=0, hazards=0) for _ in specs]
 
@@ -100,8 +105,8 @@ def tuned(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "ROUNDS", 3)
     make = partial(compile, read_graph(tiny), "train", BATCH, "bf16", "triton", TARGET)
 
-    def run(clock, compiler=compiles, seconds=100.0, known=(), kinds=("conv2d",)):
-        wanted = [site for site in tune.sites(program_of(tiny)) if site.problem.kind in kinds]
+    def run(clock, compiler=compiles, seconds=100.0, known=(), layers=("conv",)):
+        wanted = [site for site in tune.sites(program_of(tiny)) if of_layers(site, layers)]
         out = tmp_path / "tuned.toml"
         with quick_interpreter():
             with tuning.only({}):
@@ -219,11 +224,11 @@ def test_a_gpu_that_fails_ends_it_with_one_line_and_the_winners_so_far(tuned, tm
 
     monkeypatch.setattr(tune.Tuner, "synchronise", wait)
     with pytest.raises(TricnnError) as caught:
-        tuned(FakeClock(9e-6, 1e-6), kinds=("conv2d", "linear"))
+        tuned(FakeClock(9e-6, 1e-6), layers=("conv", "fc"))
     aside = tmp_path / "tuned.toml.unchecked"
     assert str(caught.value).startswith(f"the GPU failed while {problems[1]} ran; the winners so far are in {aside}")
     assert list(tuning.read(aside)) == problems[:1] and not (tmp_path / "tuned.toml").exists()
-    result, out = tuned(FakeClock(9e-6), seconds=0.0, kinds=("conv2d", "linear"))  # the next run
+    result, out = tuned(FakeClock(9e-6), seconds=0.0, layers=("conv", "fc"))  # the next run
     assert list(tuning.read(out)) == problems[:1] and result["winners"] == 1 and not aside.exists()
 
 
@@ -238,7 +243,7 @@ def test_a_full_disk_is_no_result_of_a_tile(tuned, tmp_path, monkeypatch):
         return compiles(specs)
 
     with pytest.raises(TricnnError) as caught:
-        tuned(FakeClock(9e-6, 1e-6), compiler, kinds=("conv2d", "linear"))
+        tuned(FakeClock(9e-6, 1e-6), compiler, layers=("conv", "fc"))
     aside = tmp_path / "tuned.toml.unchecked"
     assert str(caught.value).startswith("kernels cannot be compiled here: ") and str(aside) in str(caught.value)
     assert len(tuning.read(aside)) == 1 and not (tmp_path / "tuned.toml").exists()
@@ -279,19 +284,19 @@ def test_an_error_while_waiting_for_the_gpu_is_one_line(tiny):
 
 def test_a_winner_that_is_outside_its_tolerance_in_the_network_is_not_written(tuned, monkeypatch):
     def strict(model, batch):
-        return [SimpleNamespace(kernel=k.name, ok=k.anchor.op != "conv2d") for k in model.plan.kernels]
+        return [SimpleNamespace(kernel=k.name, ok=k.anchor.name != "conv") for k in model.plan.kernels]
 
     monkeypatch.setattr(tune, "verify_model", strict)
-    result, out = tuned(FakeClock(9e-6, 1e-6), kinds=("conv2d", "linear"))
-    assert [p.kind for p in tuning.read(out)] == ["linear"] and result["winners"] == 1
-    assert [row["wrong"] for row in result["problems"] if row["kind"] == "conv2d"] == [True]
+    result, out = tuned(FakeClock(9e-6, 1e-6), layers=("conv", "fc"))
+    assert [p.sizes["H"] for p in tuning.read(out)] == [1] and result["winners"] == 1  # the dense layer
+    assert [row["wrong"] for row in result["problems"] if "H1 " not in row["shape"]] == [True]
 
 
 def test_what_was_known_stays_unless_it_was_timed_anew(tuned, tiny):
     entry = tuning.Entry(tuning.Tile(16, 16, 16, 4, 2), 1.0, 2.0, "before", "2020-01-01")
-    known = {c.problem: entry for c in program_of(tiny).choices if c.problem.kind in ("conv2d", "linear")}
+    known = {c.problem: entry for c in program_of(tiny).choices if c.kernel.partition("_")[2] in ("conv", "fc")}
     result, out = tuned(FakeClock(1e-6), known=known)
-    assert result["winners"] == 0 and {p.kind for p in tuning.read(out)} == {"linear"}
+    assert result["winners"] == 0 and [p.sizes["H"] for p in tuning.read(out)] == [1]
 
 
 def test_the_budget_and_an_interrupt_end_it_and_keep_what_is_measured(tuned):
@@ -304,7 +309,7 @@ def test_the_budget_and_an_interrupt_end_it_and_keep_what_is_measured(tuned):
                 raise KeyboardInterrupt
             return super().__call__(work)
 
-    result, out = tuned(Interrupted(9e-6, 1e-6), kinds=("conv2d", "linear"))
+    result, out = tuned(Interrupted(9e-6, 1e-6), layers=("conv", "fc"))
     assert (result["reached"], result["of"], result["winners"]) == (1, 2, 1) and len(tuning.read(out)) == 1
 
 

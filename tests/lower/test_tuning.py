@@ -74,7 +74,7 @@ SOME = [(16, 256, 16), (32, 32, 128), (128, 64, 64), (256, 16, 32)]
 
 
 @pytest.mark.parametrize("block", SOME, ids=str)
-@pytest.mark.parametrize("kind", CONTRACTIONS[:3])
+@pytest.mark.parametrize("kind", CONTRACTIONS)
 def test_tiles_that_tuning_may_choose_are_exact(kind, block):
     are_exact(kind, block, "bf16")
 
@@ -92,7 +92,7 @@ def test_every_tile_that_a_file_may_name_is_exact(kind):
 
 @pytest.mark.parametrize(
     "kind, block, dtype",
-    [("linear", (16, 64, 16), "fp16"), ("linear_grad_input", (32, 32, 128), "bf16"), ("conv2d", (128, 64, 64), "bf16"),
+    [("conv2d", (16, 64, 16), "fp16"), ("conv2d_grad_input", (32, 32, 128), "bf16"), ("conv2d", (128, 64, 64), "bf16"),
      ("conv2d_grad_input", (64, 32, 64), "fp16"), ("conv2d_grad_weight", (128, 64, 64), "bf16")],
 )  # fmt: skip
 def test_tiles_that_come_in_boxes_are_exact(kind, block, dtype, monkeypatch):
@@ -108,7 +108,7 @@ def test_every_tile_that_a_file_may_name_is_exact_in_boxes(kind, monkeypatch):
 
 def test_more_tiles_than_a_gpu_has_programs_are_exact():
     """Rows enough that some of the programs that stay compute a second tile."""
-    problem = Problem.of("sm_90", "linear", "bf16", dict(N=4, C=24, H=1, W=1, K=16, R=1, S=1, P=1, Q=1))
+    problem = Problem.of("sm_90", "conv2d", "bf16", dict(N=4, C=24, H=1, W=1, K=16, R=1, S=1, P=1, Q=1))
     model = with_tile(problem, Tile(16, 16, 32, 4, 2))
     with quick_interpreter():
         assert "matmul_boxes(" in model.source and mistakes_of(model, 16 * tiles.programs("sm_90") + 24) == 0
@@ -230,7 +230,7 @@ def resnet():
 def test_candidates_are_verified_fit_the_memory_and_are_no_larger_than_the_problem(resnet, dtype, target):
     room = TARGETS[target].shared_limit
     choices = lower(resnet, dtype, 256, target).choices
-    assert {c.problem.kind for c in choices} >= {*CONTRACTIONS, "max_pool2d", "max_pool2d_grad_with_sums"} - {"linear"}
+    assert {c.problem.kind for c in choices} >= {*CONTRACTIONS, "max_pool2d", "max_pool2d_grad_with_sums"}
     for problem in {c.problem for c in choices}:
         found = candidates.candidates(problem)
         assert found and len(found) == len(set(found)) <= 22

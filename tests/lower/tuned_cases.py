@@ -8,23 +8,19 @@ from tricnn.machine.tiles import Problem
 
 def edges(kind, m, n, k, dtype):
     """(problem, batch to run): a second tile of rows and of columns that is nearly empty, a sum that ends within a
-    block; and a single image, less than one tile of rows. For convolutions also with strides and few channels."""
+    block; and a single image, less than one tile of rows; with strides, with few channels, and dense layers."""
     pixels = max(m, k if kind.endswith("weight") else 1)
     high = pixels // 9 + 1  # three images of [high, 3] pixels are a few more than one tile
-    if kind.startswith("linear"):
-        rows, columns = (m + 3, n + 3) if kind.endswith("weight") else (n + 3, k + 5)
-        size = {"C": columns, "K": rows} if not kind.endswith("input") else {"C": rows, "K": columns}
-        shapes = [(dict(size, H=1, W=1, R=1, S=1, P=1, Q=1), m + 2), (dict(size, H=1, W=1, R=1, S=1, P=1, Q=1), 1)]
-    else:
-        k_, c = {
-            "conv2d": (n + 3, k + 5),
-            "conv2d_grad_input": (k + 5, n + 3),
-            "conv2d_grad_weight": (m + 3, n + 3),
-        }[kind]
-        plain = dict(C=c, H=high, W=3, K=k_, R=2, S=1, P=high, Q=3, PT=1)
-        strided = dict(C=c, H=2 * high, W=5, K=k_, R=1, S=3, P=high, Q=3, SH=2, SW=2, PL=1)
-        few = dict(C=3, H=high, W=3, K=19, R=3, S=3, P=high, Q=3, PT=1, PL=1)
-        shapes = [(plain, 3), (plain, 1), (few, 3), (strided, 2)]
+    c, k_ = {
+        "conv2d": (k + 5, n + 3),
+        "conv2d_grad_input": (n + 3, k + 5),
+        "conv2d_grad_weight": (n + 3, m + 3),
+    }[kind]
+    plain = dict(C=c, H=high, W=3, K=k_, R=2, S=1, P=high, Q=3, PT=1)
+    strided = dict(C=c, H=2 * high, W=5, K=k_, R=1, S=3, P=high, Q=3, SH=2, SW=2, PL=1)
+    few = dict(C=3, H=high, W=3, K=19, R=3, S=3, P=high, Q=3, PT=1, PL=1)
+    dense = dict(C=c, H=1, W=1, K=k_, R=1, S=1, P=1, Q=1)  # a dense layer
+    shapes = [(plain, 3), (plain, 1), (few, 3), (strided, 2), (dense, m + 2), (dense, 1)]
     return [(Problem.of("sm_90", kind, dtype, {"N": 4, **shape}), batch) for shape, batch in shapes]
 
 
@@ -58,19 +54,9 @@ def boxed_edges(kind, m, n, k, dtype):
     every_other = dict(H=2 * high, W=5, R=1, S=1, P=high, Q=3, SH=2, SW=2)
     strided = dict(H=2 * high, W=5, R=1, S=3, P=high, Q=3, SH=2, SW=2, PL=1)
     shapes = {
-        "linear": [
+        "conv2d": [
             (dict(one, C=whole, K=columns), 2 * m + 3, "matmul_boxes", 3),
             (dict(one, C=depth, K=columns), 1, *(("conv2d_fprop", 2) if k == 16 else ("matmul_boxes", 3))),
-        ],
-        "linear_grad_input": [
-            (dict(one, C=columns, K=whole), 2 * m + 3, "matmul_boxes", 3),
-            (dict(one, C=columns, K=depth), 1, *(("conv2d_dgrad", 2) if k == 16 else ("matmul_boxes", 3))),
-        ],
-        "linear_grad_weight": [
-            (dict(one, C=columns, K=rows), k + 2, "conv2d_wgrad", 2),
-            (dict(one, C=columns, K=rows), 1, "conv2d_wgrad", 2),
-        ],
-        "conv2d": [
             (dict(pixels, C=whole, K=columns), 3, "matmul_boxes", 3),
             (dict(pixels, C=depth, K=columns), 1, *(("conv2d_fprop", 2) if k == 16 else ("matmul_boxes", 3))),
             (dict(padded, C=taps, K=across[0]), batch, "conv2d_boxes", 2),
@@ -78,6 +64,8 @@ def boxed_edges(kind, m, n, k, dtype):
             (dict(strided, C=2 * k, K=columns), 2, "conv2d_fprop", 1),
         ],
         "conv2d_grad_input": [
+            (dict(one, C=columns, K=whole), 2 * m + 3, "matmul_boxes", 3),
+            (dict(one, C=columns, K=depth), 1, *(("conv2d_dgrad", 2) if k == 16 else ("matmul_boxes", 3))),
             (dict(pixels, C=columns, K=whole), 3, "matmul_boxes", 3),
             (dict(pixels, C=columns, K=depth), 1, *(("conv2d_dgrad", 2) if k == 16 else ("matmul_boxes", 3))),
             (dict(padded, C=across[1], K=taps), batch, "conv2d_boxes", 2),
@@ -85,6 +73,8 @@ def boxed_edges(kind, m, n, k, dtype):
             (dict(strided, C=2 * n, K=depth), 2, "conv2d_dgrad", 1),
         ],
         "conv2d_grad_weight": [
+            (dict(one, C=columns, K=rows), k + 2, "conv2d_wgrad", 2),
+            (dict(one, C=columns, K=rows), 1, "conv2d_wgrad", 2),
             (dict(pixels, C=columns, K=rows, H=k // 9 + 1, P=k // 9 + 1), 3, "conv2d_wgrad", 2),
             (dict(pixels, C=columns, K=rows, H=k // 9 + 1, P=k // 9 + 1), 1, "conv2d_wgrad", 2),
             (dict(strided, C=columns, K=rows, H=2 * (k // 9 + 1), P=k // 9 + 1), 2, "conv2d_wgrad", 1),

@@ -25,23 +25,17 @@ def alone(problem: Problem) -> Graph:
     """A graph whose only kernel is this contraction (and the pooling in its epilogue)."""
     size = {"SH": 1, "SW": 1, "DH": 1, "DW": 1, "PT": 0, "PL": 0, "GROUPS": 1, **problem.sizes}
     c, h, w, k, r, s, p, q = (size[name] for name in "CHWKRSPQ")
-    x, dy = ((c,), (k,)) if problem.kind.startswith("linear") else ((c, h, w), (k, p, q))
-    attrs: dict[str, object] = {}
-    weight: tuple[int, ...] = (k, c)
-    if problem.kind.startswith("conv2d"):
-        stride, dilation = (size["SH"], size["SW"]), (size["DH"], size["DW"])
-        bottom = max(0, (p - 1) * stride[0] + (r - 1) * dilation[0] + 1 - h - size["PT"])
-        right = max(0, (q - 1) * stride[1] + (s - 1) * dilation[1] + 1 - w - size["PL"])
-        padding = (size["PT"], bottom, size["PL"], right)
-        attrs = dict(stride=stride, dilation=dilation, padding=padding, groups=size["GROUPS"])
-        weight = (k, c // size["GROUPS"], r, s)
+    stride, dilation = (size["SH"], size["SW"]), (size["DH"], size["DW"])
+    bottom = max(0, (p - 1) * stride[0] + (r - 1) * dilation[0] + 1 - h - size["PT"])
+    right = max(0, (q - 1) * stride[1] + (s - 1) * dilation[1] + 1 - w - size["PL"])
+    padding = (size["PT"], bottom, size["PL"], right)
+    attrs: dict[str, object] = dict(stride=stride, dilation=dilation, padding=padding, groups=size["GROUPS"])
+    x, dy, weight = (c, h, w), (k, p, q), (k, c // size["GROUPS"], r, s)
+    operands = {"x": x, "w": weight}
     if problem.kind == "conv2d_grad_input":
-        attrs["input_size"] = (h, w)
+        attrs["input_size"], operands = (h, w), {"dy": dy, "w": weight}
     if problem.kind == "conv2d_grad_weight":
-        attrs["kernel_size"] = (r, s)
-    operands = {"x": x, "w": weight} if problem.kind in ("conv2d", "linear") else {"dy": dy, "w": weight}
-    if problem.kind.endswith("_grad_weight"):
-        operands = {"dy": dy, "x": x}
+        attrs["kernel_size"], operands = (r, s), {"dy": dy, "x": x}
     nodes = [
         Node(name, "parameter", (), {"shape": shape, "init": "constant(0)"}) if name == "w"
         else Node(name, "input", (), {"shape": (N, *shape)})

@@ -10,6 +10,7 @@ from math import prod
 from ..compiler.plan import Kernel, Place
 from ..ir.graph import Node
 from ..machine import tiles
+from ..machine.candidates import PRODUCTS
 from ..machine.long_sums import weight_gradient, weight_gradient_tile
 from ..machine.targets import TARGETS
 from . import traffic
@@ -192,12 +193,12 @@ def _rule(
 
 
 def lower_fprop(state: Lowering, kernel: Kernel) -> None:
-    """Lower conv2d or linear: the product's rows are output pixels, its columns filters."""
+    """Lower a forward product: the product's rows are output pixels, its columns filters."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node, kernel.window)
     pixels = prod(state.plan.covered(kernel)) if conv.pooled else conv.p * conv.q
     rule = _rule(state, kernel, conv, pixels, conv.group_filters, conv.taps * conv.c // conv.groups)
-    tile = state.tile(name, kernel, node.op, conv.constants, rule)
+    tile = state.tile(name, kernel, PRODUCTS["forward"], conv.constants, rule)
     product = Product(state, kernel, FORWARD, conv, pixels, conv.c, conv.k, tile)
     store = product.finish("conv" if node.row.convolution else "y")
     keep = state.body(kernel)
@@ -232,12 +233,12 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
-    """Lower conv2d_grad_input or linear_grad_input: the product's rows are input pixels, its columns channels."""
+    """Lower an input gradient: the product's rows are input pixels, its columns channels."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
     pixels = cdiv(conv.h, conv.sh) * cdiv(conv.w, conv.sw)
     rule = _rule(state, kernel, conv, pixels, conv.group_channels, conv.taps * conv.k // conv.groups)
-    tile = state.tile(name, kernel, node.op, conv.constants, rule)
+    tile = state.tile(name, kernel, PRODUCTS["by_input"], conv.constants, rule)
     tile = replace(tile, k=min(tile.k, max(tiles.power_of_two(conv.group_filters), 16)))
     product = Product(state, kernel, BACKWARD, conv, pixels, conv.k, conv.c, tile)
     store = product.finish("conv")
@@ -268,7 +269,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
-    """Lower conv2d_grad_weight or linear_grad_weight, with the bias gradient as a side sum.
+    """Lower a weight gradient, with the bias gradient as a side sum.
     Where the sum over pixels is split, partial sums of both lie side by side and one more launch adds them in order."""
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
@@ -278,7 +279,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     formed = _passes_registers(state, kernel, conv, bias is not None)
     shape, machine = (filters, columns, pixels), (state.dtype, state.target)
     rule = partial(weight_gradient_tile, *shape, *machine, formed=formed, tap=tap, groups=conv.groups)
-    tile = state.tile(name, kernel, node.op, conv.constants, rule)
+    tile = state.tile(name, kernel, PRODUCTS["by_weight"], conv.constants, rule)
     programs = cdiv(filters, tile.m) * cdiv(columns, tile.n)
     split = weight_gradient(*shape, tile, *machine, formed=formed, groups=conv.groups).split
     boxes = None if bias else summed_boxes(state, kernel, conv, tile)

@@ -23,14 +23,8 @@ from .program import Program
 from .resampling import lower_resample
 from .sums import lower_batch_stats, lower_channel_sum, lower_normalize_sums, lower_running
 
-#: how the kernel of each anchor is lowered; a chain of pointwise operations is one anchor
+#: how the kernel of each other anchor is lowered; a chain of pointwise operations is one anchor
 LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
-    "conv2d": lower_fprop,
-    "linear": lower_fprop,
-    "conv2d_grad_input": lower_dgrad,
-    "linear_grad_input": lower_dgrad,
-    "conv2d_grad_weight": lower_wgrad,
-    "linear_grad_weight": lower_wgrad,
     "scale_filters": lower_filters,
     "filter_scale_grad": lower_filters,
     "channel_sum": lower_channel_sum,
@@ -80,6 +74,12 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "unflatten": lower_copy,
 }
 
+#: how convolutions and dense layers are lowered, by the product that they are
+PRODUCTS: dict[str, Callable[[Lowering, Kernel], None]] = {
+    "forward": lower_fprop,
+    "by_input": lower_dgrad,
+    "by_weight": lower_wgrad,
+}
 #: how those are lowered that read a packed image, by the product that they are, and those that make one
 PACKED: dict[str, Callable[[Lowering, Kernel], None]] = {
     "forward": lower_windows,
@@ -137,8 +137,11 @@ def lowering_of(kernel: Kernel, packed: bool = False) -> Callable[[Lowering, Ker
     """What lowers a kernel, one that reads or makes a ``packed`` image or another one.
     Raises TargetError, which names the layer, if nothing does."""
     op = kernel.anchor.op
+    product = kernel.anchor.row.product
     if packed:
-        return PACKED[kernel.anchor.row.product or ""]
+        return PACKED[product or ""]
+    if product:
+        return PRODUCTS[product]
     if op in LOWERINGS:
         return LOWERINGS[op]
     if kernel.anchor.kind is Kind.POINTWISE:

@@ -10,8 +10,7 @@ from math import prod
 
 from ..compiler.cost import Cost, Work
 from ..compiler.plan import Kernel
-from ..ir.table import Kind
-from ..machine.candidates import CONTRACTIONS
+from ..ir.table import OPS, Kind
 from ..machine.machines import machine_of
 from .program import Launch, Program
 
@@ -45,7 +44,8 @@ def least_us(program: Program, launch: Launch, batch: int | None = None, device:
     They come of its bytes, the operations of its products (all else may hide behind them) and the data sheet of the
     target's GPU, or of ``device``."""
     batch = program.batch if batch is None else batch
-    flops = launch.flops * batch if launch.kind in CONTRACTIONS else 0
+    multiplies = launch.kind in OPS and OPS[launch.kind].product
+    flops = launch.flops * batch if multiplies else 0
     return machine_of(program.target, device).least_us(program.dtype, program.launch_bytes(launch, batch), flops)
 
 

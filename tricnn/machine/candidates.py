@@ -12,10 +12,10 @@ from dataclasses import replace
 from .targets import parse_target
 from .tiles import Problem, Tile, power_of_two
 
-#: kinds that multiply; all others are passes over [pixels, channels]
-CONTRACTIONS = (
-    "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "linear", "linear_grad_input", "linear_grad_weight",
-)  # fmt: skip
+#: the kinds that multiply, by what product a row of the table is; all others are passes over [pixels, channels]. A
+#: dense layer is the convolution of one pixel with one pixel.
+PRODUCTS = {"forward": "conv2d", "by_input": "conv2d_grad_input", "by_weight": "conv2d_grad_weight"}
+CONTRACTIONS = tuple(PRODUCTS.values())
 #: passes that leave sums over the pixels of each tile
 WITH_SUMS = ("batch_stats", "pointwise_with_sums", "max_pool2d_grad_with_sums", "avg_pool2d_grad_with_sums")
 PASSES = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..ir.table import OPS
 from ..ir.wording import plural
 from ..machine.machines import Machine
 from ..system.errors import DataError
@@ -87,10 +88,8 @@ def roofline(
 
 def _by_kind(kernels: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Kernels by what they are: fprop, dgrad, wgrad, and all the rest."""
-    names = {"conv2d": "fprop", "linear": "fprop"}
-    names |= {
-        f"{op}_grad_{of}": kind for op in ("conv2d", "linear") for of, kind in (("input", "dgrad"), ("weight", "wgrad"))
-    }
+    products = {"forward": "fprop", "by_input": "dgrad", "by_weight": "wgrad"}
+    names = {op: products[row.product] for op, row in OPS.items() if row.product}
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for kernel in sorted(kernels, key=lambda k: names.get(k["kind"], "other")):
         groups.setdefault(names.get(kernel["kind"], "other"), []).append(kernel)
