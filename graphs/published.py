@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tricnn.ir import Graph, GraphBuilder, GraphError
+from tricnn.ir.byte_images import takes_bytes
 
 #: ImageNet's, by which images are normalised for nearly all published weights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,6 +26,9 @@ def images(b: GraphBuilder, shape: Sequence[int], transform_input: bool) -> str:
 def about_images(graph: Graph) -> str | None:
     """What to say when weights that somebody else trained are loaded into a network that takes images as they are."""
     if graph.name not in MINUS_ONE_TO_ONE or graph.inputs[0].attrs["scale"]:
+        return None
+    scales = [s for n in graph.consumers[graph.inputs[0].name] if takes_bytes(graph) for s in n.attrs["scale"]]
+    if scales and all(abs(255 * scale - 2) < 1e-6 for scale in scales):  # bytes, scaled to -1..1
         return None
     return (
         f"{graph.name}: images are taken as they are; torchvision's published weights expect them scaled to -1..1: for "

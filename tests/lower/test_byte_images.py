@@ -6,13 +6,16 @@ bytes than it states.
 
 import numpy as np
 import pytest
+import torch
 
+import tricnn
 from tricnn.check.counting import BytesCounted
 from tricnn.check.races import RacesFound
 from tricnn.check.verify import both, compiled, verify_model
 from tricnn.emit.emit import emit
 from tricnn.ir import GraphBuilder, of_bytes
 from tricnn.lower.from_graph import lowered
+from tricnn.run.triton_executor import launching
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -69,3 +72,20 @@ def test_it_is_formed_once_where_time_says_so(fuse, kernels):
     assert len(windows(program)) == 2 * kernels
     assert program.buffers["x"].bytes(256) == 256 * 3 * 224 * 224
     assert '"x": torch.empty(N * 150528, dtype=torch.uint8, device=device)' in emit(program)
+
+
+def test_the_emitted_file_takes_bytes_where_its_inputs_say(model):
+    """Its ``inputs``, ``step`` and ``main`` alone, beside the NumPy executor."""
+    module, images = model.executor.module, np.random.default_rng(3).integers(0, 256, (2, 3, 15, 30), dtype=np.uint8)
+    tensors = module.allocate(2, "cpu", module.load(model.state_dict(), "cpu"))
+    views = module.inputs(tensors, 2)
+    assert views["x"].dtype == torch.uint8 and tuple(views["x"].shape) == (2, 3, 15, 30)
+    views["x"].copy_(torch.from_numpy(images))
+    views["labels"].copy_(torch.tensor([1, 4]))
+    with launching():
+        module.step(tensors, 2)
+    wanted = tricnn.compile(SMALL, "train", 2, executor="numpy")
+    wanted.load_state_dict(model.state_dict())
+    loss, _ = wanted.loss_and_grads(images, np.array([1, 4]))
+    assert float(module.results(tensors, 2)["loss"]) == pytest.approx(loss, rel=0.02)
+    assert "view.copy_(torch.randint(256, view.shape))" in model.source

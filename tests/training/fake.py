@@ -20,6 +20,7 @@ CLASSES, PIXELS = 4, 36
 @dataclass
 class Graph:
     name: str
+    inputs: tuple = ()
 
 
 class SoftmaxRegression:

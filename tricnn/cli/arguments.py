@@ -90,7 +90,7 @@ def file_path(text: str) -> str:
 # --- options --------------------------------------------------------------------------------------------------------
 
 
-def add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_model(parser: argparse.ArgumentParser, *, required: bool = True, images: bool = True) -> None:
     parser.add_argument(
         "model", type=file_path, metavar="MODEL", nargs=None if required else "?",
         help="an architecture (tricnn list), a file (a graph as text, .onnx), or package.module:factory (an nn.Module)",
@@ -99,6 +99,11 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     group.add_argument("--classes", type=whole(1, 1 << 24), metavar="N", help="how many classes")
     group.add_argument("--input", type=image_shape, metavar="C,H,W", help="the images' channels, height and width")
     group.add_argument("--width", type=real(0, 64, above=True), metavar="F", help="times as many channels everywhere")
+    if images:
+        group.add_argument(
+            "--images", dest="input_images", choices=("floats", "bytes"), default="floats",
+            help="bytes: uint8, which the network normalises by ImageNet's mean and deviation (floats)",
+        )  # fmt: skip
 
 
 def add_compilation(parser: argparse.ArgumentParser, mode: str = "infer", batch: int | None = 1) -> None:
@@ -149,11 +154,26 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def load_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
-    """The graph that MODEL names. ``defaults`` are an architecture's arguments where the user gave none.
+    """The graph that MODEL names, on images of bytes where ``--images`` says so.
+    ``defaults`` are an architecture's arguments where the user gave none.
 
     Raises UsageError for a name that is unknown (with those near to it), TricnnError for a file that does not hold a
-    graph.
+    graph, or not one of images.
     """
+    from statistics import fmean
+
+    from tricnn.graphs.published import MEAN, STD
+    from tricnn.ir import of_bytes
+
+    graph = declared_graph(options, **defaults)
+    if getattr(options, "input_images", "floats") == "floats":
+        return graph
+    colours = bool(graph.inputs) and graph.types[graph.inputs[0].name].per_image[:1] == (3,)
+    return of_bytes(graph, *((MEAN, STD) if colours else (fmean(MEAN), fmean(STD))))
+
+
+def declared_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
+    """The graph that MODEL names, as it is declared."""
     from tricnn.graphs import ARCHITECTURES
 
     name = options.model

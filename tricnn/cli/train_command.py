@@ -26,7 +26,7 @@ from .arguments import (
     whole,
 )
 from .recipe import with_recipe
-from .train_data import add_data_arguments, data_of, fitted
+from .train_data import add_data_arguments, data_of, fitted, on_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default = DEFAULTS[name.removeprefix("--").replace("-", "_")]
         group.add_argument(name, type=kind, default=default, metavar=letter, help=f"{about} ({default})".strip())
 
-    add_model(parser)
+    add_model(parser, images=False)
     parser.add_argument("--recipe", type=file_path, metavar="FILE", help="options from a TOML file, before all others")
     add_data_arguments(parser)
     setting(parser, "--epochs", whole(1), "N", "times through the training images")
@@ -214,6 +214,7 @@ def run_among(processes: Processes, options: argparse.Namespace, asked: Graph) -
     graph = load_graph(options, **{**small, "num_classes": dataset.num_classes})
     full = load_graph(options, num_classes=dataset.num_classes) if small else None
     dataset = fitted(dataset, graph)
+    graph = on_images(graph, dataset, options, runs_on_gpu(options.executor))
     if not runs_on_gpu(options.executor):
         check_memory(graph, min(-(-options.batch // processes.world), len(dataset)), "train")
     about = size_of(graph, options) + (f", {processes.world} processes" if processes.world > 1 else "")

@@ -37,6 +37,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="digits, fashion-mnist, mnist, or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg",
     )
+    group.add_argument(
+        "--images", choices=("auto", "bytes", "floats"), default="auto",
+        help="bytes: as they are, normalised by the network; auto: on a GPU, if the data are bytes to the end (auto)",
+    )  # fmt: skip
     group.add_argument("--data-dir", type=file_path, metavar="DIR", help="where the files of such a data set are")
     group.add_argument("--synthetic", action="store_true", help="noise instead: how fast it is where data cost nothing")
     group.add_argument(
@@ -127,6 +131,26 @@ def picture_folder(options: argparse.Namespace) -> Source:
         workers=chosen["workers"],
         corrupt=chosen["corrupt"],
     )
+
+
+def on_images(graph: Graph, source: Any, options: argparse.Namespace, gpu: bool) -> Graph:
+    """The network on bytes where ``--images`` asks for them and the data are bytes to the end; else as it is.
+    Raises UsageError where bytes are asked for and cannot be had."""
+    from tricnn.ir import of_bytes
+    from tricnn.training.image_sizes import at_side
+
+    if options.images == "floats" or (options.images == "auto" and not gpu):
+        return graph
+    sized = [source, *(at_side(source, side) for _, side in options.sizes)]
+    if options.mixup:
+        why = "--mixup gives images that are no bytes; --cutmix keeps them"
+    elif any(s.normalisation is None for s in sized):
+        why = f"{source.name}'s images are resized as real numbers to the network's size"
+    else:
+        return of_bytes(graph, *source.normalisation)
+    if options.images == "bytes":
+        raise UsageError(f"--images bytes: {why}")
+    return graph
 
 
 def fitted(source: Any, graph: Graph) -> Any:

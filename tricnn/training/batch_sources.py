@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..system.errors import DataError
+from ..ir.byte_images import takes_bytes
+from ..ir.ops.images import MOST_CHANNELS
+from ..system.errors import DataError, TricnnError
 from .chance import generator
 from .processes import ALONE, Processes
 from .workers import read
 
 #: images [B, C, H, W] as the network takes them, and what they are: class numbers [B], or targets
 Batch = tuple[Any, Any]
+#: mean and standard deviation of pixels of 0 to 1: numbers, or one for each channel
+Normalisation = tuple[Sequence[float], Sequence[float]]
 
 
 class How(Protocol):
@@ -39,6 +43,9 @@ class Source(Protocol):
     ``how`` and its number, or this process's share of each (``how.processes.shared``); ``evaluation(batch, processes)``
     the test images in their own order, or this process's part of them; ``settings()`` what of the data set decides the
     bits of a run, as JSON has it. ``notes()`` gives what there is to say since it was last asked.
+
+    A source that can hand over its images as bytes, for a network that normalises them, is a dataclass with a field
+    ``as_bytes`` and the ``normalisation`` that it does otherwise; that is None where its images are no bytes.
     """
 
     @property
@@ -65,18 +72,42 @@ def batches_per_epoch(source: Source, batch: int, processes: int = 1) -> int:
     return whole + (rest >= processes)
 
 
+def suited(source: Any, graph: Any, mixup: float) -> Any:
+    """The data set with its images as the bytes they are, for a network that takes those; for others as it is.
+    A source that has no ``normalisation`` gives what it gives. Raises DataError for one whose images are no bytes, and
+    TricnnError for mixup, whose images are none."""
+    if not takes_bytes(graph):
+        return source
+    if mixup:
+        raise TricnnError(f"{graph.name} takes images of bytes, and mixup gives others: cutmix keeps them bytes")
+    if not hasattr(source, "normalisation"):
+        return source
+    if source.normalisation is None:
+        raise DataError(
+            f"{source.name}: {graph.name} takes images of bytes, and these are none: they are stored as other numbers, "
+            "are resized as such, or come of a transform"
+        )
+    return replace(source, as_bytes=True)
+
+
 @dataclass(frozen=True)
 class Synthetic:
     """One batch of noise, again and again, as a data set: what a step costs where data cost nothing.
-    An epoch has ``count`` images."""
+    An epoch has ``count`` images, which are bytes with ``as_bytes``."""
 
     image_shape: tuple[int, int, int]
     num_classes: int = 1000
     count: int = 1600
     name: str = "synthetic"
+    as_bytes: bool = False
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Of bytes that are all as likely: 0.5, and the square root of 1/12."""
+        return ((0.5,), (12**-0.5,)) if self.image_shape[0] <= MOST_CHANNELS else None
 
     def settings(self) -> dict[str, Any]:
         return {"data": self.name, "images": self.count, "image shape": list(self.image_shape)}
@@ -94,10 +125,13 @@ class Synthetic:
     def notes(self) -> list[str]:
         return []
 
-    def _noise(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _noise(self, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         rng, (channels, height, width) = generator("synthetic"), self.image_shape
-        x = rng.standard_normal((count, height, width, channels), dtype=np.float32).transpose(0, 3, 1, 2)
-        return x, rng.integers(0, self.num_classes, count)
+        shape = count, height, width, channels
+        x: NDArray[Any] = rng.standard_normal(shape, dtype=np.float32)
+        if self.as_bytes:
+            x = rng.integers(0, 256, shape, dtype=np.uint8)
+        return x.transpose(0, 3, 1, 2), rng.integers(0, self.num_classes, count)
 
 
 class Batches:

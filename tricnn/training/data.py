@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ir.ops.images import MOST_CHANNELS
 from ..ir.wording import plural
 from ..system.errors import DataError, shown
-from .batch_sources import Batch, How
+from .batch_sources import Batch, How, Normalisation
 from .chance import generator, order
 from .idx import read_idx
 from .idx_sources import PARTS, find
@@ -36,6 +37,9 @@ class Dataset:
 
     Images are divided by ``scale``, normalised by ``mean`` and ``std`` (one number, or one for each channel), resized
     to ``image_size`` and, gray images, repeated over ``channels``, where those are given.
+
+    With ``as_bytes`` images are handed over as they are stored, for a network that normalises them
+    (:func:`tricnn.of_bytes`), repeated over ``channels`` but neither normalised nor resized.
 
     ``scale`` is 255 for bytes and 1 for floats, which are of 0 to 1 as PyTorch's ``ToTensor`` makes them, unless it is
     given. Other integers, and floats beyond :data:`LARGEST_FLOAT`, need it: they do not say what white is.
@@ -55,6 +59,7 @@ class Dataset:
     image_size: tuple[int, int] | None = None
     channels: int | None = None
     scale: float | None = None
+    as_bytes: bool = False
 
     def __post_init__(self) -> None:
         for part, images, labels in (
@@ -75,6 +80,8 @@ class Dataset:
         for name in ("mean", "std"):
             object.__setattr__(self, name, self._per_channel(name))
         _ = self.divisor  # raises DataError for pixels that do not say what white is
+        if self.as_bytes and self.normalisation is None:
+            raise DataError(f"{self.name}: as_bytes is for images of bytes (uint8) that need not be resized")
         if self.channels not in (None, self.train_images.shape[1]) and self.train_images.shape[1] != 1:
             raise DataError(
                 f"{self.name}: its images have {plural(self.train_images.shape[1], 'channel')}, the network takes "
@@ -112,6 +119,16 @@ class Dataset:
                 raise DataError(f"{self.name}: its training images are {self.train_images.dtype}, its test images "
                                 f"{images.dtype}; both must be of one type")  # fmt: skip
         return 255.0 if self.train_images.dtype == np.uint8 else 1.0
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Mean and deviation of what bytes are divided by 255 to, where images can be handed over as bytes."""
+        stored = self.train_images.shape[2:]
+        bytes_ = all(x.dtype == np.uint8 for x in (self.train_images, self.test_images))
+        if not bytes_ or self.image_size not in (None, stored) or self.image_shape[0] > MOST_CHANNELS:
+            return None
+        mean, std = (np.atleast_1d(x) * (self.divisor / 255) for x in (self.mean, self.std))
+        return tuple(mean.tolist()), tuple(std.tolist())
 
     def __len__(self) -> int:
         """The number of training images."""
@@ -155,11 +172,13 @@ class Dataset:
         """Nothing that a person should be told: all of it was read when it was made."""
         return []
 
-    def prepare(self, images: Images) -> NDArray[np.float32]:
-        """Stored images as a network sees them: ``(x/scale - mean)/std``, float32 ``[N, C, H, W]``.
+    def prepare(self, images: Images) -> NDArray[Any]:
+        """Stored images as a network sees them: ``(x/scale - mean)/std``, float32 ``[N, C, H, W]``, or the bytes.
         Strides are channels-last."""
         pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        if pixels.dtype == np.uint8:
+        if self.as_bytes:
+            x = pixels
+        elif pixels.dtype == np.uint8:
             x = self._table[pixels] if self._table.ndim == 1 else self._table[pixels, np.arange(pixels.shape[3])]
         else:
             x = self._normalised(pixels)
@@ -188,7 +207,7 @@ def batches(
 ) -> Iterator[Batch]:
     """The epoch's training batches from number ``start`` on, or this process's share of each.
 
-    A batch is ``(x [B, C, H, W] float32, labels [B] int64)``.
+    A batch is ``(x [B, C, H, W] float32 or uint8, labels [B] int64)``.
 
     Each image comes once; the last batch may be smaller. With ``shift``, every image is moved by up to that many
     stored pixels along each axis, what comes in being black.

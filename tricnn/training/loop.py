@@ -25,7 +25,7 @@ from rich.console import Console
 from ..ir.wording import plural
 from ..run.weights import save_weights
 from ..system.errors import DataError, TricnnError
-from .batch_sources import Batch, Source, batches_per_epoch
+from .batch_sources import Batch, Source, batches_per_epoch, suited
 from .chance import generator
 from .checkpoint import (
     Checkpoint,
@@ -122,7 +122,7 @@ def train(
         out = Path(out_dir) if out_dir is not None and first else None
         if out is not None:
             stack.enter_context(sole_writer(out))
-        run = _Run(model, evaluator, dataset, options, out, callbacks)
+        run = _Run(model, evaluator, suited(dataset, model.graph, options.mixup), options, out, callbacks)
         note = run.begin(resume)
         report = Reporter(
             (console if first else None) or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step

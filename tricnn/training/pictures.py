@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from ..system.cores import usable_cores
 from ..system.errors import DataError, shown
 from .augment import Augmentation, centred, erased
-from .batch_sources import Batch, How
+from .batch_sources import Batch, How, Normalisation
 from .chance import generator, key, order
 from .processes import ALONE, Processes, part_of
 from .workers import begin_worker, read, started
@@ -57,6 +57,9 @@ class PictureFolder:
     ``torchvision.transforms.v2``, that gives an image, a byte tensor, or a float tensor [C, H, W] that is normalised
     already; Python's, NumPy's and torch's random numbers are seeded for each picture before it.
 
+    With ``as_bytes`` pictures are handed over as bytes, for a network that normalises them (:func:`tricnn.of_bytes`);
+    a foreign ``transform`` does not go with that.
+
     A picture that cannot be read ends the run and is named (``corrupt="fail"``), or is named and counted, and the next
     one in the epoch's order stands in for it (``"skip"``; in a test it is left out).
 
@@ -73,6 +76,7 @@ class PictureFolder:
     workers: int | None = None
     corrupt: str = "fail"
     transform: Callable[[Any], Any] | None = field(default=None, compare=False)
+    as_bytes: bool = False
     _bad: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     _unsaid: list[str] = field(default_factory=list, repr=False, compare=False)
 
@@ -86,6 +90,10 @@ class PictureFolder:
         if not 0 < self.share <= 1:
             raise DataError(f"share {self.share} is not accepted; it is above 0 and at most 1")
         _ = self.colour  # raises DataError for a mean or a deviation that makes no sense
+        if self.as_bytes and self.normalisation is None:
+            raise DataError(
+                f"{self.name}: as_bytes is for pictures without a transform of one's own, which may give floats"
+            )
 
     @property
     def name(self) -> str:
@@ -163,6 +171,12 @@ class PictureFolder:
                 )
             found.append(np.broadcast_to(values.reshape(-1), (count,)).astype(np.float32))
         return found[0], found[1]
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Mean and deviation of pixels of 0 to 1, where pictures can be handed over as bytes."""
+        mean, std = (tuple(map(float, v)) for v in self.colour)
+        return (mean, std) if self.transform is None else None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -242,11 +256,13 @@ class PictureFolder:
         """How many pictures could not be read so far."""
         return len(self._bad)
 
-    def normalised(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Bytes [B, H, W, C] as ``(x/255 - mean)/std``, float32 [B, C, H, W] with channels-last strides.
+    def normalised(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Bytes [B, H, W, C] as ``(x/255 - mean)/std``, float32 [B, C, H, W], or as bytes; strides are channels-last.
         Floats [B, C, H, W] are left as they are."""
         if x.dtype != np.uint8:
             return x
+        if self.as_bytes:
+            return x.transpose(0, 3, 1, 2)
         mean, std = (v.astype(np.float64) for v in self.colour)
         y = x.astype(np.float32)
         y *= (1 / (255 * std)).astype(np.float32)
