@@ -139,6 +139,27 @@ def _heads(network: str) -> dict[str, Any]:
     return {"weights_backbone": None} if network.startswith("lraspp") else {}
 
 
+class RangesInMemory(torch.overrides.TorchFunctionMode):
+    """A mode in which ranges of numbers are on the CPU, whatever device is chosen for other tensors."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function is torch.arange:
+            kwargs.setdefault("device", "cpu")
+        return function(*args, **kwargs)
+
+
+def unfilled(make: Callable[[], Any]) -> Any:
+    """What ``make`` makes on the meta device, which has no memory.
+    Networks whose widths are computed of a range of numbers (RegNets) are made again with these in memory."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except NotImplementedError:
+        with torch.device("meta"), RangesInMemory():
+            return make()
+
+
 # --- what is looked at in one network ---------------------------------------------------------------------------------
 
 
@@ -183,8 +204,7 @@ def smallest(module: torch.nn.Module, channels: int, sizes: Sequence[int]) -> tu
 def looked_at(name: str, stage: str) -> dict[str, Any]:
     """What is found of one network, as far as ``stage``."""
     found: dict[str, Any] = {}
-    with torch.device("meta"):
-        module, channels, sizes = made(name)
+    module, channels, sizes = unfilled(partial(made, name))
     size, found["cnn"] = smallest(module.train(), channels, sizes)
     found["image"] = [channels, size, size]
     found["parameters"] = sum(p.numel() for p in module.parameters())

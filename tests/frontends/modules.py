@@ -9,6 +9,31 @@ from torch import nn
 Heads = namedtuple("Heads", "logits aux_logits")
 
 
+class GatesAndBorders(nn.Module):
+    """Channels gated by their neighbours (ECA), by a mask of pixels, and by their global response, as timm writes them;
+    borders that repeat the image's own pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1, padding_mode="reflect")
+        self.eca = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.mask = nn.Conv2d(6, 1, 3, padding=(2, 1), padding_mode="replicate", dilation=(2, 1))
+        self.weight, self.bias = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(F.pad(x, (2, 1, 0, 3), mode="reflect")))
+        gate = self.eca(x.mean((2, 3)).view(x.shape[0], 1, -1)).view(x.shape[0], -1, 1, 1).sigmoid()
+        x = x * (self.mask(x).tanh() * gate).expand_as(x)
+        response = x.norm(p=2, dim=(2, 3), keepdim=True)
+        share = response / (response.mean(dim=1, keepdim=True) + 1e-6)
+        x = x + torch.addcmul(self.bias.view(1, -1, 1, 1), self.weight.view(1, -1, 1, 1), x * share)
+        x = x.permute(0, 2, 3, 1)
+        response = x.norm(p=2, dim=(1, 2), keepdim=True)
+        x = torch.addcmul(self.bias.view(1, 1, 1, -1), x, response / response.mean(dim=-1, keepdim=True), value=0.5)
+        return self.fc(x.mean((1, 2)))
+
+
 class Residual(nn.Module):
     """Blocks in torchvision's style: one ReLU module used twice and in place, ``+=``, an optional projection."""
 

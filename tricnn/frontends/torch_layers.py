@@ -15,7 +15,7 @@ from ..ir.ops.pool import LARGEST_WINDOW
 from .assembler import BATCH, Assembler, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
-from .torch_pointwise import by_number, order_of
+from .torch_pointwise import by_number, order_of, unary
 from .views import View
 
 READERS: dict[str, Reader] = {}
@@ -79,6 +79,24 @@ def conv2d_same(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any
     operands = [a.parameter(weight, "weight")] + ([a.parameter(bias, "bias")] if bias is not None else [])
     return a.made(a.add("conv2d", image, *operands, owner=weight.name, stride=two(stride), padding=around,
                         dilation=two(dilation), groups=groups))  # fmt: skip
+
+
+@reads("conv1d.default")
+def conv1d(a: Assembler, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+           groups: int = 1) -> Tensor:  # fmt: skip
+    """A convolution along one axis, as that over the channels of ECA: of an image with one column."""
+    x = a.tensor(x)
+    if len(x.shape) != 3 or (column := x.view.reshaped((*x.shape, 1))) is None:
+        raise Unsupported(f"conv1d of {described(x.shape)}", "supported is that of [N, C, L]")
+    w = a.viewed(a.parameter(weight, "weight"), (*weight.shape, 1))
+    b = [a.parameter(bias, "bias")] if bias is not None else []
+    (step,), (pad,), (apart,) = ([v] if isinstance(v, int) else list(v) for v in (stride, padding, dilation))
+    value = a.add("conv2d", a.image(Tensor(x.value, column, site=x.site)), w, *b, owner=weight.name, stride=(step, 1),
+                  padding=(pad, pad, 0, 0), dilation=(apart, 1), groups=groups)  # fmt: skip
+    shape = a.type(value).at(BATCH)
+    seen = View.of(shape).reshaped(shape[:3])
+    assert seen is not None
+    return a.made(value, seen)
 
 
 @reads("conv_transpose2d.input")
@@ -269,6 +287,12 @@ def _largest(a: Assembler, image: str, window: tuple[int, int]) -> str:
 
 @reads("mean.dim")
 def mean(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    x = a.tensor(x)
+    gone = _gone(x, dims)
+    if len(x.view.base) == 4 and not _pixel_axes(x.view.base) and x.view.axes(gone) == frozenset({1}):
+        rows = a.add("unflatten", a.add("flatten", x.value), shape=(1, x.view.base[1], 1))  # channels, as if rows
+        left = x.view.without(gone, keep=keepdim)
+        return a.made(a.add("global_avg_pool", rows), View((*x.view.base[:1], 1, 1, 1), left.dims))
     return _over_pixels(a, "global_avg_pool", x, dims, keepdim)
 
 
@@ -281,22 +305,37 @@ def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
 def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """A sum over all pixels: the mean times their number."""
     x = a.tensor(x)
-    pixels = prod(x.view.base[2:])
-    return by_number(a, _over_pixels(a, "global_avg_pool", x, dims, keepdim), pixels, 0)
+    mean_ = mean(a, x, dims, keepdim)
+    return by_number(a, mean_, prod(x.shape) // prod(mean_.shape), 0)
+
+
+@reads("linalg_vector_norm.default")
+def vector_norm(a: Assembler, x: Any, order: Any = 2, dims: Any = None, keepdim: bool = False, *,
+                dtype: Any = None) -> Tensor:  # fmt: skip
+    """The root of the sum of squares over all pixels."""
+    if order != 2:
+        raise Unsupported(f"a norm of order {order}", "supported is order 2")
+    return unary(a, "sqrt", total(a, unary(a, "square", x), dims, keepdim))
 
 
 def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Tensor:
     """A reduction over all pixels by the layer ``op``, wherever the pixels' axes have been moved to."""
     x = a.tensor(x)
-    rank = len(x.shape)
-    gone = sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))
+    gone = _gone(x, dims)
     if len(x.view.base) == 4 and x.view.axes(gone) == _pixel_axes(x.view.base):
         left = x.view.without(gone, keep=keepdim)
         value = _largest(a, x.value, a.type(x.value).spatial) if op == "amax" else a.add(op, x.value)
         return a.made(value, View((*x.view.base[:2], 1, 1), left.dims))
     raise Unsupported(
-        f"a reduction of {described(x.shape)} over dimensions {gone}", "supported is that over height and width"
+        f"a reduction of {described(x.shape)} over dimensions {gone}",
+        "supported is that over height and width, and a mean over channels where there is one pixel",
     )
+
+
+def _gone(x: Tensor, dims: Any) -> list[int]:
+    """The dimensions that a reduction takes away, in order."""
+    rank = len(x.shape)
+    return sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))
 
 
 def _pixel_axes(shape: Sequence[int]) -> frozenset[int]:

@@ -25,7 +25,6 @@ ADVICE = {
     "higher_order.wrap_with_autocast": "take autocast out of forward: the type is chosen by tricnn.compile(dtype=)",
     "higher_order.wrap_with_set_grad": "take torch.no_grad out of forward; freeze parameters by requires_grad_(False)",
     "higher_order": "control flow and checkpointing cannot be in forward",
-    "aten.conv1d": "networks are of 2-d convolutions",
     "aten.conv3d": "networks are of 2-d convolutions",
     "aten.scaled_dot_product_attention": "attention is not supported",
     "aten.lstm": "recurrent layers are not supported",

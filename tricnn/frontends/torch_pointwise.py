@@ -191,6 +191,9 @@ def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
     if len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
         values, view = together(a, tensors)
         return a.made(a.add(op, *values), view)
+    if len(tensors) == 2:
+        tensors = _as_wide(a, tensors)
+        operands = [*tensors]
     whole = max(tensors, key=lambda v: (len(v.shape), prod(v.shape)))
     place = next(i for i, v in enumerate(operands) if v is whole)
     if order_of(whole.view) is None:
@@ -199,6 +202,18 @@ def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
     back = [order.index(i) for i in range(len(order))]
     values = [_beside(a, v, whole, back) for v in operands]
     return a.made(a.add(op, *values), View.of(a.type(values[place]).at(BATCH)).permuted(order))
+
+
+def _as_wide(a: Assembler, tensors: list[Tensor]) -> list[Tensor]:
+    """Two values; where neither is as large as what they make together, the one of one pixel as large as the other.
+    So a gate [N, C, 1, 1] meets a mask [N, 1, H, W]: it is the same at all pixels, which its readers know."""
+    gate, mask = sorted(tensors, key=lambda t: prod(t.shape[2:]))
+    if len(gate.shape) != 4 or len(mask.shape) != 4 or mask.shape[1] != 1 or gate.shape[2:] != (1, 1):
+        return tensors
+    if gate.shape[1] == 1 or mask.shape[2:] == (1, 1):
+        return tensors
+    spread = a.made(a.add("upsample_nearest2d", a.plain(gate), size=mask.shape[2:], stem="spread"))
+    return [spread if t is gate else t for t in tensors]
 
 
 def _beside(a: Assembler, part: Any, whole: Tensor, back: Sequence[int]) -> str:
@@ -261,6 +276,12 @@ def multiply(a: Assembler, x: Any, y: Any) -> Any:
     if _number(x):
         return by_number(a, y, x, 0)
     return binary(a, "mul", x, y)
+
+
+@reads("addcmul.default")
+def addcmul(a: Assembler, x: Any, first: Any, second: Any, *, value: Any = 1) -> Tensor:
+    """``x + value * first * second``."""
+    return add(a, x, multiply(a, multiply(a, first, second), value))
 
 
 @reads("div.Tensor", "div.Scalar")

@@ -6,9 +6,11 @@ A reader takes the :class:`~tricnn.frontends.assembler.Assembler` and the call's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
+from ..ir import borders
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_layers import bordered
@@ -176,7 +178,7 @@ def pad(a: Assembler, x: Any, amounts: Sequence[int], mode: Any = "constant", va
     if not any(amounts):
         return x
     if mode != "constant":
-        raise Unsupported(f"{mode} padding", "supported is padding by a number, most of all by 0")
+        return repeated(a, x, amounts, mode)
     amounts = [*amounts, *[0] * (8 - len(amounts))]
     (left, right, top, bottom), others = amounts[:4], amounts[4:]
     fill = 0.0 if value is None else float(value)
@@ -185,6 +187,28 @@ def pad(a: Assembler, x: Any, amounts: Sequence[int], mode: Any = "constant", va
     if any(others):
         return a.made(a.add("pad_channels", a.image(x), before=others[0], after=others[1]))
     return bordered(a, x, (top, bottom, left, right), fill)
+
+
+def repeated(a: Assembler, x: Any, amounts: Sequence[int], mode: str) -> Tensor:
+    """An image amid pixels of its own, by (left, right, top, bottom) of them."""
+    if mode not in borders.MODES or len(amounts) != 4 or min(amounts) < 0:
+        raise Unsupported(
+            f"{mode} padding by {list(amounts)}",
+            "supported is padding by a number, or of height and width by reflect or replicate",
+        )
+    image, (left, right, top, bottom) = a.image(x), amounts
+    add = partial(a.add, stem="part")
+    return a.made(borders.bordered(add, image, a.type(image).spatial, (top, bottom, left, right), mode))
+
+
+@reads("reflection_pad2d.default")
+def reflection_pad2d(a: Assembler, x: Any, amounts: Sequence[int]) -> Tensor:
+    return repeated(a, x, amounts, "reflect")
+
+
+@reads("replication_pad2d.default")
+def replication_pad2d(a: Assembler, x: Any, amounts: Sequence[int]) -> Tensor:
+    return repeated(a, x, amounts, "replicate")
 
 
 # --- images of another size -------------------------------------------------------------------------------------------
