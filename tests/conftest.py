@@ -4,6 +4,7 @@ Memory that nothing has written holds NaN, or the largest integer, in all execut
 Triton executor what each launch is the first to write. (The NumPy executor always does.)
 """
 
+import gc
 import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -13,6 +14,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tricnn.run.triton_executor import TritonExecutor
+
+#: plans are made of hundreds of thousands of small objects that live as long as they: looking for cycles among them
+#: after every 700 is a tenth of the time of all tests
+gc.set_threshold(50_000, 20, 20)
 
 #: no test fails for a machine that is busy
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

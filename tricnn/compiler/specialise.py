@@ -21,7 +21,8 @@ def for_inference(graph: Graph) -> Graph:
     alias: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
-        node = replace(node, inputs=tuple(alias.get(v, v) for v in node.inputs))
+        if not alias.keys().isdisjoint(node.inputs):
+            node = replace(node, inputs=tuple(alias.get(v, v) for v in node.inputs))
         if node.row.random:
             alias[node.name] = node.inputs[0]
         else:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from heapq import heappop, heappush
 from math import prod
 from numbers import Real
 from types import MappingProxyType
@@ -322,25 +323,33 @@ def topological(nodes: Iterable[Node]) -> tuple[Node, ...]:
 
     Raises GraphError naming the layers of a cycle, or an input that nothing defines.
     """
-    import networkx as nx
-
     nodes = list(nodes)
     place = {node.name: i for i, node in enumerate(nodes)}
     if len(place) < len(nodes):
         twice = next(node.name for i, node in enumerate(nodes) if place[node.name] != i)
         raise GraphError(f"layer {twice}: the name is used twice; every layer needs a name of its own")
-    dag = nx.DiGraph()
-    for node in nodes:
-        dag.add_node(node.name)
-        for value in node.inputs:
+    waits: list[int] = []  # for how many operands each node waits
+    readers: list[list[int]] = [[] for _ in nodes]
+    for i, node in enumerate(nodes):
+        operands = dict.fromkeys(node.inputs)
+        waits.append(len(operands))
+        for value in operands:
             if value not in place:
                 raise GraphError(f"layer {node.name}: input {value!r} is not defined anywhere")
-            dag.add_edge(value, node.name)
-    try:
-        order = list(nx.lexicographical_topological_sort(dag, key=lambda name: place[name]))
-    except nx.NetworkXUnfeasible:
-        cycle = [edge[0] for edge in nx.find_cycle(dag)]
-        raise GraphError(
-            f"the layers {' -> '.join([*cycle, cycle[0]])} form a cycle; a graph must be acyclic"
-        ) from None
-    return tuple(nodes[place[name]] for name in order)
+            readers[place[value]].append(i)
+    ready = [i for i, count in enumerate(waits) if not count]  # a heap: the first of those that can come next is next
+    order: list[Node] = []
+    while ready:
+        first = heappop(ready)
+        order.append(nodes[first])
+        for i in readers[first]:
+            waits[i] -= 1
+            if not waits[i]:
+                heappush(ready, i)
+    if len(order) < len(nodes):
+        import networkx as nx
+
+        left = [node for i, node in enumerate(nodes) if waits[i]]
+        cycle = [value for value, _ in nx.find_cycle(nx.DiGraph((v, node.name) for node in left for v in node.inputs))]
+        raise GraphError(f"the layers {' -> '.join([*cycle, cycle[0]])} form a cycle; a graph must be acyclic")
+    return tuple(order)

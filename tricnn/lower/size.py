@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import overload
 
@@ -154,7 +155,7 @@ class Size:
     def __hash__(self) -> int:
         return hash(self._coefficients)
 
-    @property
+    @cached_property
     def _coefficients(self) -> frozenset[tuple[Unit | None, int]]:
         return frozenset((term.unit, term.coefficient) for term in self.terms)
 

@@ -13,7 +13,10 @@ each buffer the same numbers say which fraction is read at all: the rows and col
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -93,6 +96,11 @@ class Calls:
     channels: int | None = None  # visits of all channels of a pixel together, if not each once
     windows: tuple[Counts, Counts] = ((), ())  # what `window` of a pooled tile visits
 
+    @cached_property
+    def alike(self) -> Mapping[tuple[int, int], int]:
+        """How many times over lanes go through the same channels: (first, count) -> times."""
+        return Counter(self.lanes)
+
     def of(self, body: Body) -> Traffic:
         """The traffic of all calls of a function."""
         traffic = stored(body)
@@ -102,9 +110,9 @@ class Calls:
             elif load.kind == "vector":  # by channel, of a slice from the channel that it begins at
                 numbers = load.channels
                 begin = numbers.first + load.at.first
-                lanes = [min(first + count, numbers.last - begin) - first for first, count in self.lanes]
-                end = min(numbers.last, begin + max(first + count for first, count in self.lanes))
-                loaded = sum(n for n in lanes if n > 0)
+                ends = {(first, count): min(first + count, numbers.last - begin) for first, count in self.alike}
+                end = min(numbers.last, begin + max(first + count for first, count in self.alike))
+                loaded = sum(max(0, ends[lanes] - lanes[0]) * times for lanes, times in self.alike.items())
                 traffic.load(load.buffer, self.calls * loaded, channels=Channels(begin, end, numbers.width))
             else:
                 rows, columns = self._visits(body, load.at.pixel)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 from .machines import machine_of
 from .tiles import NARROW, Tile, for_a_gpu, largest, multiprocessors, product_tile
@@ -71,12 +72,17 @@ class LongSum:
     def split(self) -> int:
         """Between how many programs a long sum is dealt out.
         They are the fewest that take the least time but for :data:`CLOSE`, of those that fill whole waves, and one."""
-        most = max(1, min(MOST, self.blocks // FEWEST_BLOCKS))
-        at_once = multiprocessors(self.target)
-        whole = {wave * at_once // self.tiles for wave in range(1, WAVES * self.together + 1)}
-        clocks = {split: self.clocks(split) for split in sorted({1, most, *whole} - {0}) if split <= most}
-        least = min(clocks.values())
-        return next(split for split, taken in clocks.items() if taken <= least * (1 + CLOSE))
+        return _split(self, multiprocessors(self.target))
+
+
+@cache
+def _split(long_sum: LongSum, at_once: int) -> int:
+    """The split of a long sum where so many programs run at once, found once for all layers that are alike."""
+    most = max(1, min(MOST, long_sum.blocks // FEWEST_BLOCKS))
+    whole = {wave * at_once // long_sum.tiles for wave in range(1, WAVES * long_sum.together + 1)}
+    clocks = {split: long_sum.clocks(split) for split in sorted({1, most, *whole} - {0}) if split <= most}
+    least = min(clocks.values())
+    return next(split for split, taken in clocks.items() if taken <= least * (1 + CLOSE))
 
 
 def weight_gradient(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 from math import log2
 
 #: the last cache serves so many times as much as memory. Of these machines only A100's is published, 5120 bytes a clock
@@ -119,6 +120,7 @@ MACHINES: tuple[Machine, ...] = (
 COMMON: dict[str, Machine] = {machine.target: machine for machine in reversed(MACHINES)}
 
 
+@cache
 def machine_of(target: str, device: str = "") -> Machine:
     """The machine that ``device`` is, a GPU's name as its driver gives it ("NVIDIA H200").
     If it is not known, the common one of ``target``."""
