@@ -48,7 +48,7 @@ def test_every_saving_fits_this_triton_and_ends_with_the_block() -> None:
         return [
             interpreter._patch_lang, interpreter._get_np_dtype, interpreter.interpreter_builder.options,
             tl.block_type.__init__, tl.tensor.__init__, semantic.binary_op_type_checking_impl,
-            semantic.broadcast_impl_value, interpreter.FunctionRewriter.rewrite_ast,
+            semantic.broadcast_impl_value, interpreter.FunctionRewriter.rewrite_ast, interpreter._convert_float,
         ]  # fmt: skip
 
     before, adding = state(), interpreter.tl.tensor.__add__
@@ -59,6 +59,27 @@ def test_every_saving_fits_this_triton_and_ends_with_the_block() -> None:
         assert interpreter.tl.tensor.__add__ is not adding
     assert all(after is outside for after, outside in zip(state(), before))
     assert interpreter.tl.tensor.__add__ is adding
+
+
+@pytest.mark.parametrize("of, to", [("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize("mode", [None, "RTNE", "RTZ"])
+def test_conversions_are_the_interpreters_own(of: str, to: str, mode: str | None) -> None:
+    """Of normal and subnormal numbers, zeros, infinities and NaNs, one at a time and together, in any layout."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 1 << 32, (64, 64), dtype=np.uint32)
+    bits[:8] &= 0x807FFFFF  # subnormal
+    bits[9:] |= 0x00800000  # not subnormal
+    bits[8] = np.resize(np.uint32([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7FFFFFFF, 0x3FFF8000]), 64)
+    x = bits.view(np.float32) if of == "float32" else (bits >> 16).astype(np.uint16)
+    types = getattr(interpreter.tl, of), getattr(interpreter.tl, to)
+    mode = mode and getattr(interpreter._ir.ROUNDING_MODE, mode)
+    parts = [x, x[9:], x[8:].T, x[9:, ::2], x[10, 3].reshape(()), np.broadcast_to(x[9, 3], (2, 4)), x[:0]]
+    expected = [interpreter._convert_float(part, *types, mode) for part in parts]
+    with quick_interpreter():
+        for part, there in zip(parts, expected, strict=True):
+            found = interpreter._convert_float(part, *types, mode)
+            assert found.dtype == there.dtype
+            np.testing.assert_array_equal(found, there)
 
 
 SOURCE = """import triton

@@ -17,6 +17,8 @@ from types import CodeType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 #: pairs of operands that are remembered: constants among them take memory
 _MOST_PAIRS = 1000
 #: functions that are remembered, rewritten
@@ -136,6 +138,59 @@ def _broadcast_as_before(interpreter: Any, stack: ExitStack) -> None:
     stack.enter_context(patch.object(semantic, "broadcast_impl_value", remembered))
 
 
+def _convert_bfloat16_by_bits(interpreter: Any, stack: ExitStack) -> None:
+    """Widen and narrow bfloat16 by shifting bits, where this interpreter's own conversion comes to the same bits."""
+    convert, float32, bfloat16 = interpreter._convert_float, interpreter.tl.float32, interpreter.tl.bfloat16
+    rounding = interpreter._ir.ROUNDING_MODE.RTNE
+    if convert not in _SHIFTS_TOO:
+        wide, few = _probes()
+        own = [
+            convert(wide, float32, bfloat16, None), convert(wide, float32, bfloat16, rounding),
+            convert(few, bfloat16, float32, None),
+        ]  # fmt: skip
+        shifted = [_shifted(wide), _shifted(wide, rounded=True), _shifted(few)]
+        _SHIFTS_TOO[convert] = all(b is not None and np.array_equal(a, b) for a, b in zip(own, shifted, strict=True))
+    if not _SHIFTS_TOO[convert]:
+        return
+
+    def converted(x: Any, of: Any, to: Any, rounding_mode: Any) -> Any:
+        found = None
+        if {of, to} == {float32, bfloat16} and rounding_mode in (None, rounding):
+            found = _shifted(x, rounding_mode == rounding)
+        return convert(x, of, to, rounding_mode) if found is None else found
+
+    stack.enter_context(patch.object(interpreter, "_convert_float", converted))
+
+
+#: does a conversion of this interpreter give the bits that shifting gives?
+_SHIFTS_TOO: dict[Any, bool] = {}
+
+
+def _probes() -> tuple[np.ndarray, np.ndarray]:
+    """fp32 numbers around every bfloat16 that is not subnormal, and halfway to the next; and those themselves."""
+    high = np.arange(1 << 16, dtype=np.uint32)
+    normal = high[(high & 0x7F80) != 0]
+    few = np.concatenate([normal, np.array([0, 0x8000], np.uint32)])
+    between = [normal << 16 | low for low in (1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)]
+    return np.concatenate([few << 16, *between]).view(np.float32), few.astype(np.uint16)
+
+
+def _shifted(x: np.ndarray, rounded: bool = False) -> np.ndarray | None:
+    """The bits of fp32 numbers as bfloat16, or of bfloat16 as fp32; None if one of them is subnormal.
+    Rounding adds the first bit that is cut off, to the mantissa only."""
+    narrow = x.itemsize == 4
+    bits, mantissa = (x.view(np.uint32), 23) if narrow else (x.view(np.uint16), 7)
+    magnitude = bits & ((1 << (mantissa + 8)) - 1)
+    if ((magnitude != 0) & (magnitude < 1 << mantissa)).any():
+        return None
+    if not narrow:
+        return bits.astype(np.uint32) << 16
+    high = bits >> 16
+    if rounded:
+        high = (high & 0xFF80) | ((high & 0x7F) + (bits >> 15 & 1))
+    return high.astype(np.uint16)
+
+
 def _moved(code: CodeType, filename: str, lines: int) -> CodeType:
     """The same code as if it stood so many lines further on, in another file.
     A module begins no earlier than in line 1."""
@@ -183,6 +238,7 @@ STEPS = (
     _remember_tensor_shapes,
     _match_operands_once,
     _broadcast_as_before,
+    _convert_bfloat16_by_bits,
 )
 
 
