@@ -175,7 +175,8 @@ class _Writer:
 
         def info(name: str, type_: TensorType) -> Any:
             shape = ["N" if not isinstance(d, int) else d for d in type_.shape]
-            return helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, shape)
+            kinds = self.onnx.TensorProto
+            return helper.make_tensor_value_info(name, kinds.UINT8 if type_.dtype == "uint8" else kinds.FLOAT, shape)
 
         for output in self.graph.outputs:
             self.nodes.append(helper.make_node("Identity", [output.value], [f"output.{output.name}"]))
@@ -292,6 +293,13 @@ ALIKE: dict[str, tuple[str, dict[str, Any]]] = {
 def alike(w: _Writer, node: Node, x: list[str]) -> None:
     op, attributes = ALIKE[node.op]
     w.put(op, w.beside(node, x), node.name, **attributes)
+
+
+@writes("from_bytes")
+def from_bytes(w: _Writer, node: Node, x: list[str]) -> None:
+    scale, shift = (w.constant(np.reshape(node.attrs[name], (-1, 1, 1))) for name in ("scale", "shift"))
+    image = w.put("Cast", x, to=w.onnx.TensorProto.FLOAT)
+    w.put("Add", [w.put("Mul", [image, scale]), shift], node.name)
 
 
 @writes("scale")

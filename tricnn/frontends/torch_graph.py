@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..ir.graph import Graph
+from ..ir.ops.images import MOST_CHANNELS
 from ..system.errors import GraphError
 from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, accepted_name
 from .torch_in_place import reads_as_functional
@@ -92,8 +93,12 @@ class _Reader:
             )
         if not all(isinstance(d, int) for d in shape[1:]):
             raise GraphError(f"{self.a.builder.name}: input {node.name} has more than one open size")
-        name = self.a.fresh(node.name)
-        return self.a.made(self.a.builder.input(name, tuple(shape[1:])))
+        name, channels = self.a.fresh(node.name), shape[1] if len(shape) == 4 else 0
+        if str(node.meta["val"].dtype) != "torch.uint8" or not 0 < channels <= MOST_CHANNELS:
+            return self.a.made(self.a.builder.input(name, tuple(shape[1:])))
+        bytes_ = self.a.builder.input(name, tuple(shape[1:]), "uint8")
+        as_they_are = {"scale": (1.0,) * channels, "shift": (0.0,) * channels}
+        return self.a.made(self.a.builder.add("from_bytes", bytes_, name=f"{name}.real", **as_they_are))
 
     def read(self) -> None:
         """Read every call that an output needs."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import gcd, lcm, prod
 
 import numpy as np
@@ -274,7 +275,7 @@ def lower_packed(state: Lowering, kernel: Kernel) -> None:
     type_, packing = plan.type(value), state.buffers[value].packing
     assert packing is not None
     shape = {"PIXELS": packing.rows, "C": packing.pitch}
-    tile = state.pass_tile(name, kernel, "pointwise", shape, packing.pitch)
+    tile = state.tile(name, kernel, "pointwise", shape, partial(tiles.packed, packing.pitch))
     load, store = state.body(kernel), state.body(kernel)
     x = load.load_function(f"{name}_load_x", value, type_.channels, "x")
     place, rounded = f"y + {store.row('row', packing.pitch)} + column", store.rounded("tile", state.storage)

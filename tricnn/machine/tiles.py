@@ -265,6 +265,12 @@ def elementwise(channels: int, attempt: int = 0) -> Tile:
     return Tile(max(1, (_style.get().elements >> attempt) // n), n, 1, 4, 1)
 
 
+def packed(pitch: int, attempt: int = 0) -> Tile:
+    """For images amid zeros in rows of ``pitch`` elements: several rows share what is computed for a column."""
+    tile = elementwise(pitch, attempt)
+    return replace(tile, m=4 * tile.m)
+
+
 def with_sums(channels: int, attempt: int = 0) -> Tile:
     """[pixels, channels] for a pass that leaves sums over the pixels of each tile: enough pixels that they are few."""
     return Tile(64 >> attempt, min(power_of_two(channels), 64), 1, 4, 1)
