@@ -10,7 +10,7 @@ READY  = $(VENV)/.ready
 # How long things take on 2 cores, said before they start.
 DEMO  = LeNet compiled for an H100, its kernels verified, trained on handwritten digits: 1 to 3 minutes on 2 cores
 TESTS = every test that needs neither a GPU nor much time: 8 to 12 minutes on 2 cores
-PAGES = the lecture's notebooks, run and built as pages in out/notebooks: 3 to 8 minutes on 2 cores
+PAGES = the lecture's notebooks, run and built as pages in out/notebooks: 4 to 6 minutes on 2 cores
 SETUP = a few minutes, 1 to 3 GB
 
 .DEFAULT_GOAL := help
@@ -78,7 +78,7 @@ about-notebooks:
 	@echo "$(PAGES)"
 
 notebooks: about-notebooks setup
-	@$(PY) notebooks/build.py
+	@OMP_NUM_THREADS=1 $(PY) notebooks/build.py
 
 # Its packages are not part of the default environment; with the names that pyproject.toml has, they leave the rest alone.
 docs: setup

@@ -33,16 +33,22 @@ def filtered(image: np.ndarray) -> dict[str, np.ndarray]:
     return {name: result.clip(0, 1) for name, result in zip(FILTERS, results)}
 
 
-def main(out: str, photograph: str | None = None) -> None:
+def read(photograph: str | None = None) -> np.ndarray:
+    """A picture's file as [H, W, 3], from 0 to 1; without one, scikit-learn's photograph."""
     import matplotlib.image
 
     if photograph is None:
         from sklearn.datasets import load_sample_image
 
-        image = load_sample_image("china.jpg") / 255
-    else:
-        image = matplotlib.image.imread(photograph)[..., :3]
-        image = image / 255 if image.dtype == np.uint8 else image
+        return load_sample_image("china.jpg") / 255
+    image = matplotlib.image.imread(photograph)[..., :3]
+    return image / 255 if image.dtype == np.uint8 else image
+
+
+def main(out: str, photograph: str | None = None) -> None:
+    import matplotlib.image
+
+    image = read(photograph)
     results = [image, *filtered(image).values()]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     matplotlib.image.imsave(out, np.vstack([np.hstack(results[:2]), np.hstack(results[2:])]))

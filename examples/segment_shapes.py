@@ -53,7 +53,7 @@ def main(epochs: int) -> float:
     model = tricnn.compile(graph, "train", batch=4, loss=tricnn.Loss(ignore_index=IGNORED))
     options = TrainOptions(epochs=epochs, lr=0.1, batch=4)
     data = batches(40, 4, seed=0), batches(4, 16, seed=1)
-    result = tricnn.Trainer(model, data, options, console=Console(width=160)).fit()
+    result = tricnn.Trainer(model, data, options, console=Console(stderr=True, width=160)).fit()
     assert result.test_mean_iou is not None
     print(f"mean intersection over union of {', '.join(CLASSES)}: {result.test_mean_iou:.1%}")
     return result.test_mean_iou

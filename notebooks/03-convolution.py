@@ -282,7 +282,8 @@ assert np.allclose(pair, [[1, -1]], atol=0.01)
 # 3. Learn the blur kernel instead of the edges. Then try it without momentum: how many steps does it take now?
 # 4. Filter the photograph with `EDGES` after `BLUR`. Which single 5×5 kernel does the same?
 #
-# `examples/filter_photograph.py` filters any picture from the command line.
+# `examples/filter_photograph.py` filters any picture from the command line, and `examples/learn_kernel.py` finds the
+# kernel that leads from one picture to another.
 #
 # ## What the compiler made of it
 #

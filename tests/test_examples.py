@@ -45,6 +45,22 @@ def test_the_network_in_python_verifies_itself_and_prints_its_kernels():
     assert done.stdout.count("values within tolerance") == 2 and "@triton.jit" in done.stdout
 
 
+def test_a_kernel_is_learned_from_what_pytorch_made_with_it(tmp_path):
+    """From two files of pictures of 8 bits: each pixel is wrong by up to 1/510, which no kernel can make good."""
+    image = np.random.default_rng(1).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    secret = torch.tensor([[0.1, 0.0, 0.2], [0.0, 0.4, 0.0], [0.0, 0.3, 0.0]])
+    colours = torch.from_numpy(image / 255).float().permute(2, 0, 1)[:, None]
+    made = torch.nn.functional.conv2d(colours, secret[None, None], padding=1)[:, 0].permute(1, 2, 0)
+    matplotlib.image.imsave(tmp_path / "before.png", image)
+    matplotlib.image.imsave(tmp_path / "after.png", (made.numpy() * 255).round().astype(np.uint8))
+    words = [sys.executable, EXAMPLES / "learn_kernel.py", tmp_path / "before.png", tmp_path / "after.png"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    numbers = [float(text) for text in re.findall(r"-?\d+\.\d*", done.stdout.partition(":\n")[2])]
+    assert np.reshape(numbers, (3, 3)) == pytest.approx(secret.numpy(), abs=2e-3)
+
+
 def test_a_picture_is_filtered_as_pytorch_filters_it(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
     matplotlib.image.imsave(tmp_path / "photo.png", image)
@@ -68,7 +84,7 @@ def test_a_unet_learns_to_tell_pixels_apart(capsys):
     example = importlib.util.module_from_spec(found)
     found.loader.exec_module(example)
     assert example.main(1) > 0.85
-    assert "mean IoU" in capsys.readouterr().out
+    assert "mean IoU" in capsys.readouterr().err
 
 
 @pytest.mark.slow
