@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,10 @@ from benchmarks.kernel_profile import against_cudnn, profile
 from benchmarks.part import Part
 from tricnn import graphs
 from tricnn.cli.bench_command import in_seconds
+from tricnn.lower.from_graph import lowered
 from tricnn.measure import contest
 from tricnn.measure.contest import BASELINE, CONTENDERS, SLOW_TO_START, Contest
+from tricnn.report.page.measured import measured
 from tricnn.run.quick_interpreter import quick_interpreter
 
 REPOSITORY = Path(__file__).parents[2]
@@ -209,6 +212,28 @@ def test_every_kernel_has_its_share_of_the_limit_and_the_library_beside_it(tmp_p
         assert row["cudnn_milliseconds"] > 0
         assert row["share_of_limit"] == pytest.approx(row["least_milliseconds"] / row["milliseconds"])
         assert row["teraflops"] == pytest.approx(row["flops"] / row["milliseconds"] / 1e9)
+
+
+def test_a_file_of_a_session_has_the_times_that_a_page_shows(tmp_path):
+    """By the code that times, and the session's that writes, to the page's that reads: of each launch and of a step."""
+    about = dict(network="lenet", mode="infer", dtype="bf16", batch=1, limit=60)
+    cases = [dict(name="profile", kind="profile", **about), dict(name="bench", kind="bench", contenders=[], **about)]
+    session = gpu_suite.Session(argparse.Namespace(rehearse=True, budget=60.0, out=str(tmp_path), jobs=1), cases)
+    for number, case in enumerate(cases):
+        with quick_interpreter():
+            gpu_case.run_case(case, Part(str(session.parts / f"{number}.json")), rehearse=True)
+        (session.parts / f"{number}.log").touch()
+        session.running[number] = (SimpleNamespace(poll=lambda: 0), time.monotonic(), time.monotonic() + 60)
+        session.look(number)
+    found = json.loads(session.path.read_text())
+    assert [row["status"] for row in found["cases"]] == ["passed", "passed"]
+    program = lowered(graphs.lenet(), "infer", 1, "bf16", "sm_90", fuse=True)
+    times = measured(session.path, "lenet", program)
+    launches = {row["name"]: row["milliseconds"] * 1e3 for row in found["cases"][0]["kernels"]}
+    expected = {number: launches[launch.function] for number, launch in enumerate(program.launches)}
+    assert times.us == pytest.approx(expected, abs=1e-3) and len(expected) == 5
+    assert times.steps == pytest.approx({BASELINE: found["cases"][1]["contenders"][0]["milliseconds"] * 1e3}, abs=1e-3)
+    assert times.device == found["device"]
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------

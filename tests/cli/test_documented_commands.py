@@ -21,7 +21,7 @@ PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\S*/)?(tricnn|python|make|torchrun) 
 OF_THE_READER = {"MODEL", "mine.txt", "net.onnx", "mynets:Tiny"}
 #: seconds or less, in all a few
 QUICK = re.compile(
-    r"show (?!torchvision|mine)|(explain|report) lenet(?!.*(verify|simulate|compile|machine))|tune .*--dry-run"
+    r"show (?!torchvision|mine)|(explain|report) lenet(?!.*(verify|simulate|compile|machine|bench))|tune .*--dry-run"
 )
 
 

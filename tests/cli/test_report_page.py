@@ -147,6 +147,23 @@ def test_measured_times_are_of_the_same_launches(tricnn, tiny):
     assert tricnn("report", tiny, "--bench", "gpu.json", *how).status == 2
 
 
+def test_what_bench_prints_is_on_the_page(tricnn, tiny):
+    """The file that the command wrote, as it wrote it: the medians of a step, beside what ran it."""
+    bench = tricnn("bench", tiny, "--batch", "2", "--seconds", "0.05", "--json")
+    Path("bench.json").write_text(bench.out)
+    how = ("--mode", "train", "--bench", "bench.json", "--out", "t.html", "--json")
+    facts = tricnn("report", tiny, *how, "--batch", "2").json
+    times = {row["name"]: row["median_seconds"] * 1e6 for row in bench.json["timings"]}
+    assert facts["measured_steps"] == pytest.approx(times, abs=1e-3) and "PyTorch" in times
+    assert facts["measured_on"] == bench.json["device"] and facts["measured_us"] is None
+    text = Path("t.html").read_text()
+    assert Page(text).open == [] and f"measured: one step ({bench.json['device']})" in text
+    assert "measured, launch by launch" not in text
+    assert all(f"<th>{name}</th>" in text for name in times)
+    other = tricnn("report", tiny, *how, "--batch", "3")
+    assert other.status == 2 and "it has those of: tiny, train, fp32, batch 2" in other.err
+
+
 @pytest.mark.parametrize(
     "out, said", [("nowhere/x.html", "there is no folder nowhere"), (".", "is a folder"), ("", "--out")]
 )
@@ -220,6 +237,45 @@ def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, net
     assert found["fold"] and found["closed"] and found["code"] > 10 and found["marked"] and not found["moved"]
     assert found["next"] == names[names.index(found["clicked"]) + 1]
     assert part in found["found"]
+
+
+def with_times(facts):
+    """The object of a page with made-up simulated and measured times of every launch, which make its widest tables."""
+    times = {"simulated_us": 1234.5, "measured_us": 1234.5}
+    simulated = {**times, "limit_us": 812.1, "share": 0.66, "limit": "operations", "waits_for": "products of matrices"}
+    return {
+        **{key: value for key, value in facts.items() if key not in ("page", "verification")},
+        **times, "simulator": {"version": 1, "gpu": "H100 SXM"}, "measured_on": "a card",
+        "launch_rows": [launch | simulated for launch in facts["launch_rows"]],
+        "kernels": [kernel | times for kernel in facts["kernels"]],
+    }  # fmt: skip
+
+
+@needs_browser
+def test_in_a_panel_of_any_width_no_figure_is_cut(tmp_path, reported):
+    """Every cell of every kernel's tables lies within the panel, its text within the cell; source scrolls by itself."""
+    _, facts = reported("resnet18", *HOW)
+    path = tmp_path / "times.html"
+    path.write_text(page(with_times(facts)))
+    steps = """
+    const panel = document.getElementById("panel"), cut = [], layouts = new Set();
+    document.querySelector("#at\\\\:network svg a[data-kernels]")
+      .dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
+    for (const width of [420, 640, 900, 1300]) {
+      panel.style.width = width + "px";
+      await wait();
+      layouts.add(getComputedStyle(panel.querySelector(".launches tr:last-child")).display);
+      const right = panel.getBoundingClientRect().left + panel.clientLeft + panel.clientWidth;
+      for (const cell of panel.querySelectorAll("td, th"))
+        if (cell.getClientRects().length && (cell.getBoundingClientRect().right > right + 1
+            || cell.scrollWidth > cell.clientWidth + 1)) cut.push([width, cell.textContent]);
+    }
+    const seen = panel.querySelector(".launches tbody tr").textContent;
+    return {cut, layouts: [...layouts], seen};"""
+    found, errors = opened(path, tmp_path, steps)
+    assert errors == [] and found["cut"] == []
+    assert found["layouts"] == ["flex", "table-row"], "stacked where it is narrow, a table where it is wide"
+    assert "products of matrices" in found["seen"] and "1.234 ms" in found["seen"]
 
 
 IMPORTED = """

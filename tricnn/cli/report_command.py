@@ -37,6 +37,7 @@ examples:
   tricnn report lenet --simulate --target sm_90 --out lenet.html  simulated times too (not measured)
   tricnn report resnet50 --machine-code k29 k30 --out r50.html     their instructions beside the source
   tricnn report lenet --mode train --verify --out lenet.html      every kernel against float64
+  tricnn report lenet --mode train --batch 256 --bench bench.json  times that tricnn bench --json measured
   tricnn report torchvision.models:resnet50 --out mine.html
   tricnn report --diff before.html after.html --out diff.html     two pages: policies, targets, commits
 
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bench",
         type=file_path,
         metavar="FILE",
-        help="measured times, from a file of the GPU suite (make gpu)",
+        help="measured times, from a file of tricnn bench --json or of the GPU suite (make gpu, make bench)",
     )
     parser.add_argument("--verify", action="store_true", help="run the kernels, and hold them to float64 NumPy")
     parser.add_argument(

@@ -187,7 +187,7 @@ def _narrow(line: str) -> list[str]:
         return [f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"]
     if found := UNPACKED.fullmatch(line):
         return ["    (", *wrapped(found[1].split(", "), 8, WIDTH), "    ) = args"]
-    if line.startswith(" " * 8) and " = " not in line:
+    if line.startswith(" " * 8) and not line.endswith("(") and " = " not in line:
         return wrapped(line.strip().removesuffix(",").split(", "), 8, WIDTH)
     return [line]
 

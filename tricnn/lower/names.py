@@ -67,6 +67,18 @@ def identifier(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
+#: columns of a name in a scope at most: two layers' names may be in one function's, which has to fit a line
+LONGEST = 96
+
+
+def _middle_left_out(name: str) -> str:
+    """A long name without the words in its middle."""
+    if len(name) <= LONGEST:
+        return name
+    begin, end = name[: LONGEST // 2].rpartition("_")[0], name[-LONGEST // 2 + 1 :].partition("_")[2]
+    return f"{begin}_{end}"
+
+
 class Scope:
     """The names of one function, or of the emitted file: each is given once."""
 
@@ -83,7 +95,7 @@ class Scope:
     def free(self, stem: str) -> str:
         """A name that nobody has yet: the stem, with a number from 2 on where that is taken.
         Of layers ``a.b`` and ``a_b`` a function can be called after one only."""
-        stem = identifier(stem)
+        stem = _middle_left_out(identifier(stem))
         candidate, count = stem, 1
         while candidate in self._taken:
             count += 1

@@ -76,6 +76,7 @@ def gathered(declared: Graph, fused: Program, unfused: Program, machine: Machine
         "simulated_us": _total(row["simulated_us"] for row in launches),
         "simulator": machine.simulator,
         "measured_us": _total(row["measured_us"] for row in launches),
+        "measured_steps": dict(machine.measured.steps) if machine.measured else {},
         "measured_on": machine.measured.device if machine.measured else None,
         "unfused": static_figures(unfused) | {"predicted_us": microseconds(t.seconds for t in predicted(unfused))},
         "kernels": kernels,
