@@ -25,6 +25,7 @@ from typing import NamedTuple
 import triton
 from rich.console import Console
 
+from benchmarks.kernel_profile import PASSES
 from tricnn.build.build import Build, build
 from tricnn.cli.arguments import whole
 from tricnn.graphs import ARCHITECTURES
@@ -32,7 +33,6 @@ from tricnn.ir.wording import plural
 from tricnn.lower.from_graph import lowered
 from tricnn.lower.predicted_time import least_us
 from tricnn.lower.program import Function, Launch
-from tricnn.machine.candidates import CONTRACTIONS
 from tricnn.machine.machines import machine_of
 from tricnn.report.tables import row, table
 
@@ -120,7 +120,7 @@ def main() -> int:
     found = [
         issue(built, functions[launch.function], launch, code[launch.function])
         for launch in built.program.launches
-        if launch.kind in CONTRACTIONS
+        if launch.kind in PASSES
     ]
     found.sort(key=lambda i: -i.issue_us)
     made = table(

@@ -15,19 +15,17 @@ from math import exp, log
 from typing import Any
 
 from benchmarks.part import Case, Part, declared
+from tricnn.ir import OPS
 from tricnn.measure.contest import Ours, Work, captured, fatal, in_turns
 
 REPEATS = 10
-#: kind -> what it is called beside cuDNN
-PASSES = {
-    "conv2d": "fprop", "conv2d_grad_input": "dgrad", "conv2d_grad_weight": "wgrad", "linear": "fprop",
-    "linear_grad_input": "dgrad", "linear_grad_weight": "wgrad",
-}  # fmt: skip
+#: launches that multiply, by what they are called beside cuDNN
+PRODUCTS = {"forward": "fprop", "by_input": "dgrad", "by_weight": "wgrad"}
+PASSES = {name: PRODUCTS[row.product] for name, row in OPS.items() if row.product}
 
 
 def profile(case: Case, part: Part, rehearse: bool) -> None:
     from tricnn.lower.predicted_time import least_us
-    from tricnn.machine.candidates import CONTRACTIONS
 
     fuse, device = case.get("fuse", True), part.found.get("about", {}).get("device", "")
     ours = Ours(declared(case["network"], rehearse), case["mode"], case["batch"], case["dtype"], fuse)
@@ -38,7 +36,7 @@ def profile(case: Case, part: Part, rehearse: bool) -> None:
 
     rows: list[dict[str, Any]] = []
     library: dict[str, Any] = {}
-    wanted = [launch for launch in ours.program.launches if fuse or launch.kind in CONTRACTIONS]
+    wanted = [launch for launch in ours.program.launches if fuse or launch.kind in PASSES]
     for launch in sorted(wanted, key=least, reverse=True):  # if time is short, the long ones are known
         sums = [s for s in ours.program.launches if not fuse and s.kernel == launch.kernel and s.kind == "split_sum"]
         median = milliseconds(partial(all_of, [ours.launch(each) for each in (launch, *sums)]), rehearse)
@@ -49,7 +47,7 @@ def profile(case: Case, part: Part, rehearse: bool) -> None:
             "teraflops": flops / median * 1e-9, "least_milliseconds": least(launch),
             "share_of_limit": least(launch) / median,
         }  # fmt: skip
-        if launch.kind in CONTRACTIONS:
+        if launch.kind in PASSES:
             problem = next(str(c.problem) for c in ours.program.choices if c.kernel == launch.kernel)
             if problem not in library:
                 library[problem] = {"problem": problem, **cudnn(ours, launch, case["dtype"], rehearse)}
@@ -103,7 +101,7 @@ def cudnn(ours: Ours, launch: Any, dtype: str, rehearse: bool) -> dict[str, Any]
     """Milliseconds of the contraction of a launch as the library does it, without what is fused with it; or why not."""
     import torch
 
-    from tricnn.ir import OPS, Environment
+    from tricnn.ir import Environment
     from tricnn.measure.pytorch_network import REAL
 
     plan = ours.model.plan
