@@ -2,15 +2,18 @@
 
 import pickle
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 import tricnn
 from tricnn.run.launches import Watcher
+from tricnn.training.batch_sources import Batches
 from tricnn.training.data import Dataset
 from tricnn.training.gradient_exchange import GradientExchange
 from tricnn.training.loop import TrainOptions, train
+from tricnn.training.loss_scaling import LossScaling
 from tricnn.training.processes import ALONE, Processes
 
 WORLD, BATCH = 2, 7
@@ -61,6 +64,38 @@ def trained(executor, processes=ALONE):
     return trained.state_dict(), result
 
 
+#: of these batches the second process's images alone have gradients beyond fp16's range, at any scale that is reached
+OVERFLOWING = (0, 1, 5)
+SCALING = LossScaling(2.0**16, growth_interval=2)
+
+
+def scaled(executor, processes=ALONE):
+    """(the loss scale and the steps skipped so far after each of ten steps in fp16, the state before and after)."""
+    random, part = np.random.default_rng(7), processes.shared(BATCH)
+    batches = []
+    for number in range(10):
+        x, targets = random.standard_normal((BATCH, 2, 6, 6), np.float32), random.integers(0, 2, (BATCH, 3))
+        targets = targets.astype(np.float32)
+        targets[Processes(1, WORLD).shared(BATCH)] *= 1e3 if number in OVERFLOWING else 1
+        batches.append((x[part], targets[part]))
+    loss = tricnn.Loss("binary_cross_entropy", scaled=True)
+    trained = tricnn.compile(network(), "train", BATCH, "fp16", executor, loss=loss, seed=3)
+    seen, before = [], trained.state_dict()
+
+    class Seen:
+        def on_step(self, step, loss):
+            seen.append((trained.loss_scale, [x.tobytes() for x in trained.state_dict().values()]))
+
+    options = TrainOptions(epochs=1, batch=BATCH, lr=0.01, loss_scaling=SCALING, warmup_epochs=0, processes=processes)
+    tested = [(batches[2][0], np.zeros(len(batches[2][0]), np.int64))]
+    source = Batches(batches, tested, num_classes=3)
+    result = train(trained, tricnn.compile(network(), executor=executor), source, options, callbacks=[Seen()])
+    states = [[x.tobytes() for x in before.values()], *(state for _, state in seen)]
+    skipped = [one == other for one, other in pairwise(states)]
+    assert sum(skipped) == result.history["epochs"][0]["skipped_steps"]
+    return [scale for scale, _ in seen], skipped, before, trained.state_dict()
+
+
 class Watched:
     """torch.distributed, noting when sums begin."""
 
@@ -99,6 +134,7 @@ def main():
         "buckets": exchange.bytes_by_bucket,
         "begun": begun,
         "trained": trained(executor, processes),
+        "scaled": scaled(executor, processes),
     }
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
     distributed.destroy_process_group()

@@ -1,6 +1,7 @@
 """Several processes that train one network: their gradients are those of one process with the whole batch."""
 
 import json
+import math
 import os
 import pickle
 import signal
@@ -13,7 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.many import BATCH, WORLD, batch, images_of, model, network, one_process, trained
+from tests.training.many import (
+    BATCH,
+    OVERFLOWING,
+    WORLD,
+    batch,
+    images_of,
+    model,
+    network,
+    one_process,
+    scaled,
+    trained,
+)
 from tricnn.training.gradient_exchange import packed
 
 SCRIPT = "from tests.training.many import main; main()"
@@ -70,6 +82,22 @@ def test_a_run_shared_by_processes_is_the_run_of_one(together):
             assert shared[name].tobytes() == found[0]["trained"][0][name].tobytes(), name
         assert (other.steps, other.test_accuracy) == (result.steps, result.test_accuracy)
         assert other.train_loss == pytest.approx(result.train_loss, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:the training loss")
+def test_an_overflow_on_one_process_skips_the_step_on_all(together):
+    """In fp16: scales and skipped steps are those of one process with the whole batch, and the weights to rounding."""
+    executor, found = together
+    scales, skipped, before, after = scaled(executor)
+    assert [number for number, was in enumerate(skipped) if was] == list(OVERFLOWING)
+    assert [math.log2(scale) for scale in scales] == [15, 14, 14, 15, 15, 14, 14, 15, 15, 16]
+    for rank in found:
+        assert rank["scaled"][:2] == (scales, skipped)
+        for name, x in rank["scaled"][3].items():
+            assert x.tobytes() == found[0]["scaled"][3][name].tobytes(), name
+            # each step's gradient is a sum of what fp16 rounded by 2^-11 a few times, by other shares of a batch
+            moved = np.abs(after[name] - before[name]).max()
+            assert moved and np.abs(x - after[name]).max() <= 2**-7 * moved, name
 
 
 @pytest.mark.slow

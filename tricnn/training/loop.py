@@ -341,10 +341,10 @@ class _Run:
     def loss_and_gradients(self, x: Any, labels: Any) -> tuple[float, dict[str, Any], int]:
         """The mean loss of a batch, its gradients by parameter as the optimiser wants them, and how many images it has.
         These are those of all processes, each with its share of the batch."""
-        if self.shared_step is not None:
-            return self.shared_step(x, labels)
         overflowing = np.errstate(over="ignore", invalid="ignore")  # such a step is skipped
         with overflowing if self.scaling else nullcontext():
+            if self.shared_step is not None:
+                return self.shared_step(x, labels)
             return *self.model.loss_and_storage_grads(x, labels), len(x)
 
     def update(self, parameters: Mapping[str, Any], gradients: Mapping[str, Any], batches: int) -> None:
