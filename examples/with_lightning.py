@@ -40,7 +40,8 @@ class Digits(lightning.LightningModule):
 
     def validation_step(self, batch: list[torch.Tensor], number: int) -> None:
         images, labels = batch
-        self.log("accuracy", (self.net(images).argmax(1) == labels).float().mean(), prog_bar=True)
+        right = (self.net(images).argmax(1) == labels).float().mean()
+        self.log("accuracy", right, prog_bar=True, sync_dist=True)  # of all processes
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         sgd = torch.optim.SGD(self.parameters(), self.hparams["rate"], momentum=0.9, nesterov=True)
@@ -69,7 +70,7 @@ def main(epochs: int = 5, processes: int = 1, folder: str | Path | None = None) 
     best = trainer.checkpoint_callback.best_model_path
     again = Digits.load_from_checkpoint(best)  # weights by their names, as of any module
     (found,) = trainer.validate(again, test, verbose=False)
-    print(f"test accuracy {found['accuracy']:.1%}, checkpoint {best}")
+    trainer.print(f"test accuracy {found['accuracy']:.1%}, checkpoint {best}")  # the first process alone
     return found["accuracy"]
 
 
