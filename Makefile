@@ -87,12 +87,17 @@ docs: setup
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo out/site/index.html
 
-# An environment of its own, where other people's networks are tried: benchmarks/coverage.py, docs/coverage.md. The sweep
-# itself takes hours, and goes on where it was ended: say which networks with MODELS and how far with STAGE.
+# An environment of its own, with torch 2.14 and what needs a torch that is not this project's. First the tests of what
+# lives in PyTorch's world: imports, Module, the backend, torchvision's transforms, Lightning. Then other people's networks
+# are tried: benchmarks/coverage.py, docs/coverage.md. That sweep takes hours, and goes on where it was ended: say which
+# networks with MODELS and how far with STAGE.
 COMPAT = .venv-compat
+IN_COMPAT = tests/frontends tests/run/test_open_step.py tests/training/test_pictures.py
 MODELS = torchvision:*
 STAGE  = logits
 compat: $(COMPAT)/.ready
+	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -q -m "not gpu" $(IN_COMPAT)
+	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -q -k lightning tests/test_examples.py
 	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m benchmarks.coverage --models '$(MODELS)' --stage $(STAGE)
 	@$(COMPAT)/bin/python docs/coverage.py && echo docs/coverage.md
 

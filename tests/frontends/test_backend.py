@@ -89,6 +89,7 @@ def test_strict_and_unknown_options_are_errors() -> None:
         ({"strict": True}, "not everything can be compiled"),
         ({"dtpye": "fp32"}, "option 'dtpye' is unknown; accepted: dtype, fuse, executor, strict"),
         ({"executor": "cuda"}, "option executor='cuda'; accepted: auto"),
+        ({"fuse": "most"}, "fuse 'most' is not a policy; accepted: auto, all, none"),
     ):
         torch._dynamo.reset()
         with pytest.raises(Exception, match=message) as error:
@@ -123,6 +124,20 @@ def test_autocast_is_followed() -> None:
         y, expected = fast(x), module(x)
     assert y.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(y, expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.skipif("tricnn" not in torch._dynamo.list_backends(()), reason="tricnn is not installed, by pip -e .")
+def test_it_is_found_by_its_name_and_fuses_as_it_is_told() -> None:
+    module, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).double(), torch.randn(SHAPE).double()
+    kernels = []
+    for fuse in (False, True):
+        torch._dynamo.reset()
+        fast = torch.compile(module, backend="tricnn", options={**OPTIONS, "fuse": fuse, "strict": True})
+        torch.testing.assert_close(fast(x), module(x))
+        (step,) = PLANS.values()
+        kernels.append(len(step.plan.kernels))
+        PLANS.clear()
+    assert kernels[0] > kernels[1]
 
 
 def test_the_entry_point_leads_there() -> None:

@@ -253,6 +253,8 @@ def test_what_is_not_accepted_is_said() -> None:
         tricnn.Module(Small())
     with pytest.raises(TargetError, match="dtype 'int3' is unknown"):
         tricnn.Module(Small(), SHAPE, dtype="int3")
+    with pytest.raises(TargetError, match="fuse 'most' is not a policy"):
+        tricnn.Module(Small(), SHAPE, fuse="most")
     _, compiled = pair(Small())
     with pytest.raises(ShapeError, match=r"input x: expected a tensor .*8.*, got \[2, 3, 9, 8\]"):
         compiled(torch.zeros(2, 3, 9, 8))

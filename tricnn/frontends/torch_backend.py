@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch._guards import tracing
 
+from ..compiler.policies import policy_named
 from ..ir.graph import Graph
 from ..ir.table import Kind
 from ..ir.wording import plural
@@ -45,7 +46,7 @@ class Options:
     region that cannot be compiled is an error."""
 
     dtype: str | None = None
-    fuse: bool | str = True
+    fuse: str = "auto"
     executor: str = "auto"
     strict: bool = False
 
@@ -58,6 +59,7 @@ class Options:
                 raise TargetError(f"option {shown(key)} is unknown; accepted: {', '.join(cls.__dataclass_fields__)}")
         if given.get("dtype") is not None:
             given["dtype"] = dtype_named(given["dtype"])
+        given["fuse"] = policy_named(given.get("fuse", True))
         known = {"dtype": (None, *ALL_DTYPES), "executor": EXECUTORS, "strict": (True, False)}
         for key, accepted in known.items():
             if given.get(key, accepted[0]) not in accepted:

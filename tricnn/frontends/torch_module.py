@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..compiler.policies import policy_named
 from ..ir.graph import Graph, Node
 from ..ir.init import Init, draw
 from ..ir.table import Source
@@ -62,7 +63,7 @@ class Module(torch.nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        dtype = dtype_named(dtype)
+        dtype, fuse = dtype_named(dtype), policy_named(fuse)
         for what, value, known in (("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
             if value not in known:
                 raise TargetError(f"{what} {shown(value)} is unknown; accepted: {', '.join(known)}")
