@@ -8,6 +8,7 @@ from torch import nn
 
 import tricnn
 from tricnn.compiler.pipeline import planned
+from tricnn.graphs.published import about_images
 from tricnn.ir import DataError, Graph, GraphBuilder, GraphError, ShapeError, from_text, of_bytes, to_text
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -120,3 +121,12 @@ def test_a_module_of_pytorchs_world_takes_bytes_and_nothing_else() -> None:
         np.testing.assert_allclose(p.grad.numpy(), gradients[name], atol=1e-5, rtol=1e-5)
     with pytest.raises(DataError, match=r"input x: expected bytes .* got torch.float32"):
         ours(torch.from_numpy(BYTES).float())
+
+
+def test_which_bytes_published_weights_expect_is_seen_in_the_normalisation() -> None:
+    """GoogLeNet's are of images scaled to -1..1, by whichever way bytes become those."""
+    plain, rescaled = (tricnn.graphs.googlenet_bn(width=1 / 16, transform_input=b) for b in (False, True))
+    for graph in (of_bytes(plain, 0.5, 0.5), of_bytes(rescaled, MEAN, STD)):
+        assert about_images(graph) is None
+    for graph in (of_bytes(plain, MEAN, STD), of_bytes(rescaled, 0.5, 0.5)):
+        assert "expect them scaled to -1..1" in str(about_images(graph))
