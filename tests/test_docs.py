@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import tricnn
 
@@ -73,6 +75,39 @@ def test_make_says_what_it_does_and_how_long_that_takes_before_it_starts(goal, w
     assert about.startswith("echo ") and "minutes" in setup and work in last
     assert re.search(rf"make {goal} .*{minutes}", (DOCS.parent / "README.md").read_text())
     assert " -q" not in last, "pytest -q does not say how many tests there are"
+
+
+@pytest.fixture
+def typed():
+    """The blocks of Python that a reader of the README can type, in their order."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
+    return [block for block in blocks if "@triton.jit" not in block]  # that one is a kernel as it is emitted
+
+
+def undefined(text):
+    """What ruff says of names that a program uses and has not."""
+    words = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "concise", "-"]
+    return re.findall(r"F821 (.*)", subprocess.run(words, input=text, capture_output=True, text=True).stdout)
+
+
+def test_the_python_of_the_readme_has_every_name_that_it_uses(typed):
+    assert len(typed) == 4 and undefined("".join(typed)) == []
+    assert len(undefined(typed[-1])) > 3, "it goes on from the blocks before"
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_as_it_stands_there(typed, tmp_path, monkeypatch):
+    """One block after the other. A small module stands for torchvision's, which need not be installed."""
+    nn = torch.nn
+    small = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(7688, 10))
+    stand_in = SimpleNamespace(models=SimpleNamespace(resnet18=lambda: small))
+    monkeypatch.setitem(sys.modules, "torchvision", stand_in)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in typed:
+        exec(block, names)
+    assert (tmp_path / "mine.safetensors").exists() and names["loss"].isfinite()
+    assert names["net"](torch.zeros(2, 3, 64, 64)).shape == (2, 10)
 
 
 @pytest.mark.slow
