@@ -52,3 +52,11 @@ def test_a_file_of_a_network_on_bytes_takes_bytes(tmp_path) -> None:
     assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     (found,) = ReferenceEvaluator(path).run(None, {"x": BYTES.numpy()})
     np.testing.assert_allclose(found, model(BYTES.numpy()), atol=1e-5)
+
+
+def test_a_region_of_torch_compile_takes_bytes(network) -> None:
+    fast = torch.compile(network, backend="tricnn", options={"dtype": "fp32", "executor": "numpy", "strict": True})
+    found = fast(BYTES)
+    np.testing.assert_allclose(found.detach().numpy(), network(BYTES).detach().numpy(), atol=1e-5)
+    found.sum().backward()
+    assert network.c.weight.grad is not None and network.c.weight.grad.abs().max() > 0
