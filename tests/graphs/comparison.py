@@ -19,6 +19,7 @@ from .reference.lenet import LeNet5
 BATCH = 2
 #: deeper members made of the same blocks as a shallower one
 DEEP = (
+    "resnet34", "resnet34_v2", "cifar_resnet32", "cifar_resnet44", "cifar_resnet56",
     "resnet101", "resnet152", "resnet101_v2", "resnet152_v2", "cifar_resnet110", "vgg13", "vgg19", "vgg19_bn",
     "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2", "densenet161", "densenet169", "densenet201",
     "shufflenet_v2_x0_5", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0",

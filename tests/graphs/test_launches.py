@@ -115,6 +115,11 @@ LAUNCHES = {
 }
 #: deeper members made of the same blocks as a shallower one, and those that take more than a second or two to plan
 DEEP = [
+    "resnet34",
+    "resnet34_v2",
+    "cifar_resnet32",
+    "cifar_resnet44",
+    "cifar_resnet56",
     "resnet101",
     "resnet152",
     "resnet101_v2",

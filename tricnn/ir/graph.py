@@ -350,6 +350,9 @@ def topological(nodes: Iterable[Node]) -> tuple[Node, ...]:
         import networkx as nx
 
         left = [node for i, node in enumerate(nodes) if waits[i]]
-        cycle = [value for value, _ in nx.find_cycle(nx.DiGraph((v, node.name) for node in left for v in node.inputs))]
+        dag = nx.DiGraph()
+        dag.add_nodes_from(node.name for node in left)  # the cycle is told from the first of them
+        dag.add_edges_from((value, node.name) for node in left for value in node.inputs)
+        cycle = [value for value, _ in nx.find_cycle(dag)]
         raise GraphError(f"the layers {' -> '.join([*cycle, cycle[0]])} form a cycle; a graph must be acyclic")
     return tuple(order)

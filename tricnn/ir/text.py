@@ -30,6 +30,7 @@ _TOKENS = {
     "string": re.compile(r'"[^"\\]*"'),
     "mark": re.compile(r"[=(),\[\]]"),
 }
+_WORDS = {"N": N, "True": True, "False": False}
 
 
 def _literal(value: Any) -> str:
@@ -81,8 +82,10 @@ class _Line:
 
     def found(self, *kinds: str) -> str | None:
         """What stands here, if it is of one of these kinds."""
-        matches = (_TOKENS[kind].match(self.text, self.at) for kind in kinds or _TOKENS)
-        return next((match.group() for match in matches if match), None)
+        for kind in kinds or _TOKENS:
+            if match := _TOKENS[kind].match(self.text, self.at):
+                return match.group()
+        return None
 
     def error(self, message: str) -> TextError:
         found = self.found("number", "name", "string", "mark")
@@ -126,14 +129,13 @@ class _Line:
                         self.expect(",")
                 self.expect(close)
                 return tuple(items)
-        words = {"N": N, "True": True, "False": False}
         at = self.at
-        if (word := self.found("name")) in words:
-            return words[self.take("name", str(word))]
+        if (word := self.found("name")) in _WORDS:
+            return _WORDS[self.take("name", str(word))]
         if self.found("string"):
             return self.take("string", "a string")[1:-1]
-        if self.found("number"):
-            text = self.take("number", "a number")
+        if (text := self.found("number")) is not None:
+            self._go_to(at + len(text))
             whole = not any(c in text for c in ".eE")
             number = int(text) if whole and len(text) < 20 else float(text)
             if not isfinite(number) or (whole and isinstance(number, float)):

@@ -84,6 +84,7 @@ class Scope:
 
     def __init__(self, taken: Iterable[str] = ()):
         self._taken = {*keyword.kwlist, *taken}
+        self._first: dict[str, int] = {}  # of a stem, the first number that may be free: none is given back
 
     def __contains__(self, name: str) -> bool:
         return name in self._taken
@@ -96,10 +97,10 @@ class Scope:
         """A name that nobody has yet: the stem, with a number from 2 on where that is taken.
         Of layers ``a.b`` and ``a_b`` a function can be called after one only."""
         stem = _middle_left_out(identifier(stem))
-        candidate, count = stem, 1
-        while candidate in self._taken:
+        count = self._first.get(stem, 1)
+        while (candidate := f"{stem}{count if count > 1 else ''}") in self._taken:
             count += 1
-            candidate = f"{stem}{count}"
+        self._first[stem] = count
         return candidate
 
     def take(self, stem: str) -> str:

@@ -71,11 +71,16 @@ class Sources:
 
     def visits(self, results: Sequence[int]) -> tuple[int, ...]:
         """How often each of the positions is visited, given how often each result is computed."""
-        sources = np.array(self.table, np.int64)
-        times = np.broadcast_to(np.array(results, np.int64)[:, None], sources.shape)
-        counts = np.zeros(self.size, np.int64)
-        np.add.at(counts, sources[sources >= 0], times[sources >= 0])
-        return tuple(counts.tolist())
+        return times_visited(np.array(self.table, np.int64), self.size, results)
+
+
+def times_visited(sources: np.ndarray, size: int, results: Sequence[int]) -> tuple[int, ...]:
+    """How often each of ``size`` positions is visited, given how often each result is computed.
+    ``sources`` [results, taps] are those of each result, -1 for none."""
+    times = np.broadcast_to(np.array(results, np.int64)[:, None], sources.shape)
+    counts = np.zeros(size, np.int64)
+    np.add.at(counts, sources[sources >= 0], times[sources >= 0])
+    return tuple(counts.tolist())
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..ir.numpy_ops.resample import Taps
 from ..machine.tiles import Tile
 from .body import Body
 from .convolution import Axis, Convolution, Counts
-from .positions import ALL, Channels, Sources
+from .positions import ALL, Channels, times_visited
 from .size import N, Size, cdiv
 
 
@@ -135,7 +135,7 @@ class Calls:
 
 def _visited(visits: Counts) -> float:
     """The fraction of positions that are visited at all."""
-    return sum(n > 0 for n in visits) / len(visits)
+    return sum(map(bool, visits)) / len(visits)
 
 
 # --- how each template calls its functions ----------------------------------------------------
@@ -267,7 +267,7 @@ def resampled(
     p, q = (len(axis.index) for axis in axes)
     tiles, lanes = cdiv(N * (p * q), tile.m), ((0, _padded(channels, tile.n)),)
     rows, columns = (
-        Sources.of(np.where(axis.weight > 0, axis.index, -1), size).visits((1,) * len(axis.index))
+        times_visited(np.where(axis.weight > 0, axis.index, -1), size, (1,) * len(axis.index))
         for axis, size in zip(axes, spatial, strict=True)
     )
     x = Calls(rows, columns, tiles * (axes[0].most * axes[1].most), lanes)
