@@ -297,9 +297,10 @@ def alike(w: _Writer, node: Node, x: list[str]) -> None:
 
 @writes("from_bytes")
 def from_bytes(w: _Writer, node: Node, x: list[str]) -> None:
-    scale, shift = (w.constant(np.reshape(node.attrs[name], (-1, 1, 1))) for name in ("scale", "shift"))
+    factor = w.constant(np.reshape(node.attrs["scale"], (-1, 1, 1)))
+    term = w.constant(np.reshape(node.attrs["shift"], (-1, 1, 1)))
     image = w.put("Cast", x, to=w.onnx.TensorProto.FLOAT)
-    w.put("Add", [w.put("Mul", [image, scale]), shift], node.name)
+    w.put("Add", [w.put("Mul", [image, factor]), term], node.name)
 
 
 @writes("scale")

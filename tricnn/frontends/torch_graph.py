@@ -97,8 +97,10 @@ class _Reader:
         if str(node.meta["val"].dtype) != "torch.uint8" or not 0 < channels <= MOST_CHANNELS:
             return self.a.made(self.a.builder.input(name, tuple(shape[1:])))
         bytes_ = self.a.builder.input(name, tuple(shape[1:]), "uint8")
-        as_they_are = {"scale": (1.0,) * channels, "shift": (0.0,) * channels}
-        return self.a.made(self.a.builder.add("from_bytes", bytes_, name=f"{name}.real", **as_they_are))
+        as_they_are = self.a.builder.add(
+            "from_bytes", bytes_, name=f"{name}.real", scale=(1.0,) * channels, shift=(0.0,) * channels
+        )
+        return self.a.made(as_they_are)
 
     def read(self) -> None:
         """Read every call that an output needs."""
