@@ -47,6 +47,8 @@ NAMES = {
     "slice_channels": ("split", "Slice"),
     "pad_channels": ("nn.functional.pad", "Pad"),
     "view_weight": ("", ""),
+    "standardize_filters": ("", ""),
+    "scale_filters": ("", ""),
     "softmax": ("softmax", "Softmax"),
     "cross_entropy": ("nn.functional.cross_entropy", ""),
     "soft_cross_entropy": ("nn.functional.cross_entropy", ""),

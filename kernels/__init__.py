@@ -35,6 +35,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `channel_sum`, `channel_sum_pair`, `sum_partials` | sums over pixels, over partial results | columns, splits |
 | `sum_partials_of_many` | the partial results of many tensors | blocks of all of them |
 | `finish_filters` | what is made of a weight's gradient filter by filter, as its parts are added up | filters |
+| `standardize_filters`, `standardize_filters_grad` | each filter of a weight with mean 0 and variance 1 | filters |
 | `batch_stats` (or `store_tile_stats` in an epilogue) | count, mean, M2 per channel of each tile | rows, columns |
 | `merge_stats` | the merge of such statistics, where not the last program does it (`is_last`) | columns, splits |
 | `softmax`, `softmax_grad`, `cross_entropy` | the loss, and the gradient of the logits | rows |

@@ -34,6 +34,35 @@ class GatesAndBorders(nn.Module):
         return self.fc(x.mean((1, 2)))
 
 
+class Standardized(nn.Module):
+    """Convolutions of weights that forward standardises, as timm has them: scaled, with a gain (NFNets), and plain."""
+
+    class Conv(nn.Conv2d):
+        def __init__(self, *size, scaled, **options):
+            super().__init__(*size, **options)
+            self.gain = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), 0.7)) if scaled else None
+            self.scale = self.weight[0].numel() ** -0.5
+
+        def forward(self, x):
+            gain = None if self.gain is None else (self.gain * self.scale).view(-1)
+            rows = self.weight.reshape(1, self.out_channels, -1)
+            w = F.batch_norm(rows, None, None, weight=gain, training=True, momentum=0.0, eps=1e-5)
+            return self._conv_forward(x, w.reshape_as(self.weight), self.bias)
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = self.Conv(3, 6, 3, padding=1, scaled=True)
+        self.conv2 = self.Conv(6, 6, 3, padding=1, groups=2, scaled=False, bias=False)
+        self.bn = nn.BatchNorm2d(6)
+        self.conv3 = self.Conv(6, 8, 1, scaled=True)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.gelu(self.conv1(x)) * 1.7
+        x = torch.tanh(self.bn(self.conv2(x)))
+        return self.fc(self.conv3(x).mean((2, 3)))
+
+
 class Residual(nn.Module):
     """Blocks in torchvision's style: one ReLU module used twice and in place, ``+=``, an optional projection."""
 

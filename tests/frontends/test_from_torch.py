@@ -38,6 +38,7 @@ CASES = {
     "resized": (modules.Resized, (2, 8, 8)),
     "arithmetic": (modules.Arithmetic, (2, 7, 7)),
     "channels last": (modules.ChannelsLast, (2, 5, 5)),
+    "standardised": (modules.Standardized, (3, 6, 5)),
     "gates and borders": (modules.GatesAndBorders, (3, 6, 5)),
 }
 

@@ -271,6 +271,12 @@ class _Network:
     def scale(self, x: str) -> str:
         return self.b.add("scale", x, factor=self.choice(-0.5, 1.0, 2.0))
 
+    def scaled(self, x: str) -> str:
+        """A convolution or a dense layer whose channels are multiplied by numbers of their own, on either side."""
+        y = self.conv(x) if self.is_image(x) else self.dense(x)
+        scale = self.b.parameter(self.b.fresh("s"), (self.b.type(y).channels,), "constant(1)")
+        return self.b.add("mul", *((y, scale) if self.chance() else (scale, y)))
+
     def dropout(self, x: str) -> str:
         return self.b.add(self.choice("dropout", "stochastic_depth"), x, p=self.choice(0.2, 0.5))
 
@@ -340,10 +346,10 @@ _EITHER = (_N.norm, _N.activation, _N.activation, _N.add, _N.scale, _N.dropout, 
 IMAGE_LAYERS = (
     *_EITHER, *_EITHER, *[_N.conv] * 3, *[_N.unit] * 4, *[_N.residual] * 2, *[_N.branches] * 2, _N.partial,
     *[_N.pool] * 5, *[_N.halve] * 2, *[_N.lrn] * 2, _N.mean, _N.flatten, _N.dense_image, *[_N.several] * 2, _N.norms,
-    *[_N.stem] * 2, *[_N.conv_transpose] * 2,
+    *[_N.stem] * 2, *[_N.conv_transpose] * 2, *[_N.scaled] * 2,
     *[_N.resize] * 3, *[_N.frame] * 2, *[_N.shuffle] * 3, _N.largest,
 )  # fmt: skip
-VECTOR_LAYERS = (*_EITHER, _N.dense, _N.dense, _N.dense_image, _N.dense_image, _N.softmax, _N.norms)
+VECTOR_LAYERS = (*_EITHER, _N.dense, _N.dense, _N.scaled, _N.dense_image, _N.dense_image, _N.softmax, _N.norms)
 #: what may read a convolution's result beside another one
 READERS = (
     _N.norm, _N.norm, _N.activation, _N.halve, _N.halve, _N.pool, _N.conv, _N.conv_transpose, _N.part, _N.flatten,

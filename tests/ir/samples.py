@@ -223,6 +223,8 @@ def _samples() -> list[Sample]:
         sample("conv_transpose2d", x, w, fixed(w.shape[1] * attrs.get("groups", 1)), **attrs)
     sample("scale_filters", fixed(5, 2, 3, 2), fixed(5))
     sample("scale_filters", fixed(5), fixed(5))
+    sample("standardize_filters", fixed(5, 2, 3, 2), eps=1e-3, factor=1.7)
+    sample("standardize_filters_grad", fixed(5, 2, 3, 2), fixed(5, 2, 3, 2), eps=1e-3, factor=1.7)
     sample("filter_scale_grad", fixed(5, 2, 3, 2), fixed(5, 2, 3, 2))
     sample("filter_scale_grad", fixed(5, 4), fixed(5, 4), fixed(5), fixed(5))
     sample("channel_sum", IMAGE)

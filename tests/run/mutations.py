@@ -121,6 +121,14 @@ def scaled() -> Graph:
     return b.build(b.linear(b.global_avg_pool(h), 5, name="fc"))
 
 
+def standardised() -> Graph:
+    """A convolution of a weight whose filters have mean 0 and variance 1."""
+    b = GraphBuilder("standardised")
+    w = b.add("standardize_filters", b.parameter("w", (8, 32, 3, 3), "he_normal"), eps=1e-3, factor=0.5)
+    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 32, 3, padding=1, name="c1"))
+    return b.build(b.linear(b.global_avg_pool(b.tanh(b.add("conv2d", h, w, padding=1))), 5, name="fc"))
+
+
 def pixels() -> Graph:
     """Classes of each pixel."""
     b = GraphBuilder("pixels")
@@ -155,6 +163,7 @@ CASES = {
     "heads, unfused": Case(heads, fuse=False),
     "resized": Case(resized),
     "scaled": Case(scaled, target="sm_90"),
+    "standardised": Case(standardised),
     "pixels": Case(pixels, loss=Loss(class_weights=(0.5, 1.0, 2.0, 3.0, 0.25))),
     "pixels, soft": Case(pixels, loss=Loss(mixed=True, label_smoothing=0.1)),
     "pixels, binary": Case(pixels, loss="binary_cross_entropy"),

@@ -110,6 +110,15 @@ def pixel_norm() -> Graph:
     return b.build(b.linear(b.flatten(b.layer_norm(b.global_avg_pool(x), name="last")), 3, name="fc"))
 
 
+def standardised() -> Graph:
+    """A weight that is computed of another one: its filters have mean 0 and variance 1, and a gain each."""
+    b = GraphBuilder("standardised")
+    w = b.add("standardize_filters", b.parameter("w", (6, 3, 3, 3), "he_normal"))
+    w = b.add("scale_filters", w, b.parameter("gain", (6,), "constant(1)"))
+    x = b.relu(b.add("conv2d", b.input("x", (3, 5, 4)), w, padding=1, name="c1"))
+    return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
+
+
 def dense() -> Graph:
     """A dense layer, for what a loss reads and writes."""
     b = GraphBuilder("dense")
@@ -119,7 +128,10 @@ def dense() -> Graph:
 GRAPHS = {
     **{kind: network(kind) for kind in KINDS},
     **{f"net_{g.name}": g for g in NETS if g.name in ("lenet", "branches", "preactivation")},
-    **{g.name: g for g in (depthwise(), bottleneck(), inception(), vgg(), padded(), masked(), pixel_norm())},
+    **{
+        g.name: g
+        for g in (depthwise(), bottleneck(), inception(), vgg(), padded(), masked(), pixel_norm(), standardised())
+    },
 }
 
 

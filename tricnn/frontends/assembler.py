@@ -88,10 +88,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Stored:
-    """A parameter or a buffer as the foreign network sees it: under another shape, its numbers in the same order."""
+    """A parameter or a buffer as the foreign network sees it: under another shape, its numbers in the same order.
+    Where forward computes a weight of it, ``value`` is that value of the graph; ``factor`` is a number that it is
+    multiplied by, which a reader must know what to do with."""
 
     name: str
     shape: tuple[int, ...]
+    value: str = ""
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,10 @@ class Assembler:
         It must have been stored in the shape that it is used in, or in ``shape``."""
         if not isinstance(x, Stored):
             raise Unsupported(f"its {what} is computed in forward", "give it a parameter or a buffer as it is stored")
+        if x.factor != 1:
+            raise Unsupported(f"its {what} is {x.factor:g} times {x.name}", "store it as it is used")
+        if x.value:
+            return self.viewed(x.value, x.shape)
         declared = self.stored[x.name]
         wanted = tuple(shape) if shape is not None else x.shape
         if declared.shape != wanted:

@@ -6,13 +6,14 @@ A reader takes the :class:`~tricnn.frontends.assembler.Assembler` and the call's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
 
 from ..ir.norms import group_normalized
 from ..ir.ops.pool import LARGEST_WINDOW
-from .assembler import BATCH, Assembler, Tensor, Unsupported, described
+from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
 from .torch_pointwise import by_number, order_of, unary
@@ -164,6 +165,27 @@ def layer_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any = None, b
     return a.made(a.add("flatten", value)) if flat else a.made(value, x.view)
 
 
+@reads("_native_batch_norm_legit.no_stats")
+def batch_norm_of_the_batch(a: Assembler, x: Any, weight: Any, bias: Any, training: bool, momentum: float,
+                            eps: float) -> list[Any]:  # fmt: skip
+    return [_batch_norm(a, x, weight, bias, None, None, momentum, eps, frozen=False), None, None]
+
+
+def standardized(a: Assembler, x: Stored, scale: Any, bias: Any, eps: float) -> Stored:
+    """A weight whose filters have mean 0 and variance 1, times a number each: batch norm of it as [1, K, ...].
+    Qiao et al., "Micro-batch training with batch-channel normalization and weight standardization", 2019."""
+    filters = a.stored[x.name].shape[0]
+    if x.value or x.shape[:2] != (1, filters) or bias is not None:
+        raise Unsupported(f"batch norm of {x.name}", "of weights it is supported without bias, of [1, K, ...]")
+    factor = scale.factor if isinstance(scale, Stored) else 1.0
+    weight = a.parameter(replace(x, shape=a.stored[x.name].shape), "weight")
+    value = a.add("standardize_filters", weight, owner=x.name, eps=eps, factor=factor)
+    if scale is not None:
+        gain = a.parameter(Stored(scale.name, a.stored[scale.name].shape), "gain")
+        value = a.add("scale_filters", value, a.viewed(gain, (filters,)), owner=x.name)
+    return Stored(x.name, x.shape, value)
+
+
 @reads("_native_batch_norm_legit_functional.default")
 def batch_norm_training(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
                         momentum: float, eps: float) -> list[Any]:  # fmt: skip
@@ -178,12 +200,14 @@ def batch_norm_frozen(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, v
 
 @reads("batch_norm.default")
 def batch_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float,
-               eps: float, cudnn: bool = True) -> Tensor:  # fmt: skip
+               eps: float, cudnn: bool = True) -> Tensor | Stored:  # fmt: skip
     return _batch_norm(a, x, weight, bias, mean, var, momentum, eps, frozen=not training)
 
 
 def _batch_norm(a: Assembler, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float, *,
-                frozen: bool) -> Tensor:  # fmt: skip
+                frozen: bool) -> Tensor | Stored:  # fmt: skip
+    if isinstance(x, Stored):
+        return standardized(a, x, weight, bias, eps)
     if mean is None or var is None:
         raise Unsupported("batch norm without running statistics", "give it track_running_stats=True")
     if weight is None or bias is None:

@@ -6,6 +6,7 @@ A reader takes the :class:`~tricnn.frontends.assembler.Assembler` and the call's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from numbers import Number
 from typing import Any
@@ -271,10 +272,12 @@ def subtract_from(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
 def multiply(a: Assembler, x: Any, y: Any) -> Any:
     if _number(x) and _number(y):
         return x * y
+    if _number(x):
+        x, y = y, x
+    if _number(y) and isinstance(x, Stored):
+        return replace(x, factor=x.factor * float(y))
     if _number(y):
         return by_number(a, x, y, 0)
-    if _number(x):
-        return by_number(a, y, x, 0)
     return binary(a, "mul", x, y)
 
 

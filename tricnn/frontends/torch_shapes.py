@@ -6,6 +6,7 @@ A reader takes the :class:`~tricnn.frontends.assembler.Assembler` and the call's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -27,7 +28,7 @@ reads = entering(READERS, aten_name)
 def reshaped(a: Assembler, x: Any, *_: Any) -> Any:
     shape = a.shape
     if isinstance(x, Stored):
-        return Stored(x.name, shape)
+        return replace(x, shape=shape)
     x = a.tensor(x)
     if prod(shape) != prod(x.shape):
         raise Unsupported("it fixes the batch size", "write it as x.shape[0] or -1")

@@ -44,6 +44,31 @@ def lower_filters(state: Lowering, kernel: Kernel) -> None:
     _Filters(state, kernel, {state.plan.storage(value): EACH}).launch(kernel.name, results, False, place.offset)
 
 
+def lower_standardized(state: Lowering, kernel: Kernel) -> None:
+    """Lower standardize_filters, or its gradient: one program for each filter."""
+    node, plan = kernel.anchor, state.plan
+    weight = plan.type(node.name).per_image
+    length, places = prod(weight[1:]), [plan.place(v) for v in (*node.inputs, node.name)]
+    names = ("w", "y") if len(node.inputs) == 1 else ("dy", "w", "dw")
+    pointers = [Pointer(p.buffer, stem, stem == names[-1], p.offset) for p, stem in zip(places, names)]
+    block, numbers = min(tiles.power_of_two(length), NUMBERS), {k.upper(): v for k, v in node.attrs.items()}
+    loads = {"w": 3} if len(node.inputs) == 1 else {"dy": 2, "w": 4}
+    elements = [plan.type(p.buffer).elements(1) for p in places]
+    moved = [
+        traffic.loads(p.buffer, loads[stem] * weight[0] * length, weight[0] * length / whole)
+        for p, stem, whole in zip(places[:-1], names, elements)
+    ]
+    state.add(
+        kernel.name,
+        kernel,
+        Call(node.op, pointers, {"L": length, **numbers, "BLOCK": block}),
+        (weight[0],),
+        tiles.Tile(1, block, 1, 4, 1),
+        kind=node.op,
+        traffic=[*moved, traffic.channels_stored(places[-1].buffer, weight[0] * length, elements[-1])],
+    )
+
+
 class _Filters:
     """The two functions that `finish_filters` is given, while they are written: for each number, and for a filter.
     ``known`` are the values that it has in registers."""

@@ -12,7 +12,7 @@ from ..system.errors import TargetError
 from .across_channels import lower_across_channels, lower_of_pixels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
-from .filters import lower_filters
+from .filters import lower_filters, lower_standardized
 from .first_layers import lower_packed, lower_windows, lower_windows_wgrad, pack
 from .loss import lower_loss
 from .lowering import Lowering
@@ -26,6 +26,8 @@ from .sums import lower_batch_stats, lower_channel_sum, lower_normalize_sums, lo
 #: how the kernel of each other anchor is lowered; a chain of pointwise operations is one anchor
 LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "scale_filters": lower_filters,
+    "standardize_filters": lower_standardized,
+    "standardize_filters_grad": lower_standardized,
     "filter_scale_grad": lower_filters,
     "channel_sum": lower_channel_sum,
     "batch_stats": lower_batch_stats,

@@ -11,12 +11,17 @@ kept for ds. G is of dy, not of s * dy, which 16-bit numbers may not hold where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..table import Kind, register, require
+from ..table import Kind, number, register, require
 from ..types import TensorType
+from .norm import EPS
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _scaled_shape(a: Any, w: TensorType, scale: TensorType) -> TensorType:
@@ -70,13 +75,112 @@ def _aten_grad(env: Any, a: Any, dw: Any, w: Any, *vectors: Any) -> Any:
     return found + vectors[0] * vectors[1] if vectors else found
 
 
+# --- in PyTorch: functions whose text emitted files have, so that each needs nothing but torch ------------------------
+
+
+def scale_filters(w: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Each filter of a weight times a number of its own."""
+    return w * scale.reshape(-1, *[1] * (w.dim() - 1))
+
+
+def standardize_filters(w: torch.Tensor, eps: float, factor: float) -> torch.Tensor:
+    """Each filter of a weight with mean 0 and variance 1, times a factor."""
+    rows = w.flatten(1)
+    centred = rows - rows.mean(1, keepdim=True)
+    return (factor * centred * (centred.square().mean(1, keepdim=True) + eps).rsqrt()).reshape(w.shape)
+
+
+STANDARD = {**EPS, "factor": number(1.0)}
+
+
+# --- standardised weights ---------------------------------------------------------------------------------------------
+
+
+def _standard_shape(a: Any, w: TensorType) -> TensorType:
+    require(not w.batched and len(w.shape) > 1, f"a weight must be [K, ...], it is {w}")
+    return TensorType(w.shape, "float32")
+
+
+def _standard_grad_shape(a: Any, dy: TensorType, w: TensorType) -> TensorType:
+    require(dy.shape == w.shape, f"dy and weight must have one shape, they are {dy} and {w}")
+    return TensorType(w.shape, "float32")
+
+
+def _mean(x: Any) -> Any:
+    return x.mean(axis=tuple(range(1, x.ndim)), keepdims=True)
+
+
+def _standard(a: Any, w: Any) -> tuple[Any, Any]:
+    """xhat, and 1 / sqrt(var + eps)."""
+    centred = w - _mean(w)
+    rstd = 1 / np.sqrt(_mean(centred * centred) + w.dtype.type(a["eps"]))
+    return centred * rstd, rstd
+
+
+def _numpy_standard_grad(env: Any, a: Any, dy: Any, w: Any) -> Any:
+    x, rstd = _standard(a, w)
+    return (dy - _mean(dy) - x * _mean(dy * x)) * (rstd * a["factor"])
+
+
+def _units(w: Any) -> float:
+    """How far a sum over a filter in fp32 may be off, of its absolute terms (check/error_bounds.py)."""
+    terms = prod(w.shape[1:])
+    return (8 + min(terms, 4 * sqrt(terms))) * 2.0**-24
+
+
+def _off(a: Any, w: Any) -> tuple[Any, Any, Any]:
+    """xhat, 1 / sqrt(var + eps), and how far xhat may be off: by its mean's error, and its deviation's."""
+    x, rstd = _standard(a, w)
+    return x, rstd, _units(w) * (_mean(np.abs(w)) * rstd * (1 + np.abs(x)) + 2 * np.abs(x))
+
+
+def _standard_grad_rounding(a: Any, dy: Any, w: Any) -> Any:
+    (x, rstd, off), gamma = _off(a, w), _units(w)
+    slope = np.abs(_mean(dy * x))
+    moved = gamma * _mean(np.abs(dy * x)) + _mean(np.abs(dy) * off)
+    inner = gamma * (np.abs(dy) + _mean(np.abs(dy)) + np.abs(x) * slope) + off * slope + np.abs(x) * moved
+    whole = np.abs(dy) + np.abs(_mean(dy)) + np.abs(x) * slope
+    return rstd * abs(a["factor"]) * (inner + 2 * gamma * (1 + _mean(np.abs(w)) * rstd) * whole)
+
+
+def _aten_standard_grad(env: Any, a: Any, dy: Any, w: Any) -> Any:
+    rows, g = w.flatten(1), dy.flatten(1)
+    centred = rows - rows.mean(1, keepdim=True)
+    rstd = (centred.square().mean(1, keepdim=True) + a["eps"]).rsqrt()
+    x = centred * rstd
+    return ((g - g.mean(1, keepdim=True) - x * (g * x).mean(1, keepdim=True)) * (rstd * a["factor"])).reshape(w.shape)
+
+
+register(
+    "standardize_filters", Kind.POINTWISE, "weight",
+    attrs=STANDARD,
+    shape=_standard_shape,
+    numpy=lambda env, a, w: _standard(a, w)[0] * a["factor"],
+    gradient=lambda g, node, dy: [g.add("standardize_filters_grad", dy, node.inputs[0], **node.attrs)],
+    torch=standardize_filters,
+    rounding=lambda a, w: _off(a, w)[2] * abs(a["factor"]),
+    copies=True, prepared=True, operations=8,
+    doc="each filter of a weight with mean 0 and variance 1: factor * (weight - mean) / sqrt(var + eps) over (c,r,s) "
+    "(Qiao et al., 2019)",
+)  # fmt: skip
+register(
+    "standardize_filters_grad", Kind.POINTWISE, "dw weight",
+    attrs=STANDARD,
+    shape=_standard_grad_shape,
+    numpy=_numpy_standard_grad,
+    gradient="second derivatives are not supported",
+    aten=_aten_standard_grad,
+    rounding=_standard_grad_rounding,
+    copies=True, operations=12,
+    doc="factor * (dw - mean(dw) - xhat * mean(dw * xhat)) / sqrt(var + eps) over (c,r,s), xhat the standardised one",
+)  # fmt: skip
 register(
     "scale_filters", Kind.POINTWISE, "weight scale",
     shape=_scaled_shape,
     numpy=lambda env, a, w, scale: w * _rows(scale, w),
     gradient=_scale_gradient,
-    aten=lambda env, a, w, scale: w * _rows(scale, w),
-    copies=True, of_filters=True, operations=1,
+    torch=scale_filters,
+    copies=True, of_filters=True, prepared=True, operations=1,
     doc="each filter of a weight, or of its gradient, times a number of its own: y[k] = weight[k] * scale[k]",
 )  # fmt: skip
 register(
