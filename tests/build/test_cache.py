@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -18,7 +19,7 @@ import pytest
 
 from tricnn.build import worker_pool
 from tricnn.build.cache import Entry, KernelCache
-from tricnn.build.compile import KernelSpec, compile_kernels
+from tricnn.build.compile import CompiledKernel, KernelSpec, compile_kernels
 from tricnn.system.errors import TricnnError
 from tricnn.system.paths import cache_folder
 
@@ -45,6 +46,23 @@ def only_entry(cache: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompiledKernel, Path]:
+    """A kernel, and the cache that has it alone."""
+    folder = tmp_path_factory.mktemp("once")
+    (kernel,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=folder)
+    return kernel, folder
+
+
+@pytest.fixture
+def first(compiled_once: tuple[CompiledKernel, Path], tmp_path: Path) -> CompiledKernel:
+    """The kernel, in a cache of the test's own: ``tmp_path``."""
+    kernel, folder = compiled_once
+    assert not kernel.from_cache
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return kernel
+
+
 @pytest.fixture
 def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -64,12 +82,12 @@ def test_second_call_reads_the_file(tmp_path: Path, request: pytest.FixtureReque
     assert second == [dataclasses.replace(k, from_cache=True) for k in first] == seen
 
 
+@pytest.mark.usefixtures("first")
 def test_reading_the_cache_does_not_import_triton(tmp_path: Path) -> None:
-    compile_kernels([fill_spec(1.0)], "sm_90", cache_dir=tmp_path)
     script = (
         "import sys\nfrom pathlib import Path\nfrom tricnn.build.compile import KernelSpec, compile_kernels\n"
         f"spec = KernelSpec('fill', {FILL!r}, {{'x': '*fp32', 'n': 'i32'}}, {{'VALUE': 1.0, 'BLOCK': 256}})\n"
-        f"(kernel,) = compile_kernels([spec], 'sm_90', cache_dir=Path({str(tmp_path)!r}))\n"
+        f"(kernel,) = compile_kernels([spec], 'sm_80', cache_dir=Path({str(tmp_path)!r}))\n"
         "assert kernel.from_cache and not {'triton', 'torch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | PYTHONPATH)
@@ -93,8 +111,9 @@ def flip(data: bytes, position: int) -> bytes:
         lambda data: b"\x7fELF" * 100,
     ],
 )
-def test_a_damaged_file_is_compiled_anew(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    (first,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+def test_a_damaged_file_is_compiled_anew(
+    damage: Callable[[bytes], bytes], first: CompiledKernel, tmp_path: Path
+) -> None:
     path = only_entry(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
@@ -119,8 +138,7 @@ def test_another_kernels_file_is_not_taken_for_this_one(tmp_path: Path) -> None:
         Entry({**dict.fromkeys(["registers", "spill_bytes", "shared_bytes", "num_warps"], 1), "tensor_core": 1}, {}),
     ],
 )
-def test_a_whole_file_with_other_contents_is_compiled_anew(entry: Entry, tmp_path: Path) -> None:
-    (first,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+def test_a_whole_file_with_other_contents_is_compiled_anew(entry: Entry, first: CompiledKernel, tmp_path: Path) -> None:
     KernelCache(tmp_path).put(first.digest, entry)
     (again,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
     assert again == first and not again.from_cache
