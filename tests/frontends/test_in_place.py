@@ -3,6 +3,7 @@ memory afterwards must see what PyTorch shows. PyTorch is the judge."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -74,7 +75,7 @@ def a_sum_of_products_that_is_itself(y: Tensor) -> Tensor:
 
 
 SAME = [unseen, seen_by_its_operand, seen_through_a_view]
-#: PyTorch traces them again to other numbers (0.5 to 2 apart), which from_torch took
+#: PyTorch traces them again to other numbers (0.5 to 2 apart), which from_torch took; 2.14 only the last one
 OTHER_NUMBERS = [
     (dropped_out_is_itself, "add_ .*for dropout "),
     (changed_after_dropout_that_drops_nothing, "add_ .*for dropout "),
@@ -93,7 +94,7 @@ def test_whoever_looks_sees_what_pytorch_shows(after: Callable[[Tensor], Tensor]
 @pytest.mark.parametrize(
     "after, functional",
     [(unseen, True), (seen_by_its_operand, True), (seen_through_a_view, False), (a_view_changes_what_it_is_of, False),
-     (dropped_out_and_seen, True), *((after, False) for after, _ in OTHER_NUMBERS)],
+     (dropped_out_and_seen, True), (a_sum_of_products_that_is_itself, False)],
 )  # fmt: skip
 def test_only_what_nobody_sees_is_read_as_it_is(after: Callable[[Tensor], Tensor], functional: bool) -> None:
     program = torch.export.export(Of(after).eval(), (torch.zeros(2, *SHAPE),), strict=False)
@@ -109,8 +110,14 @@ def test_a_change_through_a_slice_is_refused_by_name() -> None:
 def test_what_is_its_operand_itself_and_changed_is_refused_by_name(
     after: Callable[[Tensor], Tensor], names: str
 ) -> None:
-    with pytest.raises(GraphError, match=rf"^Of cannot be imported: {names}.*test_in_place.*; write a new tensor"):
-        imported(Of(after).eval(), SHAPE)
+    """Or has PyTorch's numbers: from 2.14 on its export follows what dropout that drops nothing returns."""
+    module = lively(Of(after)).eval()
+    try:
+        graph = imported(module, SHAPE)
+    except GraphError as error:
+        assert re.match(rf"Of cannot be imported: {names}.*test_in_place.*; write a new tensor", str(error))
+    else:
+        check_infer(module, graph, SHAPE)
 
 
 def test_the_check_is_what_keeps_the_numbers_right(monkeypatch: pytest.MonkeyPatch) -> None:
