@@ -28,9 +28,11 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `conv2d_windows`, `conv2d_windows_wgrad` | first layers: windows in boxes; gradient by weights | what fills the GPU |
 | `packed_images` | images amid zeros, as windows want them | rows, columns |
 | `conv2d_boxes` | convolution with stride 1, its input's gradient: operands in boxes | boxes x columns |
+| `conv2d_streams` | the same with a stride, or with side sums: programs stay | what fills the GPU |
 | `conv2d_wgrad_boxes` | its gradient by the weights: operands in boxes | rows x columns, 1, splits |
 | `pointwise` | element by element, with any side sums | rows, columns |
-| `max_pool2d`, `avg_pool2d`, `max_pool2d_grad`, `avg_pool2d_grad` | windows | rows, columns |
+| `max_pool2d`, `avg_pool2d`, `avg_pool2d_grad` | windows | rows, columns |
+| `max_pool2d_grad` | windows, by blocks of pixels | what fills the GPU, columns |
 | `resample` | upsampling, adaptive pooling, and their gradients | rows, columns |
 | `channel_sum`, `channel_sum_pair`, `sum_partials` | sums over pixels, over partial results | columns, splits |
 | `sum_partials_of_many` | the partial results of many tensors | blocks of all of them |

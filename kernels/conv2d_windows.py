@@ -47,7 +47,8 @@ def conv2d_windows(
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SH: tl.constexpr, DH: tl.constexpr, PT: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr,
     PHASES: tl.constexpr, BOX_N: tl.constexpr, BOX_P: tl.constexpr, BOX_Q: tl.constexpr,
-    BLOCK_N: tl.constexpr, DEPTH: tl.constexpr,
+    BLOCK_N: tl.constexpr, DEPTH: tl.constexpr, SUMS: tl.constexpr = 0,
+    leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """y: [N, P, Q, K] of x and w: [K, R, S, C].
 
@@ -58,7 +59,8 @@ def conv2d_windows(
 
     Any multiple of PHASES programs along x: each computes tile after tile of one phase, with the weights loaded once;
     along y a program for each BLOCK_N filters. store_y(acc, pixel, channel, mask, part, args) as in `conv2d_fprop`,
-    with part the number of the tile, phases innermost; acc is 0 where there is no pixel.
+    with part the number of the tile, phases innermost; acc is 0 where there is no pixel. SUMS and leave_sums as in
+    `matmul_boxes`, with the program along x for a stream; finish as in `conv2d_fprop`, with a part for each of these.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_P * BOX_Q
     phase = tl.program_id(0) % PHASES
@@ -75,6 +77,11 @@ def conv2d_windows(
 
     column = first_column + tl.arange(0, BLOCK_N)[None, :]
     places = tl.cdiv(N, BOX_N) * ((P + BOX_P - 1) // BOX_P) * (((Q + PHASES - 1) // PHASES + BOX_Q - 1) // BOX_Q)
+    # Sums of all pixels in one place of a tile stay with the threads that have them: whole tiles, added up at the end.
+    totals = ()
+    for _ in tl.static_range(SUMS):
+        totals += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+    count = 0
     for place in tl.range(tl.program_id(0) // PHASES, places, tl.num_programs(0) // PHASES):
         first_n, first_p, first_q = corner_of_windows(place, P, Q, PHASES, BOX_N, BOX_P, BOX_Q)
         # With 64 filters or more these are the rows of the product, which a tensor core takes by 64: their operand
@@ -98,7 +105,21 @@ def conv2d_windows(
         pixel, exists = pixels_of_windows(first_n, first_p, first_q, phase, N, P, Q, PHASES, BOX_N, BOX_P, BOX_Q)
         if P % BOX_P != 0 or Q % (PHASES * BOX_Q) != 0:
             acc = tl.where(exists, acc, 0.0)
-        store_y(acc, pixel, column, exists & (column < K), place * PHASES + phase, y_args)
+        terms = store_y(acc, pixel, column, exists & (column < K), place * PHASES + phase, y_args)
+        if SUMS > 0:
+            wide = tl.minimum((Q - phase + PHASES - 1) // PHASES - first_q, BOX_Q)
+            count += tl.minimum(N - first_n, BOX_N) * tl.minimum(P - first_p, BOX_P) * wide
+            added = ()
+            for which in tl.static_range(SUMS):
+                added += (totals[which] + terms[which],)
+            totals = added
+    if SUMS > 0:
+        added = ()
+        for which in tl.static_range(SUMS):
+            added += (tl.sum(totals[which], axis=0)[None, :],)
+        leave_sums(added, count, column, tl.program_id(0), leave_args)
+    if finish is not None:
+        finish(tl.program_id(1), first_column, K, tl.program_id(0), tl.num_programs(0), finish_args)
 
 
 @triton.jit

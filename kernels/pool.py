@@ -45,38 +45,85 @@ def max_pool2d(
 
 
 @triton.jit
+def with_window(acc, chosen, gradient, r: tl.constexpr, s: tl.constexpr, R: tl.constexpr, S: tl.constexpr):
+    """acc, and a window's gradient where tap (r, s) was chosen; acc itself if the window has no such tap."""
+    if r >= 0 and r < R and s >= 0 and s < S:
+        acc += tl.where(chosen == r * S + s, gradient, 0.0)
+    return acc
+
+
+@triton.jit
 def max_pool2d_grad(
     load_dy: tl.constexpr, dy_args, index, store_dx: tl.constexpr, dx_args, N,
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
     R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr = False,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr = False, SUMS: tl.constexpr = 0,
+    leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """dx[n,h,w,c] = sum of dy[n,p,q,c] over the windows (p, q) whose maximum was at (h, w).
 
-    dy: [N, P, Q, C]; index: [N, P, Q, C] integers, r*S + s as `max_pool2d` gives them. Grid: (cdiv(N*H*W, BLOCK_M),
-    cdiv(C, BLOCK_N)). load_dy(pixel of y, channel, mask, args); store_dx(acc, pixel, channel, mask, part, args).
-    WIDE: index may have 2**31 elements or more.
-    """
-    part = tl.program_id(0)
-    pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-    channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    mask = (pixel < N * (H * W)) & (channel < C)
-    n, h, v = image_position(pixel, H, W)
+    dy: [N, P, Q, C]; index: [N, P, Q, C] integers, r*S + s as `max_pool2d` gives them. WIDE: index may have 2**31
+    elements or more. The image is taken by blocks of SH by SW pixels: the few windows that reach into one are loaded
+    once for all its pixels.
 
-    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for i in range((R + SH - 1) // SH):  # at most this many windows cover a row, the last of them first
-        p = (h + PT) // SH - i
-        r = h + PT - p * SH
-        for j in range((S + SW - 1) // SW):
-            q = (v + PL) // SW - j
-            s = v + PL - q * SW
-            covers = mask & (r < R) & (p >= 0) & (p < P) & (s < S) & (q >= 0) & (q < Q)
+    Grid: (any number of programs up to cdiv(N * cdiv(H, SH) * cdiv(W, SW), BLOCK_M), cdiv(C, BLOCK_N)); each computes
+    tile after tile of blocks. load_dy(pixel of y, channel, mask, args); store_dx(acc, pixel, channel, mask, part, args)
+    is called for each pixel of the blocks, with part the tile's number. With SUMS it returns a tuple of so many fp32
+    tiles, 0 where the mask is not set, and leave_sums(sums, 0, channel, program, args) is given their sums over the
+    program's pixels, [1, BLOCK_N]. finish as in `conv2d_fprop`, with a part for each program.
+    """
+    BLOCKS_H: tl.constexpr = (H + SH - 1) // SH
+    BLOCKS_W: tl.constexpr = (W + SW - 1) // SW
+    # Of the windows that reach into a block, the first and how many; both count from the block's own number.
+    FIRST_H: tl.constexpr = (PT - R + SH) // SH
+    FIRST_W: tl.constexpr = (PL - S + SW) // SW
+    DOWN: tl.constexpr = (SH - 1 + PT) // SH - FIRST_H + 1
+    ACROSS: tl.constexpr = (SW - 1 + PL) // SW - FIRST_W + 1
+    channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    sums = ()
+    for _ in tl.static_range(SUMS):
+        sums += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+    blocks = N * (BLOCKS_H * BLOCKS_W)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(blocks, BLOCK_M), tl.num_programs(0)):
+        block = tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+        mask = (block < blocks) & (channel < C)
+        n, i, j = image_position(block, BLOCKS_H, BLOCKS_W)
+        chosen, gradients = (), ()
+        for window in tl.static_range(DOWN * ACROSS):
+            p = i + (FIRST_H + window // ACROSS)
+            q = j + (FIRST_W + window % ACROSS)
+            covers = mask & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
             source = (n * P + p) * Q + q
             where = source.to(tl.int64) if WIDE else source
-            chosen = tl.load(index + where * C + channel, mask=covers, other=0).to(tl.int32) == r * S + s
-            acc += tl.where(covers & chosen, load_dy(source, channel, covers, dy_args).to(tl.float32), 0.0)
-    store_dx(acc, pixel, channel, mask, part, dx_args)
+            position = tl.load(index + where * C + channel, mask=covers, other=0).to(tl.int32)
+            chosen += (tl.where(covers, position, -1),)
+            gradients += (load_dy(source, channel, covers, dy_args).to(tl.float32),)
+        for of_block in tl.static_range(SH * SW):
+            h = i * SH + of_block // SW
+            v = j * SW + of_block % SW
+            acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+            for before in tl.static_range(DOWN * ACROSS):  # the last window first
+                acc = with_window(
+                    acc, chosen[DOWN * ACROSS - 1 - before], gradients[DOWN * ACROSS - 1 - before],
+                    of_block // SW + PT - (FIRST_H + DOWN - 1 - before // ACROSS) * SH,
+                    of_block % SW + PL - (FIRST_W + ACROSS - 1 - before % ACROSS) * SW, R, S,
+                )  # fmt: skip
+            exists = mask & (h < H) & (v < W)
+            terms = store_dx(acc, (n * H + h) * W + v, channel, exists, tile, dx_args)
+            if SUMS > 0:
+                added = ()
+                for term in tl.static_range(SUMS):
+                    added += (sums[term] + terms[term],)
+                sums = added
+    if SUMS > 0:
+        totals = ()
+        for term in tl.static_range(SUMS):
+            totals += (tl.sum(sums[term], axis=0)[None, :],)
+        leave_sums(totals, 0, channel, tl.program_id(0), leave_args)
+    if finish is not None:
+        first = tl.program_id(1) * BLOCK_N
+        finish(tl.program_id(1), first, C, tl.program_id(0), tl.num_programs(0), finish_args)
 
 
 @triton.jit

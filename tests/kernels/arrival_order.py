@@ -34,9 +34,20 @@ def block() -> Graph:
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 
-def kernels(target: str, dtype: str, batch: int) -> list[KernelSpec]:
-    """Those of the block's training step whose last programs finish sums: of statistics, of gradients."""
-    program = lowered(block(), "train", batch, dtype, target, fuse="all")
+def images() -> Graph:
+    """A first layer, maximum pooling and a 3x3 convolution, whose programs stay on sm_90."""
+    b = GraphBuilder("images")
+    x = b.conv2d(b.input("x", (3, 32, 32)), 32, 7, stride=2, padding=3, bias=False, name="c1")
+    x = b.relu(b.batch_norm(x, name="b1"))
+    x = b.max_pool2d(x, 3, 2, padding=1)
+    x = b.relu(b.batch_norm(b.conv2d(x, 32, 3, padding=1, bias=False, name="c2"), name="b2"))
+    x = b.relu(b.batch_norm(b.conv2d(x, 32, 3, padding=1, bias=False, name="c3"), name="b3"))
+    return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
+
+
+def kernels(target: str, dtype: str, batch: int, graph: Graph | None = None) -> list[KernelSpec]:
+    """Those of a training step, the block's, whose last programs finish sums: of statistics, of gradients."""
+    program = lowered(graph or block(), "train", batch, dtype, target, fuse="all")
     return [spec(f) for f in program.functions if "finish=" in f.call]
 
 
@@ -85,7 +96,7 @@ def compiled(specs: Sequence[KernelSpec], target: str) -> list[str]:
 def main() -> None:
     for target, dtype in (("sm_90", "bf16"), ("sm_80", "bf16"), ("sm_90", "fp32")):
         for batch in (2, 512):
-            specs = kernels(target, dtype, batch)
+            specs = [*kernels(target, dtype, batch), *kernels(target, dtype, batch, images())]
             for kernel, ptx in zip(specs, compiled(specs, target), strict=True):
                 levels = steps(ptx).count(COUNT)
                 print(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.kernels.arrival_order import COUNT, block, faults, kernels, steps
+from tests.kernels.arrival_order import COUNT, block, faults, images, kernels, steps
 from tests.kernels.arrival_order import compiled as ptx_of
 from tests.run.networks import network
 from tricnn.check.counting import BytesCounted
@@ -30,14 +30,15 @@ interpreted = pytest.mark.skipif(not interpreting(), reason="programs are looked
 
 @pytest.fixture(scope="module")
 def machine_code() -> list[str]:
-    """PTX of a kernel whose parts are added at once, and of one where they come in groups."""
+    """PTX of a kernel whose parts are added at once, of one where they come in groups, of one of images in boxes."""
     one, two = kernels("sm_90", "bf16", 2)[0], kernels("sm_80", "bf16", 512)[0]
-    return [*ptx_of([one], "sm_90"), *ptx_of([two], "sm_80")]
+    three = next(s for s in kernels("sm_90", "bf16", 2, images()) if "conv2d_streams(" in s.source)
+    return [*ptx_of([one], "sm_90"), *ptx_of([two], "sm_80"), *ptx_of([three], "sm_90")]
 
 
 def test_machine_code_stores_meets_counts_meets_and_loads(machine_code: list[str]) -> None:
-    assert [steps(ptx).count(COUNT) for ptx in machine_code] == [1, 2]
-    assert [faults(ptx) for ptx in machine_code] == [[], []]
+    assert [steps(ptx).count(COUNT) for ptx in machine_code] == [1, 2, 1]
+    assert [faults(ptx) for ptx in machine_code] == [[], [], []]
 
 
 def test_machine_code_that_does_not_is_found(machine_code: list[str]) -> None:
@@ -133,6 +134,6 @@ def test_a_launch_is_left_where_counting_its_programs_takes_longer() -> None:
     """Many short programs, each of which would wait."""
     kept = {}
     for batch in (4, 30000):
-        launches = lowered(network("residual"), "train", batch, "bf16", "sm_90", fuse="auto").launches
-        kept[batch] = sum(launch.kind == "merge_stats" for launch in launches)
+        launches = lowered(block(), "train", batch, "bf16", "sm_80", fuse="auto").launches
+        kept[batch] = sum(launch.kind == "split_sum" for launch in launches)
     assert kept[4] == 0 < kept[30000]

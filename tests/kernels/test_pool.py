@@ -33,13 +33,27 @@ def max_kernel(
 
 
 @triton.jit
+def store_and_return(acc, pixel, channel, mask, part, args):
+    dx, C = args
+    tl.store(dx + pixel * C + channel, acc, mask=mask)
+    return (tl.where(mask, acc, 0.0),)
+
+
+@triton.jit
+def leave(sums, count, channel, program, args):
+    left, C = args
+    tl.store(left + program * C + channel, sums[0], mask=channel < C)
+
+
+@triton.jit
 def max_grad_kernel(
-    dy, index, dx, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    dy, index, dx, left, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PT: tl.constexpr,
     PL: tl.constexpr,
 ):  # fmt: skip
     max_pool2d_grad(
-        load_tile, (dy, C), index, store_tile, (dx, C), N, C, H, W, R, S, P, Q, SH, SW, PT, PL, 64, 8,
+        load_tile, (dy, C), index, store_and_return, (dx, C), N, C, H, W, R, S, P, Q, SH, SW, PT, PL, 4, 8, SUMS=1,
+        leave_sums=leave, leave_args=(left, C),
     )  # fmt: skip
 
 
@@ -106,9 +120,12 @@ def test_max_pool_and_its_gradient(pool):
     left = torch.arange(size["Q"], device=DEVICE)[None, :] * size["SW"] - size["PL"]
     assert torch.equal(index.long(), (flat // 8 - top) * size["S"] + flat % 8 - left)
 
-    dy, dx = integers(expected.shape, torch.float32, g), unwritten(shape)
-    max_grad_kernel[cdiv(x.numel() // 5, 64), 1](dy, index, dx, 2, **size)
-    assert torch.equal(dx.double(), torch.autograd.grad(expected, leaf, dy.double())[0])
+    dy, dx, programs = integers(expected.shape, torch.float32, g), unwritten(shape), 2
+    left = unwritten((programs, 5))
+    max_grad_kernel[programs, 1](dy, index, dx, left, 2, **size)
+    gradient = torch.autograd.grad(expected, leaf, dy.double())[0]
+    assert torch.equal(dx.double(), gradient)
+    assert torch.equal(left.double().sum(0), gradient.sum((0, 2, 3)))
 
 
 @pytest.mark.parametrize("include", [True, False], ids=["padding counts", "padding does not count"])

@@ -53,6 +53,7 @@ def boxed_edges(kind, m, n, k, dtype):
     padded = dict(N=images, H=height, W=width, R=2, S=3, P=height, Q=width, PT=1, PL=1)
     every_other = dict(H=2 * high, W=5, R=1, S=1, P=high, Q=3, SH=2, SW=2)
     strided = dict(H=2 * high, W=5, R=1, S=3, P=high, Q=3, SH=2, SW=2, PL=1)
+    halved = dict(padded, H=2 * height, W=2 * width, SH=2, SW=2)
     shapes = {
         "conv2d": [
             (dict(one, C=whole, K=columns), 2 * m + 3, "matmul_boxes", 3),
@@ -60,6 +61,7 @@ def boxed_edges(kind, m, n, k, dtype):
             (dict(pixels, C=whole, K=columns), 3, "matmul_boxes", 3),
             (dict(pixels, C=depth, K=columns), 1, *(("conv2d_fprop", 2) if k == 16 else ("matmul_boxes", 3))),
             (dict(padded, C=taps, K=across[0]), batch, "conv2d_boxes", 2),
+            (dict(halved, C=taps, K=across[0]), batch, "conv2d_streams", 3),
             (dict(every_other, C=depth, K=columns), 2, "conv2d_fprop", 1),
             (dict(strided, C=2 * k, K=columns), 2, "conv2d_fprop", 1),
         ],
@@ -69,6 +71,7 @@ def boxed_edges(kind, m, n, k, dtype):
             (dict(pixels, C=columns, K=whole), 3, "matmul_boxes", 3),
             (dict(pixels, C=columns, K=depth), 1, *(("conv2d_dgrad", 2) if k == 16 else ("matmul_boxes", 3))),
             (dict(padded, C=across[1], K=taps), batch, "conv2d_boxes", 2),
+            (dict(halved, C=across[1], K=taps), batch, "conv2d_streams", 2),
             (dict(every_other, C=columns, K=depth), 2, "conv2d_dgrad", 1),
             (dict(strided, C=2 * n, K=depth), 2, "conv2d_dgrad", 1),
         ],

@@ -7,7 +7,8 @@ value is in a register already, or it is computed from its operands, or loaded f
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from ..compiler.plan import Kernel, Place, Plan
@@ -44,6 +45,26 @@ def done(steps: Steps) -> str:
     return str(result)
 
 
+@dataclass(frozen=True)
+class Described:
+    """The descriptor by which tiles with a corner are loaded or stored at a place, in boxes of this size.
+    ``first`` is the first of their channels there."""
+
+    name: str
+    first: int
+    box: tuple[int, ...]
+
+    def loaded(self, argument: str, corner: str) -> str:
+        """The text of a tile, [pixels, channels], that is loaded by it."""
+        load = f"{argument}.load([{corner}])"
+        return load if len(self.box) == 2 else f"{load}.reshape({prod(self.box[:-1])}, {self.box[-1]})"
+
+    def stored(self, argument: str, corner: str, tile: str) -> str:
+        """The text that stores such a tile by it."""
+        boxed = tile if len(self.box) == 2 else f"({tile}).reshape({', '.join(map(str, self.box))})"
+        return f"{argument}.store([{corner}], {boxed})"
+
+
 class Body:
     """One generated function while it is written: its lines, what it loads and stores, and what is in registers."""
 
@@ -58,9 +79,8 @@ class Body:
         self.stores: dict[str, set[Channels]] = {}  # buffer -> the channels that are written
         #: the name of a pixel -> the pixel that is computed of it, and of which rows and columns that one is made
         self.elsewhere: dict[str, tuple[str, Sources, Sources]] = {}
-        #: gives a descriptor of where a value lies, by which tiles are loaded and stored that have a corner, and the
-        #: first of its channels there
-        self.described: Callable[[Place, At], tuple[str, int] | None] = lambda place, at: None
+        #: gives a descriptor of where a value lies, by which tiles are loaded and stored that have a corner
+        self.described: Callable[[Place, At], Described | None] = lambda place, at: None
         self.sides: list[tuple[Node, str]] = []  # side sums, and the buffer of their partial results
         #: what the function returns, for its template to sum up over pixels; None where tiles leave sums of their own
         self.terms: list[str] | None = None
@@ -143,9 +163,9 @@ class Body:
         suffix = ".to(tl.float32)" if wide and (stored in ("fp16", "bf16") or bytes_) else ""
         described = self.described(place, at) if at.corner else None
         if described:
-            descriptor, corner = described[0], self.corner(at, described[1])
+            descriptor = described.name
             argument = self.args.setdefault(descriptor, self.written.get(descriptor) or self.name(stem))
-            load = f"{argument}.load([{corner}]){suffix}"
+            load = described.loaded(argument, self.corner(at, described.first)) + suffix
         else:
             argument = self.argument(value, stem)
             load = f"tl.load({argument} + {self.offset(at, value)}, mask={at.mask}, other={other}){suffix}"
@@ -288,7 +308,7 @@ class Body:
         *,
         tf32: bool = False,
         zeros: bool = True,
-        corner: tuple[str, str] | None = None,
+        corner: tuple[str, ...] | None = None,
     ) -> Helper:
         """``load(pixel, channel, mask, args)`` of an operand that tensor cores multiply.
         One that is computed is rounded to the storage type, one that is multiplied as it lies in memory to tf32, if
@@ -301,7 +321,7 @@ class Body:
         return self._load_function(name, tile, corner)
 
     def _tile(
-        self, raw: str, width: int, stem: str, zeros: bool, corner: tuple[str, str] | None = None
+        self, raw: str, width: int, stem: str, zeros: bool, corner: tuple[str, ...] | None = None
     ) -> tuple[str, bool]:
         """The text of an operand's tile, and whether it is computed here."""
         value = self.plan.storage(raw)
@@ -315,7 +335,7 @@ class Body:
             return self._texts[tile], False
         return tile, computed
 
-    def _load_function(self, name: str, tile: str, corner: tuple[str, str] | None = None) -> Helper:
+    def _load_function(self, name: str, tile: str, corner: tuple[str, ...] | None = None) -> Helper:
         head = ", ".join(["pixel", "channel", "mask", *(corner or ()), "args"])
         return self.function(name, head, [*self.lines, f"return {tile}"])
 
@@ -357,7 +377,7 @@ class Body:
         dtype = element(self.plan.type(value), self.storage)
         place = self.plan.place(value)
         described = self.described(place, at) if at.corner else None
-        argument = self.result(described[0] if described else place.buffer, f"{variable}_out")
+        argument = self.result(described.name if described else place.buffer, f"{variable}_out")
         self.stores.setdefault(place.buffer, set()).add(self.channels(at, value))
         rounded = f"{variable}.to(tl.uint8)" if dtype == "u8" else self.rounded(variable, dtype)
         rounded = variable if as_it_is else rounded
@@ -366,7 +386,7 @@ class Body:
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[Rounded(value), at] = rounded
         if described:
-            self.write(f"{argument}.store([{self.corner(at, described[1])}], {rounded})")
+            self.write(described.stored(argument, self.corner(at, described.first), rounded))
         else:
             self.write(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
         self.layer = before

@@ -1,13 +1,14 @@
 """Products of operands that lie in memory just as they are multiplied: they come in boxes, by tensor descriptors.
 
-Three templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after
-tile, `conv2d_boxes` for larger ones with stride 1, `conv2d_wgrad_boxes` for the gradients by their weights. Whatever
-else is multiplied is gathered, by generated functions.
+Four templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after tile;
+for larger ones `conv2d_streams`, whose programs do so too, where they have a stride, or leave sums which they have
+registers for, `conv2d_boxes` for all others; `conv2d_wgrad_boxes` for the gradients by their weights. Whatever else is
+multiplied is gathered, by generated functions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ..compiler.plan import Kernel
@@ -20,6 +21,9 @@ from .lowering import Lowering
 from .size import N, Size, at_most, cdiv
 from .traffic import RowTiles
 
+#: up to so many columns a forward product's programs stay where they leave sums: those of more would keep so many of
+#: them that only one program fits a multiprocessor, instead of two
+MOST_KEPT = 64
 #: boxes begin at a multiple of 16 bytes: so many 16-bit numbers
 ALIGNED = 8
 
@@ -66,8 +70,9 @@ class Boxes:
     """A product whose weights come in boxes, and its other operand too, or each of its tiles is computed of such.
     ``image`` and ``weight`` are descriptors, ``image`` None where it is computed; of the image's channels, those from
     ``first`` on are multiplied. ``box`` = (images, rows, columns) are the pixels of a tile, or () where a tile is any
-    rows of a matrix: then each program computes tile after tile of the same columns, and there are at most ``programs``
-    of them, or one for each of the columns' tiles. The columns of such a tile are stored in so many ``pieces``."""
+    rows of a matrix. Where programs stay (``stays``), each computes tile after tile of the same columns, and there are
+    at most ``programs`` of them, or one for each of the columns' tiles. The columns of such a tile are stored in so
+    many ``pieces``."""
 
     image: str | None
     first: int
@@ -76,6 +81,7 @@ class Boxes:
     box: tuple[int, ...]
     conv: Convolution
     gradient: bool
+    stays: bool
     programs: int
     pieces: int
 
@@ -86,15 +92,23 @@ class Boxes:
 
     @property
     def rows(self) -> RowTiles:
-        """How many tiles of rows there are, and what they cover."""
+        """How many tiles of rows there are (of one residue class of pixels), and what those of all classes cover."""
         if not self.box:
             return RowTiles(cdiv(N * prod(self.result), self.tile.m), self.result)
-        return covering(self.box, self.result)
+        high, wide = self.apart
+        rows = covering(self.box, (cdiv(self.result[0], high), cdiv(self.result[1], wide)))
+        return replace(rows, covered=(rows.covered[0] * high, rows.covered[1] * wide))
+
+    @property
+    def apart(self) -> tuple[int, int]:
+        """How many rows and columns lie from one pixel of a box to the next one, in the image that is computed."""
+        return (self.conv.sh, self.conv.sw) if self.gradient else (1, 1)
 
     @property
     def parts(self) -> Size:
         """In how many parts sums over all pixels are left: one for each box, or for each stream of tiles."""
-        return self.rows.count if self.box else at_most(self.rows.count, max(1, self.programs // self._column_tiles))
+        tiles = self.rows.count * prod(self.apart)
+        return at_most(tiles, max(1, self.programs // self._column_tiles)) if self.stays else tiles
 
     @property
     def grid(self) -> tuple[Size]:
@@ -106,9 +120,17 @@ class Boxes:
         return cdiv(self.conv.c if self.gradient else self.conv.k, self.tile.n)
 
     @property
-    def corner(self) -> tuple[str, str] | None:
-        """The names of a tile's first pixel and channel, if it may be stored by a descriptor."""
-        return None if self.box else ("first_pixel", "first_channel")
+    def corner(self) -> tuple[str, ...] | None:
+        """The names of a tile's first pixel and channel, if it may be loaded and stored by a descriptor.
+        The first pixel of a box has an image, a row and a column."""
+        if not self.stays or self.apart != (1, 1):
+            return None
+        return ("first_n", "first_p", "first_q", "first_channel") if self.box else ("first_pixel", "first_channel")
+
+    @property
+    def stored(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(shape, box) of descriptors by which tiles with a corner are loaded and stored, without their channels."""
+        return (self.result, self.box) if self.box else ((), (self.tile.m,))
 
     @property
     def head(self) -> str:
@@ -125,11 +147,15 @@ class Boxes:
             operands.insert(0, load)
         else:
             operands.insert(0, (Pointer if self.box else InBoxes)(self.image, stem))
-        constants = self._image_constants() if self.box else {**self._axes("C", "K"), "BLOCK_M": self.tile.m}
+        template = "conv2d_streams" if self.stays else "conv2d_boxes"
+        if self.box:
+            constants = {**self._axes("C", "K", "R", "S", "P", "Q"), **_named(self.box)}
+            constants |= self._strided() if self.stays else self._moved()
+        else:
+            template, constants = "matmul_boxes", {**self._axes("C", "K"), "BLOCK_M": self.tile.m}
         constants |= {"BLOCK_N": self.tile.n, "BLOCK_K": self.tile.k}
         constants |= {key: value for key, value in (("X_FIRST", self.first), ("GRADIENT", self.gradient)) if value}
         constants |= {"PIECES": self.pieces} if self.pieces > 1 else {}
-        template = "conv2d_boxes" if self.box else "matmul_boxes"
         return Call(template, operands, constants, keywords)
 
     def _axes(self, *names: str) -> dict[str, int]:
@@ -137,13 +163,22 @@ class Boxes:
         renamed = {"C": "K", "K": "C", "P": "H", "Q": "W"} if self.gradient else {}
         return {name: self.conv.sizes[renamed.get(name, name)] for name in names}
 
-    def _image_constants(self) -> dict[str, int]:
-        """The constants of `conv2d_boxes`.
+    def _moved(self) -> dict[str, int]:
+        """How far the boxes of taps are moved, for `conv2d_boxes`.
         The taps of a convolution lie ahead of the padding, those of its gradient behind it."""
         conv, sign = self.conv, -1 if self.gradient else 1
         first = {"FIRST_H": -sign * conv.pt, "FIRST_W": -sign * conv.pl}
-        step = {"STEP_H": sign * conv.dh, "STEP_W": sign * conv.dw}
-        return {**self._axes("C", "K", "R", "S", "P", "Q"), **first, **step, **_named(self.box)}
+        return {**first, "STEP_H": sign * conv.dh, "STEP_W": sign * conv.dw}
+
+    def _strided(self) -> dict[str, int]:
+        """Stride, dilation and padding, for `conv2d_streams`."""
+        return {key: value for key, value in self.conv.options.items() if key[0] in "SDP"}
+
+    @property
+    def repeats(self) -> int:
+        """How often the warps of `conv2d_streams` take 16 rows each, so that sums of a thread's rows stay with it.
+        It is 0 for 128 columns on 8 warps, which have no registers for such sums."""
+        return 0 if self.tile.warps > 4 and self.tile.n > 64 else max(1, self.tile.m // (16 * self.tile.warps))
 
 
 def _named(box: tuple[int, ...]) -> dict[str, int]:
@@ -160,18 +195,23 @@ def covering(box: tuple[int, ...], spatial: tuple[int, int]) -> RowTiles:
 
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
     """The product with operands in boxes, or None where that cannot be, or would waste much.
-    Operands must be multiplied as they lie in memory, with stride 1. Where each row of the result is made of one row of
-    the image, the image may be computed."""
+    Operands must be multiplied as they lie in memory. Where each row of the result is made of one row of the image, the
+    image may be computed."""
     gradient = kernel.anchor.row.product == "by_input"
     image, result, depth = conv.image, conv.result, conv.c
     if gradient:
         image, result, depth = conv.result, conv.image, conv.k
     box: tuple[int, ...] | None = ()
     shape: tuple[int, ...] = (depth,)
+    sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
+    stays = conv.pixel_by_pixel or conv.strided or (sums and (gradient or tile.n <= MOST_KEPT))
     if not conv.pixel_by_pixel:
-        if conv.taps == 1 or conv.strided or conv.groups > 1 or conv.pooled:
+        if conv.groups > 1 or conv.pooled or not (_divided(conv, gradient) if conv.strided else conv.taps > 1):
             return None
-        box, shape = tiles.box(tile.m, state.batch, *result), (*image, depth)
+        shape = (*image, depth)
+        if gradient:
+            result = cdiv(result[0], conv.sh), cdiv(result[1], conv.sw)
+        box = tiles.box(tile.m, state.batch, *result)
     # A box must not reach into the next tap, or into other channels: so many as divide them, a power of two.
     alone = lies_alone(state, kernel, 0, shape) or Body.is_computed(state.plan, kernel, kernel.anchor.inputs[0])
     k = tile.k if alone and not box else min(tile.k, depth & -depth)
@@ -181,14 +221,28 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
     if weights is None:
         return None
     boxed = (*(box or (tile.m,)), k)
+    if box and conv.strided and not gradient:  # every other row and column is an image of its own
+        shape = (image[0] // conv.sh, conv.sh, image[1] // conv.sw, conv.sw * depth)
+        boxed = (*box[:2], 1, box[2], k)
     whole = as_it_lies(state, kernel, 0, shape, boxed)
-    found = (whole, 0) if whole else within(state, kernel, shape, boxed)
+    found = (whole, 0) if whole else None if conv.strided else within(state, kernel, shape, boxed)
     if found is None and box:
         return None
     descriptor, channel = found or (None, 0)
     tile = tiles.Tile(tile.m, tile.n, k, tile.warps, tile.stages)
-    pieces = 1 if box else tiles.pieces(tile.n, state.form(kernel.name).smaller)
-    return Boxes(descriptor, channel, weights, tile, box, conv, gradient, tiles.programs(state.target), pieces)
+    pieces = tiles.pieces(tile.n, state.form(kernel.name).smaller) if stays else 1
+    if 0 < (conv.c if gradient else conv.k) % tile.n <= tile.n // 2:
+        pieces = 1  # a piece of the last tile would lie wholly beyond the columns
+    return Boxes(descriptor, channel, weights, tile, box, conv, gradient, stays, tiles.programs(state.target), pieces)
+
+
+def _divided(conv: Convolution, gradient: bool) -> bool:
+    """Whether the image of a convolution with a stride can be seen as images of every other row and column.
+    Forward its size is a multiple of the stride; in the gradient each of them has taps, and neighbours one row of
+    taps."""
+    if gradient:
+        return conv.r >= conv.sh and conv.s >= conv.sw and (conv.dh, conv.dw) == (1, 1)
+    return conv.h % conv.sh == 0 and conv.w % conv.sw == 0
 
 
 def sums_in_boxes(state: Lowering, kernel: Kernel, conv: Convolution) -> bool:

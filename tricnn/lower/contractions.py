@@ -14,7 +14,7 @@ from ..machine.candidates import PRODUCTS
 from ..machine.long_sums import weight_gradient, weight_gradient_tile
 from ..machine.targets import TARGETS
 from . import traffic
-from .body import Body
+from .body import Body, Described
 from .boxes import ALIGNED, as_it_lies, in_boxes, lies_alone, summed_boxes, sums_in_boxes, weight_boxes
 from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
@@ -64,9 +64,12 @@ class Product:
         self.boxes = in_boxes(state, kernel, self.weight, self.conv, self.tile)
         corner = self.boxes.corner if self.boxes else None
         if self.boxes and corner:
-            self.load.described = _described(state, (self.boxes.tile.m, self.boxes.tile.k))
-            self.store.described = _described(state, (self.boxes.tile.m, self.boxes.tile.n // self.boxes.pieces))
+            shape, box = self.boxes.stored
+            if not self.boxes.box:
+                self.load.described = _described(state, shape, (*box, self.boxes.tile.k))
+            self.store.described = _described(state, shape, (*box, self.boxes.tile.n // self.boxes.pieces))
             self.store.scope.reserve(*corner)
+        if self.boxes and self.boxes.stays:
             self.store.terms = []
         # If a row of the result depends on one row of the operand only, with all its channels, then it does not matter
         # what lies in rows beyond the last one: they are not stored.
@@ -77,7 +80,7 @@ class Product:
             self.depth,
             self.roles.operand,
             zeros=not apart,
-            corner=corner,
+            corner=None if self.boxes and self.boxes.box else corner,
         )
 
     @property
@@ -121,13 +124,15 @@ class Product:
 
     def settled(self) -> tiles.Tile:
         """The tile, with one stage of copies less where two programs would not fit a multiprocessor's shared memory.
-        Every stage holds the boxes of one step of the depth, beside those that the epilogue loads and stores."""
-        tile = self.boxes.tile if self.corner and self.boxes else self.tile
+        Every stage holds the boxes of one step of the depth, beside those that the epilogue loads and stores. Programs
+        of more than 4 warps have stages enough to be alone there."""
+        tile = self.boxes.tile if self.boxes else self.tile
+        if self.boxes is None or not self.boxes.stays or tile.stages <= 2 or tile.warps > 4:
+            return self.tile
         read = sum(load.kind == "tile" for load in self.load.loads), sum(n.kind == "tile" for n in self.store.loads)
         step, beside = (read[0] * tile.m + tile.n) * tile.k, (read[1] + 1) * tile.m * tile.n
-        if self.corner and tile.stages > 2 and not tiles.share(2 * (tile.stages * step + beside), self.state.target):
-            return replace(self.tile, stages=2)
-        return self.tile
+        together = tiles.share(2 * (tile.stages * step + beside), self.state.target)
+        return self.tile if together else replace(self.tile, stages=2)
 
     def call(self, store: Helper, **keywords: Helper) -> Call:
         """The call of a template that computes the product, with each operand in boxes that can be."""
@@ -136,7 +141,9 @@ class Product:
                 return self.boxes.call(store, self.operand, **keywords)
             leave = leave_sums(self.leave, self.store, self.columns, f"{self.name}_leave_sums")
             call = self.boxes.call(store, self.operand, **keywords, leave_sums=leave)
-            return replace(call, constants={**call.constants, "SUMS": len(self.store.terms)})
+            constants = {**call.constants, "SUMS": len(self.store.terms)}
+            repeats = self.boxes.repeats if self.boxes.box else 1
+            return replace(call, constants={**constants, **({"REPEATS": repeats} if repeats != 1 else {})})
         state, conv, tile = self.state, self.conv, self.tile
         forward = self.roles is FORWARD
         few = forward and conv.c < 16  # such a tile has channels of several taps
@@ -164,17 +171,20 @@ def stored_product(
     return store.function(name, head, [*store.lines, *returned])
 
 
-def _described(state: Lowering, box: tuple[int, int]) -> Callable[[Place, At], tuple[str, int] | None]:
+def _described(
+    state: Lowering, shape: tuple[int, ...], box: tuple[int, ...]
+) -> Callable[[Place, At], Described | None]:
     """What gives the descriptor by which tiles are loaded or stored at a place, and the first of their channels.
-    It gives None where there is no such descriptor: amid other channels only whole tiles may be."""
+    It is of rows, or of images of this ``shape``, in boxes. It gives None where there is no such descriptor: amid other
+    channels only whole tiles may be."""
 
-    def described(place: Place, at: At) -> tuple[str, int] | None:
+    def described(place: Place, at: At) -> Described | None:
         (begin, end), first = at.channels, place.offset + at.channels[0]
         whole = first == 0 and end == place.pitch
-        if at.width > place.pitch or not (whole or ((end - begin) % box[1] == 0 and first % ALIGNED == 0)):
+        if at.width > place.pitch or not (whole or ((end - begin) % box[-1] == 0 and first % ALIGNED == 0)):
             return None
-        descriptor = state.descriptor(place.buffer, (place.pitch,), box)
-        return (descriptor, first) if descriptor else None
+        descriptor = state.descriptor(place.buffer, (*shape, place.pitch), box)
+        return Described(descriptor, first, box) if descriptor else None
 
     return described
 
@@ -184,11 +194,14 @@ def _rule(
 ) -> Callable[[int], tiles.Tile]:
     """The rule for the tile of a product with so many rows in each image."""
     product = rows * state.batch, columns, depth, state.dtype, state.target
+    operand = state.plan.storage(kernel.anchor.inputs[0])
+    computed = Body.is_computed(state.plan, kernel, operand)
+    beside = any(value != operand and state.plan.type(value).batched for value in kernel.reads)
     if conv.pixel_by_pixel and state.describes:
-        operand = state.plan.storage(kernel.anchor.inputs[0])
-        beside = (value for value in kernel.reads if value != operand and state.plan.type(value).batched)
-        formed = Body.is_computed(state.plan, kernel, operand) or any(beside)
-        return partial(tiles.streamed, *product, formed=formed)
+        return partial(tiles.streamed, *product, formed=computed or beside)
+    sums = any(node.row.side_sum == "stored" for node in kernel.nodes)
+    if state.describes and sums and not computed and conv.groups == 1 and not conv.pooled:
+        return partial(tiles.boxed, *product, alone=beside)
     return partial(tiles.contraction, *product)
 
 
@@ -243,7 +256,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     product = Product(state, kernel, BACKWARD, conv, pixels, conv.k, conv.c, tile)
     store = product.finish("conv")
     rows, classes = product.row_tiles, conv.sh * conv.sw
-    parts = product.parts * classes
+    parts = product.parts if product.boxes else product.parts * classes
     blocks = cdiv(conv.group_channels, tile.n) * conv.groups
     end = ends(state, kernel, product.store, parts, conv.c, tile, blocks)
     call = product.call(store, **({"finish": end.finish} if end else {}))

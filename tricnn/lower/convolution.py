@@ -45,6 +45,18 @@ class Axis:
         taken = (self._inside(p) for p in range(self.outputs))
         return tuple(max(end - first, 0) for first, end in taken)
 
+    def reached(self) -> tuple[Counts, int]:
+        """For each window, from how many blocks it is loaded, as long as the stride, of which the axis is made.
+        And how many windows a block loads from, those beyond the last and before the first counted too."""
+        first = (self.before - self.kernel + self.stride) // self.stride
+        count = (self.stride - 1 + self.before) // self.stride - first + 1
+        blocks = range(-(-self.size // self.stride))
+        times = [0] * self.outputs
+        for window in (block + first + i for block in blocks for i in range(count)):
+            if 0 <= window < self.outputs:
+                times[window] += 1
+        return tuple(times), count
+
     def _inside(self, p: int) -> tuple[int, int]:
         """The taps (first, end) of window p that lie in ``range(size)``."""
         start = p * self.stride - self.before

@@ -112,11 +112,11 @@ def _kept(body: Body, at: At, tile: str) -> str:
 
 def _returned(body: Body, node: Node, at: At, tile: str, terms: list[str]) -> None:
     """Have the function return what is summed.
-    That is z and z^2, or dy and dy * z, or dy and dy * xhat where every pixel has a mean and a deviation of its own."""
+    That is z and z^2, or dy and dy * z, or dy and dy * xhat, see :func:`_centred`."""
     before, body.layer = body.layer, node.name
     kept = _kept(body, at, tile)
     factor = kept if node.row.moments else body.operand(node, 1, at)
-    if not node.row.moments and body.plan.type(node.inputs[2]).batched:
+    if not node.row.moments and _centred(body, node):
         mean, var = statistics(body, node, 2, at)
         factor = f"(({factor} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))"
     product = body.let("product", f"{kept} * {factor}")
@@ -124,11 +124,17 @@ def _returned(body: Body, node: Node, at: At, tile: str, terms: list[str]) -> No
     body.layer = before
 
 
+def _centred(body: Body, node: Node) -> bool:
+    """Whether dy * xhat is summed, not dy * z.
+    It is where every pixel has a mean and a deviation of its own, or numbers are not rounded to 16 bits."""
+    return body.plan.type(node.inputs[2]).batched or body.storage == "fp32"
+
+
 def leave_sums(body: Body, store: Body, channels: int, name: str) -> Helper:
     """The function that leaves the sums over a stream's rows of what ``store`` returned.
 
-    They are (count, mean, M2) of each channel, or the sums of dy and dy * xhat, in one part for each stream. Of 16-bit
-    numbers z
+    They are (count, mean, M2) of each channel, of 16-bit numbers, or the sums of dy and dy * xhat, in one part for each
+    stream. Of 16-bit numbers z
 
         sum dy * xhat = (sum dy * z - mean * sum dy) * rstd
 
@@ -141,7 +147,7 @@ def leave_sums(body: Body, store: Body, channels: int, name: str) -> Helper:
         else:
             before, body.layer = body.layer, node.name
             row, product = f"{argument} + stream * {2 * channels} + channel", f"sums[{index}]"
-            if not body.plan.type(node.inputs[2]).batched:
+            if not _centred(body, node):
                 mean, var = statistics(body, node, 2, at)
                 centred = body.let("centred", f"{product} - {mean} * sums[0]")
                 product = body.let("dweight", f"{centred} * tl.rsqrt({var} + {node.attrs['eps']})")

@@ -26,8 +26,9 @@ from .call import BATCH, NOTHING, Call, Pointer, blocks, helper
 from .contractions import stored_product, wgrad_results
 from .convolution import Convolution
 from .filters import finish_weight_gradient, found_by_filter
+from .kept_sums import kept_sums
 from .lowering import Lowering
-from .partial_sums import PartialResults, finish_sides, side_buffers
+from .partial_sums import PartialResults
 from .positions import At
 from .program import Packing
 from .size import N, Size, at_most, cdiv, images
@@ -192,20 +193,19 @@ def lower_windows(state: Lowering, kernel: Kernel) -> None:
     x, packing = _described(state, windows, state.plan.storage(node.inputs[0]), (*box, windows.depth))
     weight, rows = state.multiplied(node.inputs[1]), windows.tiles(box)
     store = state.body(kernel)
+    store.terms = []
     stores = stored_product(store, kernel, At("pixel", "channel", "mask", conv.k), "conv", f"{name}_store_y")
-    side_buffers(state, store, rows.count, conv.k)
     columns = cdiv(conv.k, tile.n)
     programs = at_most(windows.places(box), max(1, tiles.programs(state.target) // windows.phases)) * windows.phases
     lanes = ((0, columns * tile.n),)
     y = traffic.Calls((1,) * conv.p, (1,) * conv.q, rows.count, lanes)
+    sums = kept_sums(state, kernel, store, programs, conv.k, tile, columns)
+    operands = [Pointer(x, "x"), Pointer(weight, "weight"), stores, BATCH]
+    constants = {**windows.constants(packing, box, tile), **sums.constants}
     state.add(
         name,
         kernel,
-        Call(
-            "conv2d_windows",
-            [Pointer(x, "x"), Pointer(weight, "weight"), stores, BATCH],
-            windows.constants(packing, box, tile),
-        ),
+        Call("conv2d_windows", operands, constants, sums.keywords),
         (programs, columns),
         tile,
         kind=node.op,
@@ -214,9 +214,11 @@ def lower_windows(state: Lowering, kernel: Kernel) -> None:
             windows.traffic(state.plan.storage(node.inputs[0]), packing, box, conv.r, columns),
             y.of(store),
             traffic.loads(weight, programs * prod((conv.k, conv.taps, conv.c))),
+            *sums.moved,
         ],
+        handed_on=sums.handed_on,
     )
-    finish_sides(state, kernel, store, rows.count, conv.k)
+    sums.launch(state, kernel)
 
 
 def lower_windows_wgrad(state: Lowering, kernel: Kernel) -> None:

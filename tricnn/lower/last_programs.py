@@ -34,7 +34,8 @@ AT_ONCE = 32
 #: seconds, by simulation: of a program to see its stores done and to be counted; of the last one for each round of
 #: parts; of a launch for each pass over its parts, and for each further round of a pass
 ARRIVE, ROUND, PASS, FURTHER = 0.7e-6, 0.8e-6, 2.0e-6, 0.45e-6
-#: warps of a multiprocessor that products have registers for: as many programs run there as have these
+#: warps of a multiprocessor that products have registers for: as many programs run there as have these; twice as many
+#: where an epilogue loads no tiles
 WARPS = 8
 #: characters of a line
 LINE = 100
@@ -97,17 +98,19 @@ def ends(
     rows = max(1, 32 * tile.warps * AT_ONCE // tile.n)
     at = count.at(state.batch)
     parts = Parts(count, channels, blocks, tile.n, min(rows, tiles.power_of_two(at)), at > rows)
-    if not _pays(parts, tile.warps, [node for node, _ in sides], state):
+    warps = WARPS if any(load.kind == "tile" for load in body.loads) else 2 * WARPS
+    if not _pays(parts, max(1, warps // tile.warps), [node for node, _ in sides], state):
         return None
     _count_arrivals(state, parts.counters)
     return _finishing(state, kernel, sides, parts)
 
 
-def _pays(parts: Parts, warps: int, sides: Sequence[Node], state: Lowering) -> bool:
+def _pays(parts: Parts, programs: int, sides: Sequence[Node], state: Lowering) -> bool:
     """Whether the last programs are predicted to finish sooner than launches do.
-    Programs wait to be counted, those that run together at the same time, and the last ones add up alone."""
+    Programs wait to be counted, those that run together (so many on a multiprocessor) at the same time, and the last
+    ones add up alone."""
     count, machine = parts.count.at(state.batch), machine_of(state.target)
-    together = max(1, WARPS // warps) * machine.multiprocessors
+    together = programs * machine.multiprocessors
     last = ceil(count * parts.blocks / together) * ARRIVE + parts.grouped * ARRIVE
     launched = 0.0
     for node in sides:

@@ -9,14 +9,17 @@ from ..compiler.plan import Kernel
 from ..ir.graph import Node
 from ..machine import tiles
 from . import traffic
-from .call import BATCH, Call, Pointer, blocks
+from .body import Body
+from .call import BATCH, Call, Helper, Pointer
+from .call import blocks as blocks_of
 from .convolution import Axis
 from .epilogue import epilogue
+from .kept_sums import kept_sums
 from .lowering import Lowering, tile_grid
 from .partial_sums import finish_sides, side_buffers
 from .pointwise import lower_pointwise
 from .positions import At
-from .size import N, cdiv
+from .size import N, at_most, cdiv
 
 
 def _window(state: Lowering, node: Node, image: str, pooled: str) -> dict[str, int]:
@@ -63,7 +66,7 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name,
         kernel,
-        Call(template, [load_x, store_y, BATCH], {**constants, **blocks(tile)}),
+        Call(template, [load_x, store_y, BATCH], {**constants, **blocks_of(tile)}),
         tile_grid(rows, c, tile),
         tile,
         kind=node.op,
@@ -74,30 +77,78 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
 
 def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
     """Lower max_pool2d_grad or avg_pool2d_grad: each pixel gathers from its windows; or global_avg_pool_grad."""
-    node, plan, name = kernel.anchor, state.plan, kernel.name
+    node, name = kernel.anchor, kernel.name
     if node.op == "global_avg_pool_grad":
         lower_pointwise(state, kernel)
         return
     constants = _window(state, node, node.name, node.inputs[0])
-    c, rows = constants["C"], constants["H"] * constants["W"]
-    tile = state.pass_tile(name, kernel, node.op, constants, c)
+    c, chosen = constants["C"], node.row.from_window == "chosen"
     load, store = state.body(kernel), state.body(kernel)
     load_dy = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
+    store.terms = [] if chosen else None
     epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
-    store_dx = store.function(f"{name}_store_dx", "acc, pixel, channel, mask, part, args", store.lines)
-    index = plan.storage(node.inputs[1]) if node.row.from_window == "chosen" else None
-    operands = [load_dy, *([Pointer(index, "index")] if index else []), store_dx, BATCH]
-    wide = {"WIDE": True} if index and state.wide else {}
+    returned = [f"return {', '.join(store.terms)}"] if store.terms else []
+    head = "acc, pixel, channel, mask, part, args"
+    store_dx = store.function(f"{name}_store_dx", head, [*store.lines, *returned])
+    lower = _lower_blocks if chosen else _lower_pixels
+    lower(state, kernel, constants, load, load_dy, store, store_dx)
+
+
+def _lower_blocks(
+    state: Lowering,
+    kernel: Kernel,
+    constants: dict[str, int],
+    load: Body,
+    load_dy: Helper,
+    store: Body,
+    store_dx: Helper,
+) -> None:
+    """Lower max_pool2d_grad: programs compute tile after tile of blocks as large as the stride."""
+    node, name, c = kernel.anchor, kernel.name, constants["C"]
+    tile = state.tile(name, kernel, node.op, constants, partial(tiles.elementwise, c))
+    index, columns = state.plan.storage(node.inputs[1]), cdiv(c, tile.n)
+    blocks = cdiv(constants["H"], constants["SH"]) * cdiv(constants["W"], constants["SW"])
+    programs = at_most(cdiv(N * blocks, tile.m), max(1, tiles.passing(state.target) // columns))
+    sums = kept_sums(state, kernel, store, programs, c, tile, columns)
+    operands = [load_dy, Pointer(index, "index"), store_dx, BATCH]
+    wide = {"WIDE": True} if state.wide else {}
+    state.add(
+        name,
+        kernel,
+        Call(node.op, operands, {**constants, **blocks_of(tile), **wide, **sums.constants}, sums.keywords),
+        (programs, columns),
+        tile,
+        kind=node.op,
+        flops=prod(state.plan.type(node.name).per_image),
+        traffic=[*traffic.pool_grad_blocks(load, store, index, _axes(constants), c, tile), *sums.moved],
+        handed_on=sums.handed_on,
+    )
+    sums.launch(state, kernel)
+
+
+def _lower_pixels(
+    state: Lowering,
+    kernel: Kernel,
+    constants: dict[str, int],
+    load: Body,
+    load_dy: Helper,
+    store: Body,
+    store_dx: Helper,
+) -> None:
+    """Lower avg_pool2d_grad: each pixel gathers from the windows that cover it."""
+    node, name, c = kernel.anchor, kernel.name, constants["C"]
+    rows = constants["H"] * constants["W"]
+    tile = state.pass_tile(name, kernel, node.op, constants, c)
     parts = cdiv(N * rows, tile.m)
     side_buffers(state, store, parts, c)
     state.add(
         name,
         kernel,
-        Call(node.op, operands, {**constants, **blocks(tile), **wide}),
+        Call(node.op, [load_dy, store_dx, BATCH], {**constants, **blocks_of(tile)}),
         tile_grid(rows, c, tile),
         tile,
         kind=node.op,
-        flops=prod(plan.type(node.name).per_image),
-        traffic=traffic.pool_grad(load, store, index, _axes(constants), c, tile),
+        flops=prod(state.plan.type(node.name).per_image),
+        traffic=traffic.pool_grad(load, store, _axes(constants), c, tile),
     )
     finish_sides(state, kernel, store, parts, c)

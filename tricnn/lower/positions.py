@@ -16,8 +16,8 @@ class At:
 
     It has the names of the tensors of their pixels and channels and of the mask of those that exist, and ``width``, how
     many elements lie between two pixels. Of these, ``count`` from ``first`` on are the value's channels; all, unless
-    said otherwise. A tile of successive pixels and channels that may be loaded or stored by a descriptor has a
-    ``corner``: the names of its first pixel and channel.
+    said otherwise. A tile of successive pixels, or of a box of them, and channels that may be loaded or stored by a
+    descriptor has a ``corner``: the names of its first pixel and channel.
 
     Whenever a pixel is visited, each element is loaded for ``lanes`` channels of the tile: for fewer than one, on
     average, where some of a pixel's channels are looked at in one visit and others in another. Then ``seen`` is the
@@ -29,7 +29,7 @@ class At:
     width: int
     first: int = 0
     count: int | None = None
-    corner: tuple[str, str] | None = None
+    corner: tuple[str, ...] | None = None
     lanes: Fraction = Fraction(1)
     seen: Channels | None = None
 

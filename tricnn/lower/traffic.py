@@ -241,22 +241,29 @@ def pool(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: 
     return [x.of(load), Calls((1,) * rows.outputs, (1,) * columns.outputs, tiles, lanes).of(store)]
 
 
-def pool_grad(
-    load: Body, store: Body, index: str | None, axes: tuple[Axis, Axis], channels: int, tile: Tile
-) -> list[Traffic]:
-    """What max_pool2d_grad and avg_pool2d_grad move.
-    Each pixel loads from the windows that cover it, also the ``index`` of their maximum."""
+def pool_grad(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: Tile) -> list[Traffic]:
+    """What avg_pool2d_grad moves: each pixel loads from the windows that cover it."""
     rows, columns = axes
     tiles, lanes = cdiv(N * (rows.size * columns.size), tile.m), ((0, _padded(channels, tile.n)),)
-    from_rows, from_columns = rows.covers(), columns.covers()
     most = cdiv(rows.kernel, rows.stride) * cdiv(columns.kernel, columns.stride)
-    dy = Calls(from_rows, from_columns, tiles * most, lanes)
-    dx = Calls((1,) * rows.size, (1,) * columns.size, tiles, lanes)
-    found = [dy.of(load), dx.of(store)]
-    if index is not None:
-        count = N * (sum(from_rows) * sum(from_columns) * channels)
-        found.append(loads(index, count, _visited(from_rows) * _visited(from_columns)))
-    return found
+    dy = Calls(rows.covers(), columns.covers(), tiles * most, lanes)
+    return [dy.of(load), Calls((1,) * rows.size, (1,) * columns.size, tiles, lanes).of(store)]
+
+
+def pool_grad_blocks(
+    load: Body, store: Body, index: str, axes: tuple[Axis, Axis], channels: int, tile: Tile
+) -> list[Traffic]:
+    """What max_pool2d_grad moves.
+    Each block, as large as the stride, loads the windows that reach into it, and the ``index`` of their maximum."""
+    rows, columns = axes
+    (from_rows, down), (from_columns, across) = rows.reached(), columns.reached()
+    tiles = cdiv(N * (cdiv(rows.size, rows.stride) * cdiv(columns.size, columns.stride)), tile.m)
+    lanes = ((0, _padded(channels, tile.n)),)
+    dy = Calls(from_rows, from_columns, tiles * (down * across), lanes)
+    dx = Calls((1,) * rows.size, (1,) * columns.size, tiles * (rows.stride * columns.stride), lanes)
+    count = N * (sum(from_rows) * sum(from_columns) * channels)
+    indices = loads(index, count, _visited(from_rows) * _visited(from_columns))
+    return [dy.of(load), dx.of(store), indices]
 
 
 def resampled(

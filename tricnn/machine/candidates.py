@@ -17,7 +17,7 @@ from .tiles import Problem, Tile, power_of_two
 PRODUCTS = {"forward": "conv2d", "by_input": "conv2d_grad_input", "by_weight": "conv2d_grad_weight"}
 CONTRACTIONS = tuple(PRODUCTS.values())
 #: passes that leave sums over the pixels of each tile
-WITH_SUMS = ("batch_stats", "pointwise_with_sums", "max_pool2d_grad_with_sums", "avg_pool2d_grad_with_sums")
+WITH_SUMS = ("batch_stats", "pointwise_with_sums", "avg_pool2d_grad_with_sums")
 PASSES = (
     "channel_sum", "normalize_grad_sums", "max_pool2d", "max_pool2d_index", "avg_pool2d", "global_avg_pool",
     "max_pool2d_grad", "avg_pool2d_grad", "local_response_norm", "local_response_norm_grad", "concat",

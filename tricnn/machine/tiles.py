@@ -119,6 +119,12 @@ def programs(target: str) -> int:
     return _style.get().programs or TOGETHER * machine_of(target).multiprocessors
 
 
+def passing(target: str) -> int:
+    """How many programs of a pass over an image are launched, if each computes tile after tile.
+    They are 4 warps, and wait for memory: so twice as many as of those that multiply."""
+    return _style.get().programs or 2 * TOGETHER * machine_of(target).multiprocessors
+
+
 def share(shared: int, target: str) -> bool:
     """Whether as many programs as should share a multiprocessor fit there with so many bytes of shared memory each.
     A GPU takes one KB for itself for each of them."""
@@ -177,11 +183,12 @@ def streamed(
     (:func:`pieces`), then fewer steps of the depth are formed at once, then there are fewer columns.
 
     A product that is not ``formed``, both operands being as they lie in memory and no other being loaded, and that is
-    limited by the tensor cores has the tile that these want: its loads would be the limit otherwise."""
+    limited by the tensor cores has the tile that these want: its loads would be the limit otherwise. That one's columns
+    are stored in halves, too, before the tile is smaller."""
     tile = contraction(rows, columns, depth, dtype, target)
     intensity = Fraction(depth * columns, depth + columns)  # multiplications for each number that is loaded or stored
     if not formed and intensity > 256:
-        return contraction(rows, columns, depth, dtype, target, attempt)
+        return ahead(contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0)))
     m = min(tile.m, 64) if _style.get().tiles is None else tile.m
     smaller = (
         (tile.n, tile.k),
@@ -192,6 +199,25 @@ def streamed(
     n, k = smaller[min(attempt, 3)]
     tile = product_tile(m, n, k, dtype, target, max(attempt - 3, 0))
     return replace(tile, warps=4)
+
+
+def boxed(
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, alone: bool = False
+) -> Tile:
+    """The tile of a convolution whose programs compute tile after tile and leave sums (`conv2d_streams`).
+
+    With up to 64 columns 4 warps are enough for the product, for the sums and for what the epilogue loads, and two
+    programs fit a multiprocessor. With 128 columns it takes 8 warps, of which two programs fit if the epilogue loads
+    nothing; else the program is ``alone``. Where registers are too few, the columns are stored in halves
+    (:func:`pieces`), then the tile is smaller."""
+    tile = contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0))
+    return replace(tile, warps=4) if tile.n <= 64 else ahead(tile) if alone else tile
+
+
+def ahead(tile: Tile) -> Tile:
+    """The tile with one stage of copies more, if its programs have a multiprocessor for themselves: nobody else
+    multiplies while they wait."""
+    return replace(tile, stages=tile.stages + 1) if tile.warps > 4 and tile.stages > 2 else tile
 
 
 def pieces(columns: int, attempt: int) -> int:
