@@ -1,5 +1,7 @@
-"""``tricnn.to_onnx``: onnx's reference evaluator computes what we compute, and the file comes back as it went."""
+"""``tricnn.to_onnx``: onnx's reference evaluator, and onnxruntime where it is installed, compute what we compute, and
+the file comes back as it went."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ def network(name: str) -> tuple[tricnn.Graph, tricnn.Model]:
         drawn = {n: x if x.ndim > 1 else rng.uniform(0.5, 1.5, x.shape) for n, x in m.state_dict().items()}
         m.load_state_dict(drawn)
         return graph, m
-    shape = {"Mobile": (3, 10, 10), "Arithmetic": (2, 7, 7), "Many": (2, 6, 6)}[name]
+    shape = {"Mobile": (3, 10, 10), "Arithmetic": (2, 7, 7), "Many": (2, 6, 6)}.get(name, (3, 6, 5))
     graph, state = tricnn.from_torch(lively(getattr(modules, name)()), (2, *shape), cache=False)
     m = tricnn.compile(graph, batch=2)
     m.load_state_dict(state)
@@ -28,7 +30,7 @@ def network(name: str) -> tuple[tricnn.Graph, tricnn.Model]:
 
 
 NAMES = ["lenet", "resnet18"]
-SLOW = ["Mobile", "Arithmetic", "Many", *(n for n in tricnn.graphs.ARCHITECTURES if n not in NAMES)]
+SLOW = ["Mobile", "Arithmetic", "Many", "Standardized", *(n for n in tricnn.graphs.ARCHITECTURES if n not in NAMES)]
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
@@ -47,7 +49,13 @@ def test_the_same_logits_there_and_back(name: str) -> None:
         again.load_state_dict(state)
         found = again(x)
         evaluated = ReferenceEvaluator(model).run(None, {graph.inputs[0].name: x})
-        for by in (list(found.values()) if isinstance(found, dict) else [found], evaluated):
+        others = [evaluated]
+        if find_spec("onnxruntime"):
+            from onnxruntime import InferenceSession
+
+            session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            others.append(session.run(None, {graph.inputs[0].name: x}))
+        for by in (list(found.values()) if isinstance(found, dict) else [found], *others):
             for one, other in zip(by, right, strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(np.abs(other).max()))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..compiler.specialise import for_inference
 from ..ir.graph import Graph, Node
+from ..ir.table import Environment
 from ..ir.types import TensorType
 from ..ir.wording import plural
 from ..system.errors import GraphError
@@ -240,9 +241,11 @@ def layer_normalize(w: _Writer, node: Node, x: list[str]) -> None:
     w.put("Transpose", [y], node.name, perm=[0, 3, 1, 2])
 
 
-@writes("view_weight")
-def view_weight(w: _Writer, node: Node, x: list[str]) -> None:
-    w.tensors[node.name] = w.tensors[node.inputs[0]].reshape(node.attrs["shape"])
+@writes("view_weight", "standardize_filters", "scale_filters")
+def computed_weight(w: _Writer, node: Node, x: list[str]) -> None:
+    """Write a weight that is made of parameters as what it is with these."""
+    operands = [w.tensors[value] for value in node.inputs]
+    w.tensors[node.name] = np.asarray(node.row.numpy(Environment(), node.attrs, *operands), np.float32)
 
 
 @writes("max_pool2d", "avg_pool2d")
