@@ -20,9 +20,10 @@ BATCH = 3
 POLICIES = ("all", "auto", "epilogue", "none")
 #: every operation of a declared graph, as `GraphBuilder` and the text form offer them
 DECLARED = {
-    "input", "parameter", "buffer", "conv2d", "linear", "batch_norm", "relu", "sigmoid", "tanh", "add", "scale",
-    "max_pool2d", "avg_pool2d", "global_avg_pool", "concat", "slice_channels", "pad_channels", "flatten", "unflatten",
-    "local_response_norm", "dropout", "softmax", "conv_transpose2d", "upsample_nearest2d", "upsample_bilinear2d",
+    "input", "parameter", "buffer", "conv2d", "linear", "batch_norm", "relu", "sigmoid", "tanh", "add", "mul",
+    "scale", "max_pool2d", "avg_pool2d", "global_avg_pool", "concat", "slice_channels", "pad_channels", "flatten",
+    "unflatten", "local_response_norm", "dropout", "softmax", "conv_transpose2d", "upsample_nearest2d",
+    "upsample_bilinear2d",
     "adaptive_avg_pool2d", "zero_pad2d", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "stochastic_depth",
 }  # fmt: skip
 
