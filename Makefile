@@ -92,12 +92,11 @@ docs: setup
 # are tried: benchmarks/coverage.py, docs/coverage.md. That sweep takes hours, and goes on where it was ended: say which
 # networks with MODELS and how far with STAGE.
 COMPAT = .venv-compat
-IN_COMPAT = tests/frontends tests/run/test_open_step.py tests/training/test_pictures.py
+IN_COMPAT = tests/frontends tests/run/test_open_step.py tests/training/test_pictures.py tests/test_lightning.py
 MODELS = torchvision:*
 STAGE  = logits
 compat: $(COMPAT)/.ready
 	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -q -m "not gpu" $(IN_COMPAT)
-	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -q -k lightning tests/test_examples.py
 	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m benchmarks.coverage --models '$(MODELS)' --stage $(STAGE)
 	@$(COMPAT)/bin/python docs/coverage.py && echo docs/coverage.md
 

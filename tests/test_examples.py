@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import tricnn
 from tricnn.cli.command_line import run as main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -85,33 +84,6 @@ def test_a_unet_learns_to_tell_pixels_apart(capsys):
     found.loader.exec_module(example)
     assert example.main(1) > 0.85
     assert "mean IoU" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_lightning_trains_a_compiled_network(tmp_path):
-    """Its loop, clipping, accumulation, schedule, validation, checkpoint. Seen: 88.6 % after one epoch."""
-    pytest.importorskip("lightning", reason="pip install lightning")
-    found = importlib.util.spec_from_file_location("with_lightning", EXAMPLES / "with_lightning.py")
-    example = importlib.util.module_from_spec(found)
-    found.loader.exec_module(example)
-    assert example.main(1, folder=tmp_path) > 0.8
-    (checkpoint,) = (tmp_path / "checkpoints").glob("*.ckpt")
-    state = {name.removeprefix("net."): x for name, x in torch.load(checkpoint)["state_dict"].items()}
-    tricnn.compile(tricnn.graphs.lenet(num_classes=10), executor="numpy").load_state_dict(state)
-
-
-@pytest.mark.slow
-def test_lightning_trains_it_on_two_processes():
-    """By DistributedDataParallel and gloo, which Lightning sets up. Seen: 74 % after one epoch, which has half as many
-    updates as one process makes; one network, of which each process tests its half of the images."""
-    pytest.importorskip("lightning", reason="pip install lightning")
-    command = [sys.executable, str(EXAMPLES / "with_lightning.py"), "1", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    (accuracy,) = re.findall(r"test accuracy ([\d.]+)%", done.stdout)
-    assert float(accuracy) > 60
-    assert "distributed_backend=gloo" in done.stderr and "MEMBER: 2/2" in done.stderr
 
 
 @pytest.mark.slow
