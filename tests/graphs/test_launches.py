@@ -109,9 +109,9 @@ LAUNCHES = {
     "cifar_resnet20_relu_before_addition": (87, 25),
     "cifar_resnet20_relu_preactivation": (87, 25),
     "cifar_resnet20_preactivation": (88, 25),
-    "unet": (141, 23),
-    "fcn_resnet50": (252, 54),
-    "deeplabv3_resnet50": (295, 62),
+    "unet": (131, 23),
+    "fcn_resnet50": (246, 54),
+    "deeplabv3_resnet50": (289, 62),
 }
 #: deeper members made of the same blocks as a shallower one, and those that take more than a second or two to plan
 DEEP = [
