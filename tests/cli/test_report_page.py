@@ -60,8 +60,11 @@ def reported(tmp_path_factory):
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "googlenet_bn")]
 LARGE_PARTS = [
-    pytest.param("googlenet_bn", "inception4c_branch3_1", mode, marks=pytest.mark.slow) for mode in ("train", "infer")
+    pytest.param(network, part, mode, marks=pytest.mark.slow)
+    for network, part in (("resnet50", "layer3_5_conv2"), ("googlenet_bn", "inception4c_branch3_1"))
+    for mode in ("train", "infer")
 ]
+SMALL_PARTS = [("lenet", "conv2", "train"), ("resnet18", "layer3_1_conv2", "train")]
 
 
 @pytest.mark.parametrize("network", ["lenet", "resnet18", *LARGE])
@@ -207,7 +210,7 @@ def test_kernels_that_share_a_function_know_its_lines_as_their_own_layers(report
 
 
 @needs_browser
-@pytest.mark.parametrize("network, part, mode", [("resnet18", "layer3_1_conv2", "train"), *LARGE_PARTS])
+@pytest.mark.parametrize("network, part, mode", [*SMALL_PARTS, *LARGE_PARTS])
 def test_in_a_browser_a_kernel_is_found_clicked_and_read(tmp_path, reported, network, part, mode):
     """No error; a fold opens; a click on a kernel shows it with its source; so does its name in the search field."""
     path, facts = reported(network, "--mode", mode, *HOW[2:])
