@@ -136,7 +136,7 @@ GRAPHS = {
 
 
 CASES = [(name, mode, True) for name in GRAPHS for mode in ("train", "infer")]
-CASES += [(name, "train", False) for name in (*KINDS, "pixel_norm")]
+CASES += [(name, "train", False) for name in (*KINDS, "pixel_norm", "standardised")]
 LOSSES = [(loss, fuse) for loss in ROWS for fuse in (True, False)]  # over targets: a label is one of the networks above
 
 
