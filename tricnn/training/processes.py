@@ -132,10 +132,12 @@ def joined(patience: float = PATIENCE) -> Iterator[Processes]:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+    backend, timeout = "cpu:gloo,cuda:nccl" if gpus else "gloo", timedelta(seconds=patience)
     with processes.answering():
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=patience), rank=rank, world_size=world
-        )
+        store, _, _ = next(distributed.rendezvous("env://", rank, world, timeout=timeout))
+        # torchrun keeps the store when it starts all processes anew: the addresses of those that are gone lie there
+        store = distributed.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        distributed.init_process_group(backend, store=store, timeout=timeout, rank=rank, world_size=world)
     try:
         yield processes
     finally:
