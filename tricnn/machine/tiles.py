@@ -215,8 +215,8 @@ def boxed(
 
 
 def ahead(tile: Tile) -> Tile:
-    """The tile with one stage of copies more, if its programs have a multiprocessor for themselves: nobody else
-    multiplies while they wait."""
+    """The tile with one stage of copies more, if its programs have a multiprocessor for themselves.
+    Nobody else multiplies there while they wait."""
     return replace(tile, stages=tile.stages + 1) if tile.warps > 4 and tile.stages > 2 else tile
 
 
