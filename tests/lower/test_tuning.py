@@ -174,6 +174,27 @@ def test_what_follows_a_product_in_boxes_is_right_with_every_candidate(mode):
         epilogues_are_right(mode, block)
 
 
+@pytest.mark.parametrize("channels", [192, 160, 224])
+def test_a_tile_stored_in_two_pieces_stays_within_its_channels(channels, monkeypatch):
+    """The last tile of 128 of these columns has none, or few, in its second half; what lies behind them in memory are
+    the channels of another branch, computed before."""
+    b = GraphBuilder("beside")
+    x = b.input("x", (32, 6, 5))
+    right = b.relu(b.conv2d(x, 64, 3, padding=1, name="right"))
+    left = b.relu(b.conv2d(x, channels, 1, name="left"))
+    graph = b.build(b.linear(b.global_avg_pool(b.relu(b.concat([left, right]))), 5, name="fc"))
+    monkeypatch.setattr(tiles, "pieces", lambda columns, attempt: 2 if columns >= 128 else 1)
+    with tuning.only({}):
+        found = lower(planned(graph, "infer", "all"), "bf16", 4, "sm_90").choices
+        problem = next(c.problem for c in found if c.kernel.endswith("_left"))
+    with tuning.only({problem: Tile(64, 128, 32, 4, 2)}):
+        model = compile(graph, "infer", 4, "bf16", "triton", "sm_90", "all")
+    text = next(f.text for f in model.program.functions if f.name.endswith("_left"))
+    assert "matmul_boxes(" in text and ("PIECES=2" in text) == (channels == 224)
+    with quick_interpreter():
+        assert [c for c in verify_model(model, 3) if not c.ok] == []
+
+
 def passes(channels):
     """A network with every pass over pixels and channels."""
     b = GraphBuilder("passes")
