@@ -101,8 +101,10 @@ def calls(run: Callable[[], object]) -> int:
     ],
 )
 def test_a_plan_takes_work_in_proportion_to_the_layers(kind: str, mode: str) -> None:
-    """Three times the layers, at most 3.5 times the calls (they were 4.3 where every slice of a slice was followed to
-    its end again)."""
+    """The third thirty layers take at most a fifth more calls than the second; they took nearly a third more where
+    every slice of a slice was followed to its end again. What is found once for layers alike is known before."""
     cost = Cost(8, "bf16", "sm_90")
-    short, long = (calls(lambda n=n: planned(chain(LINKS[kind], n), mode, "auto", cost)) for n in (30, 90))
-    assert long < 3.5 * short
+    one, two, three = [calls(lambda n=n: planned(chain(LINKS[kind], n), mode, "auto", cost)) for n in (30, 30, 60, 90)][
+        1:
+    ]
+    assert three - two < 1.2 * (two - one)

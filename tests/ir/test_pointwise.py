@@ -14,7 +14,10 @@ from tricnn.ir.types import N
 from tricnn.run.interpreter import interpret
 
 UNARY = [op for op in POINTWISE if len(OPS[op].inputs) == 1]
-ATTRS = {op: attrs for op, (attrs, _) in ACTIVATIONS.items()} | {"shift": {"amount": 0.3}}
+ATTRS = {op: attrs for op, (attrs, _) in ACTIVATIONS.items()} | {
+    "shift": {"amount": 0.3},
+    "from_bytes": {"scale": (0.017,), "shift": (-2.1,)},
+}
 #: kinks of all activations, numbers around them, huge and tiny ones, and what is no number
 SPECIAL = np.array([0.0, 1.0, -1.0, 3.0, -3.0, 6.0, -2.0, 2.5, 7.0, -7.0, 1e-30, -1e-30, 25.0, -25.0, 90.0, -90.0,
                     np.inf, -np.inf, np.nan, 0.1])  # fmt: skip

@@ -357,6 +357,9 @@ DROPPING = {
     "tl.maximum(unit - tl.abs(place - i * unit), 0)", "tl.maximum(steps - tl.abs(p * (IN - 1) - i * steps), 0)",
     "tl.minimum(begin + chunk, pixels)", "tl.minimum(begin + chunk, boxes)",
     "tl.minimum(begin + chunk, N * PIXELS)", "tl.minimum(begin + chunk, parts)",
+    "tl.minimum((Q - phase + PHASES - 1) // PHASES - first_q, BOX_Q)", "tl.minimum(N - first_n, BOX_N)",
+    "tl.minimum((P - class_h + APART_H - 1) // APART_H - first_p, BOX_H)", "tl.minimum(P - first_p, BOX_P)",
+    "tl.minimum((Q - class_w + APART_W - 1) // APART_W - first_q, BOX_W)", "tl.maximum(column - LEFT, 0)",
 }  # fmt: skip
 
 

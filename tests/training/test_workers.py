@@ -54,14 +54,14 @@ def arrays(items):
 
 
 class At:
-    """A callback that does something after so many steps, while the workers live."""
+    """A callback that does something after so many steps, while the run's own workers live."""
 
     def __init__(self, step, act):
-        self.step, self.act = step, act
+        self.step, self.act, self.others = step, act, set(multiprocessing.active_children())
 
     def on_step(self, step, loss):
         if step == self.step:
-            self.act(multiprocessing.active_children())
+            self.act([child for child in multiprocessing.active_children() if child not in self.others])
 
 
 def run(data, out=None, resume=False, callbacks=(), options=STEPS):

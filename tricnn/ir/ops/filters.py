@@ -122,6 +122,26 @@ def _numpy_standard_grad(env: Any, a: Any, dy: Any, w: Any) -> Any:
     return (dy - _mean(dy) - x * _mean(dy * x)) * (rstd * a["factor"])
 
 
+def _standard_steps(x: Any, rstd: Any, error: Any) -> Any:
+    """How far xhat moves where each number of a filter moves by its error.
+    Its derivative is dxhat = rstd * (dw - mean(dw) - xhat * mean(xhat * dw))."""
+    return rstd * (error + _mean(error) + np.abs(x) * _mean(np.abs(x) * error))
+
+
+def _standard_moved(a: Any, errors: Sequence[Any], w: Any) -> Any:
+    """The mean and the deviation move with every number of the filter."""
+    return abs(a["factor"]) * _standard_steps(*_standard(a, w), errors[0])
+
+
+def _standard_grad_moved(a: Any, errors: Sequence[Any], dy: Any, w: Any) -> Any:
+    """It is linear in dy; the weight moves xhat and rstd, drstd = -rstd^2 * mean(xhat * dw)."""
+    (x, rstd), (of_dy, of_w) = _standard(a, w), errors
+    steps, slope = _standard_steps(x, rstd, of_w), _mean(dy * x)
+    inner = np.abs(dy - _mean(dy) - x * slope)
+    found = _standard_steps(x, rstd, of_dy) + rstd**2 * _mean(np.abs(x) * of_w) * inner
+    return abs(a["factor"]) * (found + rstd * (steps * np.abs(slope) + np.abs(x) * _mean(np.abs(dy) * steps)))
+
+
 def _units(w: Any) -> float:
     """How far a sum over a filter in fp32 may be off, of its absolute terms (check/error_bounds.py)."""
     terms = prod(w.shape[1:])
@@ -159,6 +179,7 @@ register(
     gradient=lambda g, node, dy: [g.add("standardize_filters_grad", dy, node.inputs[0], **node.attrs)],
     torch=standardize_filters,
     rounding=lambda a, w: _off(a, w)[2] * abs(a["factor"]),
+    moved=_standard_moved,
     copies=True, prepared=True, operations=8,
     doc="each filter of a weight with mean 0 and variance 1: factor * (weight - mean) / sqrt(var + eps) over (c,r,s) "
     "(Qiao et al., 2019)",
@@ -171,6 +192,7 @@ register(
     gradient="second derivatives are not supported",
     aten=_aten_standard_grad,
     rounding=_standard_grad_rounding,
+    moved=_standard_grad_moved,
     copies=True, operations=12,
     doc="factor * (dw - mean(dw) - xhat * mean(dw * xhat)) / sqrt(var + eps) over (c,r,s), xhat the standardised one",
 )  # fmt: skip
