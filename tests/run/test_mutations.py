@@ -94,6 +94,12 @@ def test_every_template_has_a_mistake() -> None:
     assert templates - optimisers - {m.kind for m in SOURCES} == set(ELSEWHERE)
 
 
+def test_the_lines_of_every_mistake_are_in_what_is_emitted() -> None:
+    """A mistake in a line that no kernel has any more would be found by the slow tests only."""
+    emitted = {name: case.model(case.dtypes[0]).source for name, case in CASES.items()}
+    assert [named(m) for m in SOURCES if m.right not in emitted[m.case] or f"    {m.kind}(" not in emitted[m.case]] == []
+
+
 def test_the_page_lists_every_mutation() -> None:
     page = PAGE.read_text()
     assert all(f"| `{m.kind}` | {m.what} |" in page for m in SOURCES) and all(f"| {name} |" in page for name in RESULTS)
