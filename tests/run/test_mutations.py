@@ -97,7 +97,9 @@ def test_every_template_has_a_mistake() -> None:
 def test_the_lines_of_every_mistake_are_in_what_is_emitted() -> None:
     """A mistake in a line that no kernel has any more would be found by the slow tests only."""
     emitted = {name: case.model(case.dtypes[0]).source for name, case in CASES.items()}
-    assert [named(m) for m in SOURCES if m.right not in emitted[m.case] or f"    {m.kind}(" not in emitted[m.case]] == []
+    assert [
+        named(m) for m in SOURCES if m.right not in emitted[m.case] or f"    {m.kind}(" not in emitted[m.case]
+    ] == []
 
 
 def test_the_page_lists_every_mutation() -> None:
