@@ -72,7 +72,7 @@ about-test:
 
 # Not -q: how many tests there are is said before the first one, and the total at the end.
 test: about-test setup
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow and not gpu and not compat"
 
 about-notebooks:
 	@echo "$(PAGES)"

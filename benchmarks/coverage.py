@@ -151,11 +151,12 @@ class RangesInMemory(torch.overrides.TorchFunctionMode):
 
 def unfilled(make: Callable[[], Any]) -> Any:
     """What ``make`` makes on the meta device, which has no memory.
-    Networks whose widths are computed of a range of numbers (RegNets) are made again with these in memory."""
+    Networks whose widths are computed of a range of numbers (RegNets) are made again with these in memory; not all are,
+    for a range in memory and a tensor without any cannot be added."""
     try:
         with torch.device("meta"):
             return make()
-    except NotImplementedError:
+    except NotImplementedError:  # PyTorch's answer where a constructor asks a tensor without memory for its numbers
         with torch.device("meta"), RangesInMemory():
             return make()
 

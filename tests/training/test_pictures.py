@@ -165,12 +165,11 @@ def test_a_foreign_transform_is_seeded_for_each_picture(folder):
     assert x.shape == (14, 1, 6, 6) and x.min() >= 0 and x.max() <= 1
 
 
-def test_transforms_of_torchvision_are_taken_where_they_can_be_imported(folder):
+@pytest.mark.compat
+def test_transforms_of_torchvision_are_taken(folder):
     """Random ones, in any number of workers, to the same bits; another epoch draws others."""
-    try:
-        from torchvision.transforms import v2
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a build for another PyTorch
-        pytest.skip(f"needs torchvision, built for the PyTorch at hand; it is no dependency of tricnn ({error})")
+    from torchvision.transforms import v2
+
     steps = [v2.ToImage(), v2.RandomResizedCrop((6, 6)), v2.RandomHorizontalFlip()]
     normalised = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
     alone = epoch_of(source(folder, transform=normalised))

@@ -82,11 +82,10 @@ PRODUCTS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "by_input": lower_dgrad,
     "by_weight": lower_wgrad,
 }
-#: how those are lowered that read a packed image, by the product that they are, and those that make one
+#: how those are lowered that read a packed image, by the product that they are
 PACKED: dict[str, Callable[[Lowering, Kernel], None]] = {
     "forward": lower_windows,
     "by_weight": lower_windows_wgrad,
-    "": lower_packed,
 }
 
 
@@ -141,7 +140,7 @@ def lowering_of(kernel: Kernel, packed: bool = False) -> Callable[[Lowering, Ker
     op = kernel.anchor.op
     product = kernel.anchor.row.product
     if packed:
-        return PACKED[product or ""]
+        return PACKED[product] if product else lower_packed
     if product:
         return PRODUCTS[product]
     if op in LOWERINGS:
