@@ -1,5 +1,6 @@
 """Registers refilled while a matrix instruction reads them: seen in machine code, and in none of our kernels."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import triton
 from tricnn.build import hazards
 from tricnn.build.build import build
 from tricnn.build.compile import KernelSpec, compile_kernels
-from tricnn.build.inspect_binary import multiplies_beside_the_program
+from tricnn.build.inspect_binary import may_be_refilled, multiplies_beside_the_program
 from tricnn.ir import Graph, GraphBuilder
 from tricnn.lower.from_graph import lowered
 
@@ -110,6 +111,26 @@ def test_a_kernel_that_has_the_hazard_is_caught_whatever_assembles_it(tmp_path: 
     assert multiplies_beside_the_program(bad) and len(hazards.of_cubin(bad, nvdisasm)) >= 4
     good = assembled(ptx.replace("wait_group.sync.aligned 1", "wait_group.sync.aligned 0"), tmp_path)
     assert multiplies_beside_the_program(good) and hazards.of_cubin(good, nvdisasm) == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoding", "opcodes"),
+    [
+        pytest.param("SM90", 0x000F_E200_0800_1818_40E0_000C_3C18_7000, (0x9F0, 0xDF0), id="sm_90"),
+        pytest.param("SM110", 0x0007_E200_0F80_0017_00FF_240C_0800_7000, (0x5EA, 0x9EA, 0xDEA, 0xFEA), id="sm_110"),
+    ],
+)
+def test_where_a_left_operand_is_can_be_read_off_the_opcode(
+    architecture: str, encoding: int, opcodes: tuple[int, ...], tmp_path: Path
+) -> None:
+    """As nvdisasm prints instructions that differ in nothing else: all but "gdesc", shared memory, may be refilled."""
+    file = tmp_path / "instructions"
+    file.write_bytes(b"".join((encoding | opcode).to_bytes(16, "little") for opcode in opcodes))
+    nvdisasm = triton.knobs.nvidia.nvdisasm.path
+    text = subprocess.run([nvdisasm, "-b", architecture, file], capture_output=True, text=True, check=True).stdout
+    printed = re.findall(r"(?:HGMMA|UTC\w*MMA)\S* (?:R\d+, )?(\w+?)\d*[\[,.]", text)
+    assert [where != "gdesc" for where in printed] == [may_be_refilled(opcode) for opcode in opcodes]
+    assert len(printed) == len(opcodes)
 
 
 SOURCE = """import triton

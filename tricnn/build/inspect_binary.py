@@ -50,8 +50,8 @@ _CUDA_MATRIX = {
 }
 #: of these, the ones whose left operand is in registers, not in shared memory
 _CUDA_FROM_REGISTERS = frozenset([0xDF0, 0xDF1, 0xDF2, 0xDF3])
-#: and those whose left operand may be in tensor memory
-_CUDA_FROM_TENSOR_MEMORY = frozenset(code for code, name in _CUDA_MATRIX.items() if name == "UTCMMA")
+#: and those whose left operand is in tensor memory, by nvdisasm of these with random operands, for sm_100 to sm_110
+_CUDA_FROM_TENSOR_MEMORY = frozenset([0x9EA, 0xFEA])
 _CUDA_BULK = {
     **dict.fromkeys([0x3B4, 0x5B4], "UTMALDG"),
     **dict.fromkeys([0x3B5], "UTMASTG"),
@@ -74,7 +74,12 @@ def named_instructions(cubin: bytes) -> dict[str, int]:
 
 def multiplies_beside_the_program(cubin: bytes) -> bool:
     """Whether a cubin may refill what a matrix instruction in flight reads: its registers, or tensor memory."""
-    return any(code in _CUDA_FROM_REGISTERS or code in _CUDA_FROM_TENSOR_MEMORY for code in _opcodes(cubin))
+    return any(map(may_be_refilled, _opcodes(cubin)))
+
+
+def may_be_refilled(opcode: int) -> bool:
+    """Whether a matrix instruction, by the low 12 bits of its encoding, reads registers or tensor memory as it runs."""
+    return opcode in _CUDA_FROM_REGISTERS or opcode in _CUDA_FROM_TENSOR_MEMORY
 
 
 def _opcodes(cubin: bytes) -> Iterator[int]:
