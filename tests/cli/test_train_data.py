@@ -50,6 +50,16 @@ def test_synthetic_images_need_no_data(tricnn, tiny):
         (["--data", "pets", "--shift", "1"], "--crop padded"),
         (["--data", "pets", "--mean", "1,2"], "1,2"),
         (["--data", "."], "train/CLASS"),
+        (["--data", "pets", "--class-weights", "1,much"], "'1,much' is not a number of at least 0 for each class"),
+        (["--data", "pets", "--class-weights", "0,0"], "not all 0"),
+        (["--data", "pets", "--class-weights", "1,-2"], "at least 0"),
+        (["--data", "pets", "--class-weights", "1,2,3"], "3 numbers, where tiny has"),
+        (["--data", "pets", "--ignore-index", "2"], "accepted is a class of pets, 0 to 1"),
+        (["--data", "pets", "--ignore-index=-100"], "accepted is a class of pets, 0 to 1"),
+        (["--data", "pets", "--ignore-index", "cats"], "--ignore-index"),
+        (["--data", "pets", "--label-smoothing", "1.5"], "at most 0.999"),
+        (["--data", "pets", "--loss", "binary_cross_entropy", "--class-weights", "1,2"], "are for cross_entropy"),
+        (["--data", "pets", "--loss", "mean_squared_error", "--label-smoothing", "0.1"], "is for cross entropies"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_in_a_line(tricnn, tiny, folder, monkeypatch, options, word):
@@ -95,6 +105,47 @@ def test_a_recipe_is_read_and_the_command_line_wins(tricnn, tiny, folder, tmp_pa
     same = tricnn("train", tiny, *data, *written, "--nesterov", "--mixup=0.2", "--ema=0.5", "--json")
     assert same.json["state_sha256"] == ran.json["state_sha256"]
     assert (tmp_path / "run" / "averaged.safetensors").exists() and (tmp_path / "run" / "epochs.csv").exists()
+
+
+def test_classes_count_as_much_as_they_are_told_to(tricnn, tiny, folder, tmp_path):
+    """A class that weighs nothing is one that is ignored, twice the weights are the same weights (they are divided by
+    their mean); a recipe says the same as the options, and a run goes on only under them."""
+    classes = 10  # of the network; the folder has the first two
+    zeros = ",0" * (classes - 2)
+    command = (
+        "train",
+        tiny,
+        "--data",
+        folder,
+        "--batch",
+        4,
+        "--workers",
+        0,
+        "--epochs",
+        1,
+        "--flip",
+        0,
+        "--crop",
+        "none",
+    )
+
+    def weights(*options):
+        ran = tricnn(*command, *options, "--json")
+        assert ran.status == 0, ran.err
+        return ran.json["state_sha256"]
+
+    plain = weights()
+    first = weights("--class-weights", f"1,0{zeros}")
+    assert first == weights("--ignore-index", 1) == weights("--class-weights", f"2,0{zeros}") != plain
+    assert weights("--class-weights", ",".join(["1"] * classes)) == plain
+    (tmp_path / "r.toml").write_text(f"[learning]\nclass-weights = [3, 1{zeros}]\nlabel-smoothing = 0.1\n")
+    out = ("--out", tmp_path / "run")
+    made = weights("--recipe", tmp_path / "r.toml", *out)
+    assert made == weights("--class-weights", f"3,1{zeros}", "--label-smoothing", 0.1) != plain
+    ran = tricnn(*command, "--label-smoothing", 0.1, *out, "--resume")
+    assert ran.status == 2 and "class weights [3.0, 1.0" in ran.err and ran.err.count("\n") == 1
+    (tmp_path / "r.toml").write_text("ignore_index = 1\n")
+    assert weights("--recipe", tmp_path / "r.toml") == first
 
 
 @pytest.mark.parametrize(

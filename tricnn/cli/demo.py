@@ -142,6 +142,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     from ..report.figures import plural
     from .train_command import DEFAULTS, picture, train
     from .train_data import fitted
+    from .train_loss import LOSS
 
     where = "on the GPU, by its kernels in fp32" if on_gpu else "on the CPU, by the NumPy executor"
     title(screen, f"3/3  LeNet learns handwritten digits, {where}")
@@ -149,7 +150,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     settings: dict[str, Any] = {
         **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
         "fuse": "auto", "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
-        "shift": None, "optimiser": "sgd", "loss": "cross_entropy", "clip": None, "accumulate": 1, "ema": None,
+        "shift": None, "optimiser": "sgd", **LOSS, "clip": None, "accumulate": 1, "ema": None,
         "mixup": 0.0, "cutmix": 0.0, "freeze": (), "groups": (), "sizes": (), "sync_batch_norm": False,
     }  # fmt: skip
     _, result = train(graph, dataset, argparse.Namespace(**settings), screen)

@@ -27,6 +27,7 @@ from .arguments import (
 )
 from .recipe import with_recipe
 from .train_data import add_data_arguments, data_of, fitted, on_images
+from .train_loss import add_loss_arguments, check_loss, fixed_by, loss_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +65,7 @@ checkpoint too, and what PyTorch, torchvision and timm write (.pth, .safetensors
 #: with them LeNet gets more than 98 % of digits with every seed tried (0 to 13, where a rate of 0.05 failed with one)
 DEFAULTS: dict[str, Any] = {
     "epochs": 20, "batch": 64, "seed": 0, "checkpoint_seconds": 10.0, "lr": 0.02, "momentum": 0.9,
-    "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.5, "gamma": 0.1, "label_smoothing": 0.0,
+    "weight_decay": 5e-4, "schedule": "cosine", "warmup": 0.5, "gamma": 0.1,
     "loss_scale": 65536, "growth_interval": 2000,
 }  # fmt: skip
 
@@ -74,8 +75,6 @@ RATE = f"{DEFAULTS['lr']}; 0.08/depth for more than 5 layers without batch norm"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from tricnn.ir.objective import ROWS
-
     def setting(group: argparse._ActionsContainer, name: str, kind: Any, letter: str, about: str = "") -> None:
         default = DEFAULTS[name.removeprefix("--").replace("-", "_")]
         group.add_argument(name, type=kind, default=default, metavar=letter, help=f"{about} ({default})".strip())
@@ -128,9 +127,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sides of training images, each from an epoch on: 128,160:10,224:20 (that of --input)",
     )
     setting(how, "--gamma", real(above=True), "G", "times so much")
-    setting(how, "--label-smoothing", real(0, 0.999), "L", "share of the target spread over all classes")
     how.add_argument("--optimiser", default="sgd", choices=OPTIMISERS, help="sgd, adamw, lars or lamb (sgd)")
-    how.add_argument("--loss", default="cross_entropy", choices=tuple(ROWS), help="what is minimised (cross_entropy)")
+    add_loss_arguments(how)
     how.add_argument("--clip", type=real(above=True), metavar="C", help="the most that the gradients' norm may be")
     how.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="batches for one update (1)")
     setting(how, "--loss-scale", real(above=True), "S", "of fp16: the loss's first factor, halved where it overflows")
@@ -193,6 +191,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--resume needs --out DIR, the folder that holds the checkpoint")
     if (options.schedule == "step") != bool(options.milestones):
         raise UsageError("--schedule step needs --milestones E,E, and no other schedule takes them")
+    loss_of(options)
     choose_device(options.device)
     asked = load_graph(options)  # whatever is wrong with it is said before the data are fetched
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and options.out:
@@ -305,7 +304,6 @@ def train(
     processes: Processes | None = None,
 ) -> tuple[Model, TrainResult]:
     """Compile for training and for inference, and run the loop, which says ``about`` first."""
-    from tricnn.ir.objective import Loss
     from tricnn.run.model import compile
     from tricnn.run.weights import load_weights
     from tricnn.training import train
@@ -316,8 +314,8 @@ def train(
 
     processes = processes or ALONE
     settings = replace(training_options(options, graph), processes=processes)
-    mixed = options.loss == "cross_entropy" and bool(options.mixup or options.cutmix)
-    loss = Loss(options.loss, label_smoothing=options.label_smoothing, mixed=mixed)
+    loss = loss_of(options)
+    check_loss(loss, graph, dataset)
     executor = options.executor
     with screen.waiting(f"compiling {graph.name}"):
         model = compile(
@@ -337,8 +335,7 @@ def train(
             )
     settings = replace(settings, fixed={
         "executor": executor, "dtype": options.dtype, "fuse": options.fuse,
-        "label smoothing": options.label_smoothing,
-        **({"loss": options.loss} if options.loss != "cross_entropy" else {}),
+        **fixed_by(loss),
         "weights of SHA-256": state_sha256(model.state_dict())[:16] if options.weights else None,
     })  # fmt: skip
     evaluator = compile(graph, "infer", settings.evaluation_batch, options.dtype, executor, None, options.fuse)
