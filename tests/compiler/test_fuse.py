@@ -341,13 +341,13 @@ def one_weight_read_in_two_orders(b, x):
 def test_dense_weights_lie_in_pixel_order_only_if_nobody_reads_them_otherwise():
     """``[O, C*H*W]`` kept as ``[O, H, W, C]`` makes flattening free; a second reader would take it for the first."""
     graph = specialised(dense_net(two_heads), "train")
-    ordered = pixel_ordered(graph)
+    ordered = pixel_ordered(graph, "train")
     assert {"one.weight", "two.weight"} <= set(ordered)
     plan = fuse(graph, "train")
     (unflatten,) = [n.name for n in graph.of("unflatten")]
     assert plan.storage(unflatten) in ordered, "the sum of the two heads' gradients lies in pixel order as well"
     for net in (one_weight_two_images, one_weight_read_in_two_orders):
-        assert "w" not in pixel_ordered(specialised(dense_net(net), "train"))
+        assert "w" not in pixel_ordered(specialised(dense_net(net), "train"), "train")
 
 
 def weight_that_is_a_sum(b, x):

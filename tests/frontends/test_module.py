@@ -17,6 +17,7 @@ from torch import nn
 import tricnn
 from tests.graphs.reference import REFERENCE
 from tricnn.ir import GraphError, ShapeError, TargetError
+from tricnn.run.open_step import OpenStep
 
 SHAPE = (2, 3, 8, 8)
 
@@ -91,6 +92,38 @@ def test_networks_train_to_pytorchs_losses_and_weights(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
     assert_state_close(module, compiled, 1e-7)
     compiled.load_state_dict(module.state_dict())
+
+
+@pytest.mark.parametrize("executor", ["numpy", "triton"])
+def test_a_gradient_is_what_was_written_and_stays(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch takes what a kernel wrote, without a copy, and then it is the parameter's: the next step writes
+    elsewhere, and whoever accumulates adds to his own."""
+    written: list[int] = []
+    backward = OpenStep.backward
+
+    def observed(*args: object) -> dict[str, object]:
+        found = backward(*args)
+        written.extend(torch.as_tensor(x).untyped_storage().data_ptr() for x in found.values())
+        return found
+
+    monkeypatch.setattr(OpenStep, "backward", observed)
+    layers = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(16, 3))
+    module, compiled = pair(layers, (1, 2, 4, 4), executor=executor)
+    x = [torch.randn(2, 2, 4, 4) for _ in range(2)]
+    for net in (module, compiled):
+        net(x[0]).square().sum().backward()
+    if executor == "triton":
+        assert {p.grad.untyped_storage().data_ptr() for p in compiled.parameters()} == set(written)
+    kept = [p.grad for p in compiled.parameters()]
+    before = [g.clone() for g in kept]
+    compiled.zero_grad()
+    compiled(x[1]).square().sum().backward()
+    assert all(torch.equal(g, old) for g, old in zip(kept, before, strict=True))
+    for p, g in zip(compiled.parameters(), kept, strict=True):
+        p.grad += g
+    module(x[1]).square().sum().backward()
+    for a, b in zip(module.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("executor", ["numpy", "eager"])

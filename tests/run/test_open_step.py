@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from tests.compiler.nets import NETS
-from tricnn.graphs import inception_block, resnet18
+from tricnn.graphs import alexnet, inception_block, resnet18, vgg11_bn
 from tricnn.ir import Graph, GraphBuilder, TargetError
 from tricnn.lower.from_graph import lowered
 from tricnn.measure.pytorch_network import PyTorchNetwork
-from tricnn.run.open_step import OpenStep
+from tricnn.run.open_step import OpenStep, as_numpy
 
 WITHOUT_DROPOUT = [net for net in NETS if not any(n.row.random for n in net.nodes)]
 
@@ -32,6 +32,19 @@ def activated() -> Graph:
     x = b.relu(b.batch_norm(b.conv2d(x, 4, 3, name="c1"), name="b1"))
     b.output(b.relu(b.conv2d(x, 4, 1, name="c2")), "one")
     return b.build(b.sigmoid(b.batch_norm(x, name="b2")))
+
+
+def summed() -> Graph:
+    """Its convolution's gradients are sums of what many programs leave; its dense layer reads more than one pixel."""
+    b = GraphBuilder("summed")
+    h = b.max_pool2d(b.relu(b.conv2d(b.input("x", (1, 17, 17)), 2, 2, name="c")), 4)
+    return b.build(b.linear(b.flatten(h), 3, name="fc"))
+
+
+def boxed() -> Graph:
+    """In 16 bits the gradient of its images is stored by a descriptor."""
+    b = GraphBuilder("boxed")
+    return b.build(b.conv2d(b.input("x", (64, 2, 2)), 64, 1, bias=False, name="a"))
 
 
 class Beside:
@@ -106,6 +119,54 @@ def test_kernels_compute_the_same() -> None:
     assert all((again[n] == g).all() for n, g in found.items())
 
 
+@pytest.mark.parametrize(
+    "net, dtype, executor, error",
+    [
+        (summed(), "fp32", "triton", 1e-5),
+        (boxed(), "bf16", "triton", 0.03),
+        (summed(), "fp64", "numpy", 1e-11),
+        (summed(), "fp64", "eager", 1e-11),
+    ],
+)
+def test_gradients_are_the_callers(net: Graph, dtype: str, executor: str, error: float) -> None:
+    """Whoever keeps them, or changes them, finds them as he left them whatever runs afterwards; kernels write the next
+    ones elsewhere."""
+    step = OpenStep(net, everything(net), 2, dtype, executor, target="sm_90")
+    if executor == "triton":
+        step.executor.poisons = True
+        assert bool(step.program.sums) == (net.name == "summed")
+        assert {d.buffer for d in step.program.descriptors.values()}.isdisjoint(step.executor.handed) == (
+            dtype == "fp32"
+        )
+    besides = [Beside(net, 2, seed) for seed in range(3)]
+    under_way = [step.forward(b.given)[1] for b in besides[:2]]
+    found = [step.backward(under_way[0], besides[0].weights, keep=True)]
+    for gradient in found[0].values():
+        gradient[...] = 7.0
+    found += [step.backward(saved, b.weights) for saved, b in zip(under_way, besides, strict=False)]
+    found.append(step.backward(step.forward(besides[2].given)[1], besides[2].weights))
+    assert all((as_numpy(gradient) == 7.0).all() for gradient in found[0].values())
+    for gradients, beside in zip(found[1:], besides, strict=True):
+        close({f"grad:{n}": as_numpy(g) for n, g in gradients.items()}, beside.expected(), error)
+
+
+def test_gradients_of_one_value_are_two() -> None:
+    """Two biases of one sum have the same gradient, and an output that is an input has its own tangent for one."""
+    b = GraphBuilder("shared")
+    x = b.input("x", (2, 4, 4))
+    b.output(x, "same")
+    net = b.build(b.add_(b.conv2d(x, 3, 1, name="c1"), b.conv2d(x, 3, 1, name="c2")))
+    for executor in ("numpy", "eager", "triton"):
+        step, beside = OpenStep(net, ("c1.bias", "c2.bias", "x"), 2, "fp32", executor), Beside(net, 2)
+        _, saved = step.forward(beside.given)
+        tangents = {name: np.asarray(w, dtype=np.float32) for name, w in beside.weights.items()}
+        found = step.backward(saved, tangents)
+        found["c1.bias"][...] = 0.0
+        close({"grad:c2.bias": np.asarray(found["c2.bias"])}, beside.expected(), 1e-5)
+        found["x"][...] = 0.0
+        assert all((tangents[name] == w.astype(np.float32)).all() for name, w in beside.weights.items())
+
+
 @pytest.mark.parametrize("executor", ["numpy", "eager"])
 def test_forwards_may_be_under_way_and_be_kept(executor: str) -> None:
     net = tiny()
@@ -144,11 +205,29 @@ def test_an_output_without_a_gradient_counts_as_zero() -> None:
     close({f"grad:{name}": found[name]}, beside.expected(), 1e-11)
 
 
-@pytest.mark.parametrize("graph", [resnet18(), inception_block()], ids=lambda g: g.name)
+@pytest.mark.parametrize("graph", [resnet18(), inception_block(), alexnet(), vgg11_bn()], ids=lambda g: g.name)
 def test_an_open_step_needs_hardly_more_memory_than_a_closed_one(graph: Graph) -> None:
-    """With its own copies of parameters, outputs and gradients, which the closed step has not."""
+    """With its own copies of statistics and outputs, which the closed step has not. Where parameters outweigh images,
+    as in the last two, it has no room for a copy of a parameter or gradient."""
     batch = 64
     closed = lowered(graph, "train", batch, "bf16", "sm_90", fuse="auto")
     open_ = OpenStep(graph, tuple(n.name for n in graph.parameters), batch, "bf16", target="sm_90")
     assert open_.peak_memory_bytes() <= 1.1 * closed.peak_memory_bytes()
     assert open_.program.dram_bytes() <= 1.01 * closed.dram_bytes()
+
+
+def test_an_open_step_holds_what_it_states() -> None:
+    """After its backward pass, with what it has given to the caller."""
+    net, batch = summed(), 2
+    step, beside = OpenStep(net, tuple(n.name for n in net.parameters), batch, "bf16", "triton"), Beside(net, batch)
+    state = {name: torch.tensor(x, dtype=torch.float32) for name, x in beside.given.items()}
+    state = {n: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for n, x in state.items()}
+    outputs, saved = step.forward(state)
+    gradients = step.backward(saved, beside.weights)
+    (kept,) = step.executor._free[batch]
+    parameters = {n.name: state[n.name] for n in net.parameters}
+    held = {}
+    for x in (*kept.values(), *parameters.values(), *outputs.values(), *gradients.values()):
+        if isinstance(x, torch.Tensor):
+            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+    assert sum(held.values()) == step.peak_memory_bytes(batch)

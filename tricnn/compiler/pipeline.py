@@ -24,16 +24,13 @@ from .fold import fold_batch_norm, fold_sums
 from .frozen import freeze, trained
 from .fusion.fuser import fuse
 from .layer_scales import gather_layer_scales
+from .modes import MODES, OPEN
 from .padding import absorb_padding
 from .plan import Plan
 from .policies import policy_named, rules_of
 from .siblings import join_slices, merge_siblings
 from .specialise import for_inference, for_training, tidy, with_batch_statistics
 from .strided import compact_strided_gradients
-
-#: beside those that ``tricnn.compile`` takes: outputs, and gradients of what is wanted, given those of the outputs
-MODES = ("infer", "train")
-OPEN = "open"
 
 Show = Callable[[str, object], None]
 

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from ..compiler.pipeline import OPEN
+from ..compiler.modes import OPEN
 from ..ir.wording import plural
 from ..lower.call import Line, wrapped
 from ..lower.names import StepNumber

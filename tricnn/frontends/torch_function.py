@@ -102,7 +102,7 @@ class _Called(torch.autograd.Function):
             ctx.save_for_backward(*[x for name, x in given.items() if name in call.step.reads_again])
             ctx.call, ctx.saved = call, saved
             ctx.like = [torch.empty_like(x, device="meta") for x in tensors]
-        return tuple(_copied(results[name], call.device, call.types[name]) for name in outputs)
+        return tuple(as_tensor(results[name], call.device).to(call.types[name]) for name in outputs)
 
     @staticmethod
     def backward(ctx: Any, *tangents: torch.Tensor | None) -> tuple[Any, ...]:
@@ -115,7 +115,7 @@ class _Called(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(call.device.type, enabled=False):
             found = call.step.backward(saved, given, keep)
             gradients = [
-                _as_strided_like(found[name], like, call.device) if name in found and needed else None
+                _laid_like(found[name], like, call.device) if name in found and needed else None
                 for name, like, needed in zip(call.names, ctx.like, ctx.needs_input_grad[1:], strict=True)
             ]
         if second:
@@ -146,14 +146,12 @@ def as_tensor(x: Any, device: torch.device) -> torch.Tensor:
     return (x if isinstance(x, torch.Tensor) else torch.from_numpy(x)).to(device)
 
 
-def _copied(x: Any, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """A result as a tensor that shares no memory with anybody."""
-    tensor = as_tensor(x, device)
-    return tensor.to(dtype, copy=not isinstance(x, torch.Tensor) or tensor.dtype == dtype)
-
-
-def _as_strided_like(x: Any, like: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A gradient in memory of its own, in the type and with the strides of what it is the gradient of.
-    PyTorch's accumulation wants it so."""
-    gradient = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
-    return gradient.copy_(as_tensor(x, device))
+def _laid_like(x: Any, like: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A gradient in the type and with the strides of what it is the gradient of: itself, if it has them.
+    PyTorch's accumulation wants it so. Strides of axes that have one element say nothing."""
+    gradient = as_tensor(x, device)
+    strides = zip(like.shape, like.stride(), gradient.stride(), strict=True)
+    if gradient.dtype == like.dtype and all(size == 1 or a == b for size, a, b in strides):
+        return gradient.as_strided(like.shape, like.stride())
+    laid = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
+    return laid.copy_(gradient)

@@ -48,7 +48,7 @@ class Lowering:
         self.storage, self.precision = DTYPES[self.dtype]
         self.buffers: dict[str, Buffer] = plan_buffers(self.plan, self.storage)
         self.wide = max(b.size.at(self.batch) for b in self.buffers.values()) >= 2**31
-        self.order = pixel_ordered(self.plan.graph)
+        self.order = pixel_ordered(self.plan.graph, self.plan.mode)
         self.read = {value for kernel in self.plan.kernels for value in kernel.reads}
         others = [kernel for kernel in self.plan.kernels if kernel.anchor.kind is not Kind.CONTRACTION]
         self.read_by_others = {value for kernel in others for value in kernel.reads}

@@ -262,7 +262,7 @@ class Tuner(Contest):
             values[name] = executor.torch.zeros(
                 buffer.size.at(batch), dtype=executor.dtypes[buffer.dtype], device=executor.device
             )
-        values |= described(program, values)
+        values |= described(program.descriptors.values(), values)
         module = load_module(module_text("\n\n".join("\n".join(launched(f)) for f in program.functions)))
         calls = [prepared(module, program, launch, values, batch) for launch in program.launches if counts(launch)]
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..build.compile_ahead import settled_for_launch
 from ..compiler.cost import Cost
-from ..compiler.pipeline import MODES, planned
+from ..compiler.modes import MODES
+from ..compiler.pipeline import planned
 from ..compiler.plan import Plan
 from ..emit.emit import emit
 from ..graphs.published import about_images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from math import prod
 from typing import Any
@@ -59,15 +59,15 @@ def launching() -> AbstractContextManager[None]:
     return quick_interpreter() if interpreting() else nullcontext()
 
 
-def described(program: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The descriptors that a program's kernels take, of these tensors."""
+def described(descriptors: Iterable[Descriptor], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What kernels take by name for these descriptors, of these tensors."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     def seen(d: Descriptor) -> Any:
         tensor = tensors[d.buffer].view(-1, *d.shape)
         return tensor if d.window is None else tensor.unfold(-1, *d.window)
 
-    return {d.name: TensorDescriptor.from_tensor(seen(d), list(d.box)) for d in program.descriptors.values()}
+    return {d.name: TensorDescriptor.from_tensor(seen(d), list(d.box)) for d in descriptors}
 
 
 #: Triton's interpreter keeps where it is in variables of the whole process, so that one launch at a time may run

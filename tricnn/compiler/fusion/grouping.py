@@ -21,7 +21,7 @@ class Grouping:
         self.prepared = prepared_nodes(graph) if mode == "infer" else ()  # training changes parameters every step
         #: where each node stands among the graph's, which are in an order that computes them
         self.order = {node.name: i for i, node in enumerate(graph.nodes)}
-        self.views = free_views(graph)
+        self.views = free_views(graph, mode)
         skip = {n.name for n in self.prepared} | set(self.views)
         self.nodes = [n for n in graph.nodes if n.kind is not Kind.SOURCE and n.name not in skip]
         #: who wants a loop over a value, besides whoever has one
