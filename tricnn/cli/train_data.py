@@ -35,7 +35,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=file_path,
         metavar="DATA",
-        help="digits, fashion-mnist, mnist, or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg",
+        help="digits, fashion-mnist, mnist, or a folder: train/CLASS/*.jpg and val/CLASS/*.jpg, or four IDX files",
     )
     group.add_argument(
         "--images", choices=("auto", "bytes", "floats"), default="auto",
@@ -80,14 +80,17 @@ def colour(text: str) -> tuple[float, ...]:
     return values
 
 
-def is_folder(options: argparse.Namespace) -> bool:
-    """Is --data a folder of pictures rather than the name of a data set? Raises UsageError if it is neither."""
+def holds_pictures(options: argparse.Namespace) -> bool:
+    """Is --data a folder of pictures rather than a data set's name or IDX files? Raises UsageError if it is neither."""
+    from pathlib import Path
+
     from tricnn.training.data import LOADERS
+    from tricnn.training.idx_sources import parts_of_folder
 
     if options.data in LOADERS:
         return False
     if os.path.isdir(options.data):
-        return True
+        return not os.access(options.data, os.R_OK) or parts_of_folder(Path(options.data)) is None
     raise UsageError(f"--data {options.data[:60]!r} is neither a folder nor a data set; known are {', '.join(LOADERS)}")
 
 
@@ -104,7 +107,7 @@ def data_of(options: argparse.Namespace, classes: int | None, note: Callable[[st
         return Synthetic((3, 1, 1), classes or 1000, SYNTHETIC_STEPS * options.batch)
     if not options.data:
         raise UsageError("train needs --data NAME or FOLDER, or --synthetic")
-    if is_folder(options):
+    if holds_pictures(options):
         if options.shift:
             raise UsageError("--shift is for digits and the MNISTs; a folder's pictures are moved by --crop padded")
         return picture_folder(options)

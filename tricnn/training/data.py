@@ -7,7 +7,7 @@ was interrupted picks up the very batch it was at.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..system.errors import DataError, shown
 from .batch_sources import Batch, How, Normalisation
 from .chance import generator, order
 from .idx import read_idx
-from .idx_sources import PARTS, find
+from .idx_sources import PARTS, find, parts_of_folder
 from .processes import ALONE, Processes
 
 Images = NDArray[Any]
@@ -291,21 +291,40 @@ def _digits(data_dir: str | Path | None, note: Note) -> Dataset:
 
 def _idx_set(name: str, mean: float, std: float) -> Loader:
     def load(data_dir: str | Path | None, note: Note) -> Dataset:
-        files = find(name, data_dir, note)
-        arrays = {}
-        for part in PARTS:
-            arrays[part] = read_idx(files[part], dimensions=3 if "images" in part else 1)
-        images, labels, test_images, test_labels = arrays.values()
-        for part, x, y in (("train", images, labels), ("t10k", test_images, test_labels)):
-            if len(x) != len(y):
-                where = files[f"{part}-labels-idx1-ubyte"]
-                raise DataError(f"{where}: expected {len(x)} labels, one per image, found {len(y)}")
-        return Dataset(
-            name, images[:, None], labels.astype(np.int64), test_images[:, None], test_labels.astype(np.int64),
-            num_classes=10, mean=mean, std=std,
-        )  # fmt: skip
+        return Dataset(name, *_read_parts(find(name, data_dir, note)), num_classes=10, mean=mean, std=std)
 
     return load
+
+
+def _read_parts(files: Mapping[str, Path]) -> tuple[Images, Images, Images, Images]:
+    """Training images [N, 1, H, W] and labels [N], test images and labels, of the IDX files of a set, by part."""
+    arrays = [read_idx(files[part], dimensions=3 if "images" in part else 1) for part in PARTS]
+    for part, x, y in (("train", *arrays[:2]), ("t10k", *arrays[2:])):
+        if len(x) != len(y):
+            where = files[f"{part}-labels-idx1-ubyte"]
+            raise DataError(f"{where}: expected {len(x)} labels, one per image, found {len(y)}")
+    images, labels, test_images, test_labels = arrays
+    return images[:, None], labels.astype(np.int64), test_images[:, None], test_labels.astype(np.int64)
+
+
+def _folder_of_idx(folder: Path) -> Dataset | None:
+    """The set whose four IDX files lie in a folder; None where there are none.
+    It has as many classes as its labels say, and its pixels are normalised by the mean and deviation of its training
+    images."""
+    files = parts_of_folder(folder)
+    if files is None:
+        return None
+    images, labels, test_images, test_labels = _read_parts(files)
+    counts = np.zeros(256)
+    for first in range(0, len(images), 1024):  # at once they would be eight times as many bytes
+        counts += np.bincount(images[first : first + 1024].reshape(-1), minlength=256)
+    shares, pixels = counts / counts.sum(), np.arange(256) / 255
+    mean = float(shares @ pixels)
+    std = float(np.sqrt(shares @ (pixels - mean) ** 2)) or 1.0
+    classes = int(max(labels.max(), test_labels.max())) + 1
+    return Dataset(
+        folder.resolve().name, images, labels, test_images, test_labels, num_classes=classes, mean=mean, std=std
+    )
 
 
 # mean and standard deviation of the training images' pixels, scaled to 0..1
@@ -323,12 +342,19 @@ def load_dataset(
     channels: int | None = None,
     note: Note = None,
 ) -> Dataset:
-    """The data set called ``name``; ``data_dir`` may hold its files, ``image_size`` and ``channels`` are the network's.
+    """The data set called ``name``, or whose four IDX files lie in the folder of that name, with any number of classes.
+    ``data_dir`` may hold the files of a known one; ``image_size`` and ``channels`` are the network's.
 
     ``note`` is told, in one line, of anything that takes time (a download). Raises DataError for an unknown name,
     files that are missing or damaged, and images that the network cannot take.
     """
     if name not in LOADERS:
-        raise DataError(f"data set {name!r} is unknown; known are {', '.join(LOADERS)}")
-    dataset = LOADERS[name](data_dir, note)
+        own = _folder_of_idx(Path(name)) if Path(name).is_dir() else None
+        if own is None:
+            raise DataError(
+                f"data set {name!r} is unknown; known are {', '.join(LOADERS)}, and folders with four IDX files"
+            )
+        dataset = own
+    else:
+        dataset = LOADERS[name](data_dir, note)
     return replace(dataset, image_size=image_size, channels=channels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from ..system.limits import LARGEST_DOWNLOAD
 from ..system.paths import cache_folder, user_path
 
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+#: a file of a set of one's own; before it may stand whose it is (emnist-letters-train-images-idx3-ubyte.gz)
+OWN = re.compile(r"(?:.*[-_.])?(train|t10k|test)[-_](images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 TIMEOUT_SECONDS = 10.0
 
 
@@ -88,6 +91,23 @@ def _parts_in(folder: Path) -> dict[str, Path] | None:
         else:
             missing.append(part)
     if found and missing:
+        raise DataError(f"{folder}: expected four IDX files, found {len(found)}; missing {', '.join(missing)} (or .gz)")
+    return found or None
+
+
+def parts_of_folder(folder: Path) -> dict[str, Path] | None:
+    """The four IDX files of whatever set lies in a folder, by part; None where there are none.
+    The test part may be called ``test`` as well as ``t10k``. Raises DataError if some are missing, or are of two sets.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if (name := OWN.fullmatch(path.name)) is None:
+            continue
+        part = next(p for p in PARTS if p.startswith(f"{'train' if name[1] == 'train' else 't10k'}-{name[2]}"))
+        other = found.setdefault(part, path)
+        if other.name.removesuffix(".gz") != path.name.removesuffix(".gz"):
+            raise DataError(f"{folder}: expected the IDX files of one set, found {other.name} and {path.name}")
+    if found and (missing := [part for part in PARTS if part not in found]):
         raise DataError(f"{folder}: expected four IDX files, found {len(found)}; missing {', '.join(missing)} (or .gz)")
     return found or None
 
