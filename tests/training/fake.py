@@ -29,7 +29,7 @@ class SoftmaxRegression:
     def __init__(self, name="softmax", pause=0.0, poison=None):
         self.graph = Graph(name)
         self.step, self.pause, self.poison = 0, pause, poison
-        self.threads, self.loss, self.frozen, self.loss_scale = None, Loss(), (), None
+        self.device, self.threads, self.loss, self.frozen, self.loss_scale = "cpu", None, Loss(), (), None
         rng = np.random.default_rng(7)
         self.live = {"fc.weight": rng.normal(0, 0.1, (PIXELS, CLASSES)).astype(np.float32),
                      "fc.bias": np.zeros(CLASSES, np.float32)}  # fmt: skip

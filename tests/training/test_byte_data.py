@@ -100,3 +100,23 @@ def test_the_command_line_trains_on_bytes_and_says_where_it_cannot(folder, capsy
     assert "--images bytes: --mixup gives images that are no bytes; --cutmix keeps them" in capsys.readouterr().err
     assert run(["show", "lenet", "--images", "bytes", "--text"]) == 0
     assert 'x = input(shape=[N, 1, 28, 28], dtype="uint8")' in capsys.readouterr().out
+
+
+def test_pictures_are_pinned_where_a_gpu_takes_them_as_they_come(folder):
+    """Not where there is none, and not where they are normalised on the way, into other memory."""
+    source = PictureFolder(folder, (8, 8), 3, workers=0)
+    on_bytes = of_bytes(network(), *source.normalisation)
+    own = replace(source, transform=lambda image: np.zeros((8, 8, 3), np.uint8))
+
+    def pinned(source, graph, device):
+        chosen = suited(source, graph, 0.0, device)
+        loader = chosen.loader([None], range(1)) if hasattr(chosen, "loader") else None
+        assert loader is None or loader.pin_memory == chosen.pinned
+        return getattr(chosen, "pinned", False)
+
+    assert pinned(source, on_bytes, "cuda") and pinned(own, network(), "cuda")
+    assert not pinned(source, network(), "cuda")
+    assert not any(pinned(s, g, "cpu") for s, g in ((source, on_bytes), (own, network()), (source, network())))
+    assert not pinned(arrays(), on_bytes, "cuda") and not source.pinned
+    assert suited(source, on_bytes, 0.0, "cuda").settings() == source.settings()
+    assert tricnn.compile(network(), "train", 4, executor="numpy").device == "cpu"

@@ -223,7 +223,7 @@ def run_among(processes: Processes, options: argparse.Namespace, asked: Graph) -
         **sizes(graph, full),
         "data": dataset.name,
         "executor": model.executor.name,
-        "device": str(model.executor.device).partition(":")[0],
+        "device": model.device,
         **({"processes": processes.world} if processes.world > 1 else {}),
         "seed": options.seed,
         "epochs": result.epochs,

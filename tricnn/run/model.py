@@ -399,10 +399,15 @@ class Model:
             return loss, grads
 
     @property
+    def device(self) -> str:
+        """Where its kernels run and its parameters are: ``cpu``, or ``cuda`` (of AMD's GPUs as well)."""
+        return str(self.executor.device).partition(":")[0]
+
+    @property
     def threads(self) -> int | None:
         """How many threads share a product's sums on the CPU: with another number a step has other bits.
         None on a GPU, and where the BLAS does not say."""
-        if self.executor.device != "cpu":
+        if self.device != "cpu":
             return None
         if self.executor.name == "eager":
             return int(self.executor.torch.get_num_threads())

@@ -72,10 +72,23 @@ def batches_per_epoch(source: Source, batch: int, processes: int = 1) -> int:
     return whole + (rest >= processes)
 
 
-def suited(source: Any, graph: Any, mixup: float) -> Any:
+def suited(source: Any, graph: Any, mixup: float, device: str = "cpu") -> Any:
     """The data set with its images as the bytes they are, for a network that takes those; for others as it is.
-    A source that has no ``normalisation`` gives what it gives. Raises DataError for one whose images are no bytes, and
-    TricnnError for mixup, whose images are none."""
+
+    A source that has no ``normalisation`` gives what it gives. Where the network is on a GPU, and images go there as
+    workers made them, they come in page-locked memory: what is normalised on the way is in other memory by then.
+
+    Raises DataError for a source whose images are no bytes, and TricnnError for mixup, whose images are none.
+    """
+    source = _as_taken(source, graph, mixup)
+    as_made = getattr(source, "as_bytes", False) or getattr(source, "transform", None) is not None
+    if hasattr(source, "pinned") and as_made and device == "cuda":
+        return replace(source, pinned=True)
+    return source
+
+
+def _as_taken(source: Any, graph: Any, mixup: float) -> Any:
+    """The data set with bytes or numbers for images, as the network takes them."""
     if not takes_bytes(graph):
         return source
     if mixup:

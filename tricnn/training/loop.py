@@ -113,8 +113,7 @@ def train(
     Raises CheckpointError for a checkpoint that is damaged, of another network or of other settings, or cannot be
     written; DivergedError, naming the step or the epoch, if the loss is not finite, or an epoch's mean is more than
     :data:`DIVERGED` times what guessing gives; TrainingInterrupted after SIGINT or SIGTERM; ProcessLost if another
-    process died or hangs. A run that ends with a
-    training loss no better than guessing's warns.
+    process died or hangs. A run that ends with a training loss no better than guessing's warns.
     """
     options = options or TrainOptions()
     first = options.processes.first
@@ -122,7 +121,8 @@ def train(
         out = Path(out_dir) if out_dir is not None and first else None
         if out is not None:
             stack.enter_context(sole_writer(out))
-        run = _Run(model, evaluator, suited(dataset, model.graph, options.mixup), options, out, callbacks)
+        dataset = suited(dataset, model.graph, options.mixup, model.device)
+        run = _Run(model, evaluator, dataset, options, out, callbacks)
         note = run.begin(resume)
         report = Reporter(
             (console if first else None) or Console(quiet=True), options.epochs, run.steps_per_epoch, run.progress.step

@@ -58,7 +58,8 @@ class PictureFolder:
     already; Python's, NumPy's and torch's random numbers are seeded for each picture before it.
 
     With ``as_bytes`` pictures are handed over as bytes, for a network that normalises them (:func:`tricnn.of_bytes`);
-    a foreign ``transform`` does not go with that.
+    a foreign ``transform`` does not go with that. With ``pinned`` they come in page-locked memory, out of which a GPU
+    copies without help of the CPU: :func:`~tricnn.training.batch_sources.suited` says when that is of use.
 
     A picture that cannot be read ends the run and is named (``corrupt="fail"``), or is named and counted, and the next
     one in the epoch's order stands in for it (``"skip"``; in a test it is left out).
@@ -77,6 +78,7 @@ class PictureFolder:
     corrupt: str = "fail"
     transform: Callable[[Any], Any] | None = field(default=None, compare=False)
     as_bytes: bool = False
+    pinned: bool = field(default=False, compare=False)
     _bad: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     _unsaid: list[str] = field(default_factory=list, repr=False, compare=False)
 
@@ -211,21 +213,24 @@ class PictureFolder:
         count = -(-len(self.val.paths) // batch)
         yield from self._loaded(_Maker(self, self.val, batch, None, processes), range(count))
 
-    def _loaded(self, maker: _Maker, numbers: range) -> Iterator[Batch]:
-        """The batches of these numbers, made by workers."""
+    def loader(self, maker: Any, numbers: range) -> Any:
+        """The DataLoader of the batches of these numbers, made by workers."""
         workers = min(MOST_WORKERS, usable_cores()) if self.workers is None else self.workers
-        dataset: Any = maker
-        loader: Any = DataLoader(
-            dataset,
+        return DataLoader(
+            maker,
             batch_size=None,
             sampler=numbers,
             num_workers=min(workers, len(numbers)),
             collate_fn=_as_it_is,
+            pin_memory=self.pinned,
             worker_init_fn=partial(begin_worker, os.getpid()),
             generator=torch.Generator(),  # whose number nobody sees: without one, torch's own would move on
         )
+
+    def _loaded(self, maker: _Maker, numbers: range) -> Iterator[Batch]:
+        """The batches of these numbers."""
         try:
-            for x, labels, bad in read(started(loader), str(self.folder)):
+            for x, labels, bad in read(started(self.loader(maker, numbers)), str(self.folder)):
                 for path, reason in bad:
                     self._found(path, reason)
                 if not len(labels) and maker.drawn is not None:

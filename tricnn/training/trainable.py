@@ -24,6 +24,9 @@ class Trainable(Protocol):
     def frozen(self) -> tuple[str, ...]: ...  # the parameters that have no gradient
 
     @property
+    def device(self) -> str: ...  # cpu or cuda: where it is
+
+    @property
     def threads(self) -> int | None: ...  # that add up its products, if their number decides the bits
 
     def loss_and_storage_grads(self, x: Any, labels: Any, watch: Any = None) -> tuple[float, dict[str, Any]]: ...
