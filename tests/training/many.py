@@ -15,6 +15,7 @@ from tricnn.training.gradient_exchange import GradientExchange
 from tricnn.training.loop import TrainOptions, train
 from tricnn.training.loss_scaling import LossScaling
 from tricnn.training.processes import ALONE, Processes
+from tricnn.training.shared_step import SharedStep
 
 WORLD, BATCH = 2, 7
 
@@ -62,6 +63,24 @@ def trained(executor, processes=ALONE):
     evaluator = tricnn.compile(network(), executor=executor)
     result = train(trained, evaluator, data, TrainOptions(epochs=2, batch=BATCH, processes=processes))
     return trained.state_dict(), result
+
+
+WEIGHING = (
+    tricnn.Loss(class_weights=(1.0, 4.0, 0.25), ignore_index=2),
+    tricnn.Loss(class_weights=(1.0, 4.0, 0.25), label_smoothing=0.1, mixed=True),
+)
+
+
+def weighed(executor, processes=ALONE):
+    """(loss, gradients) for each of the losses of :data:`WEIGHING`, of labels that the processes have other ones of."""
+    found, part = [], processes.shared(BATCH)
+    x, labels = batch()
+    for loss in WEIGHING:
+        trained = tricnn.compile(network(), "train", BATCH, executor=executor, loss=loss, seed=3)
+        step = SharedStep(trained, processes) if processes.world > 1 else trained.loss_and_storage_grads
+        mean, gradients, *_ = step(x[part], np.sort(labels)[part])
+        found.append((mean, logical(trained, gradients)))
+    return found
 
 
 #: of these batches the second process's images alone have gradients beyond fp16's range, at any scale that is reached
@@ -133,6 +152,7 @@ def main():
         "gradients": steps,
         "buckets": exchange.bytes_by_bucket,
         "begun": begun,
+        "weighed": weighed(executor, processes),
         "trained": trained(executor, processes),
         "scaled": scaled(executor, processes),
     }

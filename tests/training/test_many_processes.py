@@ -25,6 +25,7 @@ from tests.training.many import (
     one_process,
     scaled,
     trained,
+    weighed,
 )
 from tricnn.training.gradient_exchange import packed
 
@@ -56,6 +57,16 @@ def test_gradients_are_those_of_the_whole_batch(together):
                 atol = 2e-6 * np.abs(wanted).max()
                 np.testing.assert_allclose(step[name], wanted, rtol=2e-4, atol=atol, err_msg=name)
         assert rank["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_classes_weigh_what_they_weigh_in_the_whole_batch(together):
+    """Class weights and an ignored class, where one process has more of them than the other."""
+    executor, found = together
+    for rank in found:
+        for (loss, gradients), (mean, wanted) in zip(rank["weighed"], weighed(executor), strict=True):
+            assert loss == pytest.approx(mean, rel=1e-5)
+            for name, w in wanted.items():
+                np.testing.assert_allclose(gradients[name], w, rtol=2e-4, atol=2e-6 * np.abs(w).max(), err_msg=name)
 
 
 def test_all_processes_have_the_same_bits(together):

@@ -24,6 +24,23 @@ class Mixed(NamedTuple):
     share: Any
 
 
+class Share(NamedTuple):
+    """Class numbers of a part of a batch, whose images (or pixels) weigh ``mean_weight`` on average in all of it."""
+
+    labels: Any
+    mean_weight: float
+
+
+def weight_of(loss: Loss, graph: Graph, labels: Any, count: int) -> tuple[float, int]:
+    """The weights of all labels of ``count`` images, added up, and how many labels these are.
+    Both are 0 where the loss weighs none, and for labels that are no class numbers: :class:`Mixed`, and targets."""
+    if not loss.weighs_rows or isinstance(labels, Mixed) or getattr(labels, "ndim", 1) != 1 + len(graph.rows):
+        return 0.0, 0
+    numbers = check_labels(graph, labels, count, tensors=is_tensor(labels), ignored=loss.ignore_index).reshape(-1)
+    kept = numbers >= 0
+    return float((_class_weights(loss, graph.classes or 0, numbers)[numbers * kept] * kept).sum()), len(numbers)
+
+
 def read_by_loss(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bool) -> Sequence[Any]:
     """What the loss reads of the labels of ``count`` images, in the order of the training graph's inputs.
 
@@ -32,16 +49,19 @@ def read_by_loss(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: 
         v[k] = w[k] * R / sum over rows r of w[label_r]
 
     of the R images (or pixels), where those with the ignored label, which is -1 from here on, do not count and w is 1
-    where there are no class weights. Raises ShapeError or DataError."""
+    where there are no class weights; of a :class:`Share` of a batch, R and the sum are of the whole batch. Raises
+    ShapeError or DataError.
+    """
     if not loss.takes_labels:
         return [targets_of(loss, graph, labels, count, tensors=tensors)]
     classes = graph.classes or 0
+    labels, mean = labels if isinstance(labels, Share) else (labels, None)
     numbers = check_labels(graph, labels, count, tensors=tensors, ignored=loss.ignore_index)
     read = [numbers[:, None] if graph.rows else numbers]
     if loss.weighs:
         rows, weights = numbers.reshape(-1), _class_weights(loss, classes, numbers)
         total = (weights[rows * (rows >= 0)] * (rows >= 0)).sum()
-        read.append(weights * (len(rows) / total if float(total) > 0 else 0.0))
+        read.append(weights * _labels_per_weight(len(rows), total, mean))
     return read
 
 
@@ -69,6 +89,7 @@ def targets_of(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bo
             share = float(share)
         mixed = share * first + (1 - share) * other
         return mixed.float() if tensors else mixed.astype(np.float32)
+    labels, mean = labels if isinstance(labels, Share) else (labels, None)
     shape = (count, *graph.types[graph.outputs[0].value].per_image)
     if getattr(labels, "ndim", 1) == len(shape):
         if tuple(labels.shape) != shape:
@@ -84,10 +105,16 @@ def targets_of(loss: Loss, graph: Graph, labels: Any, count: int, *, tensors: bo
         t = _weighed(loss, _one_hot(numbers * kept, graph.classes or 0)) * kept[:, None]
         if loss.weighs_rows:
             weight = kept if loss.class_weights is None else _class_weights(loss, t.shape[1], t)[numbers * kept] * kept
-            total = weight.sum()
-            t = t * (len(t) / total if float(total) > 0 else 0.0)
+            t = t * _labels_per_weight(len(t), weight.sum(), mean)
     t = t.float() if tensors else t.astype(np.float32)
     return of_rows(t, np.broadcast_to(0, shape))
+
+
+def _labels_per_weight(count: int, total: Any, mean: float | None) -> Any:
+    """What weights are multiplied by so that their mean is 1: theirs, or ``mean`` if that is given. 0 if all are 0."""
+    if mean is not None:
+        return 1.0 / mean if mean > 0 else 0.0
+    return count / total if float(total) > 0 else 0.0
 
 
 def _one_hot(numbers: Any, classes: int) -> Any:
