@@ -8,6 +8,9 @@ import triton.language as tl
 
 from .window import image_position
 
+# Loads of a window that a thread has on their way at once.
+IN_FLIGHT = tl.constexpr(8)
+
 
 @triton.jit
 def max_pool2d(
@@ -32,15 +35,14 @@ def max_pool2d(
     best = tl.full([BLOCK_M, BLOCK_N], float("-inf"), tl.float32)
     # Where all are -inf, the first of them that is not padding.
     index = tl.maximum(PT - p * SH, 0) * S + tl.maximum(PL - q * SW, 0) + tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
-    for r in range(R):
-        for s in range(S):
-            h = p * SH + (r - PT)
-            v = q * SW + (s - PL)
-            inside = mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
-            x = load_x((n * H + h) * W + v, channel, inside, x_args).to(tl.float32)
-            better = inside & ((x > best) | (x != x))
-            best = tl.where(better, x, best)
-            index = tl.where(better, r * S + s, index)
+    for tap in tl.range(R * S, loop_unroll_factor=IN_FLIGHT):
+        h = p * SH + (tap // S - PT)
+        v = q * SW + (tap % S - PL)
+        inside = mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
+        x = load_x((n * H + h) * W + v, channel, inside, x_args).to(tl.float32)
+        better = inside & ((x > best) | (x != x))
+        best = tl.where(better, x, best)
+        index = tl.where(better, tap, index)
     store_y(best, index, pixel, channel, mask, part, y_args)
 
 

@@ -89,3 +89,20 @@ def test_a_pooling_whose_positions_are_found_by_another_kernel_leaves_every_pixe
             d for d in fuse(graph, "train", policy).decisions if (d.producer, d.consumer) == ("conv", "pool")
         )  # fmt: skip
         assert decision.fused == fused and ("no window covers" in decision.text) != fused
+
+
+@pytest.mark.parametrize("channels, apart", [(64, True), (512, False)])
+def test_siblings_of_which_some_have_an_activation_are_merged_where_that_moves_less(channels, apart):
+    """A bottleneck with a projected shortcut, as ResNet-50's first, in inference. Merged, relu of 64 of its channels is
+    a pass of its own, for a 3x3 convolution forms nothing; apart, the image is read twice: 2 * 64 against ``channels``
+    numbers for each pixel. ``all`` merges in any case: one launch less."""
+    b = GraphBuilder("projected")
+    x = b.input("x", (channels, 56, 56))
+    y = b.conv2d(b.relu(b.conv2d(x, 64, 1, name="first")), 64, 3, padding=1, name="second")
+    y = b.add_(b.conv2d(y, 256, 1, name="third"), b.conv2d(x, 256, 1, name="shortcut"))
+    graph = b.build(b.linear(b.global_avg_pool(b.relu(y)), 10, name="fc"))
+    auto, all_rules = (lowered(graph, "infer", 256, "bf16", "sm_90", fuse=policy) for policy in ("auto", "all"))
+    kinds = [launch.kind for launch in auto.launches]
+    assert kinds.count("conv2d") == (4 if apart else 3) and kinds.count("pointwise") == (0 if apart else 1)
+    assert len(auto.launches) == len(all_rules.launches) + 1
+    assert sum(predicted_seconds(auto)) < sum(predicted_seconds(all_rules))

@@ -4,6 +4,10 @@
 
 import pytest
 
+from tricnn.compiler.cost import Cost
+from tricnn.compiler.pipeline import planned
+from tricnn.graphs import resnet50
+from tricnn.lower.lower import lower
 from tricnn.machine.tiles import clocks, contraction
 
 
@@ -27,7 +31,7 @@ def test_the_equation():
         (265, 128, 128),  # a second one, hardly filled; but tiles half as high need three, each 3/4 as long
         (132, 128, 64),  # half a wave: 264 tiles half as high take 3/4 of the time
         (133, 128, 128),
-        (1, 128, 32),  # never fewer than 32
+        (40, 128, 32),  # never fewer than 32, unless not every multiprocessor has a program
         (300, 16, 64),  # narrow tiles load little but rows: three waves of 80/144 each, against two
         (396, 64, 128),  # three waves of 2/3, against two: equal, so the larger tile
     ],
@@ -46,3 +50,45 @@ def test_tiles_fill_the_gpu_and_no_more(row_tiles, columns, rows):
 )
 def test_an_a100_is_filled_with_its_own_number_of_programs(row_tiles, rows):
     assert contraction(128 * row_tiles, 128, 1024, "bf16", "sm_80").m == rows
+
+
+def clocks_of_few(tiles, m, n, k, depth):
+    """Of 350 for each step, beside the loads of one program or two on each of 132 multiprocessors."""
+    assert tiles <= 264
+    together = 1 if tiles <= 132 else 2
+    return -(-depth // k) * (350 + together * k * max(2 * m * n / 4096, 2 * (m + n) * 132 / 5126))
+
+
+def test_a_product_of_few_tiles_takes_few_long_steps():
+    """The 3x3 convolutions of ResNet-50's third and fourth stages for one image (14x14, 256 channels; 7x7, 512): a
+    step has 256 of the channels of a tap, where it had 64, and no larger tile would take less time."""
+    tile = contraction(196, 256, 9 * 256, "bf16", "sm_90", tap=256)
+    assert tile.k == 256
+    least = clocks_of_few(-(-196 // tile.m) * (256 // tile.n), tile.m, tile.n, tile.k, 9 * 256)
+    for m, n, k in [(16, 16, 256), (32, 32, 256), (32, 64, 128), (64, 64, 128), (32, 128, 64), (64, 32, 64)]:
+        assert least <= clocks_of_few(-(-196 // m) * (256 // n), m, n, k, 9 * 256)
+    assert contraction(49, 512, 9 * 512, "bf16", "sm_90", tap=512).k == 256
+
+
+def test_a_long_step_stays_within_a_tap_and_two_programs_fit():
+    assert contraction(196, 128, 9 * 96, "bf16", "sm_90", tap=96).k == 32  # boxes of channels divide a tap's
+    for depth in (64, 512, 4096):
+        tile = contraction(49, 512, depth, "bf16", "sm_90")
+        assert tile.k <= depth and 2 * (3 * 2 * (tile.m + tile.n) * tile.k + 1024) <= 228 * 1024
+    assert contraction(196, 16, 9, "bf16", "sm_90", beside=256).m == 32  # a depthwise convolution has programs enough
+    assert contraction(196, 256, 2304, "fp32", "sm_90").k == 16  # and no tensor core waits for it
+
+
+def test_tiles_of_many_products_are_tall_where_the_cache_is_the_limit():
+    """1x1 products of ResNet-50's inference, 256 images: each row takes C*K*(m + n)/(m*n) numbers from the cache, 2.8
+    times as fast as C + K from memory, and K more where a shortcut is added. A strided one has 64 rows."""
+    choices = lower(planned(resnet50(), "infer", "auto", Cost(256, "bf16", "sm_90")), "bf16", 256, "sm_90").choices
+    found = {}
+    for choice in choices:
+        sizes = choice.problem.sizes
+        if sizes["R"] == 1 and sizes["H"] > 1:
+            found[choice.kernel[4:]] = choice.tile.m
+    assert found["layer3_1_bn1"] == 128 and 1024 * 256 * 192 / 8192 > 2.8 * (1024 + 256)
+    assert found["layer3_1_bn3"] == 64 and 256 * 1024 * 192 / 8192 < 2.8 * (256 + 2 * 1024)
+    assert found["layer2_1_bn1"] == 64 and 512 * 128 * 192 / 8192 < 2.8 * (512 + 128)
+    assert found["layer4_1_bn3"] == 128 and found["layer3_0_downsample_1"] == 64

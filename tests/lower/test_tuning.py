@@ -288,7 +288,7 @@ def test_a_tuned_problem_gets_its_tile_and_the_others_their_rule(tmp_path, monke
         tuned = emit(lower(plan, "bf16", 8))
         assert "BLOCK_M=64, BLOCK_N=32, BLOCK_K=32" in tuned and "BLOCK_M=64, BLOCK_N=32, BLOCK_K=32" not in rule
         assert emit(lower(plan, "bf16", 8)) == tuned  # the same file, the same kernels
-        assert lower(plan, "bf16", 9).choices[0].tile == tiles.contraction(9 * 49, 40, 180, "bf16", "sm_90")
+        assert lower(plan, "bf16", 9).choices[0].tile == tiles.contraction(9 * 49, 40, 180, "bf16", "sm_90", tap=20)
         assert lower(plan, "fp16", 8).choices[0].tile != ENTRY.tile
         assert lower(plan, "bf16", 8, "sm_80").choices[0].tile != ENTRY.tile
         with tiles.chosen_for(tiles.INTERPRETER):  # a GPU's times say nothing about the interpreter's

@@ -56,6 +56,11 @@ class Aim:
             raise TargetError(f"mode {self.mode!r} is unknown; accepted: {', '.join(MODES)}")
         object.__setattr__(self, "rules", rules_of(self.policy))
 
+    @property
+    def timed(self) -> bool:
+        """Whether predicted time decides where fusion may go either way."""
+        return self.cost is not None and self.policy == "auto"
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -105,7 +110,7 @@ PASSES = (
     Pass("branches-joined", "concat(f(a), f(b)) = f(concat(a, b))",
          lambda graph, aim: join_branches(graph), ("train", OPEN), ("placement", "prologue")),
     Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",
-         lambda graph, aim: merge_siblings(graph, aim.mode, learning(graph, aim)), (), MERGING),
+         lambda graph, aim: merge_siblings(graph, aim.mode, learning(graph, aim), aim.timed), (), MERGING),
     Pass("differentiated", "the gradient of the loss in every parameter that is not frozen, graph to graph",
          lambda graph, aim: differentiate(graph, None, trained(graph, aim.frozen), aim.loss.scaled), ("train",)),
     Pass("differentiated", "the gradient of what is wanted, given the gradient of every output, graph to graph",

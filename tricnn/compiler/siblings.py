@@ -23,10 +23,11 @@ from ..ir.table import Source
 from .rewrite import Rewriter
 
 
-def merge_siblings(graph: Graph, mode: str, learning: frozenset[str] = frozenset()) -> Graph:
+def merge_siblings(graph: Graph, mode: str, learning: frozenset[str] = frozenset(), timed: bool = False) -> Graph:
     """The graph in which convolutions of one input, kernel size, stride, padding and dilation are one.
     It is made before differentiation. Those whose weights are ``learning`` are merged by themselves, for one gradient
-    serves all that are merged."""
+    serves all that are merged; where time decides (``timed``), so are those whose activation would be stored by a pass
+    of its own otherwise."""
     work = Rewriter(graph)
     groups: dict[object, list[Node]] = {}
     for node in [n for n in graph.nodes if n.row.convolution]:
@@ -35,9 +36,34 @@ def merge_siblings(graph: Graph, mode: str, learning: frozenset[str] = frozenset
                    tuple(sorted(node.attrs.items())), graph.types[node.inputs[1]].per_image[2:])  # fmt: skip
             groups.setdefault(key, []).append(node)
     for siblings in groups.values():
-        if len(siblings) > 1:
-            _merge(work, siblings, mode)
+        for alike in _alike(graph, siblings) if timed and mode == "infer" else [siblings]:
+            if len(alike) > 1:
+                _merge(work, alike, mode)
     return work.graph()
+
+
+def _alike(graph: Graph, siblings: list[Node]) -> list[list[Node]]:
+    """Siblings that are merged: apart those that an activation follows, if none follows others.
+
+    In inference an activation ends its convolution's kernel; of some channels only it would be a pass of its own, where
+    a convolution of several taps reads it, which does not form what it loads. The pass reads and stores these channels;
+    to merge saves reading the image twice."""
+    active = {
+        conv.name: readers[0] for conv in siblings
+        if len(readers := graph.consumers[conv.name]) == 1 and readers[0].row.activation
+    }  # fmt: skip
+    if len(active) in (0, len(siblings)):
+        return [siblings]
+    passes = [node for node in active.values() if any(_several_taps(graph, r) for r in graph.consumers[node.name])]
+    passed = sum(2 * graph.types[node.name].elements(1) for node in passes)
+    if passed <= graph.types[siblings[0].inputs[0]].elements(1):
+        return [siblings]
+    return [[c for c in siblings if c.name in active], [c for c in siblings if c.name not in active]]
+
+
+def _several_taps(graph: Graph, node: Node) -> bool:
+    """Is it a convolution whose filters have more than one tap?"""
+    return node.row.convolution and graph.types[node.inputs[1]].per_image[2:] != (1, 1)
 
 
 def _free(graph: Graph, conv: Node, mode: str) -> bool:

@@ -206,7 +206,7 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
     sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
     stays = conv.pixel_by_pixel or conv.strided or (sums and (gradient or tile.n <= MOST_KEPT))
     if not conv.pixel_by_pixel:
-        if conv.groups > 1 or conv.pooled or not (_divided(conv, gradient) if conv.strided else conv.taps > 1):
+        if conv.groups > 1 or conv.pooled or not (divided(conv, gradient) if conv.strided else conv.taps > 1):
             return None
         shape = (*image, depth)
         if gradient:
@@ -233,10 +233,11 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
     pieces = tiles.pieces(tile.n, state.form(kernel.name).smaller) if stays else 1
     if 0 < (conv.c if gradient else conv.k) % tile.n <= tile.n // 2:
         pieces = 1  # a piece of the last tile would lie wholly beyond the columns
-    return Boxes(descriptor, channel, weights, tile, box, conv, gradient, stays, tiles.programs(state.target), pieces)
+    programs = (tiles.multiprocessors if tiles.alone(tile) else tiles.programs)(state.target)
+    return Boxes(descriptor, channel, weights, tile, box, conv, gradient, stays, programs, pieces)
 
 
-def _divided(conv: Convolution, gradient: bool) -> bool:
+def divided(conv: Convolution, gradient: bool) -> bool:
     """Whether the image of a convolution with a stride can be seen as images of every other row and column.
     Forward its size is a multiple of the stride; in the gradient each of them has taps, and neighbours one row of
     taps."""

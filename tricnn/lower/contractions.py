@@ -15,7 +15,7 @@ from ..machine.long_sums import weight_gradient, weight_gradient_tile
 from ..machine.targets import TARGETS
 from . import traffic
 from .body import Body, Described
-from .boxes import ALIGNED, as_it_lies, in_boxes, lies_alone, summed_boxes, sums_in_boxes, weight_boxes
+from .boxes import ALIGNED, as_it_lies, divided, in_boxes, lies_alone, summed_boxes, sums_in_boxes, weight_boxes
 from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
 from .epilogue import epilogue, leave_sums
@@ -37,6 +37,11 @@ class Roles:
     result: str
 
 
+#: with fewer channels, a forward product's tile has those of several taps (`conv2d_fprop`)
+FLATTENED = 16
+#: of a strided 1x1 product's depth: with less, a program that is alone on its multiprocessor spends too much of its
+#: time on storing tiles (`conv2d_streams`, by simulation)
+ENOUGH = 1024
 FORWARD = Roles("conv2d_fprop", "x", "y")
 BACKWARD = Roles("conv2d_dgrad", "dy", "dx")
 
@@ -146,7 +151,7 @@ class Product:
             return replace(call, constants={**constants, **({"REPEATS": repeats} if repeats != 1 else {})})
         state, conv, tile = self.state, self.conv, self.tile
         forward = self.roles is FORWARD
-        few = forward and conv.c < 16  # such a tile has channels of several taps
+        few = forward and conv.c < FLATTENED
         if conv.pixel_by_pixel and not few:
             descriptor = as_it_lies(state, self.kernel, 0, (self.depth,), (tile.m, tile.k))
             self.operand = InBoxes(descriptor, self.roles.operand) if descriptor else self.operand
@@ -196,13 +201,19 @@ def _rule(
     product = rows * state.batch, columns, depth, state.dtype, state.target
     operand = state.plan.storage(kernel.anchor.inputs[0])
     computed = Body.is_computed(state.plan, kernel, operand)
-    beside = any(value != operand and state.plan.type(value).batched for value in kernel.reads)
-    if conv.pixel_by_pixel and state.describes:
-        return partial(tiles.streamed, *product, formed=computed or beside)
+    beside = sum(value != operand and state.plan.type(value).batched for value in kernel.reads)
     sums = any(node.row.side_sum == "stored" for node in kernel.nodes)
+    gradient = kernel.anchor.row.product == "by_input"
+    apart = conv.strided and conv.taps == 1 and conv.groups == 1 and divided(conv, gradient) and not computed
+    if state.describes and (conv.pixel_by_pixel or (apart and not conv.pooled)):
+        formed = computed or (apart and depth < ENOUGH) or (beside > 0 and sums)
+        return partial(tiles.streamed, *product, formed=formed, beside=beside)
+    channels = depth // conv.taps
+    tap = channels if channels >= FLATTENED or gradient else 0
+    classes = conv.sh * conv.sw if gradient else 1
     if state.describes and sums and not computed and conv.groups == 1 and not conv.pooled:
-        return partial(tiles.boxed, *product, alone=beside)
-    return partial(tiles.contraction, *product)
+        return partial(tiles.boxed, *product, alone=beside > 0, tap=tap, beside=classes)
+    return partial(tiles.contraction, *product, tap=tap, beside=classes * conv.groups)
 
 
 def lower_fprop(state: Lowering, kernel: Kernel) -> None:

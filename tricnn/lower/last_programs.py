@@ -31,6 +31,9 @@ from .size import Size, cdiv
 ARRIVED = "block, first, end, part, parts, args"
 #: numbers of a part that a thread has at once
 AT_ONCE = 32
+#: more warps than these add up no more parts at once than they would: two programs of 8 warps fit a multiprocessor
+#: if a thread has no more than 128 registers. It takes more rounds, of fewer loads each; the price is that of few
+ADDING = 4
 #: seconds, by simulation: of a program to see its stores done and to be counted; of the last one for each round of
 #: parts; of a launch for each pass over its parts, and for each further round of a pass
 ARRIVE, ROUND, PASS, FURTHER = 0.7e-6, 0.8e-6, 2.0e-6, 0.45e-6
@@ -95,14 +98,19 @@ def ends(
         return None
     if any(waits_for_the_last_launch(state, node.name, count) for node, _ in sides if not node.row.moments):
         return None
-    rows = max(1, 32 * tile.warps * AT_ONCE // tile.n)
-    at = count.at(state.batch)
-    parts = Parts(count, channels, blocks, tile.n, min(rows, tiles.power_of_two(at)), at > rows)
+    parts = _parts(count, channels, blocks, tile, tile.warps, state.batch)
     warps = WARPS if any(load.kind == "tile" for load in body.loads) else 2 * WARPS
     if not _pays(parts, max(1, warps // tile.warps), [node for node, _ in sides], state):
         return None
+    parts = _parts(count, channels, blocks, tile, min(tile.warps, ADDING), state.batch)
     _count_arrivals(state, parts.counters)
     return _finishing(state, kernel, sides, parts)
+
+
+def _parts(count: Size, channels: int, blocks: int, tile: tiles.Tile, warps: int, batch: int) -> Parts:
+    """The parts of sums, added up by so many warps at once."""
+    rows, at = max(1, 32 * warps * AT_ONCE // tile.n), count.at(batch)
+    return Parts(count, channels, blocks, tile.n, min(rows, tiles.power_of_two(at)), at > rows)
 
 
 def _pays(parts: Parts, programs: int, sides: Sequence[Node], state: Lowering) -> bool:

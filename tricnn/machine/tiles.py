@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
-from .machines import machine_of
+from .machines import CACHE_OVER_MEMORY, machine_of
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,12 @@ class Style:
 NARROW = ("fp16", "bf16")
 #: programs that share a multiprocessor
 TOGETHER = 2
+#: clocks from one step of a product's depth to the next, beside those for its operands, where a program is alone on its
+#: multiprocessor: barriers, addresses, and matrix instructions one after another. Simulated products of 32x32 tiles
+#: take 541, 731 and 1,104 for steps of 64, 128 and 256
+STEP = 350
+#: the longest step that a descriptor's box can have, and how many of them lie in shared memory at once
+LONGEST, COPIES = 256, 3
 GPU = Style(None, None, 1024)
 #: Triton's interpreter runs one program after another, each operation at much the same cost whatever its size. A few
 #: large tiles cost least; two of each kind still show what goes wrong between tiles.
@@ -161,63 +167,107 @@ def largest(rows: int, columns: int, depth: int, dtype: str, tap: int = 0) -> tu
     return m, min(n, tap & -tap) if tap & -tap >= 32 else n, k
 
 
-def contraction(rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0) -> Tile:
-    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for)."""
+def contraction(
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, tap: int = 0, beside: int = 1
+) -> Tile:
+    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for).
+    Each ``tap`` steps of the depth belong to one tap of a filter, if it has several: no tile reaches into the next.
+    A launch computes so many products of this kind ``beside`` one another, for groups or residue classes."""
     style = _style.get()
     m, n, k = largest(rows, columns, depth, dtype)
     some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
     if style.tiles is None:
         m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target))
+        if dtype in NARROW and -(-rows // m) * -(-columns // n) * beside <= multiprocessors(target):
+            m, n, k = few(rows, columns, depth, tap or depth, dtype, target, beside)
     else:
         m = next((m for m in some if -(-rows // m) * -(-columns // n) >= style.tiles), some[-1])
     return product_tile(m, n, k, dtype, target, attempt)
 
 
+def few(rows: int, columns: int, depth: int, tap: int, dtype: str, target: str, beside: int) -> tuple[int, int, int]:
+    """(m, n, k) of the tile of a :func:`contraction` that is so small that not every multiprocessor has a program.
+
+        clocks = waves * ceil(depth / k) * (STEP + together * k * load)
+
+    with load the clocks of :func:`clocks` for each step of the depth, and ``together`` programs on a multiprocessor.
+    Nobody else multiplies while a program waits for its next operands, so what counts is how many steps follow one
+    another: they are long, and tiles so narrow that the copies of a long one fit."""
+    machine, size = machine_of(target), 2 if dtype in NARROW else 4
+    each = machine.multiprocessors
+    most = [max(power_of_two(extent), 16) for extent in (rows, columns)]
+    whole = tap & -tap if tap < depth and tap & -tap >= 32 else power_of_two(tap)  # a box has whole channels of a tap
+    longest = min(LONGEST, max(whole, 16))
+
+    def taken(tile: tuple[int, int, int]) -> Fraction:
+        """Clocks with such a tile."""
+        m, n, k = tile
+        tiles = -(-rows // m) * -(-columns // n) * beside
+        together = min(TOGETHER, -(-tiles // each))
+        waves = -(-tiles // (each * together))
+        load = max(Fraction(2 * m * n, machine.products_a_clock(dtype)), size * (m + n) / machine.cache_bytes_a_clock)
+        return waves * -(-depth // k) * (STEP + together * k * load)
+
+    sides = [[1 << i for i in range(4, 8) if 1 << i <= extent] for extent in most]
+    fitting = [
+        (m, n, k)
+        for m in sides[0] for n in sides[1] for k in (1 << i for i in range(4, 9)) if k <= longest
+        and share(COPIES * size * (m + n) * k, target)
+    ]  # fmt: skip
+    return min(fitting, key=lambda tile: (taken(tile), -tile[0], -tile[1]))
+
+
 def streamed(
-    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, formed: bool = False
-) -> Tile:
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, formed: bool = False,
+    beside: int = 0,
+) -> Tile:  # fmt: skip
     """The tile of a product whose programs compute tile of rows after tile of rows (`matmul_boxes`).
 
     It has 64 rows at most, on 4 warps, so that two programs fit a multiprocessor whatever they compute and sum up
     beside the product. Where that does not fit their registers, first the epilogue takes half of the columns at a time
     (:func:`pieces`), then fewer steps of the depth are formed at once, then there are fewer columns.
 
-    A product that is not ``formed``, both operands being as they lie in memory and no other being loaded, and that is
-    limited by the tensor cores has the tile that these want: its loads would be the limit otherwise. That one's columns
-    are stored in halves, too, before the tile is smaller."""
+    Such tiles load filters for every 64 rows. Where that takes the last cache longer than the memory takes for what is
+    read and written once (rows of the operand, of the result, and of so many images ``beside`` it), a product that is
+    not ``formed`` in registers has the tile that tensor cores want, on a multiprocessor of its own. Its columns are
+    stored in halves, too, before the tile is smaller."""
     tile = contraction(rows, columns, depth, dtype, target)
-    intensity = Fraction(depth * columns, depth + columns)  # multiplications for each number that is loaded or stored
-    if not formed and intensity > 256:
+    low = min(tile.m, 64)
+    from_cache = Fraction(depth * columns * (low + tile.n), low * tile.n)  # numbers for each row
+    if not formed and from_cache > CACHE_OVER_MEMORY * (depth + columns * (1 + beside)):
         return ahead(contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0)))
     m = min(tile.m, 64) if _style.get().tiles is None else tile.m
-    smaller = (
-        (tile.n, tile.k),
-        (tile.n, min(tile.k, 32)),
-        (min(tile.n, 64), tile.k),
-        (min(tile.n, 64), min(tile.k, 32)),
-    )
+    shorter = min(tile.k, max(tile.k // 2, 32))
+    smaller = ((tile.n, tile.k), (tile.n, shorter), (min(tile.n, 64), tile.k), (min(tile.n, 64), shorter))
     n, k = smaller[min(attempt, 3)]
     tile = product_tile(m, n, k, dtype, target, max(attempt - 3, 0))
     return replace(tile, warps=4)
 
 
 def boxed(
-    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, alone: bool = False
-) -> Tile:
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, alone: bool = False,
+    tap: int = 0, beside: int = 1,
+) -> Tile:  # fmt: skip
     """The tile of a convolution whose programs compute tile after tile and leave sums (`conv2d_streams`).
 
     With up to 64 columns 4 warps are enough for the product, for the sums and for what the epilogue loads, and two
     programs fit a multiprocessor. With 128 columns it takes 8 warps, of which two programs fit if the epilogue loads
     nothing; else the program is ``alone``. Where registers are too few, the columns are stored in halves
     (:func:`pieces`), then the tile is smaller."""
-    tile = contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0))
+    tile = contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0), tap=tap, beside=beside)
     return replace(tile, warps=4) if tile.n <= 64 else ahead(tile) if alone else tile
 
 
 def ahead(tile: Tile) -> Tile:
-    """The tile with one stage of copies more, if its programs have a multiprocessor for themselves.
+    """The tile with one stage of copies more, if its programs have a multiprocessor for themselves (:func:`alone`).
     Nobody else multiplies there while they wait."""
     return replace(tile, stages=tile.stages + 1) if tile.warps > 4 and tile.stages > 2 else tile
+
+
+def alone(tile: Tile) -> bool:
+    """Whether a tile is that of programs that have a multiprocessor for themselves (:func:`ahead`).
+    As many are launched as there are multiprocessors: a second one would begin when the first has ended."""
+    return tile.warps > 4 and tile.stages > 3
 
 
 def pieces(columns: int, attempt: int) -> int:
@@ -304,10 +354,10 @@ def with_sums(channels: int, attempt: int = 0) -> Tile:
 
 def box(rows: int, images: int, height: int, width: int) -> tuple[int, int, int] | None:
     """(images, rows, columns) of boxes of so many pixels that cover ``images`` images with the least waste.
-    Of equals it is the widest; None if more than a fifth of all they cover would be waste."""
+    Of equals it is the widest; None if more than a quarter of all they cover would be waste: gathering costs more."""
     shapes = [(rows >> i >> j, 1 << i, 1 << j) for j in range(9) for i in range(9) if rows >> i >> j]
     covered = {
         b: prod(-(-size // of) * of for size, of in zip((images, height, width), b, strict=True)) for b in shapes
     }
     best = min(shapes, key=lambda b: (covered[b], -b[2], -b[1]))
-    return best if best[0] <= 256 and covered[best] * 4 <= images * height * width * 5 else None
+    return best if best[0] <= 256 and covered[best] * 3 <= images * height * width * 4 else None
