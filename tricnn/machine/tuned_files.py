@@ -108,8 +108,15 @@ def using(path: str | None) -> Iterator[None]:
 def tables(target: str) -> list[Table]:
     """What is looked at, in order: the user's file, then the one that comes with tricnn."""
     own = _file.get() or (user_path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    shipped = FOLDER / f"{target}.toml"
-    return [read(path) for path in (own, shipped if shipped.exists() else None) if path is not None]
+    return [*([] if own is None else [_entries(own)]), *shipped(target)]
+
+
+@cache
+def shipped(target: str) -> tuple[Table, ...]:
+    """The table that comes with tricnn for a target, if there is one. It is looked up for every kernel, so it is read
+    once: no file of an installation changes while it is used."""
+    path = FOLDER / f"{target}.toml"
+    return (_entries(path),) if path.exists() else ()
 
 
 def digest(target: str) -> str:
@@ -133,11 +140,16 @@ def digest(target: str) -> str:
 
 def read(path: Path) -> dict[Problem, Entry]:
     """The entries of a file. Raises TricnnError with the file, the line and what would be accepted."""
+    return dict(_entries(path))
+
+
+def _entries(path: Path) -> Table:
+    """What :func:`read` copies: a file is parsed anew only when it has changed."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise TricnnError(f"{path}: not a regular file, as one of tuned tiles must be: it is read more than once")
-        return dict(_parsed(path, status.st_mtime_ns, status.st_size))
+        return _parsed(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise TricnnError(f"{path}: cannot be read ({error.strerror or error})") from None
 
