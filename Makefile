@@ -70,9 +70,12 @@ demo: about-demo setup
 about-test:
 	@echo "$(TESTS)"
 
-# Not -q: how many tests there are is said before the first one, and the total at the end.
+# Not -q: how many tests there are is said before the first one, and the total at the end. Tests start some hundred
+# processes: byte code is kept, whatever the caller's setting, or each would compile tricnn's sources again; and each of
+# pytest's two processes has one that compiles kernels. Neighbours stay together, for they share what is made once.
 test: about-test setup
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow and not gpu and not compat"
+	@PYTHONDONTWRITEBYTECODE= TRICNN_WORKERS=1 OMP_NUM_THREADS=1 \
+	    $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not compat"
 
 about-notebooks:
 	@echo "$(PAGES)"

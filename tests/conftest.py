@@ -2,6 +2,8 @@
 
 Memory that nothing has written holds NaN, or the largest integer, in all executors: torch fills what it allocates, the
 Triton executor what each launch is the first to write. (The NumPy executor always does.)
+
+Nothing that takes long is imported with this file: the process that hands tests out to others reads it, too.
 """
 
 import gc
@@ -10,22 +12,27 @@ import os
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
-
-from tricnn.run.triton_executor import TritonExecutor
 
 #: plans are made of hundreds of thousands of small objects that live as long as they: looking for cycles among them
 #: after every 700 is a tenth of the time of all tests
 gc.set_threshold(50_000, 20, 20)
 
-#: no test fails for a machine that is busy
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+
+def pytest_sessionstart(session):
+    """No test fails for a machine that is busy."""
+    if session.config.getoption("dist", "no") == "no":  # a process that runs tests itself
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def unwritten_memory_is_poisoned():
+    import torch
+
+    from tricnn.run.triton_executor import TritonExecutor
+
     TritonExecutor.poisons = True
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.set_deterministic_debug_mode("warn")  # without which torch fills nothing; imports no compiler, as others do
