@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -12,8 +13,9 @@ import sys
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +63,28 @@ def first(compiled_once: tuple[CompiledKernel, Path], tmp_path: Path) -> Compile
     assert not kernel.from_cache
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return kernel
+
+
+@pytest.fixture
+def compilations(compiled_once: tuple[CompiledKernel, Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that workers were asked for since. These are not started: the answer to each is that to the first."""
+    kernel, folder = compiled_once
+    entry = KernelCache(folder).get(kernel.digest)
+    assert entry is not None
+    answer = {
+        "facts": entry.facts,
+        "binary": base64.b64encode(kernel.binary).decode(),
+        "assembly": dict(kernel.assembly),
+    }
+    asked: list[str] = []
+
+    def run(jobs: Sequence[dict[str, Any]], *_: object) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, job in enumerate(jobs):
+            asked.append(job["name"])
+            yield number, answer
+
+    monkeypatch.setattr(worker_pool.POOL, "run", run)
+    return asked
 
 
 @pytest.fixture
@@ -112,14 +136,22 @@ def flip(data: bytes, position: int) -> bytes:
     ],
 )
 def test_a_damaged_file_is_compiled_anew(
-    damage: Callable[[bytes], bytes], first: CompiledKernel, tmp_path: Path
+    damage: Callable[[bytes], bytes], first: CompiledKernel, compilations: list[str], tmp_path: Path
 ) -> None:
     path = only_entry(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     (second,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
-    assert second == first and not second.from_cache
+    assert second == first and not second.from_cache and compilations == ["fill"]
     assert path.read_bytes() == whole
+
+
+def test_the_second_compilation_gives_the_same_bytes(first: CompiledKernel, tmp_path: Path) -> None:
+    path = only_entry(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(flip(whole, len(whole) // 2))
+    (second,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
+    assert second == first and not second.from_cache and path.read_bytes() == whole
 
 
 def test_another_kernels_file_is_not_taken_for_this_one(tmp_path: Path) -> None:
@@ -138,18 +170,21 @@ def test_another_kernels_file_is_not_taken_for_this_one(tmp_path: Path) -> None:
         Entry({**dict.fromkeys(["registers", "spill_bytes", "shared_bytes", "num_warps"], 1), "tensor_core": 1}, {}),
     ],
 )
-def test_a_whole_file_with_other_contents_is_compiled_anew(entry: Entry, first: CompiledKernel, tmp_path: Path) -> None:
+def test_a_whole_file_with_other_contents_is_compiled_anew(
+    entry: Entry, first: CompiledKernel, compilations: list[str], tmp_path: Path
+) -> None:
     KernelCache(tmp_path).put(first.digest, entry)
     (again,) = compile_kernels([fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
-    assert again == first and not again.from_cache
+    assert again == first and not again.from_cache and compilations == ["fill"]
 
 
-def test_equal_specifications_are_compiled_once(tmp_path: Path) -> None:
+def test_equal_specifications_are_compiled_once(compilations: list[str], tmp_path: Path) -> None:
     results = compile_kernels([fill_spec(1.0), fill_spec(2.0), fill_spec(1.0)], "sm_80", cache_dir=tmp_path)
-    assert results[0] == results[2] != results[1] and len(list(tmp_path.rglob("*.kernel"))) == 2
+    assert results[0] == results[2] and results[0].digest != results[1].digest
+    assert compilations == ["fill"] * 2 and len(list(tmp_path.rglob("*.kernel"))) == 2
 
 
-def test_everything_that_changes_the_code_changes_the_key(tmp_path: Path) -> None:
+def test_everything_that_changes_the_code_changes_the_key(compilations: list[str], tmp_path: Path) -> None:
     spec = fill_spec(1)
     variants = [spec, fill_spec(1.0), fill_spec(True), fill_spec(0.0), fill_spec(-0.0), fill_spec(float("inf"))]
     variants.append(dataclasses.replace(spec, source=FILL + "\n"))
@@ -159,7 +194,7 @@ def test_everything_that_changes_the_code_changes_the_key(tmp_path: Path) -> Non
     kernels = compile_kernels(variants, "sm_80", cache_dir=tmp_path) + compile_kernels(
         [spec], "sm_86", cache_dir=tmp_path
     )
-    assert len({kernel.digest for kernel in kernels}) == len(variants) + 1
+    assert len({kernel.digest for kernel in kernels}) == len(compilations) == len(variants) + 1
 
 
 SCRIPT = """
@@ -187,13 +222,14 @@ def test_two_processes_may_compile_at_once(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob(".new-*"))
 
 
-def test_a_directory_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_one_warning(compilations: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.warns(RuntimeWarning, match="kernels are not cached: cannot write") as caught:
         kernels = compile_kernels([fill_spec(1.0), fill_spec(2.0)], "sm_80", cache_dir=tmp_path / "file" / "cache")
-    assert len(kernels) == 2 and len(caught) == 1
+    assert len(kernels) == len(compilations) == 2 and len(caught) == 1
 
 
+@pytest.mark.usefixtures("compilations")
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("TRICNN_CACHE", raising=False)
