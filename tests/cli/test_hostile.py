@@ -243,7 +243,6 @@ def blocks(count):
 
 
 LONG = {
-    "1,000 relus": (chain(1000) + "output logits = l999\n", "infer"),
     "150 blocks": (blocks(150), "train"),
     "a concatenation of 1,000": (
         chain(1) + "".join(f"m{i} = tanh(x)\n" for i in range(1000))

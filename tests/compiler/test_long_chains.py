@@ -11,8 +11,8 @@ from tricnn.compiler.cost import Cost
 from tricnn.compiler.pipeline import planned
 from tricnn.ir import Graph, GraphBuilder, from_text, to_text
 
-LAYERS = 150
-#: far fewer calls within each other than there are layers, and enough for NumPy, for reading text and for emitting it
+LAYERS = 110
+#: fewer calls within each other than there are layers, and enough for NumPy, for reading text and for emitting it
 CALLS = 100
 
 Link = Callable[[GraphBuilder, str, str], str]

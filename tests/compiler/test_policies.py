@@ -44,10 +44,17 @@ def test_more_rules_move_no_more_bytes_and_launch_no_more_kernels(net, mode):
     assert launches == sorted(launches, reverse=True) and launches[0] > launches[-1]
 
 
+QUICK = [("lenet", 1), ("cifar_resnet20", 1), ("lenet", 256), ("vgg11_bn", 256), ("resnet18", 256)]
+
+
 @pytest.mark.parametrize(
-    "batch", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow), 256]
+    ("name", "batch"),
+    [
+        pytest.param(name, batch, marks=[pytest.mark.slow] * ((name, batch) not in QUICK))
+        for name in ("lenet", "resnet18", "vgg11_bn", "cifar_resnet20")
+        for batch in (1, 8, 64, 256)
+    ],
 )
-@pytest.mark.parametrize("name", ["lenet", "resnet18", "vgg11_bn", "cifar_resnet20"])
 def test_no_named_policy_is_predicted_to_be_faster_than_the_choice_per_site(name, batch):
     """By the whole program's own bytes and grids, not by the sketches that the choice is made from."""
     for mode, dtype, target in (("train", "bf16", "sm_90"), ("infer", "fp16", "sm_80")):

@@ -65,7 +65,10 @@ def taken_away(graph: Graph, value: str) -> bool:
     return bool(readers) and set(others) <= {"batch_norm"} and all(taken_away(graph, n.name) for n in linear)
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if without_dropout(name)])
+DROPPING = [name for name in ARCHITECTURES if without_dropout(name)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in DEEP else []) for n in DROPPING])
 def test_dropout_is_all_that_the_comparison_leaves_out(name):
     """The declared network, dropout in, is at inference the one compared above."""
     declared = ARCHITECTURES[name](**SMALL[name])

@@ -46,7 +46,10 @@ def chain(names: Sequence[str]) -> Graph:
     b = GraphBuilder("chain")
     x = b.input("zz", (2, 4, 4))
     for i, name in enumerate(names):
-        x = b.dropout(x, 0.1, name=name) if i % 3 == 2 else b.conv2d(x, 2, 1, name=name)
+        if i % 3 == 2:
+            x = b.tanh(x, name=name)
+        else:
+            x = b.dropout(x, 0.1, name=name) if i % 3 else b.conv2d(x, 2, 1, name=name)
     return b.build(b.linear(x, 2, name="last_layer"))
 
 
