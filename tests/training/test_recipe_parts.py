@@ -77,6 +77,25 @@ def test_each_part_makes_a_difference_and_a_resumed_run_must_have_it(folder, tmp
         trained(data, tmp_path, resume=True, options=replace(options, **change))
 
 
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (Loss(class_weights=(1, 2, 3, 4)), r"class weights null, not \[1\.0, 2\.0, 3\.0, 4\.0\]"),
+        (Loss(ignore_index=1), "ignored class null, not 1"),
+        (Loss(label_smoothing=0.1), "label smoothing null, not 0.1"),
+        (Loss("binary_cross_entropy"), "loss null, not binary_cross_entropy"),
+    ],
+)
+def test_a_resumed_run_must_have_the_same_loss(tmp_path, loss, says):
+    options = TrainOptions(epochs=1, batch=4, lr=0.01)
+    made = [tricnn.compile(network(), "train", 4, executor="numpy", loss=minimised) for minimised in (Loss(), loss)]
+    data = blobs(n=4, tests=4)
+    trained(data, tmp_path, options=options, made=made[0])
+    with pytest.raises(TricnnError, match=f"made with {says}: resume with the same"):
+        trained(data, tmp_path, resume=True, options=options, made=made[1])
+    trained(data, tmp_path, resume=True, options=options, made=made[0])
+
+
 def test_accumulating_batches_is_one_batch_of_all():
     """Without batch norm and dropout the mean of three batches' gradients is that of the 12 images."""
     b = tricnn.GraphBuilder("linear")

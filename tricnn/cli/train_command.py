@@ -27,7 +27,7 @@ from .arguments import (
 )
 from .recipe import with_recipe
 from .train_data import add_data_arguments, data_of, fitted, on_images
-from .train_loss import add_loss_arguments, check_loss, fixed_by, loss_of
+from .train_loss import add_loss_arguments, check_loss, loss_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -335,7 +335,7 @@ def train(
             )
     settings = replace(settings, fixed={
         "executor": executor, "dtype": options.dtype, "fuse": options.fuse,
-        **fixed_by(loss),
+        "label smoothing": loss.label_smoothing,
         "weights of SHA-256": state_sha256(model.state_dict())[:16] if options.weights else None,
     })  # fmt: skip
     evaluator = compile(graph, "infer", settings.evaluation_batch, options.dtype, executor, None, options.fuse)

@@ -68,13 +68,3 @@ def check_loss(loss: Loss, graph: Graph, source: Source) -> None:
         raise UsageError(
             f"--ignore-index {loss.ignore_index}: accepted is a class of {source.name}, 0 to {source.num_classes - 1}"
         )
-
-
-def fixed_by(loss: Loss) -> dict[str, Any]:
-    """What of a loss decides the bits of a run, for its checkpoint; what came later only where it was asked for."""
-    return {
-        "label smoothing": loss.label_smoothing,
-        **({"loss": loss.kind} if loss.kind != LOSS["loss"] else {}),
-        **({"class weights": list(loss.class_weights)} if loss.class_weights is not None else {}),
-        **({"ignored class": loss.ignore_index} if loss.ignore_index is not None else {}),
-    }

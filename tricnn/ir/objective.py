@@ -68,6 +68,18 @@ class Loss:
         return replace(self, scaled=self.scaled or (mode == "train" and dtype == "fp16"))
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What of it decides the bits of a run and is not at its default, in words, as JSON has it."""
+        found = {
+            "loss": self.kind,
+            "label smoothing": self.label_smoothing,
+            "class weights": self.class_weights and list(self.class_weights),
+            "ignored class": self.ignore_index,
+        }
+        default = {"loss": Loss.kind, "label smoothing": 0.0, "class weights": None, "ignored class": None}
+        return {name: value for name, value in found.items() if value != default[name]}
+
+    @property
     def takes_labels(self) -> bool:
         """Does the kernel read class numbers, one for each image or pixel (True), or targets like the outputs?"""
         return self.kind == "cross_entropy" and not self.mixed

@@ -203,6 +203,7 @@ class _Run:
             "decay of vectors": options.decay_vectors,
             "shift": options.shift,
             **options.later(),
+            **self.model.loss.settings,
             **({"loss scaling": asdict(options.loss_scaling)} if self.scaling else {}),
             **({"frozen": list(self.model.frozen)} if self.model.frozen else {}),
             "threads (OMP_NUM_THREADS)": self.model.threads,
@@ -349,9 +350,7 @@ class _Run:
 
     def update(self, parameters: Mapping[str, Any], gradients: Mapping[str, Any], batches: int) -> None:
         """Update parameters and the running average by the sum of the gradients of some batches.
-
-        Nothing is updated if a scaled gradient is not finite. The loss scale for the next step is set.
-        """
+        Nothing is updated if a scaled gradient is not finite. The loss scale for the next step is set."""
         done = self.progress
         scale = (done.loss_scale or 1.0) * batches
         good = self.updates(parameters, gradients, self.rates(done.step), scale, check=self.scaling is not None)

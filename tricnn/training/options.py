@@ -44,8 +44,8 @@ class TrainOptions:
     ``milestones`` are epochs at which the rate of the ``step`` schedule falls by ``gamma``; of several ``groups`` that
     choose a parameter the last one counts.
 
-    ``fixed`` names further settings that decide the bits and that only the caller knows (executor, dtype, label
-    smoothing): a run is resumed only under the same.
+    ``fixed`` names further settings that decide the bits and that only the caller knows (executor, dtype): a run is
+    resumed only under the same, and under the same loss.
     """
 
     epochs: int = 10
