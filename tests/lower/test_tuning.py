@@ -99,6 +99,12 @@ def test_tiles_that_come_in_boxes_are_exact(kind, block, dtype, monkeypatch):
     are_exact_in_boxes(kind, block, dtype, monkeypatch)
 
 
+def test_the_long_steps_of_products_of_few_tiles_are_exact(monkeypatch):
+    """In boxes and gathered; no file may name steps as long as those that the rule takes (`tiles.few`)."""
+    are_exact_in_boxes("conv2d", (16, 32, 256), "bf16", monkeypatch)
+    are_exact("conv2d_grad_input", (32, 16, 256), "bf16")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CONTRACTIONS)
 def test_every_tile_that_a_file_may_name_is_exact_in_boxes(kind, monkeypatch):
