@@ -124,6 +124,10 @@ def test_a_gradient_is_what_was_written_and_stays(executor: str, monkeypatch: py
     module(x[1]).square().sum().backward()
     for a, b in zip(module.parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4)
+    if executor == "numpy":
+        factor = torch.ones((), requires_grad=True)
+        for g in torch.autograd.grad(compiled(x[0]).square().sum(), list(compiled.parameters())):
+            assert g.mul_(factor).requires_grad  # as PyTorch's own may be changed in place
 
 
 @pytest.mark.parametrize("executor", ["numpy", "eager"])

@@ -152,6 +152,8 @@ def _laid_like(x: Any, like: torch.Tensor, device: torch.device) -> torch.Tensor
     gradient = as_tensor(x, device)
     strides = zip(like.shape, like.stride(), gradient.stride(), strict=True)
     if gradient.dtype == like.dtype and all(size == 1 or a == b for size, a, b in strides):
-        return gradient.as_strided(like.shape, like.stride())
+        # as a tensor of its own: a view that was made here could not be changed in place by what wants a gradient
+        whole = torch.empty(0, dtype=like.dtype, device=device)
+        return whole.set_(gradient.untyped_storage(), gradient.storage_offset(), like.shape, like.stride())
     laid = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
     return laid.copy_(gradient)
