@@ -120,7 +120,7 @@ def test_another_run_is_refused_and_every_difference_named(tmp_path):
         check_same_run("c", kept, "alexnet", kept.settings)
     with pytest.raises(CheckpointError, match="another lenet"):
         check_same_run("c", kept, "lenet", kept.settings | {"network": "cd"})
-    with pytest.raises(CheckpointError, match="made with seed 1, not 2; batch 64, not 32; dtype null, not fp16"):
+    with pytest.raises(CheckpointError, match="made with seed 1, not 2; batch 64, not 32; dtype none, not fp16"):
         check_same_run("c", kept, "lenet", kept.settings | {"seed": 2, "batch": 32, "dtype": "fp16"})
 
 

@@ -179,7 +179,7 @@ def test_under_a_constant_rate_a_finished_run_goes_on(tmp_path):
         ({"batch": 17}, "batch 16, not 17"),
         ({"epochs": 4}, "epochs 3, not 4"),
         ({"lr": 0.2, "momentum": 0.5}, r"lr 0\.1, not 0\.2; momentum 0\.9, not 0\.5"),
-        ({"fixed": {"dtype": "bf16"}}, "dtype null, not bf16"),
+        ({"fixed": {"dtype": "bf16"}}, "dtype none, not bf16"),
     ],
 )
 def test_settings_that_would_change_the_bits_are_refused_by_name(tmp_path, change, says):

@@ -80,10 +80,10 @@ def test_each_part_makes_a_difference_and_a_resumed_run_must_have_it(folder, tmp
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        (Loss(class_weights=(1, 2, 3, 4)), r"class weights null, not \[1\.0, 2\.0, 3\.0, 4\.0\]"),
-        (Loss(ignore_index=1), "ignored class null, not 1"),
-        (Loss(label_smoothing=0.1), "label smoothing null, not 0.1"),
-        (Loss("binary_cross_entropy"), "loss null, not binary_cross_entropy"),
+        (Loss(class_weights=(1, 2, 3, 4)), r"class weights none, not \[1\.0, 2\.0, 3\.0, 4\.0\]"),
+        (Loss(ignore_index=1), "ignored class none, not 1"),
+        (Loss(label_smoothing=0.1), "label smoothing none, not 0.1"),
+        (Loss("binary_cross_entropy"), "loss none, not binary_cross_entropy"),
     ],
 )
 def test_a_resumed_run_must_have_the_same_loss(tmp_path, loss, says):

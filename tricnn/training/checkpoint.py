@@ -182,5 +182,5 @@ def _digest(graph: str, content: str, tensors: Mapping[str, NDArray[Any]]) -> st
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
