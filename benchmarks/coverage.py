@@ -139,25 +139,25 @@ def _heads(network: str) -> dict[str, Any]:
     return {"weights_backbone": None} if network.startswith("lraspp") else {}
 
 
-class RangesInMemory(torch.overrides.TorchFunctionMode):
-    """A mode in which ranges of numbers are on the CPU, whatever device is chosen for other tensors."""
+class NumbersInMemory(torch.overrides.TorchFunctionMode):
+    """A mode in which ranges and lists of numbers are on the CPU, whatever device is chosen for other tensors."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if function is torch.arange:
+        if function in (torch.arange, torch.tensor):
             kwargs.setdefault("device", "cpu")
         return function(*args, **kwargs)
 
 
 def unfilled(make: Callable[[], Any]) -> Any:
     """What ``make`` makes on the meta device, which has no memory.
-    Networks whose widths are computed of a range of numbers (RegNets) are made again with these in memory; not all are,
-    for a range in memory and a tensor without any cannot be added."""
+    Networks whose widths are computed of ranges and lists of numbers (RegNets) are made again with these in memory; not
+    all are, for a range in memory and a tensor without any cannot be added."""
     try:
         with torch.device("meta"):
             return make()
     except NotImplementedError:  # PyTorch's answer where a constructor asks a tensor without memory for its numbers
-        with torch.device("meta"), RangesInMemory():
+        with torch.device("meta"), NumbersInMemory():
             return make()
 
 

@@ -44,7 +44,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `soft_cross_entropy`, `binary_cross_entropy`, `squared_error` | losses of targets that are numbers | rows |
 | `mean_rows` | the mean of the rows' losses | one program |
 | `local_response_norm`, `local_response_norm_grad` | normalisation across channels, its gradient | rows, columns |
-| `sum_channels` | the sum over all channels of each pixel | rows |
+| `sum_channels`, `max_channels`, `max_channels_grad` | sum and maximum over the channels of each pixel | rows |
 | `pixel_stats`, `pixel_mean_pair` | mean and variance, or two means, over all channels of each pixel | rows |
 | `update_of_many` | one step of the optimiser, for all parameters | pieces of all of them |
 | `sums_of_many`, `moments_of_many` | the norms that clipping, LARS and LAMB need | pieces of all of them |

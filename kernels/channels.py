@@ -1,7 +1,9 @@
-"""Sums and statistics along the channels of each pixel."""
+"""Sums, maxima and statistics along the channels of each pixel."""
 
 import triton
 import triton.language as tl
+
+from .window import larger, largest_along
 
 
 @triton.jit
@@ -21,6 +23,55 @@ def sum_channels(
         channel = first + tl.arange(0, BLOCK_N)[None, :]
         total += load_x(pixel, channel, (pixel < N * PIXELS) & (channel < C), x_args).to(tl.float32)
     store_y(tl.sum(total, axis=1)[:, None], pixel, tl.arange(0, 1)[None, :], pixel < N * PIXELS, part, y_args)
+
+
+@triton.jit
+def max_channels(
+    load_x: tl.constexpr, x_args, store_y: tl.constexpr, y_args, N,
+    C: tl.constexpr, PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """y[pixel, 0] = max over c of x[pixel, c], NaN where there is one, for x: [N*PIXELS, C].
+
+    Grid and functions as in `sum_channels`.
+    """
+    part = tl.program_id(0)
+    pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    best = tl.full([BLOCK_M, BLOCK_N], float("-inf"), tl.float32)
+    for first in range(0, C, BLOCK_N):
+        channel = first + tl.arange(0, BLOCK_N)[None, :]
+        x = load_x(pixel, channel, (pixel < N * PIXELS) & (channel < C), x_args).to(tl.float32)
+        best = larger(best, tl.where(channel < C, x, float("-inf")))
+    store_y(largest_along(best, 1)[:, None], pixel, tl.arange(0, 1)[None, :], pixel < N * PIXELS, part, y_args)
+
+
+@triton.jit
+def max_channels_grad(
+    load_dy: tl.constexpr, dy_args, load_x: tl.constexpr, x_args, store_dx: tl.constexpr, dx_args, N,
+    C: tl.constexpr, PIXELS: tl.constexpr, SHARED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """dx[pixel, c] = dy[pixel, 0] where x[pixel, c] is the largest over c, else 0, for x: [N*PIXELS, C].
+
+    Of several that are the largest, the first has all of it, or each the same part if SHARED. Beside a NaN none is the
+    largest: the first NaN has it, or all of dx is NaN (0 / 0) if SHARED.
+
+    Grid: (cdiv(N*PIXELS, BLOCK_M),); BLOCK_N is at least C. load_dy(pixel, channel = 0, mask, args) and load_x(pixel,
+    channel, mask, args); store_dx(tile, pixel, channel, mask, part, args), the tile in fp32.
+    """
+    part = tl.program_id(0)
+    pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    channel = tl.arange(0, BLOCK_N)[None, :]
+    mask = (pixel < N * PIXELS) & (channel < C)
+    dy = load_dy(pixel, tl.arange(0, 1)[None, :], pixel < N * PIXELS, dy_args).to(tl.float32)
+    x = load_x(pixel, channel, mask, x_args).to(tl.float32)
+    best = largest_along(tl.where(channel < C, x, float("-inf")), 1)[:, None]
+    largest = (channel < C) & (x == best)
+    if SHARED:
+        share = tl.where(largest, 1.0, 0.0)
+        dx = share * dy / tl.sum(share, axis=1)[:, None]
+    else:
+        chosen = tl.min(tl.where(largest | ((channel < C) & (x != x)), channel, C), axis=1)[:, None]
+        dx = tl.where(channel == chosen, dy, 0.0)
+    store_dx(dx, pixel, channel, mask, part, dx_args)
 
 
 @triton.jit

@@ -26,6 +26,20 @@ def larger(a, b):
 
 
 @triton.jit
+def largest_along(tile, AXIS: tl.constexpr):
+    """The largest element along an axis, which is left out; NaN where there is one."""
+    if INTERPRETED:
+        # It would call a function like ours for one element after another; and whether its own maximum keeps a NaN
+        # depends on the version.
+        nan = tile != tile
+        largest = tl.max(tl.where(nan, float("-inf"), tile), axis=AXIS)
+        largest = tl.where(tl.max(nan.to(tl.int32), axis=AXIS) > 0, float("nan"), largest)
+    else:
+        largest = tl.reduce(tile, AXIS, larger)
+    return largest
+
+
+@triton.jit
 def max_over_window(tile, AREA: tl.constexpr):
     """tile: [M, C]  ->  the largest of each window, and its position in it (int32), both [M/AREA, C].
 
@@ -36,14 +50,7 @@ def max_over_window(tile, AREA: tl.constexpr):
     maximum, 2*AREA - 1 - p where it holds a NaN, 2*AREA elsewhere.
     """
     windows = fold_windows(tile, AREA)
-    if INTERPRETED:
-        # It would call a function like ours for one element after another; and whether its own maximum keeps a NaN
-        # depends on the version.
-        nan = windows != windows
-        largest = tl.max(tl.where(nan, float("-inf"), windows), axis=1)
-        largest = tl.where(tl.max(nan.to(tl.int32), axis=1) > 0, float("nan"), largest)
-    else:
-        largest = tl.reduce(windows, 1, larger)
+    largest = largest_along(windows, 1)
     position = tl.arange(0, AREA)[None, :, None]
     found = tl.where(windows == largest[:, None, :], position, 2 * AREA)
     found = tl.where(windows == windows, found, 2 * AREA - 1 - position)

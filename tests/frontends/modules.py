@@ -34,6 +34,29 @@ class GatesAndBorders(nn.Module):
         return self.fc(x.mean((1, 2)))
 
 
+class ChannelMasks(nn.Module):
+    """Pixels weighed by what their channels have in common, as CBAM has it, in every way that it is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.shared = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6))
+        self.mask = nn.Conv2d(5, 1, 7, padding=3, bias=False)
+        self.norm, self.fc = nn.BatchNorm2d(1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        gate = self.shared(F.adaptive_avg_pool2d(x, 1)) + self.shared(F.adaptive_max_pool2d(x, 1))
+        x = x * torch.sigmoid(gate)[:, :, None, None]
+        last = x.permute(0, 2, 3, 1)
+        common = torch.cat([
+            torch.max(x, 1)[0].unsqueeze(1), torch.mean(x, 1).unsqueeze(1), torch.max(x, dim=1, keepdim=True)[0],
+            x.amax(dim=1, keepdim=True), last.sum(-1, keepdim=True).permute(0, 3, 1, 2),
+        ], 1)  # fmt: skip
+        x = x * torch.sigmoid(self.norm(self.mask(common)))
+        return self.fc((x - x.mean(1, keepdim=True)).mean((2, 3)))
+
+
 class Standardized(nn.Module):
     """Convolutions of weights that forward standardises, as timm has them: scaled, with a gain (NFNets), and plain."""
 

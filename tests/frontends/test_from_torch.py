@@ -40,6 +40,7 @@ CASES = {
     "channels last": (modules.ChannelsLast, (2, 5, 5)),
     "standardised": (modules.Standardized, (3, 6, 5)),
     "gates and borders": (modules.GatesAndBorders, (3, 6, 5)),
+    "channel masks": (modules.ChannelMasks, (3, 6, 5)),
 }
 
 

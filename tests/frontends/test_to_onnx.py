@@ -29,7 +29,7 @@ def network(name: str) -> tuple[tricnn.Graph, tricnn.Model]:
     return graph, m
 
 
-NAMES = ["lenet", "resnet18"]
+NAMES = ["lenet", "resnet18", "ChannelMasks"]
 SLOW = ["Mobile", "Arithmetic", "Many", "Standardized", *(n for n in tricnn.graphs.ARCHITECTURES if n not in NAMES)]
 
 

@@ -201,7 +201,11 @@ def _pointwise(sample: Callable[..., None]) -> None:
         sample("prelu_grad_x", x, fixed(4), x)
         sample("prelu_grad_weight", x, x)
     sample("add", batched(5), batched(5))
-    sample("sum_channels", IMAGE)
+    for op in ("sum_channels", "mean_channels", "max_channels"):
+        sample(op, IMAGE)
+    sample("spread_channels", batched(1, 7, 6), channels=4)
+    for ties in ("first", "shared"):
+        sample("max_channels_grad", batched(1, 7, 6), IMAGE, ties=ties)
 
 
 def _samples() -> list[Sample]:

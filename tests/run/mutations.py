@@ -113,6 +113,15 @@ def resized() -> Graph:
     return b.build(b.linear(b.flatten(b.adaptive_avg_pool2d(b.tanh(h), (3, 4))), 5, name="fc"))
 
 
+def masked() -> Graph:
+    """Pixels weighed by the mean and the maximum of their channels; maxima whose gradient equal channels share."""
+    b = GraphBuilder("masked")
+    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 8, 3, padding=1, name="c1"))
+    mask = b.conv2d(b.concat([b.max_channels(h), b.mean_channels(h)]), 1, 3, padding=1, name="mask")
+    h = b.add("mul", b.add("mul", h, b.sigmoid(mask)), b.max_channels(h, ties="shared"))
+    return b.build(b.linear(b.flatten(h), 5, name="fc"))
+
+
 def scaled() -> Graph:
     """Channels times numbers of their own behind a convolution and a dense layer."""
     b = GraphBuilder("scaled")
@@ -162,6 +171,7 @@ CASES = {
     "norms, unfused": Case(norms, fuse=False),
     "heads, unfused": Case(heads, fuse=False),
     "resized": Case(resized),
+    "masked": Case(masked),
     "scaled": Case(scaled, target="sm_90"),
     "standardised": Case(standardised),
     "pixels": Case(pixels, loss=Loss(class_weights=(0.5, 1.0, 2.0, 3.0, 0.25))),

@@ -273,6 +273,16 @@ def adaptive_avg_pool2d(w: _Writer, node: Node, x: list[str]) -> None:
     w.put("AveragePool", x, node.name, kernel_shape=[h // p, v // q], strides=[h // p, v // q])
 
 
+@writes("mean_channels", "max_channels")
+def of_channels(w: _Writer, node: Node, x: list[str]) -> None:
+    w.put("ReduceMean" if node.op == "mean_channels" else "ReduceMax", x, node.name, axes=[1], keepdims=1)
+
+
+@writes("sum_channels")
+def sum_channels(w: _Writer, node: Node, x: list[str]) -> None:
+    w.put("ReduceSum", [*x, w.constant([1], np.int64)], node.name, keepdims=1)
+
+
 @writes("local_response_norm")
 def local_response_norm(w: _Writer, node: Node, x: list[str]) -> None:
     a = node.attrs

@@ -101,7 +101,7 @@ def global_max(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
 def reduced(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
     axes = given(a, inputs, 1, attributes.get("axes"))
     if axes is None:
-        raise Unsupported("a reduction over everything", "supported is that over height and width")
+        raise Unsupported("a reduction over everything", "supported are those over height and width, or channels")
     reader = {"ReduceMean": torch_layers.mean, "ReduceMax": torch_layers.amax, "ReduceSum": torch_layers.total}[
         node.op_type
     ]

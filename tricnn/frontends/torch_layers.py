@@ -317,18 +317,38 @@ def mean(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype
         rows = a.add("unflatten", a.add("flatten", x.value), shape=(1, x.view.base[1], 1))  # channels, as if rows
         left = x.view.without(gone, keep=keepdim)
         return a.made(a.add("global_avg_pool", rows), View((*x.view.base[:1], 1, 1, 1), left.dims))
+    if _over_channels(x, gone):
+        return _mask(a, "mean_channels", x, gone, keepdim)
     return _over_pixels(a, "global_avg_pool", x, dims, keepdim)
 
 
 @reads("amax.default")
 def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
+    """The largest pixel of each channel, or channel of each pixel: equal channels share the gradient of theirs."""
+    x = a.tensor(x)
+    gone = _gone(x, dims or None)
+    if _over_channels(x, gone):
+        return _mask(a, "max_channels", x, gone, keepdim, ties="shared")
     return _over_pixels(a, "amax", x, dims or None, keepdim)
+
+
+@reads("max.dim")
+def max_along(a: Assembler, x: Any, dim: int, keepdim: bool = False) -> list[Any]:
+    """The largest channel of each pixel; of equal ones the first has the gradient. Where it is, is not known."""
+    x = a.tensor(x)
+    gone = _gone(x, dim)
+    if not _over_channels(x, gone):
+        raise Unsupported(f"a maximum of {described(x.shape)} over dimension {dim}", "supported is that over channels")
+    return [_mask(a, "max_channels", x, gone, keepdim, ties="first"), None]
 
 
 @reads("sum.dim_IntList")
 def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """A sum over all pixels: the mean times their number."""
+    """A sum over the channels of each pixel; or over all pixels, which is the mean times their number."""
     x = a.tensor(x)
+    gone = _gone(x, dims)
+    if _over_channels(x, gone):
+        return _mask(a, "sum_channels", x, gone, keepdim)
     mean_ = mean(a, x, dims, keepdim)
     return by_number(a, mean_, prod(x.shape) // prod(mean_.shape), 0)
 
@@ -352,8 +372,19 @@ def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Ten
         return a.made(value, View((*x.view.base[:2], 1, 1), left.dims))
     raise Unsupported(
         f"a reduction of {described(x.shape)} over dimensions {gone}",
-        "supported is that over height and width, and a mean over channels where there is one pixel",
+        "supported are those over height and width, and over the channels",
     )
+
+
+def _over_channels(x: Tensor, gone: Sequence[int]) -> bool:
+    """Is a reduction over the channels of each pixel of an image?"""
+    return len(x.view.base) == 4 and x.view.axes(gone) == frozenset({1})
+
+
+def _mask(a: Assembler, op: str, x: Tensor, gone: Sequence[int], keepdim: bool, **attrs: Any) -> Tensor:
+    """A number for each pixel, by the layer ``op``, wherever the channels' axis has been moved to."""
+    n, _, h, w = x.view.base
+    return a.made(a.add(op, x.value, **attrs), View((n, 1, h, w), x.view.without(gone, keep=keepdim).dims))
 
 
 def _gone(x: Tensor, dims: Any) -> list[int]:

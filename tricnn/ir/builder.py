@@ -257,6 +257,16 @@ class GraphBuilder:
             (h, w), count = self.type(x).spatial, count + 1
         return self.max_pool2d(x, (h, w), name=name)
 
+    def mean_channels(self, x: str, *, name: str | None = None) -> str:
+        """The mean over each pixel's channels, [N, 1, H, W]."""
+        return self.add("mean_channels", x, name=name)
+
+    def max_channels(self, x: str, *, ties: str = "first", name: str | None = None) -> str:
+        """The largest of each pixel's channels, [N, 1, H, W].
+        Of equal ones the first has the gradient, as in torch.max; with ``ties="shared"`` all have the same part of it,
+        as in torch.amax."""
+        return self.add("max_channels", x, name=name, ties=ties)
+
     def interpolate(
         self, x: str, size: Any = None, *, scale_factor: Any = None, mode: str = "nearest",
         align_corners: bool = False, name: str | None = None,

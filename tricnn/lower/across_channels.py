@@ -1,4 +1,4 @@
-"""Lowering of what sums along the channels of each pixel: softmax, normalisations, plain sums."""
+"""Lowering of what looks along the channels of each pixel: softmax, normalisations, plain sums and maxima."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from .size import N, Size, cdiv
 
 
 def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
-    """Lower softmax, local_response_norm, a gradient of either, or a plain sum along the channels of each pixel."""
+    """Lower softmax, local_response_norm, a sum or maximum along the channels of each pixel, or a gradient of these."""
     node, name = kernel.anchor, kernel.name
-    type_, c = state.plan.type(node.name), state.plan.type(node.inputs[0]).channels
+    type_, widths = state.plan.type(node.name), [state.plan.type(raw).channels for raw in node.inputs]
+    c = max(widths)
     tile, grid, constants = _tiling(state, kernel, c, type_.pixels)
     loads = {role: state.body(kernel) for role in node.row.operand_names(len(node.inputs))}
     operands = [
-        load.load_function(f"{name}_load_{role}", raw, c, role)
-        for (role, load), raw in zip(loads.items(), node.inputs, strict=True)
+        load.load_function(f"{name}_load_{role}", raw, width, role)
+        for (role, load), raw, width in zip(loads.items(), node.inputs, widths, strict=True)
     ]
     store = state.body(kernel)
     store.scope.reserve("tile")
@@ -94,9 +95,10 @@ def _tiling(state: Lowering, kernel: Kernel, c: int, pixels: int) -> tuple[tiles
         tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
         return tile, (cdiv(N, tile.m),), {"C": c}
     if "size" not in a:
-        width = min(tiles.power_of_two(c), 256)
+        width = tiles.power_of_two(c) if len(node.inputs) > 1 else min(tiles.power_of_two(c), 256)
         tile = tiles.Tile(max(1, 2048 // width), width, 1, 4, 1)
-        return tile, (cdiv(N * pixels, tile.m),), {"C": c, "PIXELS": pixels}
+        ties = {"SHARED": a["ties"] == "shared"} if len(node.inputs) > 1 else {}
+        return tile, (cdiv(N * pixels, tile.m),), {"C": c, "PIXELS": pixels, **ties}
     shape = {"PIXELS": pixels, "C": c, "SIZE": a["size"]}
     tile = state.tile(kernel.name, kernel, node.op, shape, partial(tiles.elementwise, c))
     numbers = {"ALPHA": a["alpha"], "BETA": a["beta"], "BIAS": a["k"]}

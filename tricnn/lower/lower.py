@@ -63,6 +63,8 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "pixel_stats": lower_of_pixels,
     "pixel_grad_sums": lower_of_pixels,
     "sum_channels": lower_across_channels,
+    "max_channels": lower_across_channels,
+    "max_channels_grad": lower_across_channels,
     "softmax": lower_across_channels,
     "softmax_grad": lower_across_channels,
     "local_response_norm": lower_across_channels,

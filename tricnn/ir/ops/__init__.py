@@ -1,6 +1,7 @@
 """The rows of the table of operations, one file per family."""
 
 from . import (
+    channels,
     conv,
     dropout,
     filters,
@@ -20,6 +21,7 @@ from . import (
 )
 
 __all__ = [
+    "channels",
     "conv",
     "dropout",
     "filters",

@@ -33,7 +33,7 @@ from ..scalar import (
     where,
 )
 from ..table import Attr, Kind, number, register, require
-from ..types import N, TensorType
+from ..types import TensorType
 
 #: the operands' names in expressions
 X, Y, A, B, WEIGHT = Value("x"), Value("y"), Value("a"), Value("b"), Value("weight")
@@ -309,19 +309,3 @@ pointwise(
 def _sum(a: Any, b: Any) -> Any:
     whole = a if a.ndim >= b.ndim else b
     return (a + b).to(whole.dtype)
-
-
-def _one_channel(a: Any, dy: TensorType) -> TensorType:
-    require(len(dy.shape) == 4, f"dy must be [N, C, H, W], it is {dy}")
-    return TensorType((N, 1, *dy.spatial))
-
-
-register(
-    "sum_channels", Kind.REDUCTION, "dy",
-    shape=_one_channel,
-    numpy=lambda env, a, dy: dy.sum(axis=1, keepdims=True),
-    gradient=_TWICE,
-    aten=lambda env, a, dy: dy.sum(dim=1, keepdim=True),
-    on_load=(0,),
-    doc="the gradient of a mask [N, 1, H, W]: dm[n,h,w] = sum of dy[n,c,h,w] over c",
-)  # fmt: skip
