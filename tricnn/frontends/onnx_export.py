@@ -273,14 +273,19 @@ def adaptive_avg_pool2d(w: _Writer, node: Node, x: list[str]) -> None:
     w.put("AveragePool", x, node.name, kernel_shape=[h // p, v // q], strides=[h // p, v // q])
 
 
-@writes("mean_channels", "max_channels")
-def of_channels(w: _Writer, node: Node, x: list[str]) -> None:
-    w.put("ReduceMean" if node.op == "mean_channels" else "ReduceMax", x, node.name, axes=[1], keepdims=1)
+@writes("mean_channels")
+def mean_channels(w: _Writer, node: Node, x: list[str]) -> None:
+    w.put("ReduceMean", x, node.name, axes=[1])
+
+
+@writes("max_channels")
+def max_channels(w: _Writer, node: Node, x: list[str]) -> None:
+    w.put("ReduceMax", x, node.name, axes=[1])
 
 
 @writes("sum_channels")
 def sum_channels(w: _Writer, node: Node, x: list[str]) -> None:
-    w.put("ReduceSum", [*x, w.constant([1], np.int64)], node.name, keepdims=1)
+    w.put("ReduceSum", [*x, w.constant([1], np.int64)], node.name)
 
 
 @writes("local_response_norm")
@@ -402,8 +407,15 @@ def pad_channels(w: _Writer, node: Node, x: list[str]) -> None:
 
 @writes("zero_pad2d")
 def zero_pad2d(w: _Writer, node: Node, x: list[str]) -> None:
+    """Write what is cut off as Slice, and what is added as Pad."""
     top, left, bottom, right = sides(node.attrs["padding"])
-    w.put("Pad", [*x, w.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)], node.name)
+    (h, v), added = w.type(node.inputs[0]).spatial, [max(side, 0) for side in (top, left, bottom, right)]
+    if min(top, left, bottom, right) < 0:
+        bounds = [max(-top, 0), max(-left, 0)], [h + min(bottom, 0), v + min(right, 0)], [2, 3]
+        cut = [*x, *(w.constant(numbers, np.int64) for numbers in bounds)]
+        x = [w.put("Slice", cut, "" if any(added) else node.name)]
+    if any(added) or min(top, left, bottom, right) == 0:
+        w.put("Pad", [*x, w.constant([0, 0, *added[:2], 0, 0, *added[2:]], np.int64)], node.name)
 
 
 @writes("upsample_nearest2d", "upsample_bilinear2d")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.graph import Graph
+from ..ir.ops.images import MOST_CHANNELS
 from ..system.errors import GraphError, shown
 from ..system.paths import user_path
 from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, Tensor, accepted_name
@@ -34,7 +35,8 @@ def from_onnx(
 
     source       the path of a ``.onnx`` file (weights in files beside it are read too), or an ``onnx.ModelProto``.
                  Operator sets 7 to 28; docs/onnx.md lists the operators. An input that is neither [N, F] nor
-                 [N, C, H, W] comes in as rows [N, F].
+                 [N, C, H, W] comes in as rows [N, F]. Images of bytes (UINT8) stay bytes; the Cast and the arithmetic
+                 that normalise them become one layer.
     input_shape  (C, H, W), for files that leave these open. The batch is open always.
     name         of the graph; the file's otherwise.
 
@@ -96,6 +98,8 @@ class OnnxAssembler(Assembler):
         super().__init__(name, {})
         self.version = version
         self.batch: int | None = None  # that the file is for, where it says one
+        #: values that are an input of bytes times a factor by channel plus a term: the input, the factors, the terms
+        self.of_bytes: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
 
     def keep(self, numbers: np.ndarray, name: str = "constant", *, trained: bool = True) -> Stored:
         """Numbers as a parameter (or a buffer) under a name that nobody has."""
@@ -180,12 +184,17 @@ class _Reader:
             shape = [d.dim_param or d.dim_value or "?" for d in x.type.tensor_type.shape.dim]
             raise GraphError(f"input {x.name} is {shown(shape)}; give its (C, H, W) as input_shape")
         kind = self.onnx.TensorProto.DataType.Name(x.type.tensor_type.elem_type)
-        if "FLOAT" not in kind and kind != "DOUBLE":
-            raise GraphError(f"input {x.name} holds {kind}; accepted are real numbers")
-        self.a.batch = sizes[0]
         per_image = [d or 0 for d in sizes[1:]]
+        of_bytes = kind == "UINT8" and len(per_image) == 3 and per_image[0] <= MOST_CHANNELS
+        if "FLOAT" not in kind and kind != "DOUBLE" and not of_bytes:
+            raise GraphError(
+                f"input {x.name} holds {kind} {shown(per_image)}; accepted are real numbers, and images [C, H, W] of "
+                f"bytes (UINT8) with at most {MOST_CHANNELS} channels"
+            )
+        self.a.batch = sizes[0]
         kept = per_image if len(sizes) in (2, 4) else [prod(per_image)]  # any other rank lies in rows
-        value = self.a.made(self.a.builder.input(self.a.fresh(accepted_name(x.name, "x")), kept))
+        dtype = "uint8" if of_bytes else "float"
+        value = self.a.made(self.a.builder.input(self.a.fresh(accepted_name(x.name, "x")), kept, dtype))
         view = value.view.reshaped((BATCH, *per_image))
         assert view is not None  # rows can be cut anywhere
         return replace(value, view=view)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from . import torch_pointwise
+from . import onnx_bytes, torch_pointwise
 from .assembler import Tensor, Unsupported
+from .onnx_bytes import normalised
 from .onnx_inputs import given, scalar
 from .readers import Reader, entering
 from .torch_pointwise import unary
@@ -130,13 +131,14 @@ def add(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
                 raise Unsupported("a sum with erf", "supported is its part in gelu")
             total = Erf(part.x, part.factor, 1.0)
         else:
-            total = torch_pointwise.add(a, total, other)
+            total = normalised(a, "Add", total, other) or torch_pointwise.add(a, total, other)
     return total
 
 
 @reads("Sub")
 def sub(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
-    return torch_pointwise.subtract(a, *[scalar(a, x) for x in inputs])
+    x, y = [scalar(a, v) for v in inputs]
+    return normalised(a, "Sub", x, y) or torch_pointwise.subtract(a, x, y)
 
 
 @reads("Mul")
@@ -154,7 +156,7 @@ def mul(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
         undone = isinstance(part, Tensor) and last.name == part.value and last.op == "scale" and not part.padded
         if undone and isinstance(other, int | float) and isclose(last.attrs["factor"] * other, 1.0):
             return a.made(last.inputs[0], part.view)
-    return torch_pointwise.multiply(a, x, y)
+    return normalised(a, "Mul", x, y) or torch_pointwise.multiply(a, x, y)
 
 
 def gelu_of(a: Any, part: Erf, other: Any) -> Any:
@@ -172,7 +174,8 @@ def gelu_of(a: Any, part: Erf, other: Any) -> Any:
 
 @reads("Div")
 def div(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
-    return torch_pointwise.divide(a, *[scalar(a, x) for x in inputs])
+    x, y = [scalar(a, v) for v in inputs]
+    return normalised(a, "Div", x, y) or torch_pointwise.divide(a, x, y)
 
 
 @reads("Pow")
@@ -188,9 +191,15 @@ def extreme(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
     return result
 
 
-@reads("Identity", "Cast", "CastLike")
+@reads("Identity")
 def identity(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
     return inputs[0]
+
+
+@reads("Cast", "CastLike")
+def cast(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    """The value itself, if it is of real numbers: types are chosen when a network is compiled."""
+    return onnx_bytes.cast(a, inputs[0], attributes.get("to"))
 
 
 @reads("Dropout")

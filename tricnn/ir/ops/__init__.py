@@ -1,7 +1,6 @@
 """The rows of the table of operations, one file per family."""
 
 from . import (
-    channels,
     conv,
     dropout,
     filters,
@@ -11,6 +10,7 @@ from . import (
     linear,
     losses,
     lrn,
+    masks,
     norm,
     pointwise,
     pool,
@@ -21,7 +21,6 @@ from . import (
 )
 
 __all__ = [
-    "channels",
     "conv",
     "dropout",
     "filters",
@@ -31,6 +30,7 @@ __all__ = [
     "linear",
     "losses",
     "lrn",
+    "masks",
     "norm",
     "pointwise",
     "pool",
