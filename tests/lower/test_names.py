@@ -2,8 +2,10 @@
 
 import ast
 import builtins
+import io
 import keyword
 import re
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,12 +29,12 @@ GOLDEN = Path(__file__).parent / "golden" / "lenet_train_bf16.py.txt"
 
 
 def own_words() -> list[str]:
-    """Every word and text of an emitted file that could be a layer's name, Python's keywords and built-in names, and
-    what buffers of the emitter's own were called when they had names of that form."""
+    """Every name and text of an emitted file's code that could be a layer's name, Python's keywords and built-in names,
+    and what buffers of the emitter's own were called when they had names of that form."""
     text = GOLDEN.read_text()
     texts = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     words = {
-        *re.findall(r"[A-Za-z_]\w*", text),
+        *(word for kind, word, *_ in tokenize.generate_tokens(io.StringIO(text).readline) if kind == tokenize.NAME),
         *texts,
         *keyword.kwlist,
         *keyword.softkwlist,
