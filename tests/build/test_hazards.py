@@ -8,11 +8,8 @@ import pytest
 import triton
 
 from tricnn.build import hazards
-from tricnn.build.build import build
 from tricnn.build.compile import KernelSpec, compile_kernels
 from tricnn.build.inspect_binary import may_be_refilled, multiplies_beside_the_program
-from tricnn.ir import Graph, GraphBuilder
-from tricnn.lower.from_graph import lowered
 
 REFILLED = Path(__file__).with_name("refilled.ptx")
 
@@ -158,21 +155,3 @@ def test_the_triton_at_hand_is_what_we_take_it_for(tmp_path: Path) -> None:
     assert plain.hazards == 0
     older = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
     assert (pipelined.hazards > 0) == older
-
-
-def block() -> Graph:
-    """A residual block whose convolutions read what batch norm and relu make of the one before."""
-    b = GraphBuilder("block")
-    x = b.input("x", (64, 8, 8))
-    first = b.relu(b.batch_norm(b.conv2d(x, 64, 3, padding=1, bias=False)))
-    y = b.relu(b.batch_norm(b.conv2d(first, 64, 1, bias=False)))
-    y = b.batch_norm(b.conv2d(y, 64, 3, padding=1, bias=False))
-    return b.build(b.linear(b.global_avg_pool(b.relu(b.add_(y, first))), 16))
-
-
-@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])  # the same instructions
-def test_no_kernel_of_a_training_step_has_the_hazard(dtype: str) -> None:
-    program = lowered(block(), "train", 64, dtype, "sm_90", fuse="all")
-    built = build(program.plan, dtype, 64, "sm_90")
-    assert [k["hazards"] for k in built.kernels] == [0] * len(built.kernels)
-    assert sum(multiplies_beside_the_program(c.binary) for c in built.compiled.values()) >= 3

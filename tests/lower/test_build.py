@@ -1,13 +1,16 @@
 """Compiled for GPUs that are not there: registers, spills and tensor cores are facts a test can hold."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tricnn.build.build as build_module
+from tests.lower.test_vector_loads import KINDS, loaded_by, sixteen_bytes_at_a_time
 from tricnn.build.build import Build, build, tensors_of
 from tricnn.build.compile import CompiledKernel, CompileError
+from tricnn.build.inspect_binary import multiplies_beside_the_program
 from tricnn.compiler.fusion.fuser import fuse
 from tricnn.compiler.pipeline import planned
 from tricnn.graphs import lenet, resnet50
@@ -17,9 +20,14 @@ from tricnn.machine import tiles
 from tricnn.machine.dtypes import BYTES
 
 
-def lenet_build(tmp_path: Path, target: str, dtype: str = "bf16") -> Build:
-    plan = planned(lenet(), "train", "all")
-    return build(plan, dtype, 256, target, cache_dir=tmp_path / "cache")
+def block() -> Graph:
+    """A residual block whose convolutions read what batch norm and relu make of the one before."""
+    b = GraphBuilder("block")
+    x = b.input("x", (64, 8, 8))
+    first = b.relu(b.batch_norm(b.conv2d(x, 64, 3, padding=1, bias=False)))
+    y = b.relu(b.batch_norm(b.conv2d(first, 64, 1, bias=False)))
+    y = b.batch_norm(b.conv2d(y, 64, 3, padding=1, bias=False))
+    return b.build(b.linear(b.global_avg_pool(b.relu(b.add_(y, first))), 16))
 
 
 def one_convolution() -> Graph:
@@ -27,16 +35,31 @@ def one_convolution() -> Graph:
     return b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3, name="conv"))
 
 
-TARGETS = ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_100", "sm_120", "gfx942"))]
+#: network, type, target; products of the step, and how many of them may read registers while they multiply
+STEPS = [
+    (block, "bf16", "sm_90", 11, 3),
+    (block, "fp16", "sm_90", 11, 3),
+    *((lenet, "bf16", target, 14, 0) for target in ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")),
+]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_lenet_compiles_without_spills_and_on_tensor_cores(tmp_path: Path, target: str) -> None:
-    result = lenet_build(tmp_path, target)
+@pytest.mark.parametrize(
+    ("network", "dtype", "target", "products", "beside"),
+    [pytest.param(*step, marks=[pytest.mark.slow] * (number > 0)) for number, step in enumerate(STEPS)],
+)
+def test_a_training_step_compiles_without_spills_or_hazards_and_on_tensor_cores(
+    network: Callable[[], Graph], dtype: str, target: str, products: int, beside: int, tmp_path: Path
+) -> None:
+    plan, cache = planned(network(), "train", "all"), tmp_path / "cache"
+    result = build(plan, dtype, 256, target, cache_dir=cache)
     assert [k["name"] for k in result.kernels if k["spill_bytes"]] == []
     assert [k["name"] for k in result.kernels if k["hazards"]] == []
+    assert sum(multiplies_beside_the_program(c.binary) for c in result.compiled.values()) >= beside
     contractions = [k for k in result.kernels if k["kind"].startswith(("conv2d", "linear"))]
-    assert len(contractions) == 14 and all(k["tensor_core"] for k in contractions)
+    assert len(contractions) == products and all(k["tensor_core"] for k in contractions)
+    for k in contractions if network is block else ():
+        if k["kind"] in KINDS:
+            sixteen_bytes_at_a_time(loaded_by(result.compiled[k["name"]].binary), k["kind"], target)
     # Whole tiles come by bulk copies exactly where the program says so, and only where there are such instructions.
     described = [f.name for f in result.program.functions if any("tensordesc" in kind for _, kind in f.parameters)]
     assert [k["name"] for k in result.kernels if k["bulk_copy"]] == described
@@ -48,7 +71,7 @@ def test_lenet_compiles_without_spills_and_on_tensor_cores(tmp_path: Path, targe
     for kernel in manifest["kernels"]:
         assert (folder / kernel["binary"]).stat().st_size > 0
     assert [launch["kernel"] for launch in manifest["launches"]] == [x.function for x in result.program.launches]
-    again = lenet_build(tmp_path, target)
+    again = build(plan, dtype, 256, target, cache_dir=cache)
     assert all(k.from_cache for k in again.compiled.values()) and again.kernels == result.kernels
     result.write(folder)  # over itself
 
