@@ -50,9 +50,14 @@ def every_pass(graph: Graph, mode: str, fuse: str) -> None:
     assert model.program.peak_memory_bytes() and str(model.plan) and model.source
 
 
+@pytest.fixture(scope="module")
+def everything_imported() -> None:
+    """Whatever is imported at first use is imported now."""
+    every_pass(chain(LINKS["pointwise"], 1), "train", "all")
+
+
 @pytest.fixture
-def few_calls() -> Iterator[None]:
-    every_pass(chain(LINKS["pointwise"], 1), "train", "all")  # whatever is imported at first use is imported now
+def few_calls(everything_imported: None) -> Iterator[None]:
     frame, depth = sys._getframe(), 0
     while frame := frame.f_back:  # type: ignore[assignment]
         depth += 1
