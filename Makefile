@@ -127,3 +127,4 @@ gpu: setup
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find benchmarks docs examples graphs kernels notebooks tests tricnn -name __pycache__ -prune -exec rm -rf {} +
