@@ -143,9 +143,13 @@ class Cost:
     def of_kernel(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
         """Seconds of a kernel's main launch. ``base`` gives the value in whose memory another one lies."""
         values = parameters = 0.0
+        readers: dict[str, list[Node]] = {}
+        for node in kernel.nodes:
+            for operand in dict.fromkeys(map(base, node.inputs)):
+                readers.setdefault(operand, []).append(node)
         for value in (*kernel.reads, *kernel.writes):
             if graph.types[value].batched:
-                values += self._touched(kernel, value, graph, base)
+                values += self._touched(value, readers.get(value, []), graph, base)
             else:
                 parameters += self.bytes(graph.types[value])
         products = 2.0 * graph.node_macs(kernel.anchor) * self.batch
@@ -153,9 +157,9 @@ class Cost:
         programs = self.programs(kernel.anchor, graph)
         return self.seconds(Work(parameters, values, products, arithmetic, programs, forming))
 
-    def _touched(self, kernel: Kernel, value: str, graph: Graph, base: Callable[[str], str]) -> float:
-        """Bytes of a value that a kernel moves: of a slice's operand only the slice; none if only its shape matters."""
-        readers = [n for n in kernel.nodes if value in map(base, n.inputs)]
+    def _touched(self, value: str, readers: list[Node], graph: Graph, base: Callable[[str], str]) -> float:
+        """Bytes of a value that a kernel moves for those of its nodes that read it.
+        Of a slice's operand it is only the slice; nothing, if only its shape matters."""
         if readers and all(_unread(n, value, base) for n in readers):
             return 0.0
         if readers and all(n.row.cuts for n in readers):
