@@ -1,7 +1,9 @@
 """What PyTorch's compiler generates for a step, without a GPU: its products are the network's, its launches known.
 Slow: importing that compiler (the tests do it themselves) and tracing a small network take half a minute."""
 
+import json
 from math import prod
+from pathlib import Path
 
 import pytest
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -48,3 +50,15 @@ def test_a_table_adds_up_simulated_times_and_limits() -> None:
     rows = table(lines)
     assert "| forward | Triton | 2 | 6.0 | 2,500 | simulated; 1 not simulated, at their limit |" in rows
     assert rows[-1] == "| step | | 3 | 9.0 | 2,750 | |"
+
+
+def test_the_documentation_has_the_record_s_sums() -> None:
+    from benchmarks.inductor_step import table
+
+    root = Path(__file__).parents[2]
+    lines = [json.loads(line) for line in (root / "benchmarks" / "inductor_step.jsonl").read_text().splitlines()]
+    text = (root / "docs" / "benchmarks.md").read_text()
+    for row in table(lines)[2:-1]:
+        _, part, by, launches, gigabytes, us, how, _ = (cell.strip() for cell in row.split("|"))
+        ms = float(us.replace(",", "")) / 1000
+        assert f"| PyTorch, {part}, {by} | {launches} | {gigabytes} | {ms:.1f} | {how} |" in text
