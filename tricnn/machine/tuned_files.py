@@ -113,8 +113,8 @@ def tables(target: str) -> list[Table]:
 
 @cache
 def shipped(target: str) -> tuple[Table, ...]:
-    """The table that comes with tricnn for a target, if there is one. It is looked up for every kernel, so it is read
-    once: no file of an installation changes while it is used."""
+    """The table that comes with tricnn for a target, if there is one.
+    It is looked up for every kernel, so it is read once: no file of an installation changes while it is used."""
     path = FOLDER / f"{target}.toml"
     return (_entries(path),) if path.exists() else ()
 
