@@ -39,8 +39,8 @@ class Roles:
 
 #: with fewer channels, a forward product's tile has those of several taps (`conv2d_fprop`)
 FLATTENED = 16
-#: of a strided 1x1 product's depth: with less, a program that is alone on its multiprocessor spends too much of its
-#: time on storing tiles (`conv2d_streams`, by simulation)
+#: of a strided 1x1 product's depth: with less, programs of 128 rows spend too much of their time on storing tiles
+#: (`conv2d_streams`, by simulation)
 ENOUGH = 1024
 FORWARD = Roles("conv2d_fprop", "x", "y")
 BACKWARD = Roles("conv2d_dgrad", "dy", "dx")
@@ -205,8 +205,9 @@ def _rule(
     sums = any(node.row.side_sum == "stored" for node in kernel.nodes)
     gradient = kernel.anchor.row.product == "by_input"
     apart = conv.strided and conv.taps == 1 and conv.groups == 1 and divided(conv, gradient) and not computed
-    if state.describes and (conv.pixel_by_pixel or (apart and not conv.pooled)):
-        formed = computed or (apart and depth < ENOUGH) or (beside > 0 and sums)
+    low = apart and not conv.pooled and depth < ENOUGH
+    if state.describes and (conv.pixel_by_pixel or low):
+        formed = computed or low or (beside > 0 and sums)
         return partial(tiles.streamed, *product, formed=formed, beside=beside)
     channels = depth // conv.taps
     tap = channels if channels >= FLATTENED or gradient else 0
