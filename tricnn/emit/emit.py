@@ -20,6 +20,7 @@ from .templates import closure, library, module_text
 from .tensors import allocation, pointing, rounding
 
 SIGNATURE = re.compile(r"def (\w+)\((.*)\):")
+CALL = re.compile(r"( +)(\w+)\((.*)\)")
 UNPACKED = re.compile(r"    (\w+(?:, \w+)+) = args")
 
 
@@ -180,13 +181,15 @@ def launched(function: Function, anchor: str = "") -> list[Line]:
 
 
 def _narrow(line: str) -> list[str]:
-    """The line itself, or several, if it is too long and a signature, names that are unpacked, or arguments."""
+    """The line itself, or several, if it is too long and a signature, names that are unpacked, a call, or arguments."""
     if len(line) <= WIDTH:
         return [line]
     if found := SIGNATURE.fullmatch(line):
         return [f"def {found[1]}(", *wrapped(found[2].split(", "), 4, WIDTH), "):"]
     if found := UNPACKED.fullmatch(line):
         return ["    (", *wrapped(found[1].split(", "), 8, WIDTH), "    ) = args"]
+    if found := CALL.fullmatch(line):
+        return [f"{found[1]}{found[2]}(", *wrapped(found[3].split(", "), len(found[1]) + 4, WIDTH), f"{found[1]})"]
     if line.startswith(" " * 8) and not line.endswith("(") and " = " not in line:
         return wrapped(line.strip().removesuffix(",").split(", "), 8, WIDTH)
     return [line]
