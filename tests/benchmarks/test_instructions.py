@@ -17,10 +17,10 @@ def test_products_of_an_instruction():
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_a_loop_does_the_products_of_a_tile(target):
-    """A dense layer of 256 rows, 2048 -> 64: each turn of its loop multiplies a tile of BLOCK_K."""
+    """A dense layer of 16,384 rows, 2048 -> 64: each turn of its loop multiplies a tile of BLOCK_K."""
     b = GraphBuilder("dense")
     graph = b.build(b.relu(b.linear(b.input("x", (2048,)), 64, name="fc")))
-    built = build(planned(graph, "infer", "all"), "bf16", 256, target)
+    built = build(planned(graph, "infer", "all"), "bf16", 16384, target)
     (launch,), (function,) = built.program.launches, built.program.functions
     tile = built.program.choices[0].tile
     code = instructions(built.compiled[function.name].binary)
@@ -28,7 +28,7 @@ def test_a_loop_does_the_products_of_a_tile(target):
     assert sum(i.products(tile.warps) for i in turn) in (tile.m * tile.n * tile.k, tile.m * tile.n * 2048)
     found = issue(built, function, launch, code)
     assert 0 < found.loop <= found.length == len(code)
-    programs = -(-256 // tile.m) * -(-64 // tile.n)
+    programs = -(-16384 // tile.m) * -(-64 // tile.n)
     whole = programs * tile.warps * (len(code) + (2048 / tile.k - 1) * len(turn) * (turn is not code))
     clocks = {"sm_80": 108 * 1.41e9, "sm_90": 132 * 1.83e9}[target]  # data sheets
     assert found.issue_us == pytest.approx(1e6 * whole / (4 * clocks))

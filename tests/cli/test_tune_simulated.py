@@ -61,6 +61,8 @@ def test_a_measured_tile_comes_before_a_simulated_one_in_whichever_file(tmp_path
         "shipped": tuning.Entry(Tile(32, 32, 16, 4, 2), 1.5, 2.0, "H100", ""),
     }
     digests = []
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path)
+    monkeypatch.setattr(tuning, "shipped", tuning.shipped.__wrapped__)  # kept by nobody: the file changes here
     for mine, shipped, wanted in (
         ("mine", "shipped", "shipped"),
         ("shipped", "mine", "shipped"),
@@ -68,7 +70,6 @@ def test_a_measured_tile_comes_before_a_simulated_one_in_whichever_file(tmp_path
     ):
         for name, which in (("mine.toml", mine), ("sm_90.toml", shipped)):
             tuning.write(tmp_path / name, {problem: entries[which]})
-        monkeypatch.setattr(tuning, "FOLDER", tmp_path)
         with tuning.using(str(tmp_path / "mine.toml")):
             assert tuning.lookup(problem) == entries[wanted].tile
             digests.append(tuning.digest("sm_90"))

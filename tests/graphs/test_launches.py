@@ -66,7 +66,7 @@ LAUNCHES = {
     "regnet_y_1_6gf": (595, 169),
     "regnet_y_3_2gf": (483, 133),
     "regnet_y_8gf": (394, 109),
-    "repvgg_a0": (199, 24),
+    "repvgg_a0": (200, 24),
     "repvgg_a1": (199, 24),
     "repvgg_a2": (216, 24),
     "repvgg_b0": (249, 30),

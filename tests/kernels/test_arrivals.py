@@ -67,7 +67,7 @@ def trained(batch: int) -> Model:
 def test_last_programs_do_what_the_plan_says(batch: int, levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where parts come in groups, as those of large batches do (here 8 and 3 of 11); and no program reads what
     another may not have written yet."""
-    monkeypatch.setattr(last_programs, "AT_ONCE", 1)
+    monkeypatch.setattr(last_programs, "AT_ONCE", 2)
     monkeypatch.setattr(last_programs, "_pays", lambda *_: True)
     model = trained(batch)
     lines = [line for f in model.program.functions for helper in f.helpers for line in helper]

@@ -112,7 +112,7 @@ def test_a_step_that_changes_no_tile_does_not_end_the_search_for_one_that_spills
 ) -> None:
     """LeNet-5 on sm_80: its second step to smaller tiles changed nothing, and a kernel kept 4 spilt bytes."""
     sizes = [64, 64, 32]
-    monkeypatch.setattr(tiles, "contraction", lambda *_: tiles.Tile(sizes[min(_[-1], 2)], 16, 16, 4, 1))
+    monkeypatch.setattr(tiles, "contraction", lambda *given, **_: tiles.Tile(sizes[min(given[-1], 2)], 16, 16, 4, 1))
 
     def compiled(specs, target, **_):
         facts = dict(target=target, digest="", binary=b"x", binary_kind="cubin", assembly={}, registers=8, hazards=0,

@@ -79,11 +79,13 @@ def padded() -> Graph:
 
 
 def masked() -> Graph:
-    """A number for each pixel, by which all its channels are multiplied: its gradient is a sum of channels."""
+    """Numbers for each pixel, by which all its channels are multiplied: their gradient is a sum of channels. One is the
+    maximum of the channels itself."""
     b = GraphBuilder("masked")
     x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 6, 6)), 6, 3, padding=1, bias=False, name="c1"), name="b1"))
     mask = b.sigmoid(b.conv2d(x, 1, 3, padding=1, name="c2"))
-    return b.build(b.linear(b.global_avg_pool(b.add("mul", x, mask, name="masked")), 3, name="fc"))
+    x = b.add("mul", b.add("mul", x, mask, name="masked"), b.max_channels(x))
+    return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 
 def boxes() -> Graph:
