@@ -156,7 +156,9 @@ def unfilled(make: Callable[[], Any]) -> Any:
     try:
         with torch.device("meta"):
             return make()
-    except NotImplementedError:  # PyTorch's answer where a constructor asks a tensor without memory for its numbers
+    except NotImplementedError:
+        # PyTorch raises it where a constructor asks a tensor without memory for its numbers, and only by trying can be
+        # known which constructors do. Whatever else it may stand for is raised again by the second attempt.
         with torch.device("meta"), NumbersInMemory():
             return make()
 

@@ -41,8 +41,10 @@ def _read_in_place(graph: Graph, cut: Node) -> bool:
 
 
 def weights_in_pixel_order(graph: Graph, flatten: Node, mode: str) -> bool:
-    """Do only dense layers read it, with weights that nothing else reads and that no layer of the step computes?
-    Nor may they be somebody else's, who has them in an order of his own."""
+    """Whether the dense layers behind ``flatten`` may have their weights in the order (h, w, c), in which pixels lie.
+
+    They may if nothing else reads the flattened image, nothing else reads these weights, and no layer of the step
+    computes them. In an open plan they may not: there the caller has the parameters, in PyTorch's order (c, h, w)."""
 
     def dense(reader: Node) -> bool:
         weight = graph.by_name[reader.inputs[1]] if reader.row.product == "forward" else None

@@ -31,8 +31,9 @@ from .size import Size, cdiv
 ARRIVED = "block, first, end, part, parts, args"
 #: numbers of a part that a thread has at once
 AT_ONCE = 32
-#: more warps than these add up no more parts at once than they would: two programs of 8 warps fit a multiprocessor
-#: if a thread has no more than 128 registers. It takes more rounds, of fewer loads each; the price is that of few
+#: a program of more warps adds up only as many parts at once as one of so many warps would: its threads then need no
+#: more than 128 registers for it, and two programs of 8 warps fit a multiprocessor. That takes more rounds, of fewer
+#: loads each, which the predicted price (`_pays`) leaves out
 ADDING = 4
 #: seconds, by simulation: of a program to see its stores done and to be counted; of the last one for each round of
 #: parts; of a launch for each pass over its parts, and for each further round of a pass
