@@ -65,9 +65,11 @@ def trained(executor, processes=ALONE):
     return trained.state_dict(), result
 
 
+#: a loss, and whether it takes the labels mixed with others
 WEIGHING = (
-    tricnn.Loss(class_weights=(1.0, 4.0, 0.25), ignore_index=2),
-    tricnn.Loss(class_weights=(1.0, 4.0, 0.25), label_smoothing=0.1, mixed=True),
+    (tricnn.Loss(class_weights=(1.0, 4.0, 0.25), ignore_index=2), False),
+    (tricnn.Loss(class_weights=(1.0, 4.0, 0.25), label_smoothing=0.1, mixed=True), False),
+    (tricnn.Loss(class_weights=(1.0, 4.0, 0.25), ignore_index=2, mixed=True), True),
 )
 
 
@@ -75,10 +77,12 @@ def weighed(executor, processes=ALONE):
     """(loss, gradients) for each of the losses of :data:`WEIGHING`, of labels that the processes have other ones of."""
     found, part = [], processes.shared(BATCH)
     x, labels = batch()
-    for loss in WEIGHING:
+    labels = np.sort(labels)
+    for loss, mixed in WEIGHING:
+        own = tricnn.Mixed(labels[part], np.roll(labels, 3)[part], 0.3) if mixed else labels[part]
         trained = tricnn.compile(network(), "train", BATCH, executor=executor, loss=loss, seed=3)
         step = SharedStep(trained, processes) if processes.world > 1 else trained.loss_and_storage_grads
-        mean, gradients, *_ = step(x[part], np.sort(labels)[part])
+        mean, gradients, *_ = step(x[part], own)
         found.append((mean, logical(trained, gradients)))
     return found
 

@@ -60,7 +60,7 @@ def test_gradients_are_those_of_the_whole_batch(together):
 
 
 def test_classes_weigh_what_they_weigh_in_the_whole_batch(together):
-    """Class weights and an ignored class, where one process has more of them than the other."""
+    """Class weights and an ignored class, where one process has more of them than the other; of mixed labels, too."""
     executor, found = together
     for rank in found:
         for (loss, gradients), (mean, wanted) in zip(rank["weighed"], weighed(executor), strict=True):

@@ -31,10 +31,27 @@ class Share(NamedTuple):
     mean_weight: float
 
 
-def weight_of(loss: Loss, graph: Graph, labels: Any, count: int) -> tuple[float, int]:
-    """The weights of all labels of ``count`` images, added up, and how many labels these are.
-    Both are 0 where the loss weighs none, and for labels that are no class numbers: :class:`Mixed`, and targets."""
-    if not loss.weighs_rows or isinstance(labels, Mixed) or getattr(labels, "ndim", 1) != 1 + len(graph.rows):
+def weights_of(loss: Loss, graph: Graph, labels: Any, count: int) -> list[float]:
+    """(sum of weights, how many) of the class numbers of ``count`` images, then the same of those mixed with them.
+    A pair is 0 where there are none, or the loss weighs none; targets are divided by no sum."""
+    parts = labels[:2] if isinstance(labels, Mixed) else (labels, None)
+    return [number for part in parts for number in _weight_of(loss, graph, part, count)]
+
+
+def in_whole_batch(labels: Any, weights: Sequence[float]) -> Any:
+    """Labels of a part of a batch, which weigh what they do in all of it; ``weights`` are the sums of its parts'."""
+
+    def shared(part: Any, total: float, rows: float) -> Any:
+        return Share(part, total / rows) if rows else part
+
+    if isinstance(labels, Mixed):
+        return Mixed(shared(labels.labels, *weights[:2]), shared(labels.other, *weights[2:]), labels.share)
+    return shared(labels, *weights[:2])
+
+
+def _weight_of(loss: Loss, graph: Graph, labels: Any, count: int) -> tuple[float, int]:
+    """The weights of all class numbers of ``count`` images, added up, and how many these are."""
+    if not loss.weighs_rows or labels is None or getattr(labels, "ndim", 1) != 1 + len(graph.rows):
         return 0.0, 0
     numbers = check_labels(graph, labels, count, tensors=is_tensor(labels), ignored=loss.ignore_index).reshape(-1)
     kept = numbers >= 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..run.launches import Watcher
-from ..run.loss_targets import Share, weight_of
+from ..run.loss_targets import in_whole_batch, weights_of
 from .batch_norm_exchange import BatchNormExchange
 from .gradient_exchange import GradientExchange
 from .processes import Processes
@@ -17,8 +17,7 @@ class SharedStep:
 
     Running statistics are averaged after each step, each process's weighed by its share of the images; or, with
     ``sync_batch_norm``, every process normalises by the statistics of the whole batch. If the loss weighs classes, or
-    ignores one, class numbers weigh what they do in the whole batch; those that are mixed with others, and targets,
-    what they do in the process's share.
+    ignores one, class numbers weigh what they do in the whole batch, and so do those that are mixed with them.
     """
 
     def __init__(self, model: Any, processes: Processes, sync_batch_norm: bool = False):
@@ -29,11 +28,9 @@ class SharedStep:
     def __call__(self, x: Any, labels: Any) -> tuple[float, dict[str, Any], int]:
         """(loss, gradients, how many images the batch has) for this process's images. Raises ProcessLost."""
         own = [len(x) * (rank == self.processes.rank) for rank in range(self.processes.world)]
-        *counts, weight, rows = self.processes.total(
-            [*own, *weight_of(self.model.loss, self.model.graph, labels, len(x))]
-        )
-        if rows:
-            labels = Share(labels, weight / rows)
+        weights = weights_of(self.model.loss, self.model.graph, labels, len(x))
+        totals = self.processes.total([*own, *weights])
+        counts, labels = totals[: len(own)], in_whole_batch(labels, totals[len(own) :])
         images = int(sum(counts))
         self.exchange.share = len(x) / images
         if self.norm is not None:
