@@ -6,6 +6,7 @@ import warnings
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tests.frontends.test_module import SHAPE, assert_state_close, train
 from tests.graphs.reference import REFERENCE
 from tricnn.frontends.torch_backend import PLANS, compile_backend
 from tricnn.ir import TricnnError
+from tricnn.run.open_step import OpenStep, TritonOpen
 
 OPTIONS = {"dtype": "fp64", "executor": "numpy"}
 
@@ -82,6 +84,35 @@ def test_a_model_is_explained() -> None:
     assert text.startswith("7 of 8 calls compiled, in 2 regions")
     assert "region 1: as before, 1 call (cumsum): aten.cumsum.default: not supported" in text
     assert "k00_a: a, bn.stats, bn.new_mean, bn.new_var" in text
+
+
+def test_what_lies_channels_last_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters are read where they are, and a gradient is what a kernel wrote. What would be copied is said: the
+    3x3 weights, 4 bytes a number; those of a 1x1 convolution lie the same way in both layouts."""
+    read: set[int] = set()
+    written: set[int] = set()
+    backward, taken = OpenStep.backward, TritonOpen.give_back
+
+    def observed(*args: Any) -> dict[str, Any]:
+        found = backward(*args)
+        written.update(x.untyped_storage().data_ptr() for x in found.values())
+        return found
+
+    def seen(self: TritonOpen, batch: int, tensors: dict[str, Any]) -> None:
+        read.update(tensors[name].untyped_storage().data_ptr() for name in self.bound)
+        taken(self, batch, tensors)
+
+    monkeypatch.setattr(OpenStep, "backward", observed)
+    monkeypatch.setattr(TritonOpen, "give_back", seen)
+    module, x = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 3, 1)), torch.randn(2, 2, 4, 4)
+    assert f"{4 * 2 * 9 * 4} B of parameters are copied" in str(tricnn.explain(module, x, executor="triton"))
+    module = module.to(memory_format=torch.channels_last)
+    assert "are copied" not in str(tricnn.explain(module, x, executor="triton"))
+    read.clear()
+    torch._dynamo.reset()
+    torch.compile(module, backend=compile_backend, options={"executor": "triton"})(x).square().sum().backward()
+    assert read == {p.untyped_storage().data_ptr() for p in module.parameters()}
+    assert written == {p.grad.untyped_storage().data_ptr() for p in module.parameters()}
 
 
 def test_strict_and_unknown_options_are_errors() -> None:

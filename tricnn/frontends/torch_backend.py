@@ -22,8 +22,9 @@ from torch._guards import tracing
 from ..compiler.policies import policy_named
 from ..ir.graph import Graph
 from ..ir.table import Kind
-from ..ir.wording import plural
+from ..ir.wording import plural, size
 from ..machine.dtypes import dtype_named
+from ..run.channels_last import to_storage
 from ..run.model import ALL_DTYPES, EXECUTORS
 from ..run.open_step import OpenStep
 from ..system.errors import GraphError, TargetError, shown
@@ -76,6 +77,7 @@ class Region:
     reason: str = ""
     names: dict[str, Any] = field(default_factory=dict)  # of the graph's sources: Dynamo's node
     step: OpenStep | None = None  # the last that ran
+    copied_bytes: int = 0  # of parameters that do not lie as kernels read them, in the last call
 
     @cached_property
     def text(self) -> str:
@@ -95,6 +97,11 @@ class Region:
         if self.step is not None:
             lines.append(f"  {plural(len(self.step.plan.kernels), 'kernel')}:")
             lines += [f"    {k.name}: {', '.join(k.layers)}" for k in self.step.plan.kernels]
+        if self.copied_bytes:
+            lines += [
+                f"  {size(self.copied_bytes)} of parameters are copied at every call, and so are their gradients:",
+                "    model.to(memory_format=torch.channels_last) before torch.compile, and none is",
+            ]
         return "\n".join(lines)
 
 
@@ -208,6 +215,8 @@ class Program:
             region.step = step = PLANS[key]
         needed = {n.name for n in step.plan.graph.nodes if n.row.source is not None}
         given = {name: x for name, x in given.items() if name in needed}
+        parameters = (given[n.name] for n in step.plan.graph.parameters)
+        region.copied_bytes = sum(x.nbytes for x in parameters if not to_storage(x).is_contiguous())
         results = region.part.results(self.gm.graph)
         call = Call.of(step, given, images.device, [_type(node, real) for node in results])
         outputs = called(call, given)
