@@ -91,11 +91,12 @@ docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo out/site/index.html
 
 # An environment of its own, with torch 2.14 and what needs a torch that is not this project's. First the tests of what
-# lives in PyTorch's world: imports, Module, the backend, torchvision's transforms, Lightning. Then other people's networks
-# are tried: benchmarks/coverage.py, docs/coverage.md. That sweep takes hours, and goes on where it was ended: say which
-# networks with MODELS and how far with STAGE.
+# lives in PyTorch's world: imports, Module, the backend, torchvision's transforms, TensorBoard, Lightning. Then other
+# people's networks are tried: benchmarks/coverage.py, docs/coverage.md. That sweep takes hours, and goes on where it was
+# ended: say which networks with MODELS and how far with STAGE.
 COMPAT = .venv-compat
-IN_COMPAT = tests/frontends tests/run/test_open_step.py tests/training/test_pictures.py tests/test_lightning.py
+IN_COMPAT = tests/frontends tests/run/test_open_step.py tests/training/test_pictures.py tests/training/test_recipe_parts.py \
+    tests/test_three_commands.py tests/test_lightning.py
 MODELS = torchvision:*
 STAGE  = logits
 compat: $(COMPAT)/.ready

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tricnn
-from tests.frontends.test_module import SHAPE, assert_state_close, train
+from tests.frontends.test_module import SHAPE, assert_state_close, in_threads, train
 from tests.graphs.reference import REFERENCE
 from tricnn.frontends.torch_backend import PLANS, compile_backend
 from tricnn.ir import TricnnError
@@ -113,6 +113,19 @@ def test_what_lies_channels_last_is_not_copied(monkeypatch: pytest.MonkeyPatch) 
     torch.compile(module, backend=compile_backend, options={"executor": "triton"})(x).square().sum().backward()
     assert read == {p.untyped_storage().data_ptr() for p in module.parameters()}
     assert written == {p.grad.untyped_storage().data_ptr() for p in module.parameters()}
+
+
+def test_threads_lose_no_running_statistics() -> None:
+    """The same images again and again, by four threads as by one."""
+    module, x = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()).double(), torch.randn(SHAPE)
+    before, x = copy.deepcopy(module), x.double()
+    fast = torch.compile(module, backend=compile_backend, options=OPTIONS)
+    for _ in range(1 + 4 * 5):
+        before(x)
+    fast(x)
+    in_threads(4, lambda number: [fast(x) for _ in range(5)])
+    assert int(module[1].num_batches_tracked) == 21
+    assert_state_close(before, module, 1e-12)
 
 
 def test_strict_and_unknown_options_are_errors() -> None:

@@ -5,8 +5,9 @@ import io
 import pickle
 import subprocess
 import sys
-import threading
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -264,25 +265,34 @@ def test_dropout_draws_from_pytorchs_generator() -> None:
     assert torch.equal(compiled(x)["logits"], compiled(x)["logits"])
 
 
-def test_threads_share_a_module() -> None:
-    """Each gets the gradients of its own images, however they interleave."""
-    _, compiled = pair(Small())
-    images = [torch.randn((3, *SHAPE[1:]), requires_grad=True) for _ in range(4)]
-    expected = [torch.autograd.grad(compiled(x)["logits"].square().sum(), x)[0] for x in images]
-    found: dict[int, list[torch.Tensor]] = {i: [] for i in range(4)}
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Run ``work(number)`` in so many threads at once."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
+
+
+@pytest.mark.parametrize("executor, count, times", [("numpy", 4, 5), ("triton", 2, 2)])
+def test_threads_share_a_module(executor: str, count: int, times: int) -> None:
+    """Each gets the gradients of its own images, however they interleave, and no running statistics are lost."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    _, compiled = pair(layers, executor=executor)
+    images = [torch.randn((3, *SHAPE[1:]), requires_grad=True) for _ in range(count)]
+    expected = [torch.autograd.grad(compiled(x).square().sum(), x)[0] for x in images]
+    found: dict[int, list[torch.Tensor]] = {i: [] for i in range(count)}
 
     def work(i: int) -> None:
-        for _ in range(5):
-            found[i] += torch.autograd.grad(compiled(images[i])["logits"].square().sum(), images[i])
+        for _ in range(times):
+            found[i] += torch.autograd.grad(compiled(images[i]).square().sum(), images[i])
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in found]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(count, work)
     for i, gradients in found.items():
-        assert len(gradients) == 5 and all(torch.equal(g, expected[i]) for g in gradients)
-    assert int(compiled.stem[1].num_batches_tracked) == 24
+        assert len(gradients) == times and all(torch.equal(g, expected[i]) for g in gradients)
+    assert int(compiled.get_buffer("1.num_batches_tracked")) == count * (times + 1)
+    before = copy.deepcopy(compiled)
+    in_threads(count, lambda i: [compiled(images[0]) for _ in range(times)])
+    for _ in range(count * times):
+        before(images[0])
+    assert_state_close(before, compiled, 0)
 
 
 def test_what_is_not_accepted_is_said() -> None:

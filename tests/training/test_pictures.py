@@ -27,6 +27,7 @@ from tricnn.training.batch_sources import Batches, Synthetic
 from tricnn.training.chance import generator
 from tricnn.training.loop import train
 from tricnn.training.pictures import PictureFolder
+from tricnn.training.processes import Processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:the training loss")  # so little is learned from so few
 ALL = Augmentation(trivial=True, erasing=0.5)
@@ -68,6 +69,22 @@ def test_any_number_of_workers_and_any_start_give_the_same_bits(folder):
     assert equal(epoch_of(source(folder, augmentation=ALL), start=2, options=options), alone[2:])
     assert not equal(epoch_of(source(folder, augmentation=ALL), 1, options=options), alone)
     assert not equal(epoch_of(source(folder, augmentation=ALL), options=replace(options, seed=6)), alone)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_processes_share_each_batch_as_one_has_it(folder, workers):
+    """To the bit, varied and all: 14 pictures in batches of 5, 5 and 4, of which three processes have their parts; and
+    each test picture is one process's."""
+    options = replace(OPTIONS, batch=5)
+    ranks = [Processes(rank, 3) for rank in range(3)]
+    varied = {"augmentation": ALL, "workers": workers}
+    shares = [epoch_of(source(folder, **varied), options=replace(options, processes=rank)) for rank in ranks]
+    assert [[len(labels) for _, labels in share] for share in shares] == [[2, 2, 2], [2, 2, 1], [1, 1, 1]]
+    together = [tuple(map(np.concatenate, zip(*parts))) for parts in zip(*shares)]
+    assert equal(together, epoch_of(source(folder, augmentation=ALL), options=options))
+    tested = [list(source(folder, workers=workers).evaluation(4, rank)) for rank in ranks]
+    found = sorted(image.tobytes() for share in tested for x, _ in share for image in x)
+    assert found == sorted(image.tobytes() for x, _ in source(folder).evaluation(4) for image in x) and len(found) == 6
 
 
 def test_every_picture_comes_once_an_epoch_under_its_class(folder):

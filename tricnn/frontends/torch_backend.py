@@ -12,6 +12,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -122,6 +123,10 @@ class Program:
             self._compile(region, given, refused)
         self._imported.clear()
         self._last = self._last_uses()
+        self._learning = any(
+            n.row.running and not n.attrs["frozen"] for r in self.regions if r.graph is not None for n in r.graph.nodes
+        )
+        self._lock = threading.RLock()
 
     def _refused(self, nodes: list[Any], given: dict[Any, Any]) -> dict[Any, str]:
         """Why calls cannot be compiled, for those that cannot, all of them found in one import."""
@@ -183,6 +188,11 @@ class Program:
         return found
 
     def __call__(self, *args: Any) -> Any:
+        """The results for these arguments; of threads whose calls change running statistics one after the other."""
+        with self._lock if self._learning else nullcontext():
+            return self._results(args)
+
+    def _results(self, args: Sequence[Any]) -> Any:
         values: dict[Any, Any] = dict(zip(self.placeholders, args, strict=True))
         for node in self.gm.graph.nodes:
             if node.op == "get_attr" or node in self.first:
