@@ -224,6 +224,34 @@ class Frozen(nn.Module):
         return self.fc(self.body(F.relu(self.stem(x))).mean((-1, -2)))
 
 
+class Grouped(nn.Module):
+    """Normalised by groups of channels, and by single channels without numbers that are learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.GroupNorm(2, 6), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(6, 4, 3, groups=2), nn.InstanceNorm2d(4), nn.SiLU())
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(self.body(self.stem(x)).mean((2, 3)))
+
+
+class Decoder(nn.Module):
+    """Down by a strided convolution, up by a transposed one beside what was there before, and a map of classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU())
+        self.down = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.up = nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(torch.cat([self.up(self.down(x)), x], 1))
+
+
 class Auxiliary(nn.Module):
     """A head that only train() has, as in GoogLeNet."""
 
