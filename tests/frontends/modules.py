@@ -22,6 +22,7 @@ class GatesAndBorders(nn.Module):
         self.fc = nn.Linear(6, 4)
 
     def forward(self, x):
+        x = F.pad(x, (1, 0, 2, 6), mode="circular")
         x = torch.tanh(self.stem(F.pad(x, (2, 1, 0, 3), mode="reflect")))
         gate = self.eca(x.mean((2, 3)).view(x.shape[0], 1, -1)).view(x.shape[0], -1, 1, 1).sigmoid()
         x = x * (self.mask(x).tanh() * gate).expand_as(x)

@@ -1,6 +1,7 @@
 """``tricnn.from_onnx`` against onnx's own reference evaluator."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 import tricnn
 from tricnn.cli import main
@@ -99,6 +101,9 @@ CASES: dict[str, Any] = {
     "Pow": lambda: one("Pow", F32(2.0)),
     "Max": lambda: model([node("Neg", ["x"], ["n"]), node("Max", ["x", "n"], ["y"])], {}),
     "Pad": lambda: one("Pad", i64(0, 0, 1, 0, 0, 0, 2, 1)),
+    "Pad reflect": lambda: one("Pad", i64(0, 0, 1, 2, 0, 0, 3, 0), mode="reflect"),
+    "Pad edge": lambda: one("Pad", i64(0, 0, 1, 0, 0, 0, 2, 3), mode="edge"),
+    "Pad wrap": lambda: one("Pad", i64(0, 0, 1, 8, 0, 0, 2, 0), mode="wrap"),
     "Pad by axes": lambda: one("Pad", i64(1, 2), None, i64(3)),
     "Slice": lambda: one("Slice", i64(1, 2), i64(3, 100), i64(1, 3)),
     "Slice by steps": lambda: one("Slice", i64(1, 0), i64(8, 8), i64(2, 3), i64(2, 3)),
@@ -221,6 +226,20 @@ def test_everything_unknown_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pads", "mode", "says"),
+    [
+        ((0, 1, 0, 0, 0, 0, 0, 0), "edge", "replicate padding by [0, 0, 0, 0, 1, 0, 0, 0]; supported is "),
+        ((0, 0, 8, 0, 0, 0, 0, 0), "reflect", "accepted are 0 to 7 rows and 7 columns"),
+        ((0, 0, 0, 9, 0, 0, 0, 0), "wrap", "accepted are 0 to 8 rows and 8 columns"),
+    ],
+)
+def test_borders_that_an_image_cannot_give_are_refused(pads: tuple[int, ...], mode: str, says: str) -> None:
+    with pytest.raises(tricnn.TricnnError) as caught:
+        tricnn.from_onnx(one("Pad", i64(*pads), mode=mode))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda p: p / "absent.onnx", "there is no such file"),
@@ -252,12 +271,58 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+def light(name: str) -> Any:
+    """A model that comes with onnx, without its last softmax, and with random weights in the place of those that it
+    fills with one number, which give every class of every image the same."""
+    proto = onnx.load(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx")
+    rng, graph = np.random.default_rng(0), proto.graph
+    shapes = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
+    normalised = any(n.op_type == "BatchNormalization" for n in graph.node)
+    for n in [n for n in graph.node if n.op_type == "ConstantOfShape"]:
+        shape = tuple(shapes[n.input[0]])
+        if len(shape) > 1:
+            drawn = rng.normal(scale=np.sqrt(2 / np.prod(shape[1:])), size=shape)
+        else:
+            drawn = rng.uniform(0.5, 1.5, shape) if normalised else rng.normal(scale=0.1, size=shape)
+        graph.node.remove(n)
+        graph.initializer.append(numpy_helper.from_array(drawn.astype(np.float32), n.output[0]))
+    if (last := graph.node[-1]).op_type == "Softmax":
+        graph.output[0].name = last.input[0]
+        graph.node.remove(last)
+    return proto
+
+
+class LRN(OpRun):
+    """PyTorch's, for onnx's reference evaluator normalises as many channels as there are images."""
+
+    def _run(self, x: Any, alpha: float, beta: float, bias: float, size: int) -> tuple[np.ndarray]:
+        return (torch.nn.functional.local_response_norm(torch.from_numpy(x), size, alpha, beta, bias).numpy(),)
+
+
+def judged(proto: Any, x: np.ndarray) -> np.ndarray:
+    """The model's output by onnxruntime, or by onnx's reference evaluator where that is not installed."""
+    stored = {t.name for t in proto.graph.initializer}
+    name = next(v.name for v in proto.graph.input if v.name not in stored)
+    if find_spec("onnxruntime"):
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run(None, {name: x})[0]
+    return ReferenceEvaluator(proto, new_ops=[LRN]).run(None, {name: x})[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_onnx_own_light_models(name: str) -> None:
-    """The models that come with onnx: operator set 9, not simplified."""
-    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-    graph, state = tricnn.from_onnx(folder / f"light_{name}.onnx")
+    """Operator set 9, not simplified, at their own size: the logits are those of another runtime."""
+    proto = light(name)
+    graph, state = tricnn.from_onnx(proto)
     assert PUBLISHED[name] in (None, graph.num_parameters)
     assert set(state) == {n.name for n in (*graph.parameters, *graph.buffers)}
-    tricnn.compile(graph).load_state_dict(state)
+    m = tricnn.compile(graph, batch=1)
+    m.load_state_dict(state)
+    x = RNG.normal(size=(1, 3, 224, 224)).astype(np.float32)
+    y, right = m(x), judged(proto, x)
+    assert right.size == 1000
+    assert right.std() > 0.01 * np.abs(right).max()
+    np.testing.assert_allclose(y.reshape(right.shape), right, rtol=0, atol=1e-4 * float(np.abs(right).max()))

@@ -19,6 +19,9 @@ from .readers import Reader, entering
 READERS: dict[str, Reader] = {}
 reads = entering(READERS)
 
+#: PyTorch's names of the ways in which an image's own pixels are repeated around it
+PADDING = {"edge": "replicate", "wrap": "circular"}
+
 
 def seen_as(a: Any, x: Any, shape: Sequence[int]) -> Any:
     a.shape = tuple(shape)
@@ -101,10 +104,12 @@ def pad(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
     value = given(a, inputs, 2, attributes.get("value", 0.0))
     axes = [d % len(x.shape) for d in ints(given(a, inputs, 3, range(len(x.shape))))]
     by_axis = {axis: (amounts[i], amounts[i + len(axes)]) for i, axis in enumerate(axes)}
-    if attributes.get("mode", "constant") != "constant":
-        raise Unsupported(f"{attributes['mode']} padding", "supported is padding by a number")
-    a.shape = x.shape
     ordered = [v for axis in reversed(range(len(x.shape))) for v in by_axis.get(axis, (0, 0))]
+    mode = attributes.get("mode", "constant")
+    if mode != "constant":
+        of_pixels = ordered if any(ordered[4:]) else ordered[:4]
+        return torch_shapes.repeated(a, x, of_pixels, PADDING.get(mode, mode)) if any(ordered) else x
+    a.shape = x.shape
     return torch_shapes.pad(a, x, ordered, "constant", float(np.asarray(value).item()))
 
 

@@ -195,7 +195,7 @@ def repeated(a: Assembler, x: Any, amounts: Sequence[int], mode: str) -> Tensor:
     if mode not in borders.MODES or len(amounts) != 4 or min(amounts) < 0:
         raise Unsupported(
             f"{mode} padding by {list(amounts)}",
-            "supported is padding by a number, or of height and width by reflect or replicate",
+            f"supported is padding by a number, or of height and width by {', '.join(borders.MODES)}",
         )
     image, (left, right, top, bottom) = a.image(x), amounts
     add = partial(a.add, stem="part")
