@@ -85,10 +85,10 @@ def timm_networks() -> list[str]:
 
 
 def segmentation_networks() -> list[str]:
-    """Every architecture of segmentation-models-pytorch, on a ResNet-18 (SegFormer, DPT apart: transformers)."""
+    """Every architecture of segmentation-models-pytorch, on a ResNet-18, but for SegFormer and DPT: transformers."""
     import segmentation_models_pytorch as smp
 
-    return [f"smp:{name.__name__}" for name in smp.MODEL_ARCHITECTURES]
+    return [f"smp:{name}" for name in smp.MODEL_ARCHITECTURES_MAPPING if name not in ("segformer", "dpt")]
 
 
 COLLECTIONS: dict[str, Callable[[], list[str]]] = {
