@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tricnn
 
@@ -77,6 +79,24 @@ def test_make_says_what_it_does_and_how_long_that_takes_before_it_starts(goal, w
     assert " -q" not in last, "pytest -q does not say how many tests there are"
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_compat_runs_every_test_of_what_it_installs():
+    """Tests that are skipped elsewhere for want of a package, or that are marked so."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-n", "compat", "COMPAT=/nowhere"]
+    said = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True, env=plain).stdout
+    (line,) = [line for line in said.splitlines() if " -m pytest " in line]
+    paths = [DOCS.parent / word for word in line.split() if word.startswith("tests/")]
+    assert all(path.exists() for path in paths)
+    needing = [
+        path
+        for path in DOCS.parent.glob("tests/**/test_*.py")
+        if re.search(r"^@pytest\.mark\.compat|^ +.*importorskip\(", path.read_text(), re.MULTILINE)
+    ]
+    assert len(needing) > 3 and [p for p in needing if not any(p.is_relative_to(path) for path in paths)] == []
+    assert "benchmarks.coverage --models 'torchvision:*' --stage logits --again missing" in said
+
+
 @pytest.fixture
 def typed():
     """The blocks of Python that a reader of the README can type, in their order."""
@@ -108,6 +128,45 @@ def test_the_python_of_the_readme_runs_as_it_stands_there(typed, tmp_path, monke
         exec(block, names)
     assert (tmp_path / "mine.safetensors").exists() and names["loss"].isfinite()
     assert names["net"](torch.zeros(2, 3, 64, 64)).shape == (2, 10)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_on_training_runs_as_it_stands_there(tmp_path, monkeypatch):
+    """On six pictures, once and not thirty times."""
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "training.md").read_text(), re.DOTALL)
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 30, 40, 3)).astype(np.uint8)
+    for i, picture in enumerate(pixels):
+        for part in ("train", "val"):
+            where = tmp_path / "pictures" / part / "abc"[i % 3]
+            where.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(where / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block.replace("epochs=30", "epochs=1"), names)
+    assert names["result"].epochs == 1 and names["data"].num_classes == 3
+    there = {path.name for path in (tmp_path / "out" / "run").iterdir()}
+    assert {"checkpoint.safetensors", "averaged.safetensors", "epochs.csv", "log.jsonl"} <= there
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_on_pytorch_runs_as_it_stands_there():
+    """One block after the other, with a small module, four images and a loss of the reader's."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "pytorch.md").read_text(), re.DOTALL)
+    nn = torch.nn
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    names = {
+        "torch": torch,
+        "module": nn.Sequential(nn.Conv2d(3, 8, 7, 4), nn.BatchNorm2d(8), nn.ReLU(), *pooled),
+        "images": torch.randn(4, 3, 224, 224),
+        "labels": torch.arange(4),
+        "any_loss": nn.MultiMarginLoss(),
+    }
+    before = names["module"][0].weight.clone()
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 3 and names["net"].get_parameter("0.weight") is names["module"][0].weight
+    assert not torch.equal(before, names["module"][0].weight)
+    assert names["fast"](names["images"]).shape == (4, 10)
 
 
 @pytest.mark.slow

@@ -85,14 +85,21 @@ def test_sums_begin_before_the_step_ends(together):
 
 def test_a_run_shared_by_processes_is_the_run_of_one(together):
     executor, found = together
-    state, result = trained(executor)
-    for shared, other in (rank["trained"] for rank in found):
+    state, result, _ = trained(executor)
+    for shared, other, _ in (rank["trained"] for rank in found):
         assert shared.keys() == state.keys()
         for name, wanted in state.items():
             np.testing.assert_allclose(shared[name], wanted, rtol=1e-4, atol=1e-6, err_msg=name)
             assert shared[name].tobytes() == found[0]["trained"][0][name].tobytes(), name
         assert (other.steps, other.test_accuracy) == (result.steps, result.test_accuracy)
         assert other.train_loss == pytest.approx(result.train_loss, rel=1e-5)
+
+
+def test_the_first_process_names_the_pictures_that_any_of_them_could_not_read(together):
+    _, found = together
+    first, second = (rank["trained"][2].splitlines() for rank in found)
+    assert [line for line in first if "skipped" in line] == [f"process {n}: {n}.jpg: skipped" for n in range(WORLD)]
+    assert second == []
 
 
 @pytest.mark.filterwarnings("ignore:the training loss")

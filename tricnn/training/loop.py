@@ -135,7 +135,7 @@ def train(
         while run.progress.epoch < options.epochs:
             run.train_epoch(report)
             record = run.finish_epoch()
-            run.say_notes(report)
+            run.say_notes(report, together=True)
             report.evaluated(record)
         if lesson := run.lesson():
             warnings.warn(lesson, stacklevel=2)
@@ -364,8 +364,8 @@ class _Run:
                 )
             self.model.loss_scale = done.loss_scale
 
-    def say_notes(self, report: Reporter) -> None:
-        for line in self.dataset.notes():
+    def say_notes(self, report: Reporter, together: bool = False) -> None:
+        for line in self.processes.lines(self.dataset.notes, together):
             report.say(line)
 
     def count(self, loss: float, images: int, batches: int, seconds: float, waited: float) -> None:

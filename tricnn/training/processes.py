@@ -79,6 +79,17 @@ class Processes:
         result: Result = box[0]
         return result
 
+    def lines(self, asked: Callable[[], list[str]], together: bool) -> list[str]:
+        """The lines that ``asked`` gives, of all processes, in their order, if all call this ``together``.
+        Otherwise one process that is alone has its own, and those of several are left for later. Raises ProcessLost."""
+        if self.distributed is None:
+            return asked()
+        found: list[list[str]] = [[] for _ in range(self.world)]
+        if together:
+            with self.answering():
+                self.distributed.all_gather_object(found, asked())
+        return [f"process {rank}: {line}" for rank, lines in enumerate(found) for line in lines]
+
     @contextmanager
     def answering(self) -> Iterator[None]:
         """A context in which a failure to reach the other processes is a ProcessLost, in one line."""
