@@ -30,6 +30,7 @@ NAMES = {
     "layer_normalize": ("nn.functional.layer_norm", "LayerNormalization"),
     "local_response_norm": ("nn.functional.local_response_norm", "LRN"),
     "dropout": ("nn.functional.dropout", "Dropout"),
+    "dropout2d": ("nn.functional.dropout2d", ""),
     "stochastic_depth": ("", ""),
     "max_pool2d": ("nn.functional.max_pool2d", "MaxPool"),
     "avg_pool2d": ("nn.functional.avg_pool2d", "AveragePool"),

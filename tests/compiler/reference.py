@@ -123,10 +123,11 @@ def run(
                 y = F.pixel_shuffle(x, a["upscale_factor"])
             case "pixel_unshuffle":
                 y = F.pixel_unshuffle(x, a["downscale_factor"])
-            case "dropout" | "stochastic_depth":
+            case "dropout" | "dropout2d" | "stochastic_depth":
                 y = x
                 if training:
-                    drawn = tuple(x.shape) if node.op == "dropout" else (len(x), *[1] * (x.dim() - 1))
+                    own = {"dropout": x.dim(), "dropout2d": 2, "stochastic_depth": 1}[node.op]
+                    drawn = (*x.shape[:own], *[1] * (x.dim() - own))
                     keep = keep_mask(drawn, p=a["p"], seed=seed, layer=a["layer"], step=step)
                     y = x * torch.from_numpy(np.ascontiguousarray(keep)) / (1 - a["p"])
             case "relu" | "sigmoid" | "tanh":

@@ -25,6 +25,7 @@ DECLARED = {
     "unflatten", "local_response_norm", "dropout", "softmax", "conv_transpose2d", "upsample_nearest2d",
     "upsample_bilinear2d",
     "adaptive_avg_pool2d", "zero_pad2d", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "stochastic_depth",
+    "dropout2d",
 }  # fmt: skip
 
 

@@ -238,6 +238,32 @@ class Grouped(nn.Module):
         return self.fc(self.body(self.stem(x)).mean((2, 3)))
 
 
+class Branches(nn.Module):
+    """Branches that are added up or weighed against each other: a stack that is summed (FPN), selective kernels
+    (SKNet), split attention (ResNeSt)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 6, 1)
+        self.select = nn.Conv2d(6, 12, 1)
+        self.split = nn.Conv2d(6, 8, 3, padding=1, groups=2)
+        self.weigh = nn.Conv2d(4, 8, 1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        x = torch.stack([a, b, a * b]).sum(dim=0)
+        pair = torch.stack([x, a], dim=1)
+        gate = self.select(pair.sum(1).mean((2, 3), keepdim=True)).view(x.shape[0], 2, 6, 1, 1)
+        x = torch.sum(pair * torch.softmax(gate, dim=1), dim=1)
+        x = torch.relu(self.split(x))
+        n, c, h, w = x.shape
+        x = x.reshape((n, 2, c // 2, h, w))
+        gate = self.weigh(x.sum(dim=1).mean((2, 3), keepdim=True))
+        gate = F.softmax(gate.view(n, 1, 2, -1).transpose(1, 2), dim=1).reshape(n, -1)
+        return self.fc((gate.view(n, 2, c // 2, 1, 1) * x).sum(dim=1).mean((2, 3)))
+
+
 class Decoder(nn.Module):
     """Down by a strided convolution, up by a transposed one beside what was there before, and a map of classes."""
 
@@ -261,11 +287,11 @@ class Auxiliary(nn.Module):
         self.named = named
         self.conv = nn.Conv2d(2, 4, 3)
         self.aux = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 3))
-        self.drop = nn.Dropout(0.25)
+        self.channels, self.drop = nn.Dropout2d(0.4), nn.Dropout(0.25)
         self.fc = nn.Linear(4, 3)
 
     def forward(self, x):
-        x = torch.relu(self.conv(x))
+        x = self.channels(torch.relu(self.conv(x)))
         logits = self.fc(self.drop(F.adaptive_avg_pool2d(x, 1).flatten(1)))
         if not self.training:
             return logits

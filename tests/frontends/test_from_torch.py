@@ -41,6 +41,7 @@ CASES = {
     "standardised": (modules.Standardized, (3, 6, 5)),
     "gates and borders": (modules.GatesAndBorders, (3, 6, 5)),
     "channel masks": (modules.ChannelMasks, (3, 6, 5)),
+    "branches": (modules.Branches, (3, 6, 5)),
 }
 
 
@@ -120,10 +121,9 @@ def test_outputs_of_training_are_left_out_of_inference(named: bool) -> None:
     assert [(o.name, o.training_only, o.loss_weight) for o in graph.outputs] == [
         ("logits", False, 1.0), (head, True, 0.3)
     ]  # fmt: skip
-    (drop,) = graph.of("dropout")
-    assert drop.attrs["p"] == 0.25
+    assert [n.attrs["p"] for kind in ("dropout", "dropout2d") for n in graph.of(kind)] == [0.25, 0.4]
     check_infer(module, graph, (2, 6, 6))
-    module.drop.p = 0.0  # PyTorch draws other numbers than we do
+    module.drop.p = module.channels.p = 0.0  # PyTorch draws other numbers than we do
     check_train(module, imported(module, (2, 6, 6), loss_weights={head: 0.3}), (2, 6, 6), weights=[1.0, 0.3])
 
 

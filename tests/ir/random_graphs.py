@@ -278,7 +278,7 @@ class _Network:
         return self.b.add("mul", *((y, scale) if self.chance() else (scale, y)))
 
     def dropout(self, x: str) -> str:
-        return self.b.add(self.choice("dropout", "stochastic_depth"), x, p=self.choice(0.2, 0.5))
+        return self.b.add(self.choice("dropout", "dropout2d", "stochastic_depth"), x, p=self.choice(0.2, 0.5))
 
     def concat(self, x: str) -> str:
         """Of values or inputs or other concatenations, perhaps the same one twice."""

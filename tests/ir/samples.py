@@ -275,6 +275,7 @@ def _samples() -> list[Sample]:
             sample(f"{op}_grad", x, x)
         sample("scale", x, factor=-1.7)
         sample("dropout", x, p=0.4, layer=3)
+        sample("dropout2d", x, p=0.4, layer=3)
         sample("stochastic_depth", x, p=0.4, layer=3)
     _pointwise(sample)
     sample("sigmoid", batched(5, values=lambda rng, shape: apart(rng, shape) * 800))  # exp(800) is infinite

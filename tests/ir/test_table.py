@@ -207,6 +207,15 @@ def test_stochastic_depth_keeps_an_image_or_drops_it():
     np.testing.assert_array_equal(flat, y.reshape(60, 12))
 
 
+def test_dropout_of_channels_keeps_a_channel_of_an_image_or_drops_it():
+    x = np.ones((20, 6, 2, 3))
+    y = OPS["dropout2d"].numpy(ENV, {"p": 0.25, "layer": 1}, x)
+    kept = y[:, :, 0, 0] != 0
+    assert 71 < kept.sum() < 109  # four standard deviations from 90
+    np.testing.assert_array_equal(y, np.where(kept, 1 / 0.75, 0.0)[:, :, None, None] * x)
+    assert len(set(map(tuple, kept.tolist()))) > 10  # no image as another
+
+
 def test_dropout_keeps_the_mean():
     x = apart(np.random.default_rng(0), (40, 100)) + 2
     y = OPS["dropout"].numpy(ENV, {"p": 0.3, "layer": 1}, x)

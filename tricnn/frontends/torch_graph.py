@@ -299,7 +299,17 @@ def state_of(module: Module) -> dict[str, torch.Tensor]:
 def rewriting(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
     """The one call that a node and what is before it amount to; None for most.
     It is the name of the operation, its arguments and its keywords."""
-    return local_response_norm(node) or subsampled(node) or stochastic_depth(node)
+    return local_response_norm(node) or subsampled(node) or stochastic_depth(node) or summed_stack(node)
+
+
+def summed_stack(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:
+    """torch.stack(xs, d).sum(d), which is the sum of the xs."""
+    values, dims = (*node.args, None, None)[:2]
+    if target_name(node.target) != "aten.sum.dim_IntList" or len(node.args) > 2:
+        return None
+    xs = _before(values, "aten.stack.default")
+    along = values.args[1] if xs and len(values.args) > 1 else 0
+    return ("tricnn.sum_of.default", tuple(xs), {}) if xs and dims and list(dims) == [along] else None
 
 
 def subsampled(node: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]] | None:

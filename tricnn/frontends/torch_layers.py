@@ -13,6 +13,7 @@ from typing import Any
 
 from ..ir.norms import group_normalized
 from ..ir.ops.pool import LARGEST_WINDOW
+from . import torch_parts
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
@@ -344,9 +345,12 @@ def max_along(a: Assembler, x: Any, dim: int, keepdim: bool = False) -> list[Any
 
 @reads("sum.dim_IntList")
 def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """A sum over the channels of each pixel; or over all pixels, which is the mean times their number."""
+    """A sum over the channels of each pixel, over parts of them, or over all pixels.
+    The last is the mean times their number."""
     x = a.tensor(x)
     gone = _gone(x, dims)
+    if (found := torch_parts.parts(a, x, gone, keep=keepdim)) is not None:
+        return a.made(torch_parts.total(a, found[0]), found[1])
     if _over_channels(x, gone):
         return _mask(a, "sum_channels", x, gone, keepdim)
     mean_ = mean(a, x, dims, keepdim)

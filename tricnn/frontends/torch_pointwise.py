@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from math import prod
 from numbers import Number
 from typing import Any
 
+from . import torch_parts
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
@@ -133,6 +135,12 @@ def dropout(a: Assembler, x: Any, p: float, train: bool) -> Tensor:
     return unary(a, "dropout", x, p=p)
 
 
+@reads("feature_dropout.default")
+def feature_dropout(a: Assembler, x: Any, p: float, train: bool) -> Tensor:
+    """Dropout of whole channels, as nn.Dropout2d has it."""
+    return a.tensor(x) if not train or p == 0 else a.made(a.add("dropout2d", a.image(x), p=p))
+
+
 @reads("tricnn.stochastic_depth.default")
 def stochastic_depth(a: Assembler, x: Any, p: float) -> Tensor:
     return unary(a, "stochastic_depth", x, p=p)
@@ -140,6 +148,9 @@ def stochastic_depth(a: Assembler, x: Any, p: float) -> Tensor:
 
 @reads("softmax.int", "_softmax.default")
 def softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
+    x = a.tensor(x)
+    if (of_parts := torch_parts.softmax(a, x, dim)) is not None:
+        return of_parts
     value = a.plain(x)
     if dim not in (1, -1) or len(a.type(value).shape) != 2:
         raise Unsupported(
@@ -197,6 +208,11 @@ def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
         operands = [*tensors]
     whole = max(tensors, key=lambda v: (len(v.shape), prod(v.shape)))
     place = next(i for i, v in enumerate(operands) if v is whole)
+    if len(tensors) == 2 and (images := torch_parts.merged(whole, tensors[1 - place])) is not None:
+        found = binary(a, op, *(images if place == 0 else images[::-1]))
+        seen = found.view.reshaped(whole.shape)
+        assert seen is not None
+        return a.made(found.value, seen)
     if order_of(whole.view) is None:
         operands[place] = whole = a.made(a.plain(whole))
     order = order_of(whole.view) or ()
@@ -250,6 +266,12 @@ def add(a: Assembler, x: Any, y: Any, alpha: Any = 1) -> Tensor:
     if _number(x):
         return by_number(a, y, 1, x)
     return binary(a, "add", x, y)
+
+
+@reads("tricnn.sum_of.default")
+def sum_of(a: Assembler, *xs: Any) -> Tensor:
+    """Values added up in order."""
+    return reduce(lambda x, y: binary(a, "add", x, y), xs)
 
 
 @reads("sub.Tensor", "sub.Scalar")

@@ -16,6 +16,7 @@ from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_layers import bordered
 from .torch_names import aten_name
+from .torch_parts import stacked
 from .torch_pointwise import order_of
 from .views import View
 
@@ -170,6 +171,11 @@ def concat(a: Assembler, xs: Sequence[Any], dim: int = 0) -> Tensor:
     back = tuple(order.index(i) for i in range(len(order)))
     value = a.add("concat", *[a.plain(Tensor(x.value, x.view.permuted(back), site=x.site)) for x in xs])
     return a.made(value, View.of(a.type(value).at(BATCH)).permuted(order))
+
+
+@reads("stack.default")
+def stack(a: Assembler, xs: Sequence[Any], dim: int = 0) -> Tensor:
+    return stacked(a, [a.tensor(x) for x in xs], dim)
 
 
 @reads("pad.default", "constant_pad_nd.default")

@@ -342,6 +342,10 @@ class GraphBuilder:
     def dropout(self, x: str, p: float = 0.5, *, name: str | None = None) -> str:
         return self.add("dropout", x, name=name, p=p)
 
+    def dropout2d(self, x: str, p: float = 0.5, *, name: str | None = None) -> str:
+        """Dropout of whole channels of an image."""
+        return self.add("dropout2d", x, name=name, p=p)
+
     def stochastic_depth(self, x: str, p: float = 0.2, *, name: str | None = None) -> str:
         """All of an image's ``x``, or in training with probability ``p`` zeros: what a block adds to its input."""
         return self.add("stochastic_depth", x, name=name, p=p)

@@ -127,18 +127,29 @@ def _scalar(body: Body, node: Node, at: At) -> Steps:
 
 def _dropout(body: Body, node: Node, at: At) -> Steps:
     """Dropout, whose counter is the logical NCHW index, from the index in channels-last memory."""
-    type_ = body.plan.type(node.name)
-    c, pixels = type_.channels, type_.pixels
-    if at.width == c:
-        pixel, channel = at.pixel, at.channel
-    else:
-        offset = body.let("offset", body.offset(at))
-        pixel, channel = body.let("at_pixel", f"{offset} // {c}"), body.let("at_channel", f"{offset} % {c}")
+    pixel, channel, c, pixels = _pixel_and_channel(body, node, at)
     if pixels == 1:
         index = f"{pixel} * {c} + {channel}"
     else:
         index = f"({pixel} // {pixels} * {c} + {channel}) * {pixels} + {pixel} % {pixels}"
     return _drawn(body, node, at, body.let("element", index))
+
+
+def _dropout2d(body: Body, node: Node, at: At) -> Steps:
+    """Dropout of channels, whose counter is that of image and channel."""
+    pixel, channel, c, pixels = _pixel_and_channel(body, node, at)
+    image = pixel if pixels == 1 else f"{pixel} // {pixels}"
+    return _drawn(body, node, at, body.let("of_channel", f"{image} * {c} + {channel}"))
+
+
+def _pixel_and_channel(body: Body, node: Node, at: At) -> tuple[str, str, int, int]:
+    """The pixel and the channel at a place, in the shape of the node, and how many of either it has."""
+    type_ = body.plan.type(node.name)
+    c, pixels = type_.channels, type_.pixels
+    if at.width == c:
+        return at.pixel, at.channel, c, pixels
+    offset = body.let("offset", body.offset(at))
+    return body.let("at_pixel", f"{offset} // {c}"), body.let("at_channel", f"{offset} % {c}"), c, pixels
 
 
 def _stochastic_depth(body: Body, node: Node, at: At) -> Steps:
@@ -311,6 +322,7 @@ def _pixel_unshuffle(body: Body, node: Node, at: At) -> Steps:
 #: pointwise operations that are more than a scalar expression: each has what is for a channel apart, or counts elements
 EXPRESSIONS: dict[str, Expression] = {
     "dropout": _dropout,
+    "dropout2d": _dropout2d,
     "stochastic_depth": _stochastic_depth,
     "batch_norm": _batch_norm,
     "batch_norm_grad_input": _batch_norm_grad,

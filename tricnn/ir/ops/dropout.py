@@ -2,7 +2,8 @@
 
 ``y = x * keep / (1 - p)``, where ``keep`` is drawn by Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy
 as 1, 2, 3", SC 2011) from a logical index, the layer's number and the step (docs/architecture.md): the index of each
-element (Srivastava et al. 2014), or that of the image, which goes as a whole (Huang et al., "Deep networks with
+element (Srivastava et al. 2014); that of image and channel, which goes as a whole (Tompson et al., "Efficient object
+localization using convolutional networks", CVPR 2015); or that of the image (Huang et al., "Deep networks with
 stochastic depth", ECCV 2016). Their gradient is the same operation on dy.
 """
 
@@ -20,7 +21,7 @@ DRAWS = {"p": number(0.5, 0.0, 0.999), "layer": integer(0)}
 
 
 def _random(name: str, drawn: Callable[[Any], tuple[int, ...]], attrs: dict[str, Attr], *, operations: int,
-            doc: str) -> None:  # fmt: skip
+            doc: str, elementwise: bool = True) -> None:  # fmt: skip
     """Add a row that keeps or drops; ``drawn`` is the shape of its mask by that of its operand."""
 
     def mask(env: Any, a: Any, x: Any) -> Any:
@@ -38,7 +39,7 @@ def _random(name: str, drawn: Callable[[Any], tuple[int, ...]], attrs: dict[str,
         numpy=lambda env, a, x: x * mask(env, a, x) * x.dtype.type(1 / (1 - a["p"])),
         gradient=lambda g, node, dy: [g.add(name, dy, **node.attrs)],
         aten=aten,
-        elementwise=True, keeps_zero=True, operations=operations,
+        elementwise=elementwise, keeps_zero=True, operations=operations,
         random=True,
         doc=doc,
     )  # fmt: skip
@@ -46,6 +47,14 @@ def _random(name: str, drawn: Callable[[Any], tuple[int, ...]], attrs: dict[str,
 
 _random("dropout", lambda shape: shape, DRAWS, operations=160, doc="y = x / (1 - p) where kept, else 0; inference "
         "leaves it out")  # fmt: skip
+_random(
+    "dropout2d",
+    lambda shape: (*shape[:2], *[1] * (len(shape) - 2)),
+    DRAWS,
+    operations=160,
+    elementwise=False,
+    doc="y = x / (1 - p) for each image's channels that are kept, 0 for the others; inference leaves it out",
+)
 _random(
     "stochastic_depth", lambda shape: (shape[0], *[1] * (len(shape) - 1)), {**DRAWS, "p": number(0.2, 0.0, 0.999)},
     operations=2, doc="y = x / (1 - p) for the images that are kept, 0 for the others; inference leaves it out",

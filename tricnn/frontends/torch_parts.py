@@ -1,0 +1,75 @@
+"""Channels in equal parts: tensors that are stacked, and sums and softmax over the parts, as split attention has them.
+
+A stack of B values [N, C, H, W] is a concatenation [N, B*C, H, W] whose channels are seen as [B, C]: the dimension that
+counts the values is the outermost factor of the channels (views.py), and to go along it is to go over slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from .assembler import Assembler, Tensor, Unsupported
+from .views import View, joined
+
+
+def stacked(a: Assembler, xs: Sequence[Tensor], dim: int) -> Tensor:
+    """Values of one shape, [N, F] or [N, C, H, W], along a new dimension."""
+    if any(x.shape != xs[0].shape for x in xs):
+        raise Unsupported("a stack of values of several shapes", "they must have one")
+    base = (xs[0].shape[0], len(xs) * xs[0].shape[1], *xs[0].shape[2:])
+    values = [a.plain(x) for x in xs]
+    view = View.of(base).reshaped((base[0], len(xs), *xs[0].shape[1:]))
+    assert view is not None
+    order = [0, *range(2, len(view.shape))]
+    order.insert(dim % len(view.shape), 1)
+    return a.made(a.add("concat", *values) if len(values) > 1 else values[0], view.permuted(order))
+
+
+def parts(a: Assembler, x: Tensor, dims: Sequence[int], *, keep: bool) -> tuple[list[str], View] | None:
+    """The values that some dimensions count, and the view of each that is left without these.
+    None where they are not the outermost factor of the channels."""
+    base, factors = x.view.base, joined([f for d in dims for f in x.view.dims[d]])
+    if len(base) not in (2, 4) or len(factors) != 1 or factors[0].axis != 1:
+        return None
+    count, channels = factors[0].extent, factors[0].step
+    if count == base[1] or count * channels != base[1]:
+        return None
+    values = [a.add("slice_channels", x.value, start=i * channels, stop=(i + 1) * channels) for i in range(count)]
+    left = x.view.without(dims, keep=keep)
+    return values, View((base[0], channels, *base[2:]), left.dims)
+
+
+def total(a: Assembler, values: Sequence[str]) -> str:
+    """Their sum, added up in order."""
+    return reduce(lambda x, y: a.add("add", x, y), values)
+
+
+def softmax(a: Assembler, x: Tensor, dim: int) -> Tensor | None:
+    """Softmax over the parts, at each of their elements; None where the dimension counts no parts.
+
+    As everywhere the largest is taken off first: exp(x_i - max) / sum over j of exp(x_j - max)."""
+    found = parts(a, x, [dim % len(x.shape)], keep=True)
+    if found is None:
+        return None
+    values, _ = found
+    largest = reduce(lambda p, q: a.add("maximum", p, q), values)
+    powers = [a.add("exp", a.add("sub", value, largest)) for value in values]
+    sum_ = total(a, powers)
+    return a.made(a.add("concat", *[a.add("div", power, sum_) for power in powers]), x.view)
+
+
+def merged(whole: Tensor, part: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Two values with channels in parts, under the shapes that they have without.
+    [N, B, C, H, W] is [N, B*C, H, W], and beside it [N, B, C, 1, 1] is [N, B*C, 1, 1]. None where they are not so."""
+    base, rank = whole.view.base, len(whole.shape)
+    if len(base) != 4 or rank < 5 or not whole.view.in_order or len(part.shape) != rank:
+        return None
+    pixels = rank - 2
+    fits = whole.shape[pixels:] == base[2:] and part.shape[:pixels] == whole.shape[:pixels]
+    if not fits or any(p not in (1, w) for p, w in zip(part.shape, whole.shape)):
+        return None
+    image, beside = (x.view.reshaped((base[0], base[1], *x.shape[pixels:])) for x in (whole, part))
+    if image is None or beside is None:
+        return None
+    return Tensor(whole.value, image, site=whole.site), Tensor(part.value, beside, site=part.site)
