@@ -6,7 +6,7 @@ import io
 import keyword
 import re
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,12 @@ from tricnn.check.verify import verify
 from tricnn.compiler.pipeline import planned
 from tricnn.emit.emit import emit
 from tricnn.emit.templates import library
-from tricnn.ir import Graph, GraphBuilder
+from tricnn.ir import OPS, Graph, GraphBuilder
 from tricnn.ir.graph import NAME
+from tricnn.ir.ops.pointwise import pointwise
+from tricnn.ir.scalar import Value
 from tricnn.lower.lower import lower
-from tricnn.lower.names import SUM_TABLE, StepNumber, copy_name, descriptor_name, workspace_name
+from tricnn.lower.names import SUM_TABLE, Scope, StepNumber, copy_name, descriptor_name, workspace_name
 from tricnn.lower.program import Program
 
 GOLDEN = Path(__file__).parent / "golden" / "lenet_train_bf16.py.txt"
@@ -129,3 +131,33 @@ def test_the_state_of_a_sequential_fits() -> None:
         model = tricnn.compile(graph, "infer", batch=2, executor=executor)
         model.load_state_dict(net.state_dict())
         np.testing.assert_allclose(model(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def operations() -> Iterator[None]:
+    """An operation and its operand called as Python's keywords, and another's as what every function has."""
+    before = dict(OPS)
+    pointwise("not", "lambda", 2.0 * Value("lambda"), "y = 2 a")
+    pointwise("args", "pixel tl", 3.0 * Value("pixel") - Value("tl"), "y = 3 a - b")
+    yield
+    for name in [name for name in OPS if name not in before]:
+        del OPS[name]
+
+
+def test_operations_called_as_keywords_and_as_what_a_function_has(operations: None) -> None:
+    """Variables are called by operations and operands, but never so that Python, or the function, means something else.
+    Both operands of one are results of the other: the second of these has its own name. ``tl`` is read from memory."""
+    b = GraphBuilder("called")
+    x = b.input("x", (4, 4, 4))
+    y = b.conv2d(x, 4, 1, name="c1")
+    y = b.add("args", b.add("args", b.add("not", y), b.add("not", b.relu(y))), x)
+    graph = b.build(b.linear(b.flatten(y), 3, name="fc"))
+    assert all(c.ok for c in verify(graph, mode="infer", batch=2))
+
+
+def test_a_scope_gives_no_name_twice_and_none_that_is_taken() -> None:
+    scope = Scope({"mask"})
+    assert [scope.free(stem) for stem in ("mask", "is", "a.b", "a.b")] == ["mask2", "is2", "a_b", "a_b"]
+    assert [scope.take(stem) for stem in ("a.b", "a_b", "a-b", "c2", "c", "c", "c")] == [
+        "a_b", "a_b2", "a_b3", "c2", "c", "c3", "c4"]  # fmt: skip
+    assert scope.free("a_b") == "a_b4" and "a_b4" not in scope

@@ -199,7 +199,7 @@ def _row(
         shape=first_shape if len(names) == 1 else broadcast,
         numpy=numpy,
         aten=aten or by_torch,
-        batched=None if len(names) == 1 else dict.fromkeys(names),
+        batched=dict.fromkeys(names, True if len(names) == 1 else None),
         scalar=expression, rounding=rounding,
         elementwise=True, finds_vectors=True,
         keeps_zero=scalar_facts.of_zeros(expression, {}, zeros) == 0.0,
