@@ -23,10 +23,13 @@ its issues.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 from .costs import Kind
+from .state import BARRIERS, NAMED, PHASES, RING, SCHEDULERS, SCOREBOARDS
 
 WAITS = (
     "issue slots", "fixed latency", "barrier", "global loads", "shared memory", "special functions", "other results",
@@ -36,348 +39,367 @@ WAITS = (
 (SLOT, FIXED, AT_BARRIER, GLOBAL, ON_SHARED, ON_SPECIAL, OTHER, PIPE, LSU, COPIES, TENSOR, PRODUCTS, BULK, START) = (
     range(len(WAITS))
 )
-#: columns of an instruction's costs
-KIND, STALL, WRITE, READ, WAIT, BUSY, LATENCY, SHARED_CLOCKS, COST_COLUMNS = range(9)
-#: figures that the model returns
-FIGURES = ("clocks", "finished", "last_end", "issued", "warm_clock", "warm_issued", "dram", "l2", "tensor", "failed")
 ALU, FMA, SPECIAL, UNIFORM, VARIABLE, FREE, SHARED, LOAD, STORE, ASYNC_COPY = (int(Kind(i)) for i in range(10))
 COMMIT, COPY_WAIT, BARRIER, WARP_MATRIX, MATRIX, MATRIX_WAIT, BULK_LOAD, BULK_STORE, PHASE_WAIT, EXIT = (
     int(Kind(i)) for i in range(10, 20)
 )
 assert int(Kind.EXIT) == EXIT == 19
 NEVER = 1e18
-RING = 16  # groups of copies or products in flight that are told apart
-PHASES = 8  # phases of one barrier that are told apart
-BARRIERS = 64  # most barriers in shared memory that one program uses
-NAMED = 16  # barriers of a program that BAR.SYNC names
-(
-    DRAM, L2, PORT, DRAM_LATENCY, L2_LATENCY, L1_LATENCY, PROGRAM_START, LOAD_SHARE, MATRIX_SLOWDOWN, MATRIX_QUEUE,
-    MATRIX_SHARED, COPY_CLOCKS, MOST_CLOCKS, SPREAD, FIGURES_GIVEN,
-) = range(15)  # fmt: skip
+GOLDEN = 0.6180339887498949  # whose multiples' fractions are spread evenly, without a period that loops could share
+#: why a replay failed: a path that ends without an exit; warps that wait for what nothing will bring
+NO_EXIT, STUCK = 1, 2
+
+#: of functions that only compiled ones call: no way in from Python is made for them, of which numba's types say nothing
+_OPTIONS: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_inner = njit(**_OPTIONS)
 
 
-@njit(cache=True, error_model="numpy")
-def _memory(t, size, store, s, port, queues, given, spent):
-    """When a request of so many bytes is served.
-    queues: when L2 and DRAM are free again, and what of a request's share of DRAM is left over from those before;
-    spent: bytes so far."""
+@_inner
+def _memory(t, size, store, unit, gpu, given):
+    """When a request of so many bytes of a multiprocessor is served."""
     if size <= 0:
-        return t + given[L1_LATENCY]
-    port[s] = max(t, port[s]) + size / given[PORT]
-    queues[0] = max(t, queues[0]) + size / given[L2]
-    at, latency = max(port[s], queues[0]), given[L2_LATENCY]
-    spent[1] += size
-    # a sequence that is spread evenly, and has no period that loops could share (the golden ratio's)
-    queues[2] = (queues[2] + 0.6180339887498949) % 1.0
-    if store or queues[2] < given[LOAD_SHARE]:
-        queues[1] = max(t, queues[1]) + size / given[DRAM]
-        at, latency = max(at, queues[1]), given[DRAM_LATENCY]
-        spent[0] += size
+        return t + given.l1_latency
+    unit.port = max(t, unit.port) + size / given.port
+    gpu.l2_free = max(t, gpu.l2_free) + size / given.l2
+    at, latency = max(unit.port, gpu.l2_free), given.l2_latency
+    gpu.l2 += size
+    gpu.share = (gpu.share + GOLDEN) % 1.0
+    if store or gpu.share < given.load_share:
+        gpu.dram_free = max(t, gpu.dram_free) + size / given.dram
+        at, latency = max(at, gpu.dram_free), given.dram_latency
+        gpu.dram += size
     return at + latency
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def replay(costs, noted, runs, run_at, notes, phases, note_at, shape, given):
-    """Run ``shape`` = (multiprocessors, programs on each, warps, programs in all, different programs).
-
-    costs: [instruction, column]; runs: all warps' (first, count), those of warp w of program p from run_at[p, w] on;
-    notes, phases: so too. Returns (figures, warp clocks by what they waited for)."""
-    sms, slots, warps, total, kinds = shape
-    ctas, most = sms * slots, given[MOST_CLOCKS]
-    # of each scheduler
-    pipes = np.zeros((sms, 4, 5))  # ALU, FMA, special functions, uniform, tensor core: when they are free
-    wake = np.zeros((sms, 4))
-    latest = np.zeros((sms, 4), np.int64)
-    # of each multiprocessor
-    lsu, port = np.zeros(sms), np.zeros(sms)
-    queues, spent = np.zeros(3), np.zeros(3)
-    # of each place for a program
-    active = np.zeros(ctas, np.bool_)
-    live = np.zeros(ctas, np.int64)
-    starts = np.empty(ctas)
-    arrived = np.zeros((ctas, NAMED), np.int64)
-    generation = np.zeros((ctas, NAMED), np.int64)
-    released = np.zeros((ctas, NAMED))
-    phase_number = np.full((ctas, BARRIERS, PHASES), -1, np.int64)
-    phase_done = np.zeros((ctas, BARRIERS, PHASES))
-    # of each warp
-    pc, left = np.zeros((ctas, warps), np.int64), np.zeros((ctas, warps), np.int64)
-    run, run_end = np.zeros((ctas, warps), np.int64), np.zeros((ctas, warps), np.int64)
-    note = np.zeros((ctas, warps), np.int64)
-    done = np.ones((ctas, warps), np.bool_)
-    ready = np.zeros((ctas, warps))
-    at_barrier = np.full((ctas, warps), -1, np.int64)
-    met = np.zeros((ctas, warps), np.int64)
-    board = np.zeros((ctas, warps, 6))
-    board_of = np.zeros((ctas, warps, 6), np.int64)
-    copies = np.zeros((ctas, warps))
-    copy_groups = np.zeros((ctas, warps, RING))
-    copy_count = np.zeros((ctas, warps), np.int64)
-    products = np.zeros((ctas, warps, RING))
-    product_count = np.zeros((ctas, warps), np.int64)
-    reason = np.full((ctas, warps), START, np.int64)
-    since = np.zeros((ctas, warps))
-    waits = np.zeros(len(WAITS))
-    figures = np.zeros(len(FIGURES))
-
-    dither = 0.0
-    for c in range(ctas):
-        dither = (dither + 0.6180339887498949) % 1.0
-        # the launch gives every multiprocessor its first program, then its second: c // sms counts them
-        starts[(c % sms) * slots + c // sms] = np.floor(dither * given[SPREAD]) + c // sms * 20
-    t, started, finished, issued, warm = 0.0, 0, 0, 0, most / 4
-    warm_clock, warm_issued, last_end, tensor = -1.0, 0, 0.0, 0.0
-    next_start = 0.0
-    while finished < total and t < most:
-        if t >= next_start:
-            next_start = NEVER
-            for c in range(ctas):
-                if starts[c] > t:
-                    next_start = min(next_start, starts[c])
-                    continue
-                starts[c] = NEVER
-                if started == total:
-                    continue
-                p = started % kinds
-                started += 1
-                s = c // slots
-                active[c], live[c] = True, warps
-                arrived[c] = 0
-                generation[c] = 0
-                phase_number[c] = -1
-                for w in range(warps):
-                    run[c, w], run_end[c, w], note[c, w] = run_at[p, w], run_at[p, w + 1], note_at[p, w]
-                    pc[c, w], left[c, w] = runs[run[c, w], 0], runs[run[c, w], 1]
-                    done[c, w], ready[c, w], at_barrier[c, w] = False, t + given[PROGRAM_START], -1
-                    board[c, w] = 0
-                    copies[c, w] = 0
-                    copy_count[c, w] = product_count[c, w] = 0
-                    reason[c, w], since[c, w] = START, t
-                wake[s] = t
-        for s in range(sms):
-            for q in range(4):
-                if wake[s, q] > t:
-                    continue
-                mine = (warps - q + 3) // 4  # warps of a program that are this scheduler's
-                n = slots * mine
-                any_issued, upcoming = False, NEVER
-                for k in range(n):
-                    turn = (latest[s, q] + k) % n
-                    c = s * slots + turn // mine
-                    w = q + turn % mine * 4
-                    if not active[c] or done[c, w]:
-                        continue
-                    if ready[c, w] > t:
-                        upcoming = min(upcoming, ready[c, w])
-                        continue
-                    b = at_barrier[c, w]
-                    why, until = -1, NEVER
-                    if b >= 0:
-                        if generation[c, b] == met[c, w]:
-                            why = AT_BARRIER
-                        elif released[c, b] > t:
-                            why, until = AT_BARRIER, released[c, b]
-                        else:
-                            at_barrier[c, w] = -1
-                    x = costs[pc[c, w]]
-                    kind = int(x[KIND])
-                    if why < 0:
-                        mask = int(x[WAIT])
-                        for i in range(6):
-                            if mask >> i & 1 and board[c, w, i] > t and (why < 0 or board[c, w, i] > until):
-                                why, until = board_of[c, w, i], board[c, w, i]
-                    value, phase = 0.0, -1
-                    if why < 0 and noted[pc[c, w]]:
-                        value, phase = notes[note[c, w]], phases[note[c, w]]
-                    if why < 0:
-                        if kind in (ALU, FMA, UNIFORM):
-                            pipe = 0 if kind == ALU else 1 if kind == FMA else 3
-                            if pipes[s, q, pipe] > t:
-                                why, until = PIPE, pipes[s, q, pipe]
-                        elif kind == SPECIAL:
-                            if pipes[s, q, 2] > t + 8:
-                                why, until = PIPE, pipes[s, q, 2] - 8
-                        elif kind in (SHARED, LOAD, ASYNC_COPY):
-                            if lsu[s] > t + 16:
-                                why, until = LSU, lsu[s] - 16
-                        elif kind == STORE:
-                            if lsu[s] > t + 16 or port[s] > t + 600:
-                                why, until = LSU, max(lsu[s] - 16, port[s] - 600)
-                        elif kind in (MATRIX, WARP_MATRIX):
-                            length = max(x[BUSY], 4 * x[SHARED_CLOCKS])
-                            if pipes[s, q, 4] > t + given[MATRIX_QUEUE] * length:
-                                why, until = TENSOR, pipes[s, q, 4] - given[MATRIX_QUEUE] * length
-                        elif kind == COPY_WAIT:
-                            wanted = copy_count[c, w] - int(x[LATENCY])
-                            if wanted > 0 and copy_groups[c, w, (wanted - 1) % RING] > t:
-                                why, until = COPIES, copy_groups[c, w, (wanted - 1) % RING]
-                        elif kind == MATRIX_WAIT:
-                            wanted = product_count[c, w] - int(x[LATENCY])
-                            if wanted > 0 and products[c, w, (wanted - 1) % RING] > t:
-                                why, until = PRODUCTS, products[c, w, (wanted - 1) % RING]
-                        elif kind == PHASE_WAIT:
-                            barrier = int(value)
-                            if phase_number[c, barrier, phase % PHASES] < phase:
-                                why = BULK
-                            elif phase_number[c, barrier, phase % PHASES] == phase:
-                                until = phase_done[c, barrier, phase % PHASES]
-                                if until > t:
-                                    why = BULK
-                    if why >= 0:
-                        upcoming = min(upcoming, max(t + 1, np.ceil(until)))
-                        if reason[c, w] != why:
-                            _count(waits, reason, since, ready, c, w, t)
-                            reason[c, w] = why
-                        continue
-
-                    # it issues
-                    _count(waits, reason, since, ready, c, w, t)
-                    reason[c, w] = FIXED
-                    result, released_at, source = 0.0, 0.0, OTHER
-                    if kind == ALU:
-                        pipes[s, q, 0] = t + x[BUSY]
-                    elif kind == FMA:
-                        pipes[s, q, 1] = t + x[BUSY]
-                        result = t + x[LATENCY]
-                    elif kind == UNIFORM:
-                        pipes[s, q, 3] = t + x[BUSY]
-                        result = t + x[LATENCY]
-                    elif kind == SPECIAL:
-                        pipes[s, q, 2] = max(pipes[s, q, 2], t) + x[BUSY]
-                        result, released_at, source = pipes[s, q, 2] + x[LATENCY], t + 6, ON_SPECIAL
-                    elif kind == SHARED:
-                        lsu[s] = max(lsu[s], t) + max(value, x[BUSY])
-                        result, released_at, source = lsu[s] + x[LATENCY], lsu[s] + 6, ON_SHARED
-                    elif kind == LOAD:
-                        lsu[s] = max(lsu[s], t) + max(1.0, value / 128)
-                        result = _memory(t, value, False, s, port, queues, given, spent)
-                        released_at, source = lsu[s] + 8, GLOBAL
-                    elif kind == STORE:
-                        lsu[s] = max(lsu[s], t) + max(1.0, value / 128)
-                        _memory(t, value, True, s, port, queues, given, spent)
-                        released_at, source = lsu[s] + 10, LSU
-                    elif kind == ASYNC_COPY:
-                        lsu[s] = max(lsu[s], t) + max(1.0, value / 128) * given[COPY_CLOCKS]
-                        copies[c, w] = max(copies[c, w], _memory(t, value, False, s, port, queues, given, spent))
-                        released_at, source = lsu[s] + 8, LSU
-                    elif kind == COMMIT:
-                        k_group = copy_count[c, w]
-                        before = copy_groups[c, w, (k_group - 1) % RING] if k_group else 0.0
-                        copy_groups[c, w, k_group % RING] = max(before, copies[c, w])
-                        copy_count[c, w], copies[c, w] = k_group + 1, 0.0
-                    elif kind == BARRIER:
-                        b = int(x[SHARED_CLOCKS])
-                        arrived[c, b] += 1
-                        if x[BUSY] == 0:
-                            at_barrier[c, w], met[c, w] = b, generation[c, b]
-                        if arrived[c, b] == (min(live[c], int(x[LATENCY])) if x[LATENCY] else live[c]):
-                            arrived[c, b] = 0
-                            generation[c, b] += 1
-                            released[c, b] = t + 22
-                            for other in range(4):
-                                wake[s, other] = min(wake[s, other], t + 1)
-                    elif kind == WARP_MATRIX:
-                        pipes[s, q, 4] = max(pipes[s, q, 4], t) + x[BUSY] * given[MATRIX_SLOWDOWN]
-                        tensor += x[BUSY]
-                        result, released_at, source = pipes[s, q, 4] + x[LATENCY], pipes[s, q, 4], PRODUCTS
-                    elif kind == MATRIX:
-                        length = max(x[BUSY], 4 * x[SHARED_CLOCKS])
-                        pipes[s, q, 4] = max(pipes[s, q, 4], t) + length * given[MATRIX_SLOWDOWN]
-                        lsu[s] = max(lsu[s], t) + x[SHARED_CLOCKS] * given[MATRIX_SHARED]
-                        tensor += x[BUSY]
-                        if x[LATENCY]:
-                            products[c, w, product_count[c, w] % RING] = pipes[s, q, 4] + 24
-                            product_count[c, w] += 1
-                    elif kind == BULK_LOAD:
-                        if phase >= 0:
-                            ends, remaining = 0.0, value
-                            while remaining > 0:
-                                size = min(remaining, 2048.0)
-                                ends = max(ends, _memory(t, size, False, s, port, queues, given, spent))
-                                remaining -= size
-                            barrier, number = phase % BARRIERS, phase // BARRIERS
-                            slot = number % PHASES
-                            if phase_number[c, barrier, slot] != number:
-                                phase_number[c, barrier, slot], phase_done[c, barrier, slot] = number, 0.0
-                            phase_done[c, barrier, slot] = max(phase_done[c, barrier, slot], ends + 100)
-                            for other in range(4):
-                                wake[s, other] = min(wake[s, other], t + 1)
-                        released_at, source = t + 30, BULK
-                    elif kind == BULK_STORE:
-                        _memory(t, value, True, s, port, queues, given, spent)
-                    elif kind == PHASE_WAIT:
-                        result = t + 20
-                    elif kind == VARIABLE:
-                        result = t + x[LATENCY]
-                    i = int(x[WRITE])
-                    if i < 6 and kind != COMMIT:
-                        when = max(np.floor(result), t + 1)
-                        if when >= board[c, w, i]:
-                            board[c, w, i], board_of[c, w, i] = when, source
-                    i = int(x[READ])
-                    if i < 6 and released_at:
-                        when = max(np.floor(released_at), t + 1)
-                        if when >= board[c, w, i]:
-                            board[c, w, i], board_of[c, w, i] = when, LSU if source == GLOBAL else source
-                    if noted[pc[c, w]]:
-                        note[c, w] += 1
-                    issued += 1
-                    any_issued = True
-                    latest[s, q] = turn
-                    ready[c, w] = t + x[STALL]
-                    left[c, w] -= 1
-                    if left[c, w]:
-                        pc[c, w] += 1
-                    elif run[c, w] + 1 < run_end[c, w]:
-                        run[c, w] += 1
-                        pc[c, w], left[c, w] = runs[run[c, w], 0], runs[run[c, w], 1]
-                    else:
-                        if kind != EXIT:
-                            figures[9] = 1
-                            return figures, waits
-                        done[c, w] = True
-                        live[c] -= 1
-                        for b in range(NAMED):
-                            if arrived[c, b] and arrived[c, b] == live[c]:
-                                arrived[c, b] = 0
-                                generation[c, b] += 1
-                                released[c, b] = t + 20
-                                wake[s] = np.minimum(wake[s], t + 1)
-                        if live[c] == 0:
-                            active[c] = False
-                            finished += 1
-                            last_end = t
-                            starts[c] = t + 1
-                            next_start = min(next_start, t + 1)
-                    break
-                # a barrier or a copy may have set its own scheduler's clock already
-                wake[s, q] = t + 1 if any_issued else upcoming
-        step = NEVER
-        for s in range(sms):
-            for q in range(4):
-                step = min(step, wake[s, q])
-        step = min(step, next_start)
-        if step >= NEVER:
-            figures[9] = 2  # every warp waits for something that nothing will bring
-            break
-        t = max(t + 1, step)
-        if warm_clock < 0 and t >= warm:
-            warm_clock, warm_issued = t, issued
-    last_end = max(last_end, max(queues[0], queues[1]))  # what was stored last still drains
-    figures[0], figures[1], figures[2], figures[3] = t, finished, last_end, issued
-    figures[4], figures[5] = max(warm_clock, 0.0), warm_issued
-    figures[6], figures[7], figures[8] = spent[0], spent[1], tensor
-    return figures, waits
-
-
-@njit(cache=True, error_model="numpy")
-def _count(waits, reason, since, ready, c, w, t):
+@_inner
+def _count(waits, warp, t):
     """Add up what a warp waited for since it was looked at last.
     It waited for a fixed latency until it was ready, from then on for its turn."""
-    if reason[c, w] == FIXED or reason[c, w] == START:
-        until = max(since[c, w], min(t, ready[c, w]))
-        waits[reason[c, w]] += until - since[c, w]
+    if warp.reason == FIXED or warp.reason == START:
+        until = max(warp.since, min(t, warp.ready))
+        waits[warp.reason] += until - warp.since
         waits[SLOT] += t - until
     else:
-        waits[reason[c, w]] += t - since[c, w]
-    since[c, w] = t
+        waits[warp.reason] += t - warp.since
+    warp.since = t
+
+
+@_inner
+def _held(x, warp, program, scheduler, unit, given, value, phase, t):
+    """Why a warp's next instruction cannot issue now, and until when; -1 if it can."""
+    b = warp.at_barrier
+    if b >= 0:
+        if program.generation[b] == warp.met:
+            return AT_BARRIER, NEVER
+        if program.released[b] > t:
+            return AT_BARRIER, program.released[b]
+        warp.at_barrier = -1
+    why, until = -1, NEVER
+    for i in range(SCOREBOARDS):
+        if x.wait >> i & 1 and warp.board[i] > t and (why < 0 or warp.board[i] > until):
+            why, until = warp.board_of[i], warp.board[i]
+    if why >= 0:
+        return why, until
+    kind = x.kind
+    if kind in (ALU, FMA, UNIFORM):
+        free = scheduler.alu if kind == ALU else scheduler.fma if kind == FMA else scheduler.uniform
+        if free > t:
+            return PIPE, free
+    elif kind == SPECIAL:
+        if scheduler.special > t + 8:
+            return PIPE, scheduler.special - 8
+    elif kind in (SHARED, LOAD, ASYNC_COPY):
+        if unit.lsu > t + 16:
+            return LSU, unit.lsu - 16
+    elif kind == STORE:
+        if unit.lsu > t + 16 or unit.port > t + 600:
+            return LSU, max(unit.lsu - 16, unit.port - 600)
+    elif kind in (MATRIX, WARP_MATRIX):
+        queued = given.matrix_queue * max(x.busy, 4 * x.shared)
+        if scheduler.tensor > t + queued:
+            return TENSOR, scheduler.tensor - queued
+    elif kind in (COPY_WAIT, MATRIX_WAIT):
+        copies = kind == COPY_WAIT
+        wanted = (warp.copies if copies else warp.products) - int(x.latency)
+        at = (wanted - 1) % RING
+        done = warp.copy_done[at] if copies else warp.product_done[at]
+        if wanted > 0 and done > t:
+            return COPIES if copies else PRODUCTS, done
+    elif kind == PHASE_WAIT:
+        number, done = program.phase[int(value), phase % PHASES], program.phase_done[int(value), phase % PHASES]
+        if number < phase:
+            return BULK, NEVER
+        if number == phase and done > t:
+            return BULK, done
+    return -1, NEVER
+
+
+@_inner
+def _wake(schedulers, s, at):
+    """Have the schedulers of a multiprocessor look again at a clock."""
+    for q in range(SCHEDULERS):
+        schedulers[s, q].wake = min(schedulers[s, q].wake, at)
+
+
+@_inner
+def _meet(program, b, wanted, at):
+    """Open a program's barrier from a clock on if so many warps stand at it. Returns whether it opens."""
+    if program.arrived[b] != wanted:
+        return False
+    program.arrived[b] = 0
+    program.generation[b] += 1
+    program.released[b] = at
+    return True
+
+
+@_inner
+def _bulk(program, number, barrier, ends):
+    """Note that what a phase of a barrier waits for is there at a clock, or later where other copies are."""
+    slot = number % PHASES
+    if program.phase[barrier, slot] != number:
+        program.phase[barrier, slot], program.phase_done[barrier, slot] = number, 0.0
+    program.phase_done[barrier, slot] = max(program.phase_done[barrier, slot], ends)
+
+
+@_inner
+def _access(x, warp, unit, gpu, given, value, t):
+    """Issue an access of shared or global memory. Returns as :func:`_issue` does."""
+    kind = x.kind
+    if kind == SHARED:
+        unit.lsu = max(unit.lsu, t) + max(value, x.busy)
+        return unit.lsu + x.latency, unit.lsu + 6, ON_SHARED
+    clocks = max(1.0, value / 128)
+    unit.lsu = max(unit.lsu, t) + (clocks * given.copy_clocks if kind == ASYNC_COPY else clocks)
+    served = _memory(t, value, kind == STORE, unit, gpu, given)
+    if kind == LOAD:
+        return served, unit.lsu + 8, GLOBAL
+    if kind == STORE:
+        return 0.0, unit.lsu + 10, LSU
+    warp.copied = max(warp.copied, served)
+    return 0.0, unit.lsu + 8, LSU
+
+
+@_inner
+def _product(x, warp, scheduler, unit, gpu, given, t):
+    """Issue a matrix product. Returns as :func:`_issue` does."""
+    gpu.tensor += x.busy
+    if x.kind == WARP_MATRIX:
+        scheduler.tensor = max(scheduler.tensor, t) + x.busy * given.matrix_slowdown
+        return scheduler.tensor + x.latency, scheduler.tensor, PRODUCTS
+    scheduler.tensor = max(scheduler.tensor, t) + max(x.busy, 4 * x.shared) * given.matrix_slowdown
+    unit.lsu = max(unit.lsu, t) + x.shared * given.matrix_shared
+    if x.latency != 0:
+        warp.product_done[warp.products % RING] = scheduler.tensor + 24
+        warp.products += 1
+    return 0.0, 0.0, OTHER
+
+
+@_inner
+def _issue(x, warp, program, scheduler, schedulers, s, unit, gpu, given, value, phase, t):
+    """Issue a warp's next instruction.
+    Returns when its result is there, when its operands are read (0: at once), and what waits for these wait for."""
+    kind = x.kind
+    if kind == ALU:
+        scheduler.alu = t + x.busy
+    elif kind == FMA:
+        scheduler.fma = t + x.busy
+        return t + x.latency, 0.0, OTHER
+    elif kind == UNIFORM:
+        scheduler.uniform = t + x.busy
+        return t + x.latency, 0.0, OTHER
+    elif kind == SPECIAL:
+        scheduler.special = max(scheduler.special, t) + x.busy
+        return scheduler.special + x.latency, t + 6, ON_SPECIAL
+    elif kind in (SHARED, LOAD, STORE, ASYNC_COPY):
+        return _access(x, warp, unit, gpu, given, value, t)
+    elif kind == COMMIT:
+        group = warp.copies
+        before = warp.copy_done[(group - 1) % RING] if group else 0.0
+        warp.copy_done[group % RING] = max(before, warp.copied)
+        warp.copies, warp.copied = group + 1, 0.0
+    elif kind == BARRIER:
+        b = x.barrier
+        program.arrived[b] += 1
+        if x.busy == 0:
+            warp.at_barrier, warp.met = b, program.generation[b]
+        if _meet(program, b, min(program.live, int(x.latency)) if x.latency != 0 else program.live, t + 22):
+            _wake(schedulers, s, t + 1)
+    elif kind in (WARP_MATRIX, MATRIX):
+        return _product(x, warp, scheduler, unit, gpu, given, t)
+    elif kind == BULK_LOAD:
+        if phase >= 0:
+            ends, remaining = 0.0, value
+            while remaining > 0:
+                ends = max(ends, _memory(t, min(remaining, 2048.0), kind == BULK_STORE, unit, gpu, given))
+                remaining -= min(remaining, 2048.0)
+            _bulk(program, phase // BARRIERS, phase % BARRIERS, ends + 100)
+            _wake(schedulers, s, t + 1)
+        return 0.0, t + 30, BULK
+    elif kind == BULK_STORE:
+        _memory(t, value, kind == BULK_STORE, unit, gpu, given)
+    elif kind == PHASE_WAIT:
+        return t + 20, 0.0, OTHER
+    elif kind == VARIABLE:
+        return t + x.latency, 0.0, OTHER
+    return 0.0, 0.0, OTHER
+
+
+@_inner
+def _announce(warp, scoreboard, clock, source, t):
+    """Have a scoreboard of a warp say when something is there, unless it waits for something later."""
+    when = max(np.floor(clock), t + 1)
+    if when >= warp.board[scoreboard]:
+        warp.board[scoreboard], warp.board_of[scoreboard] = when, source
+
+
+@_inner
+def _end(x, warp, program, schedulers, s, gpu, t):
+    """End a warp, and its program with the last of them. Returns False where its path ends without an exit."""
+    if x.kind != EXIT:
+        return False
+    warp.done = 1
+    program.live -= 1
+    for b in range(NAMED):
+        if program.arrived[b] and _meet(program, b, program.live, t + 20):
+            _wake(schedulers, s, t + 1)
+    if program.live == 0:
+        program.active = 0
+        gpu.finished += 1
+        gpu.last_end = t
+        program.start = t + 1
+        gpu.next_start = min(gpu.next_start, t + 1)
+    return True
+
+
+@_inner
+def _start(programs, all_warps, schedulers, gpu, given, runs, run_at, note_at, t):
+    """Start programs at all places where one may now, and note when the next one does."""
+    gpu.next_start = NEVER
+    slots, warps = len(programs) // len(schedulers), all_warps.shape[1]
+    for c in range(len(programs)):
+        program = programs[c]
+        if program.start > t:
+            gpu.next_start = min(gpu.next_start, program.start)
+            continue
+        program.start = NEVER
+        if gpu.started == gpu.total:
+            continue
+        p = gpu.started % gpu.kinds
+        gpu.started += 1
+        program.active, program.live = 1, warps
+        for b in range(NAMED):
+            program.arrived[b] = program.generation[b] = 0
+        for b in range(BARRIERS):
+            for i in range(PHASES):
+                program.phase[b, i] = -1
+        for w in range(warps):
+            warp = all_warps[c, w]
+            warp.run, warp.run_end, warp.note = run_at[p, w], run_at[p, w + 1], note_at[p, w]
+            warp.pc, warp.left = runs[warp.run, 0], runs[warp.run, 1]
+            warp.done, warp.ready, warp.at_barrier = 0, t + given.program_start, -1
+            for i in range(SCOREBOARDS):
+                warp.board[i] = 0.0
+            warp.copied = 0.0
+            warp.copies = warp.products = 0
+            warp.reason, warp.since = START, t
+        for q in range(SCHEDULERS):
+            schedulers[c // slots, q].wake = t
+
+
+@_inner
+def _turn(s, q, slots, programs, all_warps, schedulers, unit, gpu, given, costs, runs, notes, phases, waits, t):
+    """Issue an instruction of the first of a scheduler's warps that can. Returns when the scheduler looks again."""
+    scheduler = schedulers[s, q]
+    mine = (all_warps.shape[1] - q + 3) // SCHEDULERS  # warps of a program that are this scheduler's
+    n = slots * mine
+    upcoming = NEVER
+    for k in range(n):
+        turn = (scheduler.latest + k) % n
+        c = s * slots + turn // mine
+        program, warp = programs[c], all_warps[c, q + turn % mine * SCHEDULERS]
+        if program.active == 0 or warp.done == 1:
+            continue
+        if warp.ready > t:
+            upcoming = min(upcoming, warp.ready)
+            continue
+        x = costs[warp.pc]
+        value, phase = 0.0, -1
+        if x.noted:
+            value, phase = notes[warp.note], phases[warp.note]
+        why, until = _held(x, warp, program, scheduler, unit, given, value, phase, t)
+        if why >= 0:
+            upcoming = min(upcoming, max(t + 1, np.ceil(until)))
+            if warp.reason != why:
+                _count(waits, warp, t)
+                warp.reason = why
+            continue
+
+        _count(waits, warp, t)
+        warp.reason = FIXED
+        result, released, source = _issue(
+            x, warp, program, scheduler, schedulers, s, unit, gpu, given, value, phase, t
+        )  # fmt: skip
+        if x.write < SCOREBOARDS and x.kind != COMMIT:
+            _announce(warp, x.write, result, source, t)
+        if x.read < SCOREBOARDS and released != 0:
+            _announce(warp, x.read, released, LSU if source == GLOBAL else source, t)
+        warp.note += x.noted
+        gpu.issued += 1
+        scheduler.latest = turn
+        warp.ready = t + x.stall
+        warp.left -= 1
+        if warp.left:
+            warp.pc += 1
+        elif warp.run + 1 < warp.run_end:
+            warp.run += 1
+            warp.pc, warp.left = runs[warp.run, 0], runs[warp.run, 1]
+        elif not _end(x, warp, program, schedulers, s, gpu, t):
+            gpu.failed = NO_EXIT
+        return t + 1
+    return upcoming
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def replay(costs, runs, run_at, notes, phases, note_at, whole, figures, units, schedulers, programs, all_warps, waits):
+    """Run programs on some multiprocessors until all are through, or the clocks are.
+
+    costs: the instructions' records; runs: all warps' (first, count), those of warp w of program p from run_at[p, w]
+    on; notes, phases: so too. whole and figures: one record each, WHOLE and GIVEN; units, schedulers, programs,
+    all_warps: as :func:`.state.fresh` makes them; waits: warp clocks by what they waited for."""
+    gpu, given = whole[0], figures[0]
+    slots, most = len(programs) // len(units), given.most_clocks
+    dither = 0.0
+    for c in range(len(programs)):
+        dither = (dither + GOLDEN) % 1.0
+        # the launch gives every multiprocessor its first program, then its second: c // len(units) counts them
+        start = np.floor(dither * given.spread) + c // len(units) * 20
+        programs[(c % len(units)) * slots + c // len(units)].start = start
+    t, warm = 0.0, most / 4
+    gpu.warm_clock = -1.0
+    while gpu.finished < gpu.total and t < most:
+        if t >= gpu.next_start:
+            _start(programs, all_warps, schedulers, gpu, given, runs, run_at, note_at, t)
+        step = NEVER
+        for s in range(len(units)):
+            for q in range(SCHEDULERS):
+                if schedulers[s, q].wake <= t:
+                    # a barrier or a copy may have set its own scheduler's clock already
+                    schedulers[s, q].wake = _turn(
+                        s, q, slots, programs, all_warps, schedulers, units[s], gpu, given, costs, runs, notes, phases,
+                        waits, t,
+                    )  # fmt: skip
+                    if gpu.failed:
+                        return
+        for s in range(len(units)):
+            for q in range(SCHEDULERS):
+                step = min(step, schedulers[s, q].wake)
+        step = min(step, gpu.next_start)
+        if step >= NEVER:
+            gpu.failed = STUCK
+            break
+        t = max(t + 1, step)
+        if gpu.warm_clock < 0 and t >= warm:
+            gpu.warm_clock, gpu.warm_issued = t, gpu.issued
+    gpu.clocks = t
+    gpu.last_end = max(gpu.last_end, max(gpu.l2_free, gpu.dram_free))  # what was stored last still drains
+    gpu.warm_clock = max(gpu.warm_clock, 0.0)

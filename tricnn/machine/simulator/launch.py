@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..sass import Instruction, Parameters
-from . import core
+from . import core, state
 from .costs import NOTED, Kind, cost, counts
 from .decode import PROGRAM, decoded
 from .parameters import PROCESSORS, PROGRAMS, REGISTERS, SHARED_BYTES, WARPS, Hopper
@@ -170,7 +170,6 @@ class Traced:
 
     launch: Launch
     costs: Any
-    noted: Any
     traces: list[Trace]
     last: Trace | None = None
 
@@ -221,22 +220,22 @@ def traced(launch: Launch) -> Traced:
         if len(traces) > 1 and trace.instructions > 400_000 and launch.grid[1] == 1:
             break  # programs as long as this are alike
     last = followed(programs[0], len(code)) if counted < len(code) else None
-    return Traced(launch, _costs(code), np.array([cost(x).kind in NOTED for x in code]), traces, last)
+    return Traced(launch, _costs(code), traces, last)
 
 
 def _costs(code: Sequence[Instruction]) -> Any:
-    """The instructions' costs, one row each, in the columns that core.py names."""
-    table = np.zeros((len(code), core.COST_COLUMNS))
+    """The instructions' costs, a record each."""
+    table = np.zeros(len(code), state.INSTRUCTION)
     for row, x in zip(table, code, strict=True):
         control, known = x.control, cost(x)
         assert control is not None
-        row[core.KIND], row[core.STALL] = known.kind, max(1, control.stall)
+        row["kind"], row["stall"], row["noted"] = known.kind, max(1, control.stall), known.kind in NOTED
         if known.kind is Kind.FREE:
-            row[core.STALL] = max(row[core.STALL], known.latency)
-        row[core.WRITE], row[core.READ], row[core.WAIT] = min(control.write, 6), min(control.read, 6), control.wait
-        row[core.BUSY], row[core.LATENCY], row[core.SHARED_CLOCKS] = known.busy, known.latency, known.shared / 128
-        if known.kind is Kind.BARRIER:
-            row[core.SHARED_CLOCKS] = int(x.operands[0], 0) % core.NAMED if x.operands[0][:1].isdigit() else 0
+            row["stall"] = max(row["stall"], known.latency)
+        row["write"], row["read"], row["wait"] = min(control.write, 6), min(control.read, 6), control.wait
+        row["busy"], row["latency"], row["shared"] = known.busy, known.latency, known.shared / 128
+        if known.kind is Kind.BARRIER and x.operands[0][:1].isdigit():
+            row["barrier"] = int(x.operands[0], 0) % state.NAMED
     return table
 
 
@@ -254,16 +253,14 @@ def simulate(launch: Launch | Traced, gpu: Hopper | None = None) -> Simulated:
     read = loaded if launch.read_bytes is None else launch.read_bytes
     dram_share = min(1.0, read / max(1.0, loaded))
     part = modelled / used  # of L2 and DRAM
-    given = np.zeros(core.FIGURES_GIVEN)
-    given[core.DRAM] = gpu.dram_bytes_per_us / 1e3 / gpu.clock_ghz * part
-    given[core.L2] = gpu.l2_bytes_per_clock * PROCESSORS * part
-    given[core.PORT], given[core.PROGRAM_START] = gpu.port_bytes_per_clock, gpu.program_start
-    given[core.DRAM_LATENCY], given[core.L2_LATENCY] = gpu.dram_latency, gpu.l2_latency
-    given[core.L1_LATENCY], given[core.LOAD_SHARE] = gpu.l1_latency, dram_share
-    given[core.MATRIX_SLOWDOWN], given[core.MATRIX_QUEUE] = gpu.matrix_slowdown, gpu.matrix_queue
-    given[core.MATRIX_SHARED], given[core.COPY_CLOCKS] = gpu.matrix_shared, gpu.copy_clocks
-    given[core.MOST_CLOCKS] = gpu.clocks
-    given[core.SPREAD] = 1500 if launch.programs > PROCESSORS * slots else 300
+    given = np.zeros(1, state.GIVEN)
+    for name in ("program_start", "dram_latency", "l2_latency", "l1_latency", "matrix_slowdown", "matrix_queue",
+                 "matrix_shared", "copy_clocks"):  # fmt: skip
+        given[name] = getattr(gpu, name)
+    given["dram"] = gpu.dram_bytes_per_us / 1e3 / gpu.clock_ghz * part
+    given["l2"] = gpu.l2_bytes_per_clock * PROCESSORS * part
+    given["port"], given["load_share"], given["most_clocks"] = gpu.port_bytes_per_clock, dram_share, gpu.clocks
+    given["spread"] = 1500 if launch.programs > PROCESSORS * slots else 300
     got, waits = _replayed(known, known.traces, (modelled, slots, total), given)
     clocks = got["last_end"]
     extrapolated = got["finished"] < total
@@ -285,17 +282,19 @@ def _replayed(
     known: Traced, traces: Sequence[Trace], shape: tuple[int, int, int], given: Any
 ) -> tuple[dict[str, float], Any]:
     """What the model returns for so many multiprocessors, programs on each, and programs in all."""
-    figures, waits = core.replay(
-        known.costs, known.noted,
-        *_joined([t.runs for t in traces]),
-        np.concatenate([n for t in traces for n in t.notes]),
-        np.concatenate([p for t in traces for p in t.phases]),
+    sms, slots, total = shape
+    whole, waits = np.zeros(1, state.WHOLE), np.zeros(len(core.WAITS))
+    whole["total"], whole["kinds"] = total, len(traces)
+    core.replay(
+        known.costs, *_joined([t.runs for t in traces]),
+        np.concatenate([n for t in traces for n in t.notes]).astype(np.float64),
+        np.concatenate([p for t in traces for p in t.phases]).astype(np.int64),
         _starts([t.notes for t in traces]),
-        np.array([*shape[:2], known.launch.num_warps, shape[2], len(traces)]), given,
+        whole, given, *state.fresh(sms, slots, known.launch.num_warps), waits,
     )  # fmt: skip
-    got = dict(zip(core.FIGURES, figures.tolist(), strict=True))
+    got = {name: whole[name][0].item() for name in state.FIGURES}
     if got["failed"]:
-        raise NotSimulated("its warps wait for a barrier that none of them reaches" if got["failed"] == 2 else
+        raise NotSimulated("its warps wait for a barrier that none of them reaches" if got["failed"] == core.STUCK else
                            "a program's path ends without an exit")  # fmt: skip
     return got, waits
 
@@ -305,8 +304,8 @@ def _last(known: Traced, given: Any, part: float) -> float:
     if known.last is None:
         return 0.0
     alone = given.copy()
-    alone[core.DRAM], alone[core.L2] = given[core.DRAM] / part, given[core.L2] / part
-    alone[core.SPREAD], alone[core.MOST_CLOCKS] = 1, core.NEVER
+    alone["dram"], alone["l2"] = given["dram"] / part, given["l2"] / part
+    alone["spread"], alone["most_clocks"] = 1, core.NEVER
     ends = (_replayed(known, [trace], (1, 1, 1), alone)[0]["last_end"] for trace in (known.last, known.traces[0]))
     return next(ends) - next(ends)
 

@@ -19,7 +19,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .core import BARRIERS
 from .decode import (
     GUARD,
     GUARD_MODIFIER,
@@ -38,6 +37,7 @@ from .decode import (
     Op,
 )
 from .lanes import LANES, MULTIPLY_WIDE, execute
+from .state import BARRIERS
 from .warp_accesses import bank_cycles, places, sector_bytes
 
 #: iterations of a loop that are followed in full; from then on its accesses are those that were seen last
