@@ -53,6 +53,7 @@ NAMES = {
     "view_weight": ("", ""),
     "standardize_filters": ("", ""),
     "scale_filters": ("", ""),
+    "repeat_number": ("", ""),
     "softmax": ("softmax", "Softmax"),
     "cross_entropy": ("nn.functional.cross_entropy", ""),
     "soft_cross_entropy": ("nn.functional.cross_entropy", ""),

@@ -264,6 +264,25 @@ class Branches(nn.Module):
         return self.fc((gate.view(n, 2, c // 2, 1, 1) * x).sum(dim=1).mean((2, 3)))
 
 
+class OneNumber(nn.Module):
+    """Parameters that all channels have in common: PReLU as it is made unsaid, a skipped block's gain (ReZero, NFNets),
+    the scale and the bias of an activation (StarReLU)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 5, 1)
+        self.act, self.gain = nn.PReLU(), nn.Parameter(torch.tensor(0.5))
+        self.scale, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = self.act(self.conv1(x))
+        y = self.conv2(x)
+        x = x + y.mul_(self.gain)
+        x = self.scale * F.relu(x.permute(0, 2, 3, 1)) ** 2 + self.bias
+        return self.fc(x.mean((1, 2)))
+
+
 class Decoder(nn.Module):
     """Down by a strided convolution, up by a transposed one beside what was there before, and a map of classes."""
 

@@ -42,6 +42,7 @@ CASES = {
     "gates and borders": (modules.GatesAndBorders, (3, 6, 5)),
     "channel masks": (modules.ChannelMasks, (3, 6, 5)),
     "branches": (modules.Branches, (3, 6, 5)),
+    "one number": (modules.OneNumber, (3, 6, 5)),
 }
 
 

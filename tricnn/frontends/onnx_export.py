@@ -241,7 +241,7 @@ def layer_normalize(w: _Writer, node: Node, x: list[str]) -> None:
     w.put("Transpose", [y], node.name, perm=[0, 3, 1, 2])
 
 
-@writes("view_weight", "standardize_filters", "scale_filters")
+@writes("view_weight", "standardize_filters", "scale_filters", "repeat_number")
 def computed_weight(w: _Writer, node: Node, x: list[str]) -> None:
     """Write a weight that is made of parameters as what it is with these."""
     operands = [w.tensors[value] for value in node.inputs]

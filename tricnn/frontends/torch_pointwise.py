@@ -119,8 +119,16 @@ def prelu(a: Assembler, x: Any, weight: Any) -> Tensor:
     value = a.plain(x)
     channels = a.type(value).channels
     if isinstance(weight, Stored) and weight.shape == (1,) != (channels,):
-        raise Unsupported("one slope for all channels", f"give it one for each: nn.PReLU({channels})")
-    return a.made(a.add("prelu", value, a.parameter(weight, "weight", (channels,)), owner=weight.name))
+        slopes = for_all_channels(a, weight, channels)
+    else:
+        slopes = a.parameter(weight, "weight", (channels,))
+    return a.made(a.add("prelu", value, slopes, owner=weight.name))
+
+
+def for_all_channels(a: Assembler, x: Stored, channels: int) -> str:
+    """The vector of a parameter that is one number for all channels."""
+    number = a.viewed(a.parameter(x, "operand", a.stored[x.name].shape), (1,))
+    return number if channels == 1 else a.add("repeat_number", number, channels=channels)
 
 
 @reads("native_dropout.default")
@@ -246,6 +254,8 @@ def _beside(a: Assembler, part: Any, whole: Tensor, back: Sequence[int]) -> str:
     if isinstance(part, Stored):
         there = [shape[i] for i in back]
         channels = whole.shape[back[1]]
+        if prod(there) == 1:
+            return for_all_channels(a, part, channels)
         if there != [1, channels, *[1] * (rank - 2)]:
             raise Unsupported(
                 f"arithmetic with {part.name}, {list(part.shape)}", "a parameter has a number per channel"

@@ -150,12 +150,28 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
 
 def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
     """Copy all filters of one weight, as they lie, to the elements of the result from ``start`` on."""
-    place, count = state.plan.place(raw), prod(state.plan.type(raw).per_image)
-    whole = prod(state.plan.type(kernel.anchor.name).per_image)
-    result = kernel.anchor.name
-    needs: dict[Argument, str] = {place.buffer: "w", result: "out"}
-    line = f"tl.store(out + {start} + channel, tl.load(w + {place.offset} + channel, mask=mask), mask=mask)"
-    function = helper(f"{name}_body", PIXELS, needs, [line], (result,), result)
+    count = prod(state.plan.type(raw).per_image)
+    _copy_numbers(state, kernel, name, raw, count, count, "pixel + channel", start)
+
+
+def _repeat(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
+    """Store one number to all elements of the result."""
+    _copy_numbers(
+        state, kernel, name, raw, 1, state.plan.type(kernel.anchor.name).channels, "0 * (pixel + channel)", start
+    )
+
+
+def _copy_numbers(
+    state: Lowering, kernel: Kernel, name: str, raw: str, loaded: int, count: int, source: str, start: int
+) -> None:
+    """Store ``count`` numbers to the result from ``start`` on, each of the place ``source`` among the ``loaded``.
+    They are the channels of one pixel, 0; a tile may have more rows, which are masked."""
+    place, result = state.plan.place(raw), state.plan.place(kernel.anchor.name)
+    whole = state.plan.type(result.buffer).elements(1)
+    needs: dict[Argument, str] = {place.buffer: "w", result.buffer: "out"}
+    first = result.offset + start
+    line = f"tl.store(out + {first} + pixel + channel, tl.load(w + {place.offset} + {source}, mask=mask), mask=mask)"
+    function = helper(f"{name}_body", PIXELS, needs, [line], (result.buffer,), kernel.anchor.name)
     tile = tiles.elementwise(count, state.form(name).smaller)
     state.add(
         name,
@@ -164,8 +180,10 @@ def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: i
         (1, cdiv(count, tile.n)),
         tile,
         kind=kernel.anchor.op,
-        traffic=[traffic.loads(place.buffer, count), traffic.channels_stored(result, count, whole)],
+        traffic=[traffic.loads(place.buffer, loaded), traffic.channels_stored(result.buffer, count, whole)],
     )
 
 
-COPIES = {"flatten": _reshape, "unflatten": _reshape, "concat_filters": _copy_filters}
+COPIES = {
+    "flatten": _reshape, "unflatten": _reshape, "concat_filters": _copy_filters, "repeat_number": _repeat,
+}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from ..compiler.plan import Kernel
@@ -23,7 +24,12 @@ EACH = "dw"
 
 def found_by_filter(kernel: Kernel) -> bool:
     """Does the kernel of a weight gradient make something of it filter by filter?"""
-    return any(node.row.of_filters for node in kernel.nodes)
+    return bool(_of_filters(kernel))
+
+
+def _of_filters(kernel: Kernel) -> list[Node]:
+    """What the kernel of a weight gradient makes of it filter by filter."""
+    return [node for node in kernel.nodes if node.row.of_filters]
 
 
 def finish_weight_gradient(state: Lowering, kernel: Kernel, partial: PartialResults, dw: str, db: str | None) -> None:
@@ -31,7 +37,8 @@ def finish_weight_gradient(state: Lowering, kernel: Kernel, partial: PartialResu
     What the kernel makes of them filter by filter is made on the way."""
     if found_by_filter(kernel):
         known = {dw: EACH} | ({db: "db"} if db else {})
-        _Filters(state, kernel, known).launch(f"{kernel.name}_filters", partial, bool(db))
+        filters = _Filters(state, kernel, _of_filters(kernel), state.plan.type(dw).per_image, known)
+        filters.launch(f"{kernel.name}_filters", partial, bool(db))
     else:
         lower_split_sum(state, kernel, partial, dw, db)
 
@@ -41,7 +48,8 @@ def lower_filters(state: Lowering, kernel: Kernel) -> None:
     value = kernel.anchor.inputs[0]
     place, count = state.plan.place(value), prod(state.plan.type(value).per_image)
     results = PartialResults(place.buffer, Size.of(1), count, count)
-    _Filters(state, kernel, {state.plan.storage(value): EACH}).launch(kernel.name, results, False, place.offset)
+    filters = _Filters(state, kernel, kernel.nodes, state.plan.type(value).per_image, {state.plan.storage(value): EACH})
+    filters.launch(kernel.name, results, False, place.offset)
 
 
 def lower_standardized(state: Lowering, kernel: Kernel) -> None:
@@ -71,12 +79,13 @@ def lower_standardized(state: Lowering, kernel: Kernel) -> None:
 
 class _Filters:
     """The two functions that `finish_filters` is given, while they are written: for each number, and for a filter.
-    ``known`` are the values that it has in registers."""
+    ``nodes`` are what they compute of a weight or its gradient, ``known`` the values that it has in registers."""
 
-    def __init__(self, state: Lowering, kernel: Kernel, known: dict[str, str]):
+    def __init__(
+        self, state: Lowering, kernel: Kernel, nodes: Sequence[Node], shape: Sequence[int], known: dict[str, str]
+    ):
         self.state, self.kernel, self.known = state, kernel, known
-        self.nodes = [node for node in kernel.nodes if node.row.of_filters]
-        shape = state.plan.type(next(value for value, name in known.items() if name == EACH)).per_image
+        self.nodes = nodes
         self.filters, self.length = shape[0], prod(shape[1:])
         self.block = min(tiles.power_of_two(self.length), NUMBERS)
         self.each, self.whole = _Written(), _Written()
@@ -117,6 +126,9 @@ class _Filters:
 
     def add(self, node: Node) -> None:
         """Write what an operation computes, of each number or of all of a filter's."""
+        if len(node.inputs) == 1:
+            self.write(node.name, False, "terms")
+            return
         first, second, *sums = node.inputs
         if node.row.collapses:
             self.terms = f"{EACH} * {self.numbers(second, 'weight')}"

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..table import Kind, number, register, require
+from ...system.limits import WIDEST
+from ..table import Kind, integer, number, register, require
 from ..types import TensorType
 from .norm import EPS
 
@@ -83,11 +84,26 @@ def scale_filters(w: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return w * scale.reshape(-1, *[1] * (w.dim() - 1))
 
 
+def repeat_number(w: torch.Tensor, channels: int) -> torch.Tensor:
+    """One number as many times as there are channels."""
+    return w.repeat(channels)
+
+
 def standardize_filters(w: torch.Tensor, eps: float, factor: float) -> torch.Tensor:
     """Each filter of a weight with mean 0 and variance 1, times a factor."""
     rows = w.flatten(1)
     centred = rows - rows.mean(1, keepdim=True)
     return (factor * centred * (centred.square().mean(1, keepdim=True) + eps).rsqrt()).reshape(w.shape)
+
+
+def _repeated_shape(a: Any, w: TensorType) -> TensorType:
+    require(w.shape == (1,), f"what is repeated is one number, [1], it is {w}")
+    return TensorType((a["channels"],), "float32")
+
+
+def _repeat_gradient(g: Any, node: Any, dy: str) -> list[str]:
+    """The sum over the channels: that of one filter."""
+    return [g.add("filter_sum", g.add("view_weight", dy, shape=(1, node.attrs["channels"])))]
 
 
 STANDARD = {**EPS, "factor": number(1.0)}
@@ -215,4 +231,23 @@ register(
     collapses=True, of_filters=True, operations=2,
     doc="gradient of a number that a filter's results are multiplied by: ds[k] = sum over (c,r,s) of "
     "weight_gradient[k] * weight[k], plus bias_gradient[k] * bias[k]",
+)  # fmt: skip
+register(
+    "repeat_number", Kind.POINTWISE, "w",
+    attrs={"channels": integer(least=1, most=WIDEST)},
+    shape=_repeated_shape,
+    numpy=lambda env, a, w: np.repeat(w, a["channels"]),
+    gradient=_repeat_gradient,
+    torch=repeat_number,
+    copies=True, prepared=True,
+    doc="a number that all channels have in common, [1], for each of them: y[c] = w[0]",
+)  # fmt: skip
+register(
+    "filter_sum", Kind.REDUCTION, "weight_gradient",
+    shape=lambda a, dw: TensorType(dw.shape[:1], "float32"),
+    numpy=lambda env, a, dw: dw.sum(axis=tuple(range(1, dw.ndim))),
+    gradient="second derivatives are not supported",
+    aten=lambda env, a, dw: dw.flatten(1).sum(1),
+    collapses=True, operations=1,
+    doc="y[k] = sum over (c,r,s) of weight_gradient[k]: the gradient of a number that is repeated",
 )  # fmt: skip

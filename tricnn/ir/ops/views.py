@@ -228,7 +228,7 @@ register(
 
 def _weight_dims(value: Any) -> tuple[int, ...]:
     dims = tuple(value)
-    if any(isinstance(d, bool) or not isinstance(d, Integral) or d < 1 for d in dims) or not 1 <= len(dims) <= 4:
+    if any(isinstance(d, bool) or not isinstance(d, Integral) or d < 1 for d in dims) or len(dims) > 4:
         raise ValueError
     return tuple(int(d) for d in dims)
 
@@ -243,7 +243,7 @@ def _weight_view(a: Any, w: TensorType) -> TensorType:
 
 register(
     "view_weight", Kind.VIEW, "w",
-    attrs={"shape": Attr(_weight_dims, "one to four positive integers")},
+    attrs={"shape": Attr(_weight_dims, "at most four positive integers")},
     shape=_weight_view,
     numpy=lambda env, a, w: w.reshape(a["shape"]),
     gradient=lambda g, node, dy: [g.add("view_weight", dy, shape=g.type(node.inputs[0]).per_image)],
