@@ -28,6 +28,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `conv2d_windows`, `conv2d_windows_wgrad` | first layers: windows in boxes; gradient by weights | what fills the GPU |
 | `packed_images` | images amid zeros, as windows want them | rows, columns |
 | `conv2d_boxes` | convolution with stride 1, its input's gradient: operands in boxes | boxes x columns |
+| `conv2d_rows` | the same of few channels, row by row: programs stay, with all filters | what fills the GPU |
 | `conv2d_streams` | the same with a stride, or with side sums: programs stay | what fills the GPU |
 | `conv2d_wgrad_boxes` | its gradient by the weights: operands in boxes | rows x columns, 1, splits |
 | `pointwise` | element by element, with any side sums | rows, columns |

@@ -17,6 +17,7 @@ from tricnn.ir import Graph, GraphBuilder
 from tricnn.ir.objective import ROWS, Loss
 from tricnn.lower.body import Body
 from tricnn.lower.lower import LOWERINGS, lower
+from tricnn.machine import tiles
 from tricnn.run.triton_executor import interpreting
 
 pytestmark = pytest.mark.skipif(not interpreting(), reason="bytes are counted under Triton's interpreter")
@@ -100,6 +101,16 @@ def boxes() -> Graph:
     one, two = (b.relu(b.conv2d(x, 32, 1, name=name)) for name in ("one", "two"))  # one kernel: two lies amid one
     x = b.concat([one, b.relu(b.conv2d(two, 64, 3, padding=1, name="three"))])
     x = b.relu(b.conv2d(x, 32, 1, name="c5"))
+    return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
+
+
+def rows() -> Graph:
+    """Images of 5x16 pixels and few channels, which 3x3 convolutions and their gradients take row by row; with
+    statistics, and with sums of gradients."""
+    b = GraphBuilder("rows")
+    x = b.relu(b.conv2d(b.input("x", (3, 5, 16)), 32, 1, name="c0"))
+    x = b.relu(b.batch_norm(b.conv2d(x, 32, 3, padding=1, bias=False, name="c1"), name="b1"))
+    x = b.conv2d(b.relu(b.conv2d(x, 32, 3, padding=1, name="c2")), 8, 1, name="c3")
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 
@@ -203,6 +214,18 @@ def test_boxes_of_images_too(mode: str) -> None:
         assert {"conv2d", *(["conv2d_grad_input"] if mode == "train" else [])} <= kinds
     assert any("X_FIRST=" in text for text in texts.values())
     assert any("conv2d_wgrad_boxes(" in text for text in texts.values()) == (mode == "train")
+    assert differences(launches) == []
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_runs_of_rows_too(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What two programs load where the run of one ends and that of the other begins, and each its own filters."""
+    monkeypatch.setattr(tiles, "programs", lambda target: 2)
+    monkeypatch.setattr(tiles, "LONG", 1)
+    launches = count(rows(), mode, target="sm_90")
+    texts = {f.name: f.text for f in lower(plan(rows(), mode, True), "bf16", 3, "sm_90").functions}
+    kinds = [c.launch.kind for c in launches if "conv2d_rows(" in texts[c.launch.function]]
+    assert set(kinds) == {"conv2d", *(["conv2d_grad_input"] if mode == "train" else [])}
     assert differences(launches) == []
 
 

@@ -30,6 +30,7 @@ QUICK = [
 ]
 #: templates without a mistake of their own, and what else holds them
 ELSEWHERE = {
+    "conv2d_rows": "tests/kernels/test_conv2d_rows.py",
     "conv2d_streams": "tests/kernels/test_conv2d_streams.py",
     "conv2d_windows": "tests/lower/test_first_layers.py",
     "conv2d_windows_wgrad": "tests/lower/test_first_layers.py",

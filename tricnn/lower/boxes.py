@@ -1,8 +1,9 @@
 """Products of operands that lie in memory just as they are multiplied: they come in boxes, by tensor descriptors.
 
-Four templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after tile;
-for larger ones `conv2d_streams`, whose programs do so too, where they have a stride, or leave sums which they have
-registers for, `conv2d_boxes` for all others; `conv2d_wgrad_boxes` for the gradients by their weights. Whatever else is
+Five templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after tile;
+for larger ones of few channels `conv2d_rows`, whose programs go down images row by row; `conv2d_streams`, where
+programs compute tile after tile, if they have a stride, or leave sums which they have registers for; `conv2d_boxes` for
+all others; `conv2d_wgrad_boxes` for the gradients by their weights. Whatever else is
 multiplied is gathered, by generated functions.
 """
 
@@ -18,6 +19,7 @@ from .body import Body
 from .call import BATCH, Call, Helper, InBoxes, Operand, Pointer, Text
 from .convolution import Convolution
 from .lowering import Lowering
+from .runs import Taken, by_rows
 from .size import N, Size, at_most, cdiv
 from .traffic import RowTiles
 
@@ -72,7 +74,7 @@ class Boxes:
     ``first`` on are multiplied. ``box`` = (images, rows, columns) are the pixels of a tile, or () where a tile is any
     rows of a matrix. Where programs stay (``stays``), each computes tile after tile of the same columns, and there are
     at most ``programs`` of them, or one for each of the columns' tiles. The columns of such a tile are stored in so
-    many ``pieces``."""
+    many ``pieces``. ``rowwise`` is how `conv2d_rows` computes it, where that does."""
 
     image: str | None
     first: int
@@ -84,6 +86,7 @@ class Boxes:
     stays: bool
     programs: int
     pieces: int
+    rowwise: Taken | None = None
 
     @property
     def result(self) -> tuple[int, int]:
@@ -148,6 +151,9 @@ class Boxes:
         else:
             operands.insert(0, (Pointer if self.box else InBoxes)(self.image, stem))
         template = "conv2d_streams" if self.stays else "conv2d_boxes"
+        if self.rowwise:
+            options = {key: True for key, value in (("GRADIENT", self.gradient),) if value}
+            return Call("conv2d_rows", operands, {**self.rowwise.constants, **options}, keywords)
         if self.box:
             constants = {**self._axes("C", "K", "R", "S", "P", "Q"), **_named(self.box)}
             constants |= self._strided() if self.stays else self._moved()
@@ -193,11 +199,36 @@ def covering(box: tuple[int, ...], spatial: tuple[int, int]) -> RowTiles:
     return RowTiles(cdiv(N, images) * (high * wide), (high * extents[0], wide * extents[1]))
 
 
+def going_down(state: Lowering, kernel: Kernel, conv: Convolution) -> Taken | None:
+    """How `conv2d_rows` computes a product, or None where another template does.
+    Its image must lie in memory as it is multiplied, with all its channels, and filters must come in boxes."""
+    gradient = kernel.anchor.row.product == "by_input"
+    image, depth, columns = (conv.result, conv.k, conv.c) if gradient else (conv.image, conv.c, conv.k)
+    operand = state.plan.storage(kernel.anchor.inputs[0])
+    beside = sum(value != operand and state.plan.type(value).batched for value in kernel.reads)
+    if not state.describes or not lies_alone(state, kernel, 0, (*image, depth)) or columns % ALIGNED:
+        return None
+    return by_rows(conv, gradient, beside, state.batch, state.target)
+
+
+def rowwise(state: Lowering, kernel: Kernel, weight: str, taken: Taken, conv: Convolution) -> Boxes | None:
+    """The product as `conv2d_rows` computes it, with its operands in boxes."""
+    gradient, own, tile = kernel.anchor.row.product == "by_input", taken.conv, taken.tile
+    whole = as_it_lies(state, kernel, 0, (*own.image, own.c), (*taken.box, own.c))
+    weights = weight_boxes(state, weight, conv, (own.c, tile.n) if gradient else (tile.n, own.c))
+    if whole is None or weights is None:
+        return None
+    return Boxes(whole, 0, weights, tile, taken.box, conv, gradient, True, taken.programs, 1, taken)
+
+
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
     """The product with operands in boxes, or None where that cannot be, or would waste much.
     Operands must be multiplied as they lie in memory. Where each row of the result is made of one row of the image, the
     image may be computed."""
     gradient = kernel.anchor.row.product == "by_input"
+    taken = going_down(state, kernel, conv)
+    if taken and replace(tile, stages=taken.tile.stages) == taken.tile:
+        return rowwise(state, kernel, weight, replace(taken, tile=tile), conv)
     image, result, depth = conv.image, conv.result, conv.c
     if gradient:
         image, result, depth = conv.result, conv.image, conv.k

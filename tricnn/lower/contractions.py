@@ -15,7 +15,17 @@ from ..machine.long_sums import weight_gradient, weight_gradient_tile
 from ..machine.targets import TARGETS
 from . import traffic
 from .body import Body, Described
-from .boxes import ALIGNED, as_it_lies, divided, in_boxes, lies_alone, summed_boxes, sums_in_boxes, weight_boxes
+from .boxes import (
+    ALIGNED,
+    as_it_lies,
+    divided,
+    going_down,
+    in_boxes,
+    lies_alone,
+    summed_boxes,
+    sums_in_boxes,
+    weight_boxes,
+)
 from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
 from .epilogue import epilogue, leave_sums
@@ -118,6 +128,13 @@ class Product:
         )
         return stored_product(self.store, self.kernel, at, variable, f"{self.name}_store_{self.roles.result}", head)
 
+    def moved(self, tile: tiles.Tile) -> list[traffic.Traffic]:
+        """What the template moves."""
+        if self.boxes and self.boxes.rowwise:
+            return traffic.by_rows(self.load, self.store, self.weight, self.boxes.rowwise)
+        count = traffic.fprop if self.roles is FORWARD else traffic.dgrad
+        return count(self.load, self.store, self.weight, self.conv, tile, self.row_tiles, bool(self.corner))
+
     def keep(self, value: str) -> Body:
         """What stores the operand's tiles as they are computed, which are in the register ``tile``."""
         body = self.state.body(self.kernel)
@@ -147,7 +164,7 @@ class Product:
             leave = leave_sums(self.leave, self.store, self.columns, f"{self.name}_leave_sums")
             call = self.boxes.call(store, self.operand, **keywords, leave_sums=leave)
             constants = {**call.constants, "SUMS": len(self.store.terms)}
-            repeats = self.boxes.repeats if self.boxes.box else 1
+            repeats = self.boxes.repeats if self.boxes.box and not self.boxes.rowwise else 1
             return replace(call, constants={**constants, **({"REPEATS": repeats} if repeats != 1 else {})})
         state, conv, tile = self.state, self.conv, self.tile
         forward = self.roles is FORWARD
@@ -197,7 +214,16 @@ def _described(
 def _rule(
     state: Lowering, kernel: Kernel, conv: Convolution, rows: int, columns: int, depth: int
 ) -> Callable[[int], tiles.Tile]:
-    """The rule for the tile of a product with so many rows in each image."""
+    """The rule for the tile of a product with so many rows in each image.
+    Where programs go down images row by row, they do so in one tile only."""
+    taken, rule = going_down(state, kernel, conv), _rule_of_tiles(state, kernel, conv, rows, columns, depth)
+    return (lambda attempt: rule(attempt - 1) if attempt else taken.tile) if taken else rule
+
+
+def _rule_of_tiles(
+    state: Lowering, kernel: Kernel, conv: Convolution, rows: int, columns: int, depth: int
+) -> Callable[[int], tiles.Tile]:
+    """The rule for the tile of a product whose programs compute tiles of so many rows in each image."""
     product = rows * state.batch, columns, depth, state.dtype, state.target
     operand = state.plan.storage(kernel.anchor.inputs[0])
     computed = Body.is_computed(state.plan, kernel, operand)
@@ -246,7 +272,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
         traffic=[
-            *traffic.fprop(product.load, product.store, product.weight, conv, tile, rows, bool(product.corner)),
+            *product.moved(tile),
             traffic.left(product.leave, conv.k, parts, tile),
             traffic.stored(keep),
             *(end.moved if end else ()),
@@ -283,7 +309,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
         traffic=[
-            *traffic.dgrad(product.load, product.store, product.weight, conv, tile, rows, bool(product.corner)),
+            *product.moved(tile),
             traffic.left(product.leave, conv.c, parts, tile),
             *(end.moved if end else ()),
         ],

@@ -4,6 +4,8 @@ A :class:`Size` is a sum of terms, each of them a unit times numbers, and a unit
 
     1        N        cdiv(size, number)        min(size, number)
 
+or, in what is only counted and never emitted, a count of its own (`runs.py`).
+
 So ``cdiv(N * 49, 128) * 64`` is written in Python as it is printed. It is linear in the batch but for the ceilings, and
 that is enforced: the product of two sizes that both depend on N is refused.
 """
@@ -14,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import overload
+from typing import Protocol, overload
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,12 @@ class AtMost:
         return f"{minimum}({self.of.text(cdiv)}, {self.most})"
 
 
-Unit = Batch | Ceiling | AtMost
+class Unit(Protocol):
+    """What a term counts: a number for every batch size, and how it is written in Python."""
+
+    def at(self, batch: int) -> int: ...
+
+    def text(self, cdiv: str) -> str: ...
 
 
 @dataclass(frozen=True)

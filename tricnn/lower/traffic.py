@@ -25,7 +25,8 @@ from ..machine.tiles import Tile
 from .body import Body
 from .convolution import Axis, Convolution, Counts
 from .positions import ALL, Channels, times_visited
-from .size import N, Size, cdiv
+from .runs import Taken
+from .size import N, Size, at_most, cdiv
 
 
 @dataclass
@@ -212,6 +213,16 @@ def dgrad(
     every_class = rows.count * (conv.sh * conv.sw)
     dx = Calls((1,) * conv.h, (1,) * conv.w, every_class, _results(conv.groups, cg, tile))
     return [dy.of(load), dx.of(store), loads(weight, rows.count * (conv.taps * conv.k * cg))]
+
+
+def by_rows(load: Body, store: Body, weight: str, taken: Taken) -> list[Traffic]:
+    """What conv2d_rows moves: each row of a run once for each column of taps, all filters once for each program."""
+    conv = taken.conv
+    rows = cdiv(N, taken.box[0]) * (cdiv(conv.q, taken.box[2]) * conv.p)
+    x = Calls((1,), (1,), taken.steps * conv.s, ((0, conv.c),), images=taken.pixels)
+    y = Calls((1,) * conv.p, (1,) * conv.q, taken.steps, ((0, taken.tile.n),))
+    filters = loads(weight, at_most(rows, taken.programs) * (conv.taps * conv.c * conv.k))
+    return [x.of(load), y.of(store), filters]
 
 
 def left(leave: Body, channels: int, parts: Size, tile: Tile) -> Traffic:

@@ -97,6 +97,8 @@ class Style:
     product: tuple[int, int, int] | None = None
 
 
+#: targets with bulk copies whose products are added up in registers
+SUMS_IN_REGISTERS = ("sm_90", "sm_120")
 #: types of 16 bits
 NARROW = ("fp16", "bf16")
 #: programs that share a multiprocessor
@@ -105,6 +107,8 @@ TOGETHER = 2
 #: multiprocessor: barriers, addresses, and matrix instructions one after another. Simulated products of 32x32 tiles
 #: take 541, 731 and 1,104 for steps of 64, 128 and 256
 STEP = 350
+#: pixels of a tile of `conv2d_rows`, the fewest rows of tiles that a run of it has, and bytes beside its tiles
+ROW, LONG, SCRATCH = 64, 16, 256
 #: the longest step that a descriptor's box can have, and how many of them lie in shared memory at once
 LONGEST, COPIES = 256, 3
 GPU = Style(None, None, 1024)
@@ -256,6 +260,24 @@ def boxed(
     (:func:`pieces`), then the tile is smaller."""
     tile = contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0), tap=tap, beside=beside)
     return replace(tile, warps=4) if tile.n <= 64 else ahead(tile) if alone else tile
+
+
+def by_rows(rows: int, columns: int, depth: int, taps: tuple[int, int], beside: int, target: str) -> Tile | None:
+    """The tile of a convolution whose programs go down an image row by row (`conv2d_rows`), of so many tiles of a row.
+
+    Of up to 64 columns the sums of a filter's three rows fit the registers of 4 warps, beside sums over pixels, and two
+    programs a multiprocessor if its filters, a box for each column of taps, what is stored and the tiles ``beside`` it
+    fit the shared memory. Such programs load a third of what those do that compute tap by tap, where the last cache is
+    the limit. None where there is more, or runs of rows would be so short that what two of them load counts. On
+    Blackwell's larger GPUs sums of products lie in a memory of their own, which they would leave and enter for every
+    row."""
+    n, (high, wide) = max(power_of_two(columns), 16), taps
+    registers = high * ROW * n // 128
+    held = high * wide * n * depth + wide * ROW * depth + (1 + beside) * ROW * n
+    few_rows = _style.get().tiles is None and rows < LONG * programs(target)
+    if high == 1 or depth not in (32, 64) or registers > 96 or few_rows or target not in SUMS_IN_REGISTERS:
+        return None
+    return Tile(ROW, n, depth, 4, 2) if share(2 * held + SCRATCH, target) else None
 
 
 def ahead(tile: Tile) -> Tile:

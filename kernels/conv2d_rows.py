@@ -1,0 +1,106 @@
+"""Convolutions with few channels, by programs that go down an image row by row and have all filters at hand.
+
+    y[n,p,q,j] = sum over r,s,c of  x[n, p + r - PT, q + s*DW - PL, c] * w(r, s, c, j)
+
+A row of x has a part in R rows of y. So a program keeps the sums of R rows, and what it loads of a row of x, once for
+each column of taps, is multiplied by the R taps of that column, each for a row of its own: a third of the loads that a
+3x3 convolution takes tap by tap. The oldest row is complete then, and the others move up. The filters lie in shared
+memory for the program's whole life.
+"""
+
+import triton
+import triton.language as tl
+
+from .conv2d_streams import over_rows_of_thread
+from .matmul_boxes import over_all_rows
+from .numerics import IEEE, dot
+
+
+@triton.jit
+def conv2d_rows(
+    x, w, store_y: tl.constexpr, y_args, N,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    BOX_N: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr,
+    DW: tl.constexpr = 1, PT: tl.constexpr = 0, PL: tl.constexpr = 0, X_FIRST: tl.constexpr = 0,
+    GRADIENT: tl.constexpr = False, SUMS: tl.constexpr = 0,
+    leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
+):  # fmt: skip
+    """y: [N, P, Q, K] of x: [N, H, W, C], or of C channels from X_FIRST on of more; K is at most BLOCK_N, PT < R.
+
+    x is a descriptor in boxes of [BOX_N, 1, BOX_W, C]. Forward: w, a descriptor of [K, R*S*C] in boxes of [BLOCK_N, C],
+    has w(r, s, c, j) at [j, (r, s, c)]. GRADIENT: x is the gradient of a convolution's result, y that of its operand,
+    PT and PL are R - 1 and (S - 1)*DW less the convolution's padding, and w, a descriptor of [C, R*S*K] in boxes of
+    [C, BLOCK_N], has w(R-1-r, S-1-s, c, j) at [c, (r, s, j)].
+
+    Strips of BOX_N images and BOX_W columns lie one behind the other, and each of the programs, any number up to that
+    of all their rows, has as many rows in a run. store_y(acc, pixel, channel, mask, part, first_n, first_p, first_q,
+    first_channel, args), SUMS, leave_sums and finish as in `conv2d_streams`, with part the number of the row's tile.
+    Rows of others, of which a program has some sums only, have first_p = -1, and no mask is set.
+    """
+    BLOCK_M: tl.constexpr = BOX_N * BOX_W
+    ACROSS: tl.constexpr = (Q + BOX_W - 1) // BOX_W
+    OLDEST: tl.constexpr = 0  # of the rows of y that are summed up, the one that is complete first
+    LAST: tl.constexpr = P + R - 1  # row t of x, with the padding above it, is the first of row t of y
+    taps = ()
+    for r in tl.static_range(R):
+        for s in tl.static_range(S):
+            if GRADIENT:
+                taps += (w.load([0, ((R - 1 - r) * S + (S - 1 - s)) * K]),)
+            else:
+                taps += (w.load([0, (r * S + s) * C]).T,)
+    stream, streams = tl.program_id(0), tl.num_programs(0)
+    rows = tl.cdiv(N, BOX_N) * (ACROSS * P)
+    begin = rows // streams * stream + tl.minimum(rows % streams, stream)
+    end = begin + rows // streams + tl.where(stream < rows % streams, 1, 0)
+    strip, t = begin // P, tl.maximum(begin % P, PT)
+    last_strip, last_t = (end - 1) // P, (end - 1) % P + R - 1
+    steps = (last_strip - strip) * (LAST - PT) + last_t - t + 1
+
+    column = tl.arange(0, BLOCK_N)[None, :]
+    row = tl.arange(0, BLOCK_M)[:, None]
+    count = 0
+    sum_0 = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
+    sum_1 = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
+    sum_2 = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
+    kept = ()  # of the rows of y that t - 1 has a part in, the sums of those that t has one in, too
+    for _ in tl.static_range(R - 1):
+        kept += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+    for _ in tl.range(steps):
+        first_n, first_q = strip // ACROSS * BOX_N, strip % ACROSS * BOX_W
+        sums = kept
+        sums += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+        for s in tl.static_range(S):
+            operand = x.load([first_n, t - PT, first_q + (s * DW - PL), X_FIRST]).reshape(BLOCK_M, C)
+            added = ()
+            for i in tl.static_range(R):
+                added += (dot(operand, taps[(R - 1 - i) * S + s], sums[i], IEEE),)
+            sums = added
+
+        p = t - (R - 1)
+        own = (strip * P + p >= begin) & (p >= 0)
+        first_p = tl.where(own, p, -1)
+        n, q = first_n + row // BOX_W, first_q + row % BOX_W
+        exists = (n < N) & (q < tl.where(own, Q, 0))
+        count += tl.where(own, tl.minimum(N - first_n, BOX_N) * tl.minimum(Q - first_q, BOX_W), 0)
+        mask = exists & (column < K)
+        tile = (strip // ACROSS * P + first_p) * ACROSS + strip % ACROSS
+        terms = store_y(sums[OLDEST], (n * P + p) * Q + q, column, mask, tile, first_n, first_p, first_q, 0, y_args)
+        if SUMS > 0:
+            sum_0 += over_rows_of_thread(terms[0], 1)
+        if SUMS > 1:
+            sum_1 += over_rows_of_thread(terms[1], 1)
+        if SUMS > 2:
+            sum_2 += over_rows_of_thread(terms[2], 1)
+
+        t += 1
+        ended = t == LAST
+        strip = tl.where(ended, strip + 1, strip)
+        t = tl.where(ended, PT, t)
+        kept = ()
+        for i in tl.static_range(R - 1):
+            kept += (tl.where(ended, 0.0, sums[i + 1]),)
+    if SUMS > 0:
+        totals = over_all_rows(sum_0), over_all_rows(sum_1), over_all_rows(sum_2)
+        leave_sums(totals, count, column, stream, leave_args)
+    if finish is not None:
+        finish(0, 0, K, stream, streams, finish_args)
