@@ -93,12 +93,19 @@ def file_path(text: str) -> str:
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, images: bool = True) -> None:
     parser.add_argument(
         "model", type=file_path, metavar="MODEL", nargs=None if required else "?",
-        help="an architecture (tricnn list), a file (a graph as text, .onnx), or package.module:factory (an nn.Module)",
+        help=MODEL,
     )  # fmt: skip
     group = parser.add_argument_group("the size of an architecture")
-    group.add_argument("--classes", type=whole(1, 1 << 24), metavar="N", help="how many classes")
+    group.add_argument(
+        "--classes", type=whole(1, 1 << 24), metavar="N", help="how many classes the network tells apart"
+    )
     group.add_argument("--input", type=image_shape, metavar="C,H,W", help="the images' channels, height and width")
-    group.add_argument("--width", type=real(0, 64, above=True), metavar="F", help="times as many channels everywhere")
+    group.add_argument(
+        "--width",
+        type=real(0, 64, above=True),
+        metavar="F",
+        help="a factor on the channels of every layer: 0.5 halves them",
+    )
     if images:
         group.add_argument(
             "--images", dest="input_images", choices=("floats", "bytes"), default="floats",
@@ -117,7 +124,8 @@ def add_fusion(parser: Any) -> None:
     """Add the option --fuse, and --no-fuse for its last policy."""
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
-        "--fuse", type=policy, default="auto", metavar="P", help="auto, all, epilogue, none, or rules by name (auto)"
+        "--fuse", type=policy, default="auto", metavar="P",
+        help="auto, all, epilogue, none, or rules (docs/training-fusion.md) with commas between (auto)",
     )  # fmt: skip
     either.add_argument(
         "--no-fuse", dest="fuse", action="store_const", const="none", help="one kernel for each layer: --fuse none"
@@ -146,11 +154,18 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="T", help="sm_80, sm_90 or H100, sm_100, gfx942, ... (the GPU at hand, else sm_90)"
     )
     parser.add_argument(
-        "--tuned", type=file_path, metavar="FILE", help="tiles that `tricnn tune --out FILE` found, to be used first"
+        "--tuned",
+        type=file_path,
+        metavar="FILE",
+        help="a file of `tricnn tune --out FILE`: its tiles come before the rule's",
     )
 
 
 # --- MODEL ----------------------------------------------------------------------------------------------------------
+
+
+#: what may stand for MODEL
+MODEL = "an architecture (tricnn list), a file (a graph as text, .onnx), or package.module:factory (an nn.Module)"
 
 
 def load_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
@@ -196,9 +211,9 @@ def declared_graph(options: argparse.Namespace, **defaults: Any) -> Graph:
         return imported_graph(name, given, defaults)
     near = difflib.get_close_matches(name, ARCHITECTURES, 3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    if "/" in name or name.endswith(".txt"):
-        raise UsageError(f"there is no file {name}; MODEL is an architecture or a file with a graph as text")
-    raise UsageError(f"unknown model {name!r}: {hint}`tricnn list` shows all {len(ARCHITECTURES)}, and a file will do")
+    if "/" in name or name.endswith((".txt", ".onnx")):
+        raise UsageError(f"there is no file {name}; MODEL is {MODEL}")
+    raise UsageError(f"unknown model {name!r}: {hint}MODEL is {MODEL}")
 
 
 def imported_graph(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Graph:
@@ -228,7 +243,7 @@ def read_graph(path: Path) -> Graph:
     try:
         raw = read_at_most(path, LARGEST_GRAPH_FILE)
     except IsADirectoryError:
-        raise UsageError(f"{path} is a folder; MODEL is an architecture or a file with a graph as text") from None
+        raise UsageError(f"{path} is a folder; MODEL is {MODEL}") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     if len(raw) > LARGEST_GRAPH_FILE:

@@ -43,7 +43,7 @@ examples:
   tricnn bench lenet                                     how fast it is here
   tricnn report lenet --mode train --out lenet.html      its kernels, edges and bytes as a page
 
-MODEL is an architecture of `tricnn list` or a file with a graph as text.
+MODEL is an architecture of `tricnn list`, a file (a graph as text, .onnx), or package.module:factory (an nn.Module).
 `tricnn COMMAND --help` has the options and more examples. With --json a command prints one JSON object.
 exit status: 0 done; 1 what was asked is not so (a kernel fails verification); 2 bad input; 130 or 143 interrupted.
 """

@@ -80,17 +80,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, type=kind, default=default, metavar=letter, help=f"{about} ({default})".strip())
 
     add_model(parser, images=False)
-    parser.add_argument("--recipe", type=file_path, metavar="FILE", help="options from a TOML file, before all others")
+    parser.add_argument(
+        "--recipe", type=file_path, metavar="FILE", help="options from a TOML file; those given here win"
+    )
     add_data_arguments(parser)
-    setting(parser, "--epochs", whole(1), "N", "times through the training images")
+    setting(parser, "--epochs", whole(1), "N", "how often all training images are seen")
     setting(parser, "--batch", whole(1), "N", "images in a batch")
     setting(parser, "--seed", whole(0), "S", "of the parameters, the order and dropout")
     parser.add_argument(
-        "--weights", type=file_path, metavar="FILE", help="start from those in a .safetensors, .pth or .pt file"
+        "--weights", type=file_path, metavar="FILE", help="parameters to start from: a .safetensors, .pth or .pt file"
     )
     parser.add_argument("--out", type=file_path, metavar="DIR", help="keep the checkpoint and the training curve there")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    setting(parser, "--checkpoint-seconds", real(), "T", "save so often between epochs")
+    setting(parser, "--checkpoint-seconds", real(), "T", "save every T seconds between epochs, too")
     where = parser.add_argument_group("where it runs")
     where.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="the GPU if there is one (auto)"
@@ -108,7 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--nesterov", action="store_true", help="Nesterov's momentum")
     setting(how, "--weight-decay", real(), "W", "of weights; biases and batch norm have none")
     how.add_argument(
-        "--freeze", type=_names, default=(), metavar="NAME,NAME", help="layers and parameters that stay: conv1,layer1"
+        "--freeze",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help="layers and parameters that are not trained: conv1,layer1",
     )
     how.add_argument(
         "--groups", type=_groups, default=(), metavar="G,G",
@@ -117,28 +123,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     setting(how, "--schedule", str, "S", "constant, step or cosine")
     setting(how, "--warmup", real(), "E", "epochs in which the rate grows to --lr")
     how.add_argument(
-        "--milestones", type=_epochs, default=(), metavar="E,E", help="epochs where the step schedule falls"
+        "--milestones",
+        type=_epochs,
+        default=(),
+        metavar="E,E",
+        help="of --schedule step: the epochs at which the rate is multiplied by --gamma",
     )
     how.add_argument(
         "--sizes",
         type=_sizes,
         default=(),
         metavar="S,S:E",
-        help="sides of training images, each from an epoch on: 128,160:10,224:20 (that of --input)",
+        help="sides of training images: 128,160:10,224:20 is 160 from epoch 10, 224 from 20 on (that of --input)",
     )
-    setting(how, "--gamma", real(above=True), "G", "times so much")
+    setting(how, "--gamma", real(above=True), "G", "of --schedule step: what the rate is multiplied by")
     how.add_argument("--optimiser", default="sgd", choices=OPTIMISERS, help="sgd, adamw, lars or lamb (sgd)")
     add_loss_arguments(how)
-    how.add_argument("--clip", type=real(above=True), metavar="C", help="the most that the gradients' norm may be")
-    how.add_argument("--accumulate", type=whole(1), default=1, metavar="N", help="batches for one update (1)")
+    how.add_argument(
+        "--clip",
+        type=real(above=True),
+        metavar="C",
+        help="the largest norm of all gradients; a larger one is scaled down to it",
+    )
+    how.add_argument(
+        "--accumulate", type=whole(1), default=1, metavar="N", help="add the gradients of N batches for one update (1)"
+    )
     setting(how, "--loss-scale", real(above=True), "S", "of fp16: the loss's first factor, halved where it overflows")
     setting(how, "--growth-interval", whole(1), "N", "of fp16: finite steps on end after which it doubles")
-    how.add_argument("--ema", type=real(0, 0.999999), metavar="D", help="test a running average with this decay")
     how.add_argument(
-        "--sync-batch-norm", action="store_true", help="of many processes: normalise by the images of all of them"
+        "--ema",
+        type=real(0, 0.999999),
+        metavar="D",
+        help="keep a running average of weights with decay D, and test that",
     )
-    how.add_argument("--mixup", type=real(), default=0.0, metavar="A", help="mix images by shares of Beta(A, A)")
-    how.add_argument("--cutmix", type=real(), default=0.0, metavar="A", help="put a part of one image into another")
+    how.add_argument(
+        "--sync-batch-norm",
+        action="store_true",
+        help="of several processes: batch norm takes statistics over all of them",
+    )
+    how.add_argument(
+        "--mixup",
+        type=real(),
+        default=0.0,
+        metavar="A",
+        help="mixup: blend pairs of images, with shares drawn from Beta(A, A) (0: off)",
+    )
+    how.add_argument(
+        "--cutmix",
+        type=real(),
+        default=0.0,
+        metavar="A",
+        help="CutMix: a rectangle of one image in another, its share from Beta(A, A) (0: off)",
+    )
 
 
 def _epochs(text: str) -> tuple[int, ...]:

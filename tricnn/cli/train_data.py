@@ -39,10 +39,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--images", choices=("auto", "bytes", "floats"), default="auto",
-        help="bytes: as they are, normalised by the network; auto: on a GPU, if the data are bytes to the end (auto)",
+        help="bytes: sent as uint8, normalised by the network; auto: on a GPU, unless mixup or the data need floats",
     )  # fmt: skip
-    group.add_argument("--data-dir", type=file_path, metavar="DIR", help="where the files of such a data set are")
-    group.add_argument("--synthetic", action="store_true", help="noise instead: how fast it is where data cost nothing")
+    group.add_argument(
+        "--data-dir", type=file_path, metavar="DIR", help="the folder with the files of mnist or fashion-mnist"
+    )
+    group.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="noise instead of --data: how fast training is where reading costs nothing",
+    )
     group.add_argument(
         "--workers",
         type=whole(0, 1024),
@@ -52,23 +58,30 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--corrupt",
         choices=("fail", "skip"),
-        help="what a picture does that cannot be read: end the run (fail), or be named, counted and skipped",
+        help="a picture that cannot be read: ends the run (fail), or is named, counted and replaced by another (skip)",
     )
-    group.add_argument("--mean", type=colour, metavar="R,G,B", help="of a folder's pixels, 0 to 1 (ImageNet's)")
+    group.add_argument(
+        "--mean", type=colour, metavar="R,G,B", help="the mean of a folder's pixels, 0 to 1 (ImageNet's)"
+    )
     group.add_argument("--std", type=colour, metavar="R,G,B", help="their standard deviation (ImageNet's)")
     varied = parser.add_argument_group("how training pictures are varied")
     varied.add_argument(
         "--crop",
         choices=("resized", "padded", "none"),
-        help="a folder's: a random part resized (resized), 4 pixels of padding and a random cut, or the middle",
+        help="of a folder's pictures: a random part, resized (the default); a random cut, padded by 4; the middle",
     )
-    varied.add_argument("--flip", type=real(0, 1), metavar="P", help="left and right swapped with probability P (0.5)")
+    varied.add_argument("--flip", type=real(0, 1), metavar="P", help="mirror a picture with probability P (0.5)")
     varied.add_argument(
-        "--trivial-augment", action="store_true", default=None, help="one random operation at a random strength"
+        "--trivial-augment",
+        action="store_true",
+        default=None,
+        help="one random change of colour or shape, of random strength, to each picture",
     )
-    varied.add_argument("--erasing", type=real(0, 1), metavar="P", help="a rectangle erased with probability P (0)")
     varied.add_argument(
-        "--shift", type=whole(0, 64), metavar="P", help="move each image of digits and the MNISTs by up to P pixels (1)"
+        "--erasing", type=real(0, 1), metavar="P", help="erase a random rectangle with probability P (0)"
+    )
+    varied.add_argument(
+        "--shift", type=whole(0, 64), metavar="N", help="move each image of digits and the MNISTs by up to N pixels (1)"
     )
 
 
