@@ -70,7 +70,5 @@ def test_a_name_that_is_none(tricnn, asked, words):
 def test_the_passes_that_ran_are_told(tricnn):
     found = tricnn(*RESNET, "--json").json["passes"]
     assert [p["name"] for p in found if p["changed"]] == ["batch-norm-folded", "tidied"]
-    assert (
-        "passes before fusion: expanded (nothing to do), for-inference (nothing to do), batch-norm-folded, sums-folded "
-        "(nothing to do), tidied" in (" ".join(tricnn(*RESNET).out.split()))
-    )
+    told = f"passes that changed the graph before fusion: batch-norm-folded, tidied (of {len(found)})"
+    assert told in " ".join(tricnn(*RESNET).out.split())

@@ -38,7 +38,7 @@ An edge that was not fused has the reason that each rule found when it was tried
 ones for each edge, and --all (or --json) says which.
 
 "bytes not read" of an edge are those of the value that need not be read from memory there: they do not add up to what
-is saved. The totals below do, and are exact: they also count what is not written, and what a prologue reads more than
+is saved. The totals do, and are exact: they also count what is not written, and what a prologue reads more than
 once. "time saved" is predicted (tricnn/compiler/cost.py): what the kernels that a value concerns take less by
 recomputing it, once for each such value; less than nothing where storing it would be a little faster, at the price of
 more bytes. Values for which it is clearly faster are stored (--fuse auto), and listed.
@@ -121,9 +121,9 @@ def totals(result: dict[str, Any]) -> list[str]:
     from ..report.figures import brief, plural, size, times
 
     plain = result["unfused"]
-    ran = ", ".join(p["name"] + ("" if p["changed"] else " (nothing to do)") for p in result["passes"])
+    changed = ", ".join(p["name"] for p in result["passes"] if p["changed"])
     lines = [
-        f"passes before fusion: {ran}",
+        f"passes that changed the graph before fusion: {changed or 'none'} (of {len(result['passes'])})",
         f"launches {plain['launches']} -> {result['launches']}; bytes {size(plain['dram_bytes'])} -> "
         f"{size(result['dram_bytes'])}, {times(plain['dram_bytes'] / max(1, result['dram_bytes']))} less; "
         f"predicted for {result['target']} {' -> '.join(brief(r['predicted_us'] / 1e6) for r in (plain, result))}",
@@ -132,7 +132,7 @@ def totals(result: dict[str, Any]) -> list[str]:
         cached = sum(s["in_cache"] for s in result["shared_operands"])
         lines.append(
             f"in {plural(len(result['shared_operands']), 'layer')} dgrad and wgrad load the same gradient one after "
-            f"the other; in {cached} of them all that the two touch fits in {result['target']}'s cache"
+            f"the other, in {cached} of them from {result['target']}'s cache: all that the two touch fits in there"
         )
     return lines
 
