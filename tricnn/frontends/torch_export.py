@@ -8,10 +8,13 @@ is traced again in the words of ATen's core (``run_decompositions({})``). Each c
 
 from __future__ import annotations
 
+import io
+import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,7 +136,7 @@ def exported(module: Module, inputs: tuple[torch.Tensor, ...]) -> Any:
 
     open_batch = ({0: torch.export.Dim.AUTO},) * len(inputs)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_partial_graphs():
             warnings.simplefilter("ignore")  # of PyTorch's own deprecations
             program = torch.export.export(module, inputs, dynamic_shapes=(open_batch), strict=False)
             if understood(module, program):
@@ -144,13 +147,13 @@ def exported(module: Module, inputs: tuple[torch.Tensor, ...]) -> Any:
         raise
     except Exception as error:  # whatever forward or the exporter raises
         message = re.split(r"\n\s*\n|\n(?=\s*(?:The following|For more|To debug|File))", str(error).strip())[0]
-        message = " ".join(message.split())[:300]
+        message = " ".join(message.split())[:300] or type(error).__name__
+        advice = "forward must take an example of the shape given, and may not decide by the numbers in a tensor"
+        if type(error).__name__.startswith("GuardOnDataDependent"):
+            message, advice = "it decides by the numbers in a tensor", "which no graph can: write it with torch.where"
         where = code_of_traceback(error.__traceback__)
-        raise GraphError(
-            f"{type(module).__name__} cannot be exported{f' ({where})' if where else ''}: "
-            f"{message or type(error).__name__}; forward must take an example of the shape given, and may not decide "
-            "by the numbers in a tensor"
-        ) from error
+        at = f" ({where})" if where else ""
+        raise GraphError(f"{type(module).__name__} cannot be exported{at}: {message}; {advice}") from error
 
 
 def check_traceable(module: Module, program: Any) -> None:
@@ -164,6 +167,21 @@ def check_traceable(module: Module, program: Any) -> None:
         f"another name as well, for {same} ({code_of(change.unsaid)}) returned its operand itself; write a new tensor "
         "there (x = x + 1 for x += 1, inplace=False)"
     )
+
+
+@contextmanager
+def without_partial_graphs() -> Iterator[None]:
+    """A context in which torch.export does not print the graph that it had when it failed: the error says enough.
+    What else was written to standard error comes at the end, unless it failed."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level, written = log.level, io.StringIO()
+    log.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(written):
+            yield
+    finally:
+        log.setLevel(level)
+    sys.stderr.write(written.getvalue())
 
 
 @contextmanager
@@ -184,7 +202,7 @@ def reporting(module: Module, name: str) -> Iterator[None]:
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(at)
     try:
-        with Waiting(Console(stderr=True, markup=False, highlight=False, emoji=False), text):
+        with Waiting(Console(file=sys.stderr, markup=False, highlight=False, emoji=False), text):
             yield
     finally:
         hook.remove()
