@@ -53,7 +53,7 @@ def test_a_name_that_is_nearly_right_is_said():
         b.add("relu_6", x)
     with pytest.raises(GraphError, match=r"no attribute 'negativ_slope'; did you mean negative_slope\? it has: neg"):
         b.add("leaky_relu", x, negativ_slope=0.1)
-    with pytest.raises(GraphError, match=r"unknown operation; did you mean conv2d\? known: "):
+    with pytest.raises(GraphError, match=r"unknown operation 'conv2'; did you mean conv2d\? known: "):
         from_text("graph g\nx = input(shape=[N, 3, 8, 8])\ny = conv2(x)\noutput y = y\n")
     with pytest.raises(GraphError, match="unknown operation 'zzz'; known: "):
         b.add("zzz", x)

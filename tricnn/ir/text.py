@@ -199,8 +199,8 @@ def _statement(line: _Line, name: str) -> Node:
     line.expect("=")
     at, op = line.at, line.take("name", "an operation")
     if op not in OPS:
-        line.at = at
-        raise line.error(f"unknown operation; {declared_operations(op)}")
+        what = f"unknown operation {shown(op)}; {declared_operations(op)}"
+        raise TextError(what, line.number, at + 1)
     line.expect("(")
     inputs: list[str] = []
     attrs: dict[str, Any] = {}
