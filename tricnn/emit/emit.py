@@ -74,6 +74,7 @@ def _header(program: Program) -> str:
         "",
         f"Tensors are channels-last; activations are {program.storage}, products {program.dtype}, sums fp32.",
         f"Tiles were chosen for batch {program.batch}; any batch size N runs{'' if program.wide else most}.",
+        "In this order: templates, the kernels that call them, each under its layers, the step that launches these.",
         *_use(program),
         '"""',
     ]
@@ -237,7 +238,9 @@ def _launching(program: Program, name: str, launches: Sequence[Launch], does: st
     lines = [f"def {name}(t, N, seed=0, step=0):", *(f"    {line}" for line in doc)]
     if any(g.limited for launch in launches for g in launch.grid):
         most = programs(program.target)
-        lines.append(f"    # min(tiles, {most}): so many programs fill a GPU; each computes tile after tile.")
+        lines.append(
+            f"    # A grid with a min() has about {most} programs, which fill a GPU; each computes tile after tile."
+        )
     if any(StepNumber.SEED_LOW in launch.arguments for launch in launches):
         lines.append("    seed_lo, seed_hi = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF")
     stages = {f.name: f for f in program.functions}
