@@ -231,7 +231,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
 def test_the_reading_order_names_files_that_are_there():
     """From declare to run: every stop has its file."""
     page = (DOCS / "architecture.md").read_text()
-    stops = page[page.index("## From declare to run") : page.index("## Conventions every floor shares")]
+    stops = page[page.index("## From declare to run") : page.index("## Conventions every room shares")]
     named = set(re.findall(r"`((?:tricnn/)?[a-z]+/[\w/]+\.py)", stops))
     root = DOCS.parent
     assert len(named) > 20
