@@ -100,11 +100,13 @@ class Stored:
 
 @dataclass(frozen=True)
 class Declared:
-    """How a parameter or a buffer comes into the graph. ``numbers`` gives what it holds, None where nobody knows."""
+    """How a parameter or a buffer comes into the graph. ``numbers`` gives what it holds, None where nobody knows.
+    What is not ``kept`` is in no state of the foreign network: only where forward reads it is it in the graph."""
 
     shape: tuple[int, ...]
     trained: bool
     numbers: Callable[[], np.ndarray | None] = lambda: None
+    kept: bool = True
 
 
 class Assembler:
@@ -283,7 +285,8 @@ class Assembler:
         """Declare names that forward never reads, as buffers that nothing reads.
         So a state of the network fits the graph."""
         for name, declared in self.stored.items():
-            if name not in self.builder.types and declared.shape and not name.endswith("num_batches_tracked"):
+            wanted = declared.kept and declared.shape and not name.endswith("num_batches_tracked")
+            if wanted and name not in self.builder.types:
                 self.builder.add("buffer", name=name, shape=declared.shape)
 
     # --- what is not understood -----------------------------------------------

@@ -43,6 +43,8 @@ def from_torch(
 ) -> tuple[Graph, dict[str, torch.Tensor]]:  # fmt: skip
     """The graph of a PyTorch module, and its parameters and buffers by name: ``m.load_state_dict(state)``.
 
+    Buffers that are not persistent and that forward reads are among them: they are in no ``state_dict`` of the module.
+
     module        any ``nn.Module`` of supported operations (docs/pytorch.md); its parameters may be on the meta device.
                   It is taken in the mode that it is in: of ``module.train()`` come dropout and batch norms that learn;
                   of ``module.eval()``, and of single layers in that mode, batch norms that keep their statistics in
@@ -75,7 +77,7 @@ def from_torch(
             program = exported(module, inputs)
         graph = assembled(module, program, inputs, graph_name, dict(loss_weights or {}))
         keep(key, graph)
-    return graph, state_of(module)
+    return graph, state_of(module, graph)
 
 
 def unwrapped(module: Any) -> Any:

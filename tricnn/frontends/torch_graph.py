@@ -56,7 +56,8 @@ class _Reader:
         self.rewritten = {n: found for n in program.graph.nodes if (found := rewriting(n)) is not None}
 
     def declared(self) -> dict[str, Declared]:
-        """How each parameter and persistent buffer comes into the graph, by every name that it has."""
+        """How each parameter and buffer comes into the graph, by every name that it has.
+        Buffers that are not persistent, such as filters that blur, are those of several real numbers."""
         stored: dict[str, Declared] = {}
         first: dict[int, str] = {}
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
@@ -66,6 +67,10 @@ class _Reader:
             x: torch.Tensor = parameters[name] if name in parameters else buffers[name]
             stored[name] = Declared(tuple(x.shape), name in parameters and (x.requires_grad or not training))
             self.first_name[name] = first.setdefault(id(x), name)
+        for name, x in buffers.items():
+            if name not in stored and x.is_floating_point() and x.numel() > 1:
+                stored[name] = Declared(tuple(x.shape), False, kept=False)
+                self.first_name[name] = first.setdefault(id(x), name)
         return stored
 
     def placeholders(self) -> None:
@@ -288,9 +293,12 @@ def training_only(module: Module, inputs: Sequence[Any], structure: dict[str, An
     return set(structure) - kept
 
 
-def state_of(module: Module) -> dict[str, torch.Tensor]:
-    """The tensors of the module's ``state_dict`` by name, but for those on the meta device, which have no numbers."""
-    return {name: x.detach() for name, x in module.state_dict().items() if not x.is_meta}
+def state_of(module: Module, graph: Graph) -> dict[str, torch.Tensor]:
+    """The tensors of the module's ``state_dict`` by name, and buffers that are in none but that the graph reads.
+    Those on the meta device have no numbers and are left out."""
+    state = module.state_dict()
+    state |= {name: x for name, x in module.named_buffers() if name in graph.by_name and name not in state}
+    return {name: x.detach() for name, x in state.items() if not x.is_meta}
 
 
 # --- calls that are several in ATen and one in ours -----------------------------------------------------------------
