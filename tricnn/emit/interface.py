@@ -24,8 +24,8 @@ from .tensors import filled
 
 #: the tables by which functions go, each under what it has
 STATE = "Weights and statistics, by their names and in their shapes in PyTorch."
-LEFT_OUT = "What the network has besides, and this file does not need."
-PLACES = "What lies within the tensor of another name: of which, the first element, how many."
+LEFT_OUT = "Weights and statistics that the network has, and this file does not need."
+PLACES = "Tensors that are a part of another one: its name, the first element, how many elements."
 COLUMNS = "Dense layers that read an image: PyTorch has a column for each c, h, w of it, kernels for each h, w, c."
 GRADIENTS = "The name of the gradient of each weight."
 

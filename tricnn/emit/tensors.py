@@ -65,15 +65,15 @@ FILL_SUMS = f"""\
 """
 
 DESCRIPTORS = """\
-# What kernels read and store by descriptors: name, tensor, the shape of its rows or images, of a box.
+# What kernels read and store by descriptors: name, tensor, the shape of a row or image of it, the shape of a box.
 DESCRIPTORS = [
 {rows}
 ]
 """
 
 WINDOWS = """\
-# Overlapping windows of the rows of images: name, tensor, the shape of an image, of a window the elements and how far
-# the next one is, of a box.
+# Overlapping windows of the rows of images: name, tensor, the shape of an image, (elements of a window, elements from
+# one window to the next), the shape of a box.
 WINDOWS = [
 {rows}
 ]
@@ -96,7 +96,7 @@ POINT = '''\
 
 
 def point(t):
-    """Say where tensors are, in tables of addresses and descriptors (again, if one of t is another one)."""
+    """Write where the tensors of t are into tables and descriptors; call it again after one of t was replaced."""
 {fill}
 '''
 
@@ -108,7 +108,7 @@ WEIGHTS = [
 
 
 def round_weights(t):
-    """Copy the weights, rounded: before the first step, and after a change that did not do so itself."""
+    """Round each weight into its 16-bit copy: before the first step, and after weights were changed by hand."""
     for weight, copy in WEIGHTS:
         t[copy].copy_(t[weight])
 '''
