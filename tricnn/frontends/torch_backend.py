@@ -170,7 +170,10 @@ class Program:
                     region.reason = "there is no convolution or dense layer in it, so that nothing would be gained"
         if region.graph is None and region.reason:
             if self.options.strict:
-                raise GraphError(f"torch.compile: not everything can be compiled: {region}")
+                uncompiled = f"{', '.join(region.calls[:8])}: {region.reason}"
+                raise GraphError(
+                    f"torch.compile: not everything can be compiled: {uncompiled} (PyTorch runs it unless strict)"
+                )
             warnings.warn(f"tricnn runs a region {region}", stacklevel=2)
 
     def _last_uses(self) -> dict[int, list[Any]]:

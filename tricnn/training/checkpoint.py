@@ -149,7 +149,8 @@ def check_same_run(path: str | Path, checkpoint: Checkpoint, graph: str, setting
     ]
     if differences:
         raise CheckpointError(
-            f"{path}: it was made with {'; '.join(differences)}: resume with the same settings, or start anew"
+            f"{path}: it was made with {'; '.join(differences)}: resume with the same settings, or start a new run "
+            "from its weights (--weights)"
         )
 
 
