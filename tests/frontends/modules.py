@@ -285,7 +285,8 @@ class OneNumber(nn.Module):
 
 class Blurred(nn.Module):
     """Tensors that are not learnt and in no state_dict: the numbers that normalise images, a filter that blurs as it
-    goes down (Zhang, "Making convolutional networks shift-invariant again", 2019)."""
+    goes down (Zhang, "Making convolutional networks shift-invariant again", 2019). Pixels become channels and channels
+    pixels, the place in the block before the channel, as TResNet has it."""
 
     def __init__(self):
         super().__init__()
@@ -297,6 +298,10 @@ class Blurred(nn.Module):
 
     def forward(self, x):
         x = torch.relu(self.conv((x - self.mean) / 0.2))
+        n, c, h, w = x.shape
+        x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, c * 4, h // 2, w // 2)
+        x = torch.tanh(x * torch.sigmoid(x.mean((2, 3), keepdim=True)))
+        x = x.view(n, 2, 2, c, h // 2, w // 2).permute(0, 3, 4, 1, 5, 2).reshape(n, c, h, w)
         x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.filt, stride=2, groups=6)
         return self.fc(x.mean((2, 3)))
 

@@ -177,10 +177,12 @@ class Assembler:
             finally:
                 self.site = before
         if (moved := self._moved(view)) is not None:
-            op, attrs = moved
             before, self.site = self.site, x.site
             try:
-                return self.add(op, x.value, **attrs)
+                value = x.value
+                for op, attrs in moved:
+                    value = self.add(op, value, **attrs)
+                return value
             finally:
                 self.site = before
         if x.value in self.unknown and isinstance(known := self.stand_in(shape), Tensor) and known.view.plain:
@@ -190,8 +192,9 @@ class Assembler:
             "images are [N, C, H, W] and features [N, F]; channels may move, be split and be put together",
         )
 
-    def _moved(self, view: View) -> tuple[str, dict[str, Any]] | None:
-        """The operation on channels and pixels that a view amounts to, and its attributes; None if it is none."""
+    def _moved(self, view: View) -> list[tuple[str, dict[str, Any]]] | None:
+        """The operations on channels and pixels that a view amounts to, with their attributes; None if it is none.
+        Between channels and pixels the channel comes first, as PyTorch has it, or the place in the block does (DCR)."""
         if len(view.base) != 4 or len(view.dims) != 4:
             return None
         rest = View.of(view.base).dims
@@ -199,16 +202,25 @@ class Assembler:
             groups = view.dims[1][1].extent
             split = View.of(view.base).reshaped((view.base[0], groups, view.base[1] // groups, *view.base[2:]))
             if split is not None and split.permuted((0, 2, 1, 3, 4)).reshaped(view.base) == view:
-                return "channel_shuffle", {"groups": groups}
+                return [("channel_shuffle", {"groups": groups})]
         n, c, h, w = view.base
-        for r in {f.extent for dim in view.dims for f in dim if f.axis == 1}:
-            grown = View.of(view.base).reshaped((n, c // (r * r), r, r, h, w)) if c % (r * r) == 0 else None
-            if grown is not None and grown.permuted((0, 1, 4, 2, 5, 3)).reshaped(view.shape) == view:
-                return "pixel_shuffle", {"upscale_factor": r}
-        for r in {f.extent for dim in view.dims for f in dim if f.axis in (2, 3)}:
-            shrunk = View.of(view.base).reshaped((n, c, h // r, r, w // r, r)) if h % r == w % r == 0 else None
-            if shrunk is not None and shrunk.permuted((0, 1, 3, 5, 2, 4)).reshaped(view.shape) == view:
-                return "pixel_unshuffle", {"downscale_factor": r}
+
+        def same(split: tuple[int, ...], order: Sequence[int]) -> bool:
+            found = View.of(view.base).reshaped(split)
+            return found is not None and found.permuted(order).reshaped(view.shape) == view
+
+        for r in {f.extent for dim in view.dims for f in dim if f.axis == 1 and c % (f.extent * f.extent) == 0}:
+            grown: tuple[str, dict[str, Any]] = ("pixel_shuffle", {"upscale_factor": r})
+            if same((n, c // (r * r), r, r, h, w), (0, 1, 4, 2, 5, 3)):
+                return [grown]
+            if same((n, r, r, c // (r * r), h, w), (0, 3, 4, 1, 5, 2)):
+                return [("channel_shuffle", {"groups": r * r}), grown]
+        for r in {f.extent for dim in view.dims for f in dim if f.axis in (2, 3) and h % f.extent == w % f.extent == 0}:
+            shrunk: tuple[str, dict[str, Any]] = ("pixel_unshuffle", {"downscale_factor": r})
+            if same((n, c, h // r, r, w // r, r), (0, 1, 3, 5, 2, 4)):
+                return [shrunk]
+            if same((n, c, h // r, r, w // r, r), (0, 3, 5, 1, 2, 4)):
+                return [shrunk, ("channel_shuffle", {"groups": c})]
         return None
 
     def image(self, x: Any) -> str:

@@ -374,6 +374,8 @@ def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Ten
         left = x.view.without(gone, keep=keepdim)
         value = _largest(a, x.value, a.type(x.value).spatial) if op == "amax" else a.add(op, x.value)
         return a.made(value, View((*x.view.base[:2], 1, 1), left.dims))
+    if len(x.shape) == 4 and gone == [2, 3] and not x.view.plain:  # pixels that a view has made, of channels perhaps
+        return _over_pixels(a, op, a.made(a.plain(x)), dims, keepdim)
     raise Unsupported(
         f"a reduction of {described(x.shape)} over dimensions {gone}",
         "supported are those over height and width, and over the channels",
