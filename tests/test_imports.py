@@ -78,7 +78,7 @@ def test_every_file_is_described_once_in_the_architecture() -> None:
 
 #: names that one subject has at several stages of a graph's journey: as a row, in NumPy, fused, lowered, as a kernel
 SUBJECTS = """
-    conv dropout epilogue filters fold loss lrn pointwise pool pooling resample sums views
+    conv depthwise dropout epilogue filters fold loss lrn pointwise pool pooling resample sums views
 """
 
 

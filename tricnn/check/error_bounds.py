@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+from ..compiler.cost import by_channel
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from ..ir.table import OPS, Environment, Kind
@@ -113,9 +114,12 @@ def _real(x: Any) -> bool:
 def _rounded_to(plan: Plan, kernel: Kernel, node: Node, index: int, dtype: str) -> str:
     """The type an operand is rounded to as it is loaded.
     That is the type of products, where it is multiplied (a bias gradient that wgrad takes along sums the same tiles),
-    else its own. Of tf32, wgrad alone rounds, and what lies in memory."""
+    else its own, as it is where each channel is filtered by itself. In tf32 only wgrad rounds, and what lies in memory.
+    """
     anchor, value = kernel.anchor, plan.storage(node.inputs[index])
     if anchor.kind is not Kind.CONTRACTION or value not in map(plan.storage, anchor.inputs[:2]) or index > 1:
+        return "fp32"
+    if by_channel(anchor, plan.graph) and kernel.window == (1, 1):
         return "fp32"
     if node is not anchor and (node.kind is not Kind.REDUCTION or len(node.inputs) > 1):
         return "fp32"

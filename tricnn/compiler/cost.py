@@ -152,7 +152,7 @@ class Cost:
                 values += self._touched(value, readers.get(value, []), graph, base)
             else:
                 parameters += self.bytes(graph.types[value])
-        products = 2.0 * graph.node_macs(kernel.anchor) * self.batch
+        products = 0.0 if by_channel(kernel.anchor, graph) else 2.0 * graph.node_macs(kernel.anchor) * self.batch
         arithmetic, forming = self.arithmetic(kernel, graph, base), self.forming(kernel, graph, base)
         programs = self.programs(kernel.anchor, graph)
         return self.seconds(Work(parameters, values, products, arithmetic, programs, forming))
@@ -174,7 +174,7 @@ class Cost:
         for i, operand in enumerate(anchor.inputs):
             formed = upstream(kernel, base(operand), base)
             before |= formed
-            if _computed(kernel, formed) and not self._waits(anchor):
+            if _computed(kernel, formed) and not self._waits(anchor, graph):
                 each = CONVERSION + sum(kernel.by_name[v].row.operations for v in formed)
                 total += each * self.loaded(anchor, i, graph)
         for node in kernel.nodes:
@@ -182,12 +182,14 @@ class Cost:
                 total += node.row.operations * largest(node, graph).elements(self.batch)
         if anchor.kind is not Kind.CONTRACTION:
             total += anchor.row.operations * largest(anchor, graph).elements(self.batch)
+        elif by_channel(anchor, graph):
+            total += 2.0 * graph.node_macs(anchor) * self.batch
         return total
 
     def forming(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
         """Clocks of one multiprocessor for which tensor cores wait for operands computed as they are loaded."""
         anchor = kernel.anchor
-        if not self._waits(anchor):
+        if not self._waits(anchor, graph):
             return 0.0
         each = float(FORMED_BOTH) if anchor.row.weight_gradient else FORMED
         formed = (
@@ -196,9 +198,10 @@ class Cost:
         )  # fmt: skip
         return each * sum(self.loaded(anchor, i, graph) for i in formed)
 
-    def _waits(self, anchor: Node) -> bool:
+    def _waits(self, anchor: Node, graph: Graph) -> bool:
         """Whether a kernel multiplies on matrix units, which wait for operands that are formed."""
-        return anchor.kind is Kind.CONTRACTION and self.machine.has_matrix_units(self.dtype)
+        multiplies = anchor.kind is Kind.CONTRACTION and not by_channel(anchor, graph)
+        return multiplies and self.machine.has_matrix_units(self.dtype)
 
     def loaded(self, node: Node, index: int, graph: Graph) -> float:
         """How many elements of an operand a kernel loads over all, counting again what it loads again."""
@@ -209,6 +212,9 @@ class Cost:
             return float(result.elements(self.batch) * (area if node.row.pools else 1))
         if node.kind is not Kind.CONTRACTION:
             return float(operand.elements(self.batch))
+        if by_channel(node, graph):  # a strip of four columns loads those beside it, too
+            beside = 0 if node.row.weight_gradient and index == 0 else _weight(node, graph).per_image[-1] - 1
+            return operand.elements(self.batch) * (1 + beside / 4)
         groups = node.attrs.get("groups", 1)
         if node.row.weight_gradient:
             filters, columns = result.per_image[0], prod(result.per_image[1:])
@@ -238,6 +244,25 @@ class Cost:
         most = ceil(rows / 32) * ceil(columns / self.tile(columns))  # rows are dealt out between more programs,
         full = ceil(rows / self.tile(rows)) * ceil(columns / self.tile(columns))  # until these are self.together / 2
         return max(full, min(most, self.together / 2)) * groups
+
+
+def _weight(node: Node, graph: Graph) -> TensorType:
+    """The type of a convolution's weight, or of the weight's gradient."""
+    return graph.types[node.name if node.row.weight_gradient else node.inputs[1]]
+
+
+def by_channel(node: Node, graph: Graph) -> bool:
+    """Whether a convolution, or a gradient of one, filters each channel by itself, without matrix products.
+    Its filters reach from one window into the next, or at least to it, and begin inside the image or right before it:
+    those that `depthwise` of kernels/ takes."""
+    groups = node.attrs.get("groups", 1) if node.row.over_images else 1
+    if groups == 1:
+        return False
+    weight = _weight(node, graph).per_image
+    if tuple(weight[:2]) != (groups, 1) or prod(weight[2:]) == 1:
+        return False
+    (r, s), (sh, sw), (top, _, left, _) = weight[2:], node.attrs["stride"], node.attrs["padding"]
+    return tuple(node.attrs["dilation"]) == (1, 1) and r >= sh and s >= sw and top < r and left < s
 
 
 def _unread(node: Node, value: str, base: Callable[[str], str]) -> bool:

@@ -6,6 +6,8 @@ value is in a register already, or it is computed from its operands, or loaded f
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -293,11 +295,15 @@ class Body:
         needs = dict[Argument, str]([*self.args.items(), *self.written.items()])
         return helper(name, parameters, needs, lines, tuple(self.written), self.kernel.anchor.name)
 
-    def load_function(self, name: str, raw: str, width: int, stem: str, *, zeros: bool = True) -> Helper:
+    def load_function(
+        self, name: str, raw: str, width: int, stem: str, *, zeros: bool = True, ahead: Body | None = None
+    ) -> Helper:
         """``load(pixel, channel, mask, args)`` of one operand, which is computed in fp32 or returned as it is stored.
-        It gives 0 where the mask is not set, unless no ``zeros`` are needed there."""
+        It gives 0 where the mask is not set, unless no ``zeros`` are needed there. ``ahead`` as of :meth:`split`."""
         tile, _ = self._tile(raw, width, stem, zeros)
-        return self._load_function(name, tile)
+        if ahead is None:
+            return self._load_function(name, tile)
+        return self.function(name, "pixel, channel, mask, given, args", self.split(ahead, [Line(f"return {tile}")]))
 
     def load_multiplied(
         self,
@@ -370,6 +376,33 @@ class Body:
     def rounded(self, expression: str, dtype: str) -> str:
         """The text of an fp32 expression rounded to a type."""
         return expression if dtype == "fp32" else f"round_to({expression}, {TRITON[dtype]})"
+
+    def split(self, ahead: Body, end: Sequence[Line]) -> list[Line]:
+        """The lines of a function, and those of its ``end``, without what depends on nothing but the channel.
+        That is left to ``ahead``, a function(channel, args) whose results are its parameter ``given``: a template that
+        calls it for one pixel after another has them once."""
+        self.scope.reserve("given")
+        known, kept = {"tl", "channel", *self.args.values()}, list[Line]()
+        for line in self.lines:
+            assigned = ast.parse(line).body[0]
+            names = {node.id for node in ast.walk(assigned) if isinstance(node, ast.Name)}
+            target = assigned.targets[0] if isinstance(assigned, ast.Assign) else None
+            if isinstance(target, ast.Name) and names - {target.id} <= known:
+                known.add(target.id)
+                ahead.lines.append(line)
+            else:
+                kept.append(line)
+        used = {node.id for line in (*kept, *end) for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Name)}
+        made = [line.split(" = ", 1)[0] for line in ahead.lines]
+        given = [name for name in made if name in used]
+        ahead.args = {a: n for a, n in self.args.items() if any(re.search(rf"\b{n}\b", line) for line in ahead.lines)}
+        self.args = {a: n for a, n in self.args.items() if n in used}
+        ahead.loads = [load for load in self.loads if load.kind != "tile"]
+        self.loads = [load for load in self.loads if load.kind == "tile"]
+        tuple_ = f"({', '.join(given)}{',' * (len(given) == 1)})"
+        if ahead.lines:
+            ahead.write(f"return {tuple_}")
+        return [*([Line(f"{tuple_} = given", self.layer)] if given else []), *kept, *end]
 
     def store(self, value: str, variable: str, at: At, *, as_it_is: bool = False) -> None:
         """Write a value that is in a register, rounded to the type it is stored in unless it is ``as_it_is``."""

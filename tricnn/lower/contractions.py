@@ -26,7 +26,7 @@ from .boxes import (
     sums_in_boxes,
     weight_boxes,
 )
-from .call import BATCH, NOTHING, Call, Helper, InBoxes, Operand, Pointer, helper, product_blocks
+from .call import BATCH, NOTHING, Call, Helper, InBoxes, Line, Operand, Pointer, helper, product_blocks
 from .convolution import Convolution
 from .epilogue import epilogue, leave_sums
 from .filters import finish_weight_gradient, found_by_filter
@@ -182,15 +182,18 @@ class Product:
 
 
 def stored_product(
-    store: Body, kernel: Kernel, at: At, variable: str, name: str, head: str = "acc, pixel, channel, mask, part, args"
-) -> Helper:
-    """The function ``name`` that stores a product: the anchor's bias, which is added to the sum, and the epilogue."""
+    store: Body, kernel: Kernel, at: At, variable: str, name: str, head: str = "acc, pixel, channel, mask, part, args",
+    ahead: Body | None = None,
+) -> Helper:  # fmt: skip
+    """The function ``name`` that stores a product: the anchor's bias, which is added to the sum, and the epilogue.
+    ``ahead`` as of `Body.split`."""
     node, result = kernel.anchor, "acc"
     if len(node.inputs) > 2:
         result = store.let(variable, f"acc + {store.value(node.inputs[2], at, 'bias')}")
     epilogue(store, kernel, at, node.name, result)
     returned = [f"return {', '.join(store.terms)}"] if store.terms else []
-    return store.function(name, head, [*store.lines, *returned])
+    lines = [*store.lines, *returned] if ahead is None else store.split(ahead, [Line(line) for line in returned])
+    return store.function(name, head, lines)
 
 
 def _described(

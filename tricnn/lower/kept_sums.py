@@ -42,15 +42,16 @@ class KeptSums:
 
 
 def kept_sums(
-    state: Lowering, kernel: Kernel, store: Body, parts: Size, channels: int, tile: tiles.Tile, blocks: int
-) -> KeptSums:
+    state: Lowering, kernel: Kernel, store: Body, parts: Size, channels: int, tile: tiles.Tile, blocks: int,
+    rounds: int = 1,
+) -> KeptSums:  # fmt: skip
     """The side sums that a function ``store`` returns, whose template keeps them, with room for their parts.
-    The programs have ``blocks`` of ``tile.n`` channels."""
+    The programs have ``blocks`` of ``tile.n`` channels; ``rounds`` as of :func:`ends`."""
     if not store.terms:
         return KeptSums(store, parts, channels)
     leave = state.body(kernel)
     function = leave_sums(leave, store, channels, f"{kernel.name}_leave_sums")
-    end = ends(state, kernel, store, parts, channels, tile, blocks)
+    end = ends(state, kernel, store, parts, channels, tile, blocks, rounds)
     side_buffers(state, store, parts, channels)
     keywords = {"leave_sums": function, **({"finish": end.finish} if end else {})}
     moved = (traffic.left(leave, channels, parts, tile), *(end.moved if end else ()))

@@ -88,8 +88,9 @@ class Parts:
 
 
 def ends(
-    state: Lowering, kernel: Kernel, body: Body, count: Size, channels: int, tile: tiles.Tile, blocks: int
-) -> Ends | None:
+    state: Lowering, kernel: Kernel, body: Body, count: Size, channels: int, tile: tiles.Tile, blocks: int,
+    rounds: int = 1,
+) -> Ends | None:  # fmt: skip
     """How a launch ends that leaves side sums in ``count`` parts, if its last programs finish them.
     The sums are left by ``blocks`` of at most ``tile.n`` channels. None where launches of their own finish them: it
     leaves none, the target cannot say that all programs have come, the launch that adds all weight gradients does it,
@@ -99,19 +100,21 @@ def ends(
         return None
     if any(waits_for_the_last_launch(state, node.name, count) for node, _ in sides if not node.row.moments):
         return None
-    parts = _parts(count, channels, blocks, tile, tile.warps, state.batch)
+    parts = _parts(count, channels, blocks, tile, tile.warps, state.batch, rounds)
     warps = WARPS if any(load.kind == "tile" for load in body.loads) else 2 * WARPS
     if not _pays(parts, max(1, warps // tile.warps), [node for node, _ in sides], state):
         return None
-    parts = _parts(count, channels, blocks, tile, min(tile.warps, ADDING), state.batch)
+    parts = _parts(count, channels, blocks, tile, min(tile.warps, ADDING), state.batch, rounds)
     _count_arrivals(state, parts.counters)
     return _finishing(state, kernel, sides, parts)
 
 
-def _parts(count: Size, channels: int, blocks: int, tile: tiles.Tile, warps: int, batch: int) -> Parts:
+def _parts(
+    count: Size, channels: int, blocks: int, tile: tiles.Tile, warps: int, batch: int, rounds: int
+) -> Parts:  # fmt: skip
     """The parts of sums, added up by so many warps at once."""
     rows, at = max(1, 32 * warps * AT_ONCE // tile.n), count.at(batch)
-    return Parts(count, channels, blocks, tile.n, min(rows, tiles.power_of_two(at)), at > rows)
+    return Parts(count, channels, blocks, tile.n, min(rows, tiles.power_of_two(at)), at > rows * rounds)
 
 
 def _pays(parts: Parts, programs: int, sides: Sequence[Node], state: Lowering) -> bool:

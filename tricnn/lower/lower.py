@@ -12,6 +12,7 @@ from ..system.errors import TargetError
 from .across_channels import lower_across_channels, lower_of_pixels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
+from .depthwise import goes_by_strips, lower_depthwise, lower_depthwise_wgrad
 from .filters import lower_filters, lower_standardized
 from .first_layers import lower_packed, lower_windows, lower_windows_wgrad, pack
 from .loss import lower_loss
@@ -91,6 +92,12 @@ PACKED: dict[str, Callable[[Lowering, Kernel], None]] = {
     "forward": lower_windows,
     "by_weight": lower_windows_wgrad,
 }
+#: how depthwise ones are lowered, by the product that they are
+STRIPS: dict[str, Callable[[Lowering, Kernel], None]] = {
+    "forward": lower_depthwise,
+    "by_input": lower_depthwise,
+    "by_weight": lower_depthwise_wgrad,
+}
 
 
 def lower(
@@ -114,7 +121,8 @@ def lower(
     for kernel in plan.kernels:
         if kernels is None or kernel.name in kernels:
             touched = map(plan.storage, (*kernel.reads, *kernel.writes))
-            lowering_of(kernel, packed=any(v in packed for v in touched))(state, kernel)
+            strips = bool(kernel.anchor.row.product) and goes_by_strips(state, kernel)
+            lowering_of(kernel, any(v in packed for v in touched), strips)(state, kernel)
             if plan.bucket_bytes is not None and sums_waiting(state) >= plan.bucket_bytes:
                 lower_many_sums(state)
     if sums_waiting(state):
@@ -138,15 +146,15 @@ def lower(
     )
 
 
-def lowering_of(kernel: Kernel, packed: bool = False) -> Callable[[Lowering, Kernel], None]:
-    """What lowers a kernel, one that reads or makes a ``packed`` image or another one.
+def lowering_of(kernel: Kernel, packed: bool = False, strips: bool = False) -> Callable[[Lowering, Kernel], None]:
+    """What lowers a kernel, one that reads or makes a ``packed`` image, goes by ``strips``, or another one.
     Raises TargetError, which names the layer, if nothing does."""
     op = kernel.anchor.op
     product = kernel.anchor.row.product
     if packed:
         return PACKED[product] if product else lower_packed
     if product:
-        return PRODUCTS[product]
+        return (STRIPS if strips else PRODUCTS)[product]
     if op in LOWERINGS:
         return LOWERINGS[op]
     if kernel.anchor.kind is Kind.POINTWISE:

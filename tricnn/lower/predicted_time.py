@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ..compiler.cost import Cost, Work
+from ..compiler.cost import Cost, Work, by_channel
 from ..compiler.plan import Kernel
 from ..ir.table import OPS, Kind
 from ..machine.machines import machine_of
@@ -61,9 +61,9 @@ def _work(program: Program, launch: Launch, kernels: Mapping[str, Kernel], cost:
     parameters = sum(moved[b].read for b in dict.fromkeys(launch.reads) if program.buffers[b].persistent)
     programs = prod(extent.at(batch) for extent in launch.grid)
     kernel = kernels[launch.kernel]
-    contraction = main and kernel.anchor.kind is Kind.CONTRACTION
-    products = launch.flops * batch if contraction else 0
     plan = program.plan
+    multiplies = kernel.anchor.kind is Kind.CONTRACTION and not by_channel(kernel.anchor, plan.graph)
+    products = launch.flops * batch if main and multiplies else 0
     arithmetic = cost.arithmetic(kernel, plan.graph, plan.storage) if main else total / 2
     forming = cost.forming(kernel, plan.graph, plan.storage) if main else 0.0
     return Work(min(parameters, total), max(total - parameters, 0), products, arithmetic, programs, forming)

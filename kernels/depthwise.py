@@ -1,0 +1,276 @@
+"""Depthwise convolution, which filters each channel by itself, and both of its gradients, without matrix products.
+
+    y[n,p,q,c]  = sum over r,s of    x[n, p*SH + r - PT, q*SW + s - PL, c] * w[c,r,s]
+    dx[n,h,v,c] = sum over r,s of    dy[n, (h + PT - r)/SH, (v + PL - s)/SW, c] * w[c,r,s]    where both divide
+    dw[c,r,s]   = sum over n,p,q of  dy[n,p,q,c] * x[n, p*SH + r - PT, q*SW + s - PL, c]
+
+Each number of the image is multiplied by R*S weights only, so what counts is to load it, convert it and compute what is
+computed on load as rarely as possible. A thread goes down a strip of the result, WIDE columns of some channels, row by
+row of the source: a source row is loaded once for the strip, and goes at once into all results that it is part of, of
+which as many rows are kept in registers as a filter has. Weights stay in registers, too.
+
+The strips of an image are one behind the other, those of all images as well; a tile is BLOCK_M of them by BLOCK_N
+channels, cut into segments of ROWS rows of the result. A program computes tile after tile.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def strip_of(tile, N, STRIPS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """(image, strip in it, whether it exists) of the strips of a tile, all [BLOCK_M, 1], by the tile's number."""
+    strip = tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    return strip // STRIPS, strip % STRIPS, strip < N * STRIPS
+
+
+@triton.jit
+def columns_before(strip, STRIPS: tl.constexpr, WIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """How many columns of a result WIDTH wide lie in the strips before this one, of all images."""
+    return strip // STRIPS * WIDTH + tl.minimum(strip % STRIPS * WIDE, WIDTH)
+
+
+@triton.jit
+def row_of_strips(
+    load: tl.constexpr, given, args, image, row, first, channel, exists,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr,
+):  # fmt: skip
+    """A row of a source [images, HEIGHT, WIDTH, channels]: COUNT columns from ``first`` on of each strip, in fp32.
+    Each is a tile, 0 where there is no pixel."""
+    row = row + tl.zeros_like(image)  # the interpreter takes no mask of a number
+    exists = exists & (row >= 0) & (row < HEIGHT)
+    base = (image * HEIGHT + row) * WIDTH + first
+    found = ()
+    for e in tl.static_range(COUNT):
+        inside = exists & (first + e >= 0) & (first + e < WIDTH)
+        found += (load(base + e, channel, inside, given, args).to(tl.float32),)
+    return found
+
+
+@triton.jit
+def filtered(
+    acc, x, weights, j: tl.constexpr, r: tl.constexpr, R: tl.constexpr, S: tl.constexpr, SW: tl.constexpr,
+    PL: tl.constexpr, FIRST: tl.constexpr, GRADIENT: tl.constexpr,
+):  # fmt: skip
+    """acc, column j of a strip of the result, and what a row of the source adds to it by row r of the filters.
+    acc itself if they have no such row. x are the row's columns, from number FIRST of the strip on."""
+    if r < R:
+        for s in tl.static_range(S):
+            if GRADIENT:
+                if (j + PL - s) % SW == 0:
+                    acc += x[(j + PL - s) // SW - FIRST] * weights[r * S + s]
+            else:
+                acc += x[j * SW + s] * weights[r * S + s]
+    return acc
+
+
+@triton.jit
+def depthwise(
+    load_x: tl.constexpr, x_args, w, store_y: tl.constexpr, y_args, N,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SH: tl.constexpr = 1, SW: tl.constexpr = 1, PT: tl.constexpr = 0, PL: tl.constexpr = 0,
+    GRADIENT: tl.constexpr = False, source_given: tl.constexpr = None, source_args=None,
+    result_given: tl.constexpr = None, result_args=None, SUMS: tl.constexpr = 0,
+    leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
+):  # fmt: skip
+    """x: [N, H, W, C], w: [C, R, S]  ->  y: [N, P, Q, C]; with GRADIENT dy: [N, P, Q, C]  ->  dx: [N, H, W, C].
+
+    PT < R. ROWS and WIDE are of the result, and with GRADIENT multiples of SH and SW; then R >= SH and S >= SW.
+
+    Grid: (any number of programs up to T, cdiv(C, BLOCK_N)), for T = cdiv(N * cdiv(width, WIDE), BLOCK_M) *
+    cdiv(height, ROWS) tiles of the result. load_x(pixel, channel, mask, given, args). store_y(acc, pixel, channel,
+    mask, given, part, args) is called for one column of a tile's strips at a time, part the tile's number: acc
+    [BLOCK_M, BLOCK_N] in fp32, pixel [BLOCK_M, 1], channel [1, BLOCK_N]. `given` is what source_given(channel, args)
+    and result_given(channel, args) compute of the channels, once for all pixels; () without them. With GRADIENT source
+    and result are dy and dx. SUMS and leave_sums as in `matmul_boxes`, with the program along the first axis for a
+    stream; finish as in `conv2d_fprop`, with a part for each of these.
+    """
+    SOURCE_H: tl.constexpr = P if GRADIENT else H
+    SOURCE_W: tl.constexpr = Q if GRADIENT else W
+    RESULT_H: tl.constexpr = H if GRADIENT else P
+    RESULT_W: tl.constexpr = W if GRADIENT else Q
+    STRIPS: tl.constexpr = (RESULT_W + WIDE - 1) // WIDE
+    SEGMENTS: tl.constexpr = (RESULT_H + ROWS - 1) // ROWS
+    # Of a segment's first row and a strip's first column, at which source row and column they begin, counted from the
+    # same place of the image; and how many columns a strip loads.
+    AHEAD: tl.constexpr = -((R - 1 - PT) // SH) if GRADIENT else 0
+    FIRST: tl.constexpr = -((S - 1 - PL) // SW) if GRADIENT else -PL
+    COUNT: tl.constexpr = (WIDE - 1 + PL) // SW - FIRST + 1 if GRADIENT else (WIDE - 1) * SW + S
+    # Each step loads NEW rows of the source, is done with DONE rows of the result, and has RING of them unfinished.
+    NEW: tl.constexpr = 1 if GRADIENT else SH
+    DONE: tl.constexpr = SH if GRADIENT else 1
+    RING: tl.constexpr = R if GRADIENT else (R + SH - 1) // SH
+    LAST: tl.constexpr = (ROWS - 1 + PT) // SH if GRADIENT else ROWS + RING - 2
+    # Where a segment is the whole image, steps that would load rows above it only are left out.
+    SKIPPED: tl.constexpr = 0 if SEGMENTS > 1 else -AHEAD if GRADIENT else PT // SH
+
+    first_column = tl.program_id(1) * BLOCK_N
+    channel = first_column + tl.arange(0, BLOCK_N)[None, :]
+    known = channel < C
+    weights = ()
+    for tap in tl.static_range(R * S):
+        weights += (tl.load(w + channel * (R * S) + tap, mask=known, other=0.0).to(tl.float32),)
+
+    given_x, given_y = (), ()
+    if source_given is not None:
+        given_x = source_given(channel, source_args)
+    if result_given is not None:
+        given_y = result_given(channel, result_args)
+    sums = ()
+    for _ in tl.static_range(SUMS):
+        sums += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+    count = 0
+    tiles = tl.cdiv(N * STRIPS, BLOCK_M) * SEGMENTS
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
+        image, strip, real = strip_of(tile // SEGMENTS, N, STRIPS, BLOCK_M)
+        begin = tile % SEGMENTS * ROWS
+        end = tl.minimum(begin + ROWS, RESULT_H)
+        column = strip * WIDE
+        exists = real & known
+        if SUMS > 0:
+            first_strip = tile // SEGMENTS * BLOCK_M
+            last_strip = tl.minimum(first_strip + BLOCK_M, N * STRIPS)
+            columns = columns_before(last_strip, STRIPS, WIDE, RESULT_W)
+            columns -= columns_before(first_strip, STRIPS, WIDE, RESULT_W)
+            count += columns * (end - begin)
+        ring = ()
+        for _ in tl.static_range(RING * WIDE):
+            ring += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+        start = begin // SH if GRADIENT else begin
+        source_column = column // SW + FIRST if GRADIENT else column * SW + FIRST
+        for step in tl.range(start + AHEAD + SKIPPED, start + LAST + 1):
+            for new in tl.static_range(NEW):
+                row = step if GRADIENT else step * SH + (new - PT)
+                x = row_of_strips(
+                    load_x, given_x, x_args, image, row, source_column, channel, exists, SOURCE_H, SOURCE_W, COUNT
+                )
+                added = ()
+                for place in tl.static_range(RING * WIDE):
+                    added += (filtered(
+                        ring[place], x, weights, place % WIDE,
+                        place // WIDE if GRADIENT else new + (RING - 1 - place // WIDE) * SH,
+                        R, S, SW, PL, FIRST, GRADIENT,
+                    ),)  # fmt: skip
+                ring = added
+            oldest = step * SH - PT if GRADIENT else step - (RING - 1)
+            for done in tl.static_range(DONE):
+                row = oldest + done + tl.zeros_like(image)
+                stored = exists & (row >= begin) & (row < end)
+                base = (image * RESULT_H + row) * RESULT_W + column
+                for j in tl.static_range(WIDE):
+                    mask = stored
+                    if RESULT_W % WIDE != 0:
+                        mask = stored & (column + j < RESULT_W)
+                    terms = store_y(ring[done * WIDE + j], base + j, channel, mask, given_y, tile, y_args)
+                    if SUMS > 0:
+                        more = ()
+                        for term in tl.static_range(SUMS):
+                            more += (sums[term] + terms[term],)
+                        sums = more
+            moved = ()
+            for place in tl.static_range(RING * WIDE):
+                if place < (RING - DONE) * WIDE:
+                    moved += (ring[place + DONE * WIDE],)
+                else:
+                    moved += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+            ring = moved
+    if SUMS > 0:
+        totals = ()
+        for term in tl.static_range(SUMS):
+            totals += (tl.sum(sums[term], axis=0)[None, :],)
+        leave_sums(totals, count, channel, tl.program_id(0), leave_args)
+    if finish is not None:
+        finish(tl.program_id(1), first_column, C, tl.program_id(0), tl.num_programs(0), finish_args)
+
+
+@triton.jit
+def with_products(
+    acc, ring, x, tap: tl.constexpr, new: tl.constexpr, S: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """acc, a tap's sum, and the products of a row of x, the step's number ``new``, with the row of dy that it meets.
+    acc itself if the tap meets another row. ring are rows of dy, the newest first."""
+    if tap // S % SH == new:
+        for j in tl.static_range(WIDE):
+            acc += ring[tap // S // SH * WIDE + j] * x[j * SW + tap % S]
+    return acc
+
+
+@triton.jit
+def depthwise_wgrad(
+    load_dy: tl.constexpr, dy_args, load_x: tl.constexpr, x_args,
+    store_dw: tl.constexpr, dw_args, store_bias: tl.constexpr, bias_args, N,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SH: tl.constexpr = 1, SW: tl.constexpr = 1, PT: tl.constexpr = 0, PL: tl.constexpr = 0,
+    BIAS: tl.constexpr = False, left_given: tl.constexpr = None, left_args=None,
+    right_given: tl.constexpr = None, right_args=None,
+):  # fmt: skip
+    """A partial sum of dw: [C, R, S] for each program along the first axis, of the tiles of dy that are its own.
+
+    Grid and tiles as of `depthwise`, ROWS and WIDE of dy. load_dy, load_x(pixel, channel, mask, given, args), with
+    what left_given and right_given(channel, args) compute once, () without them. store_dw(acc, channel, tap, mask,
+    split, args): acc, channel and mask [BLOCK_N], split the program along the first axis; with BIAS store_bias(sum of
+    dy, channel, mask, split, args).
+    """
+    STRIPS: tl.constexpr = (Q + WIDE - 1) // WIDE
+    SEGMENTS: tl.constexpr = (P + ROWS - 1) // ROWS
+    COUNT: tl.constexpr = (WIDE - 1) * SW + S
+    RING: tl.constexpr = (R + SH - 1) // SH
+    # Where a segment is the whole image, rows of dy above the image are loaded first, and rows below it never.
+    WHOLE: tl.constexpr = SEGMENTS == 1 and P - 1 <= (H - 1 + PT) // SH
+    BEFORE: tl.constexpr = PT // SH if WHOLE else 0
+    LAST: tl.constexpr = (H - 1 + PT) // SH if WHOLE else ROWS + RING - 2
+
+    channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    known = channel < C
+    given_dy, given_x = (), ()
+    if left_given is not None:
+        given_dy = left_given(channel, left_args)
+    if right_given is not None:
+        given_x = right_given(channel, right_args)
+    sums = ()
+    for _ in tl.static_range(R * S):
+        sums += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+    bias = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    tiles = tl.cdiv(N * STRIPS, BLOCK_M) * SEGMENTS
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
+        image, strip, real = strip_of(tile // SEGMENTS, N, STRIPS, BLOCK_M)
+        begin = tile % SEGMENTS * ROWS
+        exists = real & known
+        column = strip * WIDE
+        ring = ()  # the newest row first
+        for before in tl.static_range(BEFORE):
+            ring = row_of_strips(
+                load_dy, given_dy, dy_args, image, begin + before, column, channel, exists, P, Q, WIDE
+            ) + ring  # fmt: skip
+            if BIAS:
+                for j in tl.static_range(WIDE):
+                    bias += ring[j]
+        for _ in tl.static_range((RING - BEFORE) * WIDE):
+            ring += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+        for step in tl.range(begin + BEFORE, begin + LAST + 1):
+            ours = exists & (step + tl.zeros_like(image) < begin + ROWS)
+            newest = row_of_strips(load_dy, given_dy, dy_args, image, step, column, channel, ours, P, Q, WIDE)
+            moved = newest
+            for place in tl.static_range((RING - 1) * WIDE):
+                moved += (ring[place],)
+            ring = moved
+            if BIAS:
+                for j in tl.static_range(WIDE):
+                    bias += newest[j]
+            for new in tl.static_range(SH):
+                row = step * SH + (new - PT)
+                x = row_of_strips(load_x, given_x, x_args, image, row, column * SW - PL, channel, exists, H, W, COUNT)
+                added = ()
+                for tap in tl.static_range(R * S):
+                    added += (with_products(sums[tap], ring, x, tap, new, S, SH, SW, WIDE),)
+                sums = added
+    channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    for tap in tl.static_range(R * S):
+        store_dw(tl.sum(sums[tap], axis=0), channel, tap, channel < C, tl.program_id(0), dw_args)
+    if BIAS:
+        store_bias(tl.sum(bias, axis=0), channel, channel < C, tl.program_id(0), bias_args)
