@@ -60,7 +60,9 @@ def test_regions_train_to_pytorchs_losses_and_weights() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert_state_close(module, other, 1e-10)
     torch.testing.assert_close(again, evaluated)
-    assert len([w for w in said if "runs a region" in str(w.message)]) == 3  # one for each time that Dynamo came
+    assert (
+        len([w for w in said if "a region is left to PyTorch" in str(w.message)]) == 3
+    )  # one for each time that Dynamo came
     assert len(PLANS) == 3  # of the first region in training and in evaluation, of the second one for both
 
 
@@ -82,7 +84,7 @@ def test_networks_are_one_region_and_train_as_pytorchs(name: str) -> None:
 def test_a_model_is_explained() -> None:
     text = str(tricnn.explain(Odd(), torch.randn(SHAPE), executor="numpy"))
     assert text.startswith("7 of 8 calls compiled, in 2 regions")
-    assert "region 1: as before, 1 call (cumsum): aten.cumsum.default: not supported" in text
+    assert "region 1: left to PyTorch, 1 call (cumsum): aten.cumsum.default: not supported" in text
     assert "k00_a: a, bn.stats, bn.new_mean, bn.new_var" in text
 
 

@@ -93,7 +93,7 @@ class Region:
     def __str__(self) -> str:
         shown_calls = ", ".join(self.calls[:8]) + (f" and {len(self.calls) - 8} more" * (len(self.calls) > 8))
         if self.graph is None:
-            return f"as before, {plural(len(self.calls), 'call')} ({shown_calls}): {self.reason}"
+            return f"left to PyTorch, {plural(len(self.calls), 'call')} ({shown_calls}): {self.reason}"
         lines = [f"compiled, {plural(len(self.calls), 'call')} ({shown_calls})"]
         if self.step is not None:
             lines.append(f"  {plural(len(self.step.plan.kernels), 'kernel')}:")
@@ -174,7 +174,7 @@ class Program:
                 raise GraphError(
                     f"torch.compile: not everything can be compiled: {uncompiled} (PyTorch runs it unless strict)"
                 )
-            warnings.warn(f"tricnn runs a region {region}", stacklevel=2)
+            warnings.warn(f"tricnn: a region is {region}", stacklevel=2)
 
     def _last_uses(self) -> dict[int, list[Any]]:
         """The values that nothing reads after each region."""
