@@ -9,7 +9,7 @@ def test_one_edge(tricnn):
     ran = tricnn(*RESNET, "--mode", "train", "--edge", "layer1.0.conv1:layer1.0.bn1")
     assert ran.status == 0 and ran.out.splitlines() == [
         f"layer1.0.conv1 -> layer1.0.bn1  not fused: read, {4 * 16 * 16 * 16 / 1e3:.1f} kB",
-        "    epilogue: the reader also needs layer1.0.bn1.stats, which is complete when the kernel ends",
+        "    epilogue: the reader also needs layer1.0.bn1.stats, which is complete only when the kernel ends",
     ]
 
 

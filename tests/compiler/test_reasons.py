@@ -113,7 +113,7 @@ def test_statistics_and_what_needs_them() -> None:
     graph = b.build(b.linear(b.global_avg_pool(b.relu(x)), 5, name="fc"))
     plan = planned(graph, "train", "all")
     said = decision(plan, "first", "bn").text
-    assert said == "epilogue: the reader also needs bn.stats, which is complete when the kernel ends"
+    assert said == "epilogue: the reader also needs bn.stats, which is complete only when the kernel ends"
     assert "bn.stats is a reduction's result (batch_stats)" in decision(plan, "bn.stats", "bn").text
 
 
@@ -183,7 +183,7 @@ def test_every_answer_is_of_a_rule_that_was_tried(graph: Graph, mode: str) -> No
 SITES = [
     ("resnet18", "train", "conv1", "bn1.stats", "side_sums: (conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)"),
     ("resnet18", "train", "conv1", "bn1",
-     "epilogue: the reader also needs bn1.stats, which is complete when the kernel ends"),
+     "epilogue: the reader also needs bn1.stats, which is complete only when the kernel ends"),
     ("resnet18", "train", "bn1.stats", "bn1.new_mean",
      "siblings: (s = batch_stats(x), running_mean(s)) = batch_stats[update](x)"),
     ("resnet18", "train", "layer1.0.relu1", "layer1.0.conv2", "prologue: conv2d(relu(z)) = conv2d[prologue](z)"),

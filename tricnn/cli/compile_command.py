@@ -35,7 +35,8 @@ examples:
   tricnn compile resnet18 --target sm_90 --simulate              each kernel's time on an H100, by its machine code
 
 Columns: bytes counts each operand read once and each result written once, per launch; spills and registers are per
-thread; "unfused" is the same layers as one kernel each.
+thread; "unfused" is the same layers as one kernel each; tensor cores and bulk copies (TMA) say whether the machine
+code has their instructions.
 """
 
 

@@ -43,7 +43,9 @@ examples:
   tricnn verify lenet --count-bytes            what every launch loads and stores, beside what the plan states
 
 Exit status 1 if any kernel is outside its tolerance, if programs of one launch race (one touches what another one
-stores; looked for without a GPU), or if counted bytes are not those of the plan.
+stores; looked for without a GPU), or if counted bytes are not those of the plan. A value outside its tolerance is a
+fault of the kernel that wrote it, unless docs/verification.md names the case: please report it with the command and
+`tricnn show MODEL --text`.
 """
 
 #: three images, so that rows rarely fill the last tile: what a mask leaves out must show

@@ -62,7 +62,7 @@ def why_late(kernels: Grouping, group: Group, node: Node, complete: bool = False
         source = kernels.graph.by_name[value]
         if kernels.home(value) is group:
             if source.row.collapses and not complete:
-                return why("the reader also needs {value}, which is complete when the kernel ends", value=value)
+                return why("the reader also needs {value}, which is complete only when the kernel ends", value=value)
         elif kernels.order[value] >= kernels.order[anchor.name] and (
             source.kind is not Kind.SOURCE or source.attrs.get("tangent")
         ):
