@@ -441,9 +441,10 @@ roundings that its own operands and sums may suffer, to first order. In the refe
 as the kernel rounds them, and of the result only what rounding to the stored type does not explain counts as an error.
 So 16-bit types are checked as closely as fp32: what is accepted is some 10^-6 of a number in each of the three.
 
-Here kernels are made wrong on purpose, by changing what a launch wrote, or a line of the emitted source. A figure is an
-error by its tolerance, at the element where that is largest: more than 1 is caught. Of the values that kernels of a
-kind write it is the least; **bold** where some are not caught.
+Here kernels are made wrong on purpose, by changing what a launch wrote (four long tables), or
+[a line of the source](#a-line-of-the-source-changed), at the end. A figure is an error divided by its tolerance, at the
+element where that is largest: more than 1 is caught. Where kernels of a kind write several values, it is the one
+that is caught least; **bold** where some are not caught.
 
 ## Limits
 

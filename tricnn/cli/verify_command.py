@@ -42,6 +42,9 @@ examples:
   tricnn verify mine.txt --mode infer --no-fuse
   tricnn verify lenet --count-bytes            what every launch loads and stores, beside what the plan states
 
+Columns: the error is the one nearest to its tolerance, of all elements; "of it" is their ratio; "relative" is the largest
+tolerance divided by the largest number.
+
 Exit status 1 if any kernel is outside its tolerance, if programs of one launch race (one touches what another one
 stores; looked for without a GPU), or if counted bytes are not those of the plan. A value outside its tolerance is a
 fault of the kernel that wrote it, unless docs/verification.md names the case: please report it with the command and
