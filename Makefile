@@ -25,7 +25,7 @@ help:
 	@echo "make compat   other people's networks, with torch 2.14, in an environment of its own: 6 GB, then hours"
 	@echo "make check    ruff and mypy"
 	@echo "make format   let ruff format the sources"
-	@echo "make bench    with a GPU, times beside PyTorch's (9 minutes); without one, exact figures and predictions"
+	@echo "make bench    with a GPU, times beside PyTorch's (at most 9 minutes); without one, exact figures and predictions"
 	@echo "make gpu      the GPU test-and-benchmark suite, in one command"
 	@echo "make clean    remove $(VENV) and what the tools leave"
 

@@ -60,9 +60,8 @@ def test_regions_train_to_pytorchs_losses_and_weights() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert_state_close(module, other, 1e-10)
     torch.testing.assert_close(again, evaluated)
-    assert (
-        len([w for w in said if "a region is left to PyTorch" in str(w.message)]) == 3
-    )  # one for each time that Dynamo came
+    left = [w for w in said if "a region is left to PyTorch" in str(w.message)]
+    assert len(left) == 3  # one for each time that Dynamo came
     assert len(PLANS) == 3  # of the first region in training and in evaluation, of the second one for both
 
 
