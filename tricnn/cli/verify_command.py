@@ -42,7 +42,7 @@ examples:
   tricnn verify mine.txt --mode infer --no-fuse
   tricnn verify lenet --count-bytes            what every launch loads and stores, beside what the plan states
 
-Columns: the error is the one nearest to its tolerance, of all elements; "of it" is their ratio; "relative" is the largest
+Columns: the error is that of the element nearest to its tolerance; "of it" is their ratio; "relative" is the largest
 tolerance divided by the largest number.
 
 Exit status 1 if any kernel is outside its tolerance, if programs of one launch race (one touches what another one
