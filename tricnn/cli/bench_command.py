@@ -36,6 +36,7 @@ examples:
   tricnn bench lenet --json > bench.json
   tricnn bench lenet --dtype bf16 --target sm_90 --simulate   without a GPU: times of an H100, simulated
 
+Without --batch the figures are of a batch of 64; what a CPU is timed with is chosen by its work, 256 at most.
 Times are medians; the contenders take turns, so that whatever else the machine does slows all of them. On a GPU each
 is first held to what PyTorch computes. `make bench` runs all networks, and draws them.
 """

@@ -308,7 +308,7 @@ def predictions(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def predicted(rows: Sequence[Mapping[str, Any]], title: str, shown: int = 15) -> Table:
     """The kernels that are predicted to take longest, and what they spend that time on."""
-    made = table(title, "kernel", ">launches", ">bytes", ">operations", ">time", "mostly for")
+    made = table(title, "kernel", ">launches", ">bytes", ">operations", ">time", "limited by")
     for r in rows[:shown]:
         row(made, r["name"], r["launches"], size(r["dram_bytes"]), scaled(r["flops"]),
             brief(r["predicted_us"] * 1e-6), r["bound"])  # fmt: skip
