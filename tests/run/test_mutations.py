@@ -35,6 +35,8 @@ ELSEWHERE = {
     "conv2d_windows": "tests/lower/test_first_layers.py",
     "conv2d_windows_wgrad": "tests/lower/test_first_layers.py",
     "conv2d_wgrad_boxes": "tests/kernels/test_conv2d.py",
+    "depthwise": "tests/kernels/test_depthwise.py",
+    "depthwise_wgrad": "tests/kernels/test_depthwise.py",
     "packed_images": "tests/lower/test_byte_images.py",
 }
 MISTAKES = [(mistake, dtype) for mistake in SOURCES for dtype in mistake.dtypes]
