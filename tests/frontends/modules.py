@@ -266,13 +266,14 @@ class Branches(nn.Module):
 
 class OneNumber(nn.Module):
     """Parameters that all channels have in common: PReLU as it is made unsaid, a skipped block's gain (ReZero, NFNets),
-    the scale and the bias of an activation (StarReLU)."""
+    the scale and the bias of an activation (StarReLU). Layer norms with less than weight and bias."""
 
     def __init__(self):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 5, 1)
         self.act, self.gain = nn.PReLU(), nn.Parameter(torch.tensor(0.5))
         self.scale, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+        self.norm, self.plain = nn.LayerNorm(5, bias=False), nn.LayerNorm(5, elementwise_affine=False)
         self.fc = nn.Linear(5, 3)
 
     def forward(self, x):
@@ -280,7 +281,7 @@ class OneNumber(nn.Module):
         y = self.conv2(x)
         x = x + y.mul_(self.gain)
         x = self.scale * F.relu(x.permute(0, 2, 3, 1)) ** 2 + self.bias
-        return self.fc(x.mean((1, 2)))
+        return self.fc(self.plain(self.norm(x).mean((1, 2))))
 
 
 class Blurred(nn.Module):

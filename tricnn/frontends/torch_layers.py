@@ -11,7 +11,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from ..ir.norms import group_normalized
+from ..ir.norms import group_normalized, pixels_normalized
 from ..ir.ops.pool import LARGEST_WINDOW
 from . import torch_parts
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
@@ -156,13 +156,16 @@ def layer_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any = None, b
             f"layer norm over {list(shape)} of {described(x.shape)}",
             "supported is that of [N, F], or of images permuted to [N, H, W, C], over the last axis",
         )
-    if weight is None or bias is None:
-        raise Unsupported("a layer norm without weight or bias", "give it elementwise_affine=True and bias=True")
     channels = shape[0]
     image = a.add("unflatten", a.plain(x), shape=(channels, 1, 1), stem="image") if flat else x.value
-    stats = a.add("pixel_stats", image, stem="stats")
-    operands = [a.parameter(p, what, (channels,)) for p, what in ((weight, "weight"), (bias, "bias"))]
-    value = a.add("layer_normalize", image, stats, *operands, owner=weight.name, eps=eps)
+    given = [a.parameter(p, what, (channels,)) for p, what in ((weight, "weight"), (bias, "bias")) if p is not None]
+    if len(given) == 2:
+        stats = a.add("pixel_stats", image, stem="stats")
+        value = a.add("layer_normalize", image, stats, *given, owner=weight.name, eps=eps)
+    else:
+        value = pixels_normalized(partial(a.add, stem="part"), image, eps)
+        value = value if weight is None else a.add("mul", value, *given, owner=weight.name)
+        value = value if bias is None else a.add("add", value, *given, owner=bias.name)
     return a.made(a.add("flatten", value)) if flat else a.made(value, x.view)
 
 

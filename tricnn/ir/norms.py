@@ -1,4 +1,4 @@
-"""Normalisations that are made of other operations: of groups of channels, and by the channels' global response.
+"""Normalisations that are made of other operations: of groups of channels, of pixels, and by the global response.
 
 Each is written with ``add(operation, *values, **attributes) -> value``, which a builder and an importer have. Means are
 values like any others, so 16-bit networks round them as they round activations; fp32 networks do not.
@@ -19,6 +19,14 @@ def group_normalized(add: Add, x: str, type_: TensorType, groups: int, eps: floa
     are instance normalisation."""
     centred = add("sub", x, _mean_of_groups(add, x, type_.channels, groups))
     variance = _mean_of_groups(add, add("square", centred), type_.channels, groups)
+    return add("div", centred, add("sqrt", add("shift", variance, amount=eps)))
+
+
+def pixels_normalized(add: Add, x: str, eps: float) -> str:
+    """The nodes of ``(x - mean) / sqrt(var + eps)`` over the channels of each pixel: a layer norm without parameters.
+    The variance is the biased one (Ba et al., "Layer normalization", 2016, equation 3)."""
+    centred = add("sub", x, add("mean_channels", x))
+    variance = add("mean_channels", add("square", centred))
     return add("div", centred, add("sqrt", add("shift", variance, amount=eps)))
 
 
