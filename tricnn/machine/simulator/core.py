@@ -23,13 +23,11 @@ its issues.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
 from .costs import Kind
-from .state import BARRIERS, NAMED, PHASES, RING, SCHEDULERS, SCOREBOARDS
+from .state import BARRIERS, INNER, NAMED, PHASES, RING, SCHEDULERS, SCOREBOARDS
 
 WAITS = (
     "issue slots", "fixed latency", "barrier", "global loads", "shared memory", "special functions", "other results",
@@ -49,9 +47,7 @@ GOLDEN = 0.6180339887498949  # whose multiples' fractions are spread evenly, wit
 #: why a replay failed: a path that ends without an exit; warps that wait for what nothing will bring
 NO_EXIT, STUCK = 1, 2
 
-#: of functions that only compiled ones call: no way in from Python is made for them, of which numba's types say nothing
-_OPTIONS: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_inner = njit(**_OPTIONS)
+_inner = njit(**INNER)
 
 
 @_inner

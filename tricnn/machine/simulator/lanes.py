@@ -25,6 +25,9 @@ from .decode import (
     XOR,
     Op,
 )
+from .state import INNER
+
+inner = njit(**INNER)
 
 LANES = 32
 MASK = 0xFFFFFFFF
@@ -40,7 +43,7 @@ PACK, UNPACK, TO_FLOAT, FROM_FLOAT, RECIPROCAL = (
 ONES, LEADING, SET, UNKNOWN = _O["ONES"], _O["LEADING"], _O["SET"], _O["UNKNOWN"]
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def _modified(value, modifier):
     """A 32-bit value with its operand's modifier; minus carries into bit 32, as the adder's complement does."""
     if modifier & ABSOLUTE and value >> 31:
@@ -52,13 +55,13 @@ def _modified(value, modifier):
     return value
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def _signed(value):
     value &= MASK
     return value - (1 << 32) if value >> 31 else value
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def execute(row, values, known, on, warp_first):
     """Execute one instruction for the lanes that are on. values, known: [row, lane]."""
     what, result, result2 = row[WHAT], row[RESULT], row[RESULT_2]
@@ -255,16 +258,12 @@ def execute(row, values, known, on, warp_first):
         values[result, lane], known[result, lane] = out & MASK, certain
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def _bits(number):
     """The 32 bits of a float."""
-    one = np.empty(1, np.float32)
-    one[0] = number
-    return np.int64(one.view(np.uint32)[0])
+    return np.int64(np.float32(number).view(np.uint32))
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def _float(bits):
-    one = np.empty(1, np.uint32)
-    one[0] = np.uint32(bits)
-    return one.view(np.float32)[0]
+    return np.uint32(bits).view(np.float32)

@@ -36,7 +36,7 @@ from .decode import (
     WHAT,
     Op,
 )
-from .lanes import LANES, MULTIPLY_WIDE, execute
+from .lanes import LANES, MULTIPLY_WIDE, execute, inner
 from .state import BARRIERS
 from .warp_accesses import bank_cycles, places, sector_bytes
 
@@ -209,7 +209,7 @@ def follow(
             return DONE, 0
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def _note(
     row, pc, w, values, known, on, mask, some, place, steady, notes, phases, note_count, waited, armed, barriers, last,
     boxes, box_bytes, tags, valid, ages, totals,
@@ -300,7 +300,7 @@ def _note(
     return DONE
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def _barrier(barriers, address):
     """The number of the barrier at an address, a new one at its first use; -1: too many."""
     for k in range(len(barriers)):

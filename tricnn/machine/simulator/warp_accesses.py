@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .decode import OFFSET, SOURCES, WIDE_ADDRESS
-from .lanes import LANES, MASK
+from .lanes import LANES, MASK, inner
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def places(row, values, known, on, out):
     """The address of each lane that is on, in ``out``; False if one is not known."""
     low, low2, high, high2 = row[SOURCES], row[SOURCES + 2], row[SOURCES + 4], row[SOURCES + 6]
@@ -24,7 +23,7 @@ def places(row, values, known, on, out):
     return True
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def bank_cycles(at, on, size):
     """Clocks that a warp's access of shared memory takes.
 
@@ -38,7 +37,8 @@ def bank_cycles(at, on, size):
     counts = np.zeros(32, np.int64)
     seen = np.empty(32, np.int64)
     for first in range(0, LANES, group):
-        counts[:] = 0
+        for bank in range(banks):
+            counts[bank] = 0
         n, worst = 0, 0
         for lane in range(first, first + group):
             if not on[lane]:
@@ -59,7 +59,7 @@ def bank_cycles(at, on, size):
     return cycles
 
 
-@njit(cache=True, error_model="numpy")
+@inner
 def sector_bytes(at, on, tags, valid, ages, clock, cached):
     """Bytes of the 32-byte sectors that a warp's access of global memory touches.
     If ``cached``, they are of those only that the first-level cache (lines of 128 bytes, sectors filled one by one, the
