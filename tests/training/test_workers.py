@@ -41,11 +41,11 @@ def folder(pictures):
     return PictureFolder(pictures, image_size=(6, 6), channels=1, workers=2)
 
 
-def foreign(pictures):
-    """A user's own DataLoader, whose workers die of SIGTERM as PyTorch's do."""
+def foreign(pictures, timeout=1):
+    """A user's own DataLoader, whose workers die of SIGTERM as PyTorch's do, which it finds after so many seconds."""
     generator = torch.Generator().manual_seed(0)
     data = torch.utils.data.TensorDataset(torch.rand(40, 1, 6, 6, generator=generator), torch.arange(40) % CLASSES)
-    loader = torch.utils.data.DataLoader(data, 2, num_workers=2, collate_fn=arrays, timeout=1)
+    loader = torch.utils.data.DataLoader(data, 2, num_workers=2, collate_fn=arrays, timeout=timeout)
     return Batches(loader, [arrays(data[i] for i in range(4))], CLASSES)
 
 
@@ -109,10 +109,16 @@ def test_sigterm_that_kills_a_users_own_workers_first_is_a_termination_too(pictu
     def terminated(workers):
         told_by_others(*(worker.pid for worker in workers))
         dead(workers)
-        threading.Timer(1.0, told_by_others, (os.getpid(),)).start()
+        later.start()
 
-    with pytest.raises(TrainingInterrupted, match=r"\(SIGTERM\) in epoch 1") as stop:
-        run(foreign(pictures), tmp_path, callbacks=[At(3, terminated)], options=options)
+    later = threading.Timer(0.3, told_by_others, (os.getpid(),))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # should it come too late, only this test fails
+    try:
+        with pytest.raises(TrainingInterrupted, match=r"\(SIGTERM\) in epoch 1") as stop:
+            run(foreign(pictures, timeout=3), tmp_path, callbacks=[At(3, terminated)], options=options)
+    finally:
+        later.join()
+        signal.signal(signal.SIGTERM, before)
     assert stop.value.exit_status == 143
     assert load_checkpoint(tmp_path / CHECKPOINT).progress.step >= (3 if accumulate == 1 else 0)
     assert run(foreign(pictures), tmp_path, resume=True, options=options).state_sha256 == whole.state_sha256
