@@ -124,8 +124,8 @@ def figures(case: Case, batch: int, dtype: str) -> Iterator[Figure]:
     whole_program = lower(plan, dtype, batch, TARGET)
     found = list(products(whole_program))
     program = lower(plan, dtype, batch, TARGET, kernels={kernel.name for _, kernel in found})
-    compiled = {code.name: code for code in compile_kernels([spec(f) for f in program.functions], TARGET)}
-    codes = dict(zip((f.name for f in program.functions), compiled.values(), strict=True))
+    compiled = compile_kernels([spec(f) for f in program.functions], TARGET)
+    codes = dict(zip((f.name for f in program.functions), compiled, strict=True))
     for product, kernel in found:
         rows = []
         for launch in (one for one in program.launches if one.kernel == kernel.name):

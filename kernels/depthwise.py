@@ -48,19 +48,31 @@ def row_of_strips(
 
 
 @triton.jit
+def step_of_strips(
+    load: tl.constexpr, given, args, image, row, first, channel, exists,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of a source, from ``row`` on, as `row_of_strips` has each, one behind the other."""
+    found = ()
+    for new in tl.static_range(ROWS):
+        found += row_of_strips(load, given, args, image, row + new, first, channel, exists, HEIGHT, WIDTH, COUNT)
+    return found
+
+
+@triton.jit
 def filtered(
     acc, x, weights, j: tl.constexpr, r: tl.constexpr, R: tl.constexpr, S: tl.constexpr, SW: tl.constexpr,
     PL: tl.constexpr, FIRST: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
     """acc, column j of a strip of the result, and what a row of the source adds to it by row r of the filters.
-    acc itself if they have no such row. x are the row's columns, from number FIRST of the strip on."""
+    acc itself if they have no such row. x has the row's columns; number 0 of the strip would be x[-FIRST]."""
     if r < R:
         for s in tl.static_range(S):
             if GRADIENT:
                 if (j + PL - s) % SW == 0:
                     acc += x[(j + PL - s) // SW - FIRST] * weights[r * S + s]
             else:
-                acc += x[j * SW + s] * weights[r * S + s]
+                acc += x[j * SW + s - PL - FIRST] * weights[r * S + s]
     return acc
 
 
@@ -72,7 +84,8 @@ def depthwise(
     WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, PT: tl.constexpr = 0, PL: tl.constexpr = 0,
     GRADIENT: tl.constexpr = False, source_given: tl.constexpr = None, source_args=None,
-    result_given: tl.constexpr = None, result_args=None, SUMS: tl.constexpr = 0,
+    result_given: tl.constexpr = None, result_args=None, beside_result: tl.constexpr = None, beside_args=None,
+    SUMS: tl.constexpr = 0,
     leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """x: [N, H, W, C], w: [C, R, S]  ->  y: [N, P, Q, C]; with GRADIENT dy: [N, P, Q, C]  ->  dx: [N, H, W, C].
@@ -81,11 +94,12 @@ def depthwise(
 
     Grid: (any number of programs up to T, cdiv(C, BLOCK_N)), for T = cdiv(N * cdiv(width, WIDE), BLOCK_M) *
     cdiv(height, ROWS) tiles of the result. load_x(pixel, channel, mask, given, args). store_y(acc, pixel, channel,
-    mask, given, part, args) is called for one column of a tile's strips at a time, part the tile's number: acc
+    mask, given, beside, part, args) is called for one column of a tile's strips at a time, part the tile's number: acc
     [BLOCK_M, BLOCK_N] in fp32, pixel [BLOCK_M, 1], channel [1, BLOCK_N]. `given` is what source_given(channel, args)
-    and result_given(channel, args) compute of the channels, once for all pixels; () without them. With GRADIENT source
-    and result are dy and dx. SUMS and leave_sums as in `matmul_boxes`, with the program along the first axis for a
-    stream; finish as in `conv2d_fprop`, with a part for each of these.
+    and result_given(channel, args) compute of the channels, once for all pixels, and `beside` what
+    beside_result(pixel, channel, mask, args) loads; () without them. With GRADIENT source and result are dy and dx.
+    SUMS and leave_sums as in `matmul_boxes`, with the program along the first axis for a stream; finish as in
+    `conv2d_fprop`, with a part for each of these.
     """
     SOURCE_H: tl.constexpr = P if GRADIENT else H
     SOURCE_W: tl.constexpr = Q if GRADIENT else W
@@ -140,35 +154,49 @@ def depthwise(
             ring += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
         start = begin // SH if GRADIENT else begin
         source_column = column // SW + FIRST if GRADIENT else column * SW + FIRST
-        for step in tl.range(start + AHEAD + SKIPPED, start + LAST + 1):
+        begins = start + AHEAD + SKIPPED
+        source_row = begins if GRADIENT else begins * SH - PT
+        following = step_of_strips(
+            load_x, given_x, x_args, image, source_row, source_column, channel, exists, SOURCE_H, SOURCE_W, COUNT, NEW
+        )
+        for step in tl.range(begins, start + LAST + 1):
+            # What is loaded is loaded early: the tiles beside the result before anything is stored, and the next
+            # step's rows before this one's are multiplied.
+            oldest = (step * SH - PT if GRADIENT else step - (RING - 1)) + tl.zeros_like(image)
+            beside = ()
+            for place in tl.static_range(DONE * WIDE):
+                if beside_result is not None:
+                    row = oldest + place // WIDE
+                    mask = exists & (row >= begin) & (row < end) & (column + place % WIDE < RESULT_W)
+                    pixel = (image * RESULT_H + row) * RESULT_W + column + place % WIDE
+                    beside += (beside_result(pixel, channel, mask, beside_args),)
+                else:
+                    beside += ((),)
+            x = following
+            source_row = step + 1 if GRADIENT else (step + 1) * SH - PT
+            following = step_of_strips(
+                load_x, given_x, x_args, image, source_row, source_column, channel, exists, SOURCE_H, SOURCE_W, COUNT,
+                NEW,
+            )  # fmt: skip
             for new in tl.static_range(NEW):
-                row = step if GRADIENT else step * SH + (new - PT)
-                x = row_of_strips(
-                    load_x, given_x, x_args, image, row, source_column, channel, exists, SOURCE_H, SOURCE_W, COUNT
-                )
                 added = ()
                 for place in tl.static_range(RING * WIDE):
                     added += (filtered(
                         ring[place], x, weights, place % WIDE,
                         place // WIDE if GRADIENT else new + (RING - 1 - place // WIDE) * SH,
-                        R, S, SW, PL, FIRST, GRADIENT,
+                        R, S, SW, PL, FIRST - new * COUNT, GRADIENT,
                     ),)  # fmt: skip
                 ring = added
-            oldest = step * SH - PT if GRADIENT else step - (RING - 1)
-            for done in tl.static_range(DONE):
-                row = oldest + done + tl.zeros_like(image)
-                stored = exists & (row >= begin) & (row < end)
-                base = (image * RESULT_H + row) * RESULT_W + column
-                for j in tl.static_range(WIDE):
-                    mask = stored
-                    if RESULT_W % WIDE != 0:
-                        mask = stored & (column + j < RESULT_W)
-                    terms = store_y(ring[done * WIDE + j], base + j, channel, mask, given_y, tile, y_args)
-                    if SUMS > 0:
-                        more = ()
-                        for term in tl.static_range(SUMS):
-                            more += (sums[term] + terms[term],)
-                        sums = more
+            for place in tl.static_range(DONE * WIDE):
+                row = oldest + place // WIDE
+                mask = exists & (row >= begin) & (row < end) & (column + place % WIDE < RESULT_W)
+                pixel = (image * RESULT_H + row) * RESULT_W + column + place % WIDE
+                terms = store_y(ring[place], pixel, channel, mask, given_y, beside[place], tile, y_args)
+                if SUMS > 0:
+                    more = ()
+                    for term in tl.static_range(SUMS):
+                        more += (sums[term] + terms[term],)
+                    sums = more
             moved = ()
             for place in tl.static_range(RING * WIDE):
                 if place < (RING - DONE) * WIDE:
@@ -188,13 +216,14 @@ def depthwise(
 @triton.jit
 def with_products(
     acc, ring, x, tap: tl.constexpr, new: tl.constexpr, S: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-    WIDE: tl.constexpr,
+    WIDE: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
     """acc, a tap's sum, and the products of a row of x, the step's number ``new``, with the row of dy that it meets.
-    acc itself if the tap meets another row. ring are rows of dy, the newest first."""
+    acc itself if the tap meets another row. ring are rows of dy, the newest first; x has the row from number FIRST on.
+    """
     if tap // S % SH == new:
         for j in tl.static_range(WIDE):
-            acc += ring[tap // S // SH * WIDE + j] * x[j * SW + tap % S]
+            acc += ring[tap // S // SH * WIDE + j] * x[FIRST + j * SW + tap % S]
     return acc
 
 
@@ -252,9 +281,12 @@ def depthwise_wgrad(
                     bias += ring[j]
         for _ in tl.static_range((RING - BEFORE) * WIDE):
             ring += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+        first = column * SW - PL
+        ours = exists & (begin + BEFORE + tl.zeros_like(image) < begin + ROWS)
+        newest = row_of_strips(load_dy, given_dy, dy_args, image, begin + BEFORE, column, channel, ours, P, Q, WIDE)
+        source_row = (begin + BEFORE) * SH - PT
+        following = step_of_strips(load_x, given_x, x_args, image, source_row, first, channel, exists, H, W, COUNT, SH)
         for step in tl.range(begin + BEFORE, begin + LAST + 1):
-            ours = exists & (step + tl.zeros_like(image) < begin + ROWS)
-            newest = row_of_strips(load_dy, given_dy, dy_args, image, step, column, channel, ours, P, Q, WIDE)
             moved = newest
             for place in tl.static_range((RING - 1) * WIDE):
                 moved += (ring[place],)
@@ -262,12 +294,17 @@ def depthwise_wgrad(
             if BIAS:
                 for j in tl.static_range(WIDE):
                     bias += newest[j]
+            x = following  # the next step's rows are loaded while these are multiplied
+            ours = exists & (step + 1 + tl.zeros_like(image) < begin + ROWS)
+            newest = row_of_strips(load_dy, given_dy, dy_args, image, step + 1, column, channel, ours, P, Q, WIDE)
+            source_row = (step + 1) * SH - PT
+            following = step_of_strips(
+                load_x, given_x, x_args, image, source_row, first, channel, exists, H, W, COUNT, SH
+            )
             for new in tl.static_range(SH):
-                row = step * SH + (new - PT)
-                x = row_of_strips(load_x, given_x, x_args, image, row, column * SW - PL, channel, exists, H, W, COUNT)
                 added = ()
                 for tap in tl.static_range(R * S):
-                    added += (with_products(sums[tap], ring, x, tap, new, S, SH, SW, WIDE),)
+                    added += (with_products(sums[tap], ring, x, tap, new, S, SH, SW, WIDE, new * COUNT),)
                 sums = added
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     for tap in tl.static_range(R * S):

@@ -20,7 +20,7 @@ def load_given(pixel, channel, mask, given, args):
 
 
 @triton.jit
-def store_kept(acc, pixel, channel, mask, given, part, args):
+def store_kept(acc, pixel, channel, mask, given, beside, part, args):
     y, C = args
     tl.store(y + pixel * C + channel, round_to(acc, y.dtype.element_ty), mask=mask)
     kept = tl.where(mask, acc, 0.0)

@@ -7,7 +7,6 @@ value is in a register already, or it is computed from its operands, or loaded f
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -45,6 +44,11 @@ def done(steps: Steps) -> str:
             waiting.pop()
             result = end.value
     return str(result)
+
+
+def _names(line: str) -> set[str]:
+    """The variables and modules that a line of a function names."""
+    return {node.id for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Name)}
 
 
 @dataclass(frozen=True)
@@ -381,28 +385,44 @@ class Body:
         """The lines of a function, and those of its ``end``, without what depends on nothing but the channel.
         That is left to ``ahead``, a function(channel, args) whose results are its parameter ``given``: a template that
         calls it for one pixel after another has them once."""
-        self.scope.reserve("given")
-        known, kept = {"tl", "channel", *self.args.values()}, list[Line]()
+        return self._left_to(ahead, "given", {"channel"}, end, "vector", "number")
+
+    def split_loads(self, beside: Body, end: Sequence[Line]) -> list[Line]:
+        """The lines of a function, and those of its ``end``, without the tiles that are loaded.
+        That is left to ``beside``, a function(pixel, channel, mask, args) whose results are its parameter."""
+        return self._left_to(beside, "beside", {"pixel", "channel", "mask"}, end, "tile")
+
+    def _left_to(self, other: Body, parameter: str, known: set[str], end: Sequence[Line], *kinds: str) -> list[Line]:
+        """The lines of a function, without those that need nothing but ``known``, which are left to another one.
+        Of the lines that might be, those are that loads of these kinds need, or all where it is not tiles."""
+        self.scope.reserve(parameter)
+        might, known = list[tuple[Line, str, set[str]]](), {"tl", *known, *self.args.values()}
         for line in self.lines:
             assigned = ast.parse(line).body[0]
-            names = {node.id for node in ast.walk(assigned) if isinstance(node, ast.Name)}
-            target = assigned.targets[0] if isinstance(assigned, ast.Assign) else None
+            names, target = _names(line), assigned.targets[0] if isinstance(assigned, ast.Assign) else None
             if isinstance(target, ast.Name) and names - {target.id} <= known:
                 known.add(target.id)
-                ahead.lines.append(line)
-            else:
-                kept.append(line)
-        used = {node.id for line in (*kept, *end) for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Name)}
-        made = [line.split(" = ", 1)[0] for line in ahead.lines]
-        given = [name for name in made if name in used]
-        ahead.args = {a: n for a, n in self.args.items() if any(re.search(rf"\b{n}\b", line) for line in ahead.lines)}
+                might.append((line, target.id, names))
+        if "tile" in kinds:
+            wanted = set[str]()
+            for line, made, needs in reversed(might):
+                wanted |= needs if made in wanted or "tl.load(" in line else set()
+            might = [one for one in might if one[1] in wanted]
+        taken = {id(line) for line, _, _ in might}
+        kept = [line for line in self.lines if id(line) not in taken]
+        used = {name for line in (*kept, *end) for name in _names(line)}
+        given = [target for _, target, _ in might if target in used]
+        other.lines += [line for line, _, _ in might]
+        needed = {name for _, _, names in might for name in names}
+        other.args = {a: n for a, n in self.args.items() if n in needed}
+        other.elsewhere = self.elsewhere
         self.args = {a: n for a, n in self.args.items() if n in used}
-        ahead.loads = [load for load in self.loads if load.kind != "tile"]
-        self.loads = [load for load in self.loads if load.kind == "tile"]
+        other.loads = [load for load in self.loads if load.kind in kinds]
+        self.loads = [load for load in self.loads if load.kind not in kinds]
         tuple_ = f"({', '.join(given)}{',' * (len(given) == 1)})"
-        if ahead.lines:
-            ahead.write(f"return {tuple_}")
-        return [*([Line(f"{tuple_} = given", self.layer)] if given else []), *kept, *end]
+        if might:
+            other.write(f"return {tuple_}")
+        return [*([Line(f"{tuple_} = {parameter}", self.layer)] if given else []), *kept, *end]
 
     def store(self, value: str, variable: str, at: At, *, as_it_is: bool = False) -> None:
         """Write a value that is in a register, rounded to the type it is stored in unless it is ``as_it_is``."""

@@ -183,17 +183,20 @@ class Product:
 
 def stored_product(
     store: Body, kernel: Kernel, at: At, variable: str, name: str, head: str = "acc, pixel, channel, mask, part, args",
-    ahead: Body | None = None,
+    ahead: tuple[Body, Body] | None = None,
 ) -> Helper:  # fmt: skip
     """The function ``name`` that stores a product: the anchor's bias, which is added to the sum, and the epilogue.
-    ``ahead`` as of `Body.split`."""
+    ``ahead``: the functions of `Body.split` and `Body.split_loads`."""
     node, result = kernel.anchor, "acc"
     if len(node.inputs) > 2:
         result = store.let(variable, f"acc + {store.value(node.inputs[2], at, 'bias')}")
     epilogue(store, kernel, at, node.name, result)
     returned = [f"return {', '.join(store.terms)}"] if store.terms else []
-    lines = [*store.lines, *returned] if ahead is None else store.split(ahead, [Line(line) for line in returned])
-    return store.function(name, head, lines)
+    if ahead is None:
+        return store.function(name, head, [*store.lines, *returned])
+    given, beside = ahead
+    store.lines = store.split(given, [Line(line) for line in returned])
+    return store.function(name, head, store.split_loads(beside, []))
 
 
 def _described(

@@ -60,7 +60,9 @@ def _rows(conv: Convolution, rows: int, gradient: bool) -> Along:
     skipped = 0 if segments > 1 else -ahead if gradient else pt // sh
     begins = [segment * rows // (sh if gradient else 1) for segment in range(segments)]
     steps = [begin + step for begin in begins for step in range(ahead + skipped, last + 1)]
-    visited = steps if gradient else [step * sh + new - pt for step in steps for new in range(sh)]
+    # A tile's programs load the rows of the step after its last one, too.
+    loaded = [step for begin in begins for step in range(begin + ahead + skipped, begin + last + 2)]
+    visited = loaded if gradient else [step * sh + new - pt for step in loaded for new in range(sh)]
     return Along(_visits(source, visited), len(visited), len(steps) * (sh if gradient else 1))
 
 
@@ -114,13 +116,15 @@ def lower_depthwise(state: Lowering, kernel: Kernel) -> None:
     conv, gradient = Convolution.of(state.plan, node), node.row.product == "by_input"
     tiles = Tiles.of(state, kernel, conv, gradient)
     found, blocks = tiles.strips, tiles.blocks
-    load, store, of_source, of_result = (state.body(kernel) for _ in range(4))
+    load, store, of_source, of_result, beside = (state.body(kernel) for _ in range(5))
     weight, source, result = state.multiplied(node.inputs[1]), *(("dy", "dx") if gradient else ("x", "y"))
     load_x = load.load_function(f"{name}_load_{source}", node.inputs[0], conv.c, source, ahead=of_source)
     store.terms = []
-    at, head = At("pixel", "channel", "mask", conv.c), "acc, pixel, channel, mask, given, part, args"
-    stores = stored_product(store, kernel, at, "conv", f"{name}_store_{result}", head, of_result)
+    at, head = At("pixel", "channel", "mask", conv.c), "acc, pixel, channel, mask, given, beside, part, args"
+    stores = stored_product(store, kernel, at, "conv", f"{name}_store_{result}", head, (of_result, beside))
     given = _given(name, {"source_given": (of_source, source), "result_given": (of_result, result)})
+    if beside.lines:
+        given["beside_result"] = beside.function(f"{name}_beside_{result}", "pixel, channel, mask, args", beside.lines)
     programs = at_most(tiles.count, found.programs)
     few = replace(found.tile, warps=1)  # so that adding parts up takes no more registers than the strips do
     sums = kept_sums(state, kernel, store, programs, conv.c, few, blocks, ROUNDS)
@@ -139,7 +143,7 @@ def lower_depthwise(state: Lowering, kernel: Kernel) -> None:
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
         traffic=[
-            *(x.of(load), y.of(store), once.of(of_source), once.of(of_result), *sums.moved),
+            *(x.of(load), y.of(store), y.of(beside), once.of(of_source), once.of(of_result), *sums.moved),
             traffic.loads(weight, programs * (conv.taps * conv.c)),
         ],
         handed_on=sums.handed_on,
@@ -196,11 +200,12 @@ def _wgrad_traffic(conv: Convolution, tiles: Tiles, load_dy: Body, load_x: Body)
     whole = rows >= conv.p and conv.p - 1 <= last_row
     before, last = (conv.pt // conv.sh, last_row) if whole else (0, rows + ring - 2)
     begins = range(0, conv.p, rows)
-    dy_rows = [begin + row for begin in begins for row in range(min(rows, last + 1))]
-    steps = [begin + step for begin in begins for step in range(before, last + 1)]
+    # The rows of the step after the last one are loaded, too.
+    dy_rows = [begin + row for begin in begins for row in range(min(rows, last + 2))]
+    steps = [begin + step for begin in begins for step in range(before, last + 2)]
     x_rows = [step * conv.sh + new - conv.pt for step in steps for new in range(conv.sh)]
     columns = _columns(conv, wide, False)
-    dy_calls, x_calls = len(begins) * (last + 1) * wide, len(x_rows) * columns.loads
+    dy_calls, x_calls = len(begins) * (last + 2) * wide, len(x_rows) * columns.loads
     dy = traffic.Calls(_visits(conv.p, dy_rows), (1,) * conv.q, tiles.each * dy_calls, tiles.lanes)
     x = traffic.Calls(_visits(conv.h, x_rows), columns.visits, tiles.each * x_calls, tiles.lanes)
     return [dy.of(load_dy), x.of(load_x)]
