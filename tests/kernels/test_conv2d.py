@@ -393,11 +393,11 @@ def boxes_kernel(
 def wgrad_boxes_kernel(
     dy, x, dw, N, C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SPLIT: tl.constexpr, BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, DH: tl.constexpr,
-    DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr,
+    DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, BESIDE: tl.constexpr,
 ):  # fmt: skip
     conv2d_wgrad_boxes(
         dy, x, store_partial, (dw, K, R * S * C), N, C, K, R, S, P, Q, SPLIT, BOX_N, BOX_H, BOX_W, BLOCK_M=32,
-        BLOCK_N=16, DH=DH, DW=DW, PT=PT, PL=PL,
+        BLOCK_N=16, DH=DH, DW=DW, PT=PT, PL=PL, BESIDE=BESIDE,
     )  # fmt: skip
 
 
@@ -441,8 +441,9 @@ def test_images_in_boxes(taps, padding, dilation, box):
         TensorDescriptor.from_tensor(tensor.permute(0, 2, 3, 1).contiguous(), [*box, channels])
         for tensor, channels in ((conv.dy, 32), (conv.x, 16))
     )
-    columns = cdiv(k, 32) * taps[0] * taps[1] * c // 16
-    wgrad_boxes_kernel[columns, 1, split](
-        dy_boxes, x_boxes, dw, n, c, k, *taps, p, q, split, *box, *dilation, padding[0], padding[2]
-    )
-    assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)
+    for beside in (1, taps[1]):
+        wgrad_boxes_kernel[cdiv(k, 32) * taps[0] * taps[1] * c // 16 // beside, 1, split](
+            dy_boxes, x_boxes, dw, n, c, k, *taps, p, q, split, *box, *dilation, padding[0], padding[2], beside
+        )
+        assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)
+        dw.fill_(float("nan"))

@@ -14,6 +14,7 @@ from math import prod
 
 from ..compiler.plan import Kernel
 from ..machine import tiles
+from ..machine.long_sums import beside_one_another
 from ..machine.targets import TARGETS
 from .body import Body
 from .call import BATCH, Call, Helper, InBoxes, Operand, Pointer, Text
@@ -291,13 +292,15 @@ def sums_in_boxes(state: Lowering, kernel: Kernel, conv: Convolution) -> bool:
 @dataclass(frozen=True)
 class SummedBoxes:
     """A weight gradient whose operands both come in boxes.
-    ``dy`` and ``x`` are their descriptors, ``box`` = (images, rows, columns) the boxes that are summed over."""
+    ``dy`` and ``x`` are their descriptors, ``box`` = (images, rows, columns) the boxes that are summed over. A program
+    has so many tiles of columns ``beside`` one another, for all of which it loads dy once."""
 
     dy: str
     x: str
     box: tuple[int, ...]
     tile: tiles.Tile
     conv: Convolution
+    beside: int
 
     @property
     def blocks(self) -> RowTiles:
@@ -310,6 +313,7 @@ class SummedBoxes:
         placed = {key: value for key, value in self.conv.options.items() if key in ("DH", "DW", "PT", "PL")}
         constants = {name: self.conv.sizes[name] for name in names} | placed | {"SPLIT": split} | _named(self.box)
         constants |= {"BLOCK_M": self.tile.m, "BLOCK_N": self.tile.n}
+        constants |= {"BESIDE": self.beside} if self.beside > 1 else {}
         return Call("conv2d_wgrad_boxes", [Pointer(self.dy, "dy"), Pointer(self.x, "x"), store, BATCH], constants)
 
 
@@ -321,4 +325,4 @@ def summed_boxes(state: Lowering, kernel: Kernel, conv: Convolution, tile: tiles
         return None
     dy = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*box, tile.m))
     x = as_it_lies(state, kernel, 1, (*conv.image, conv.c), (*box, tile.n))
-    return SummedBoxes(dy, x, box, tile, conv) if dy and x else None
+    return SummedBoxes(dy, x, box, tile, conv, beside_one_another(tile, conv.s)) if dy and x else None

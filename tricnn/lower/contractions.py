@@ -337,9 +337,11 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     shape, machine = (filters, columns, pixels), (state.dtype, state.target)
     rule = partial(weight_gradient_tile, *shape, *machine, formed=formed, tap=tap, groups=conv.groups)
     tile = state.tile(name, kernel, PRODUCTS["by_weight"], conv.constants, rule)
-    programs = cdiv(filters, tile.m) * cdiv(columns, tile.n)
-    split = weight_gradient(*shape, tile, *machine, formed=formed, groups=conv.groups).split
     boxes = None if bias else summed_boxes(state, kernel, conv, tile)
+    beside = boxes.beside if boxes else 1
+    programs = cdiv(filters, tile.m) * cdiv(columns, tile.n * beside)
+    wide = replace(tile, n=tile.n * beside)
+    split = weight_gradient(*shape, wide, *machine, formed=formed, groups=conv.groups).split
     dy, x, bodies = _wgrad_operands(state, kernel, conv, tile, bias is not None)
     total = conv.k * columns
     everything = total + (conv.k if bias else 0)
@@ -357,7 +359,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         tile,
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
-        traffic=traffic.wgrad(*bodies, conv, tile, blocks),
+        traffic=traffic.wgrad(*bodies, conv, tile, blocks, beside),
     )
     if partials:
         results = PartialResults(partials, Size.of(split), total, everything)

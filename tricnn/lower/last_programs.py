@@ -32,8 +32,7 @@ ARRIVED = "block, first, end, part, parts, args"
 #: numbers of a part that a thread has at once
 AT_ONCE = 32
 #: a program of more warps adds up only as many parts at once as one of so many warps would: its threads then need no
-#: more than 128 registers for it, and two programs of 8 warps fit a multiprocessor. That takes more rounds, of fewer
-#: loads each, which the predicted price (`_pays`) leaves out
+#: more than 128 registers for it, and two programs of 8 warps fit a multiprocessor
 ADDING = 4
 #: seconds, by simulation: of a program to see its stores done and to be counted; of the last one for each round of
 #: parts; of a launch for each pass over its parts, and for each further round of a pass

@@ -230,16 +230,19 @@ def left(leave: Body, channels: int, parts: Size, tile: Tile) -> Traffic:
     return Calls((), (), parts, ((0, _padded(channels, tile.n)),)).of(leave)
 
 
-def wgrad(load_dy: Body, load_x: Body, conv: Convolution, tile: Tile, blocks: RowTiles) -> list[Traffic]:
+def wgrad(
+    load_dy: Body, load_x: Body, conv: Convolution, tile: Tile, blocks: RowTiles, beside: int = 1
+) -> list[Traffic]:
     """What conv2d_wgrad and conv2d_wgrad_boxes move: every tile of (r, s, c) loads dy, every tile of filters x.
-    ``blocks`` are those of the sum over pixels."""
+    ``blocks`` are those of the sum over pixels; for so many tiles ``beside`` one another dy is loaded once."""
     cg, kg = conv.group_channels, conv.group_filters
     filters, columns = cdiv(kg, tile.m), cdiv(conv.taps * cg, tile.n)
     dy_lanes, x_lanes = (
         _cycles(conv.groups, kg, filters * tile.m),
         _cycles(conv.groups, cg, columns * tile.n),
     )
-    dy = Calls((1,) * conv.p, (1,) * conv.q, blocks.count * columns, dy_lanes, columns)
+    loaded = columns // beside
+    dy = Calls((1,) * conv.p, (1,) * conv.q, blocks.count * loaded, dy_lanes, loaded)
     rows, cols = (replace(axis, outputs=n).taps() for axis, n in zip(conv.axes, blocks.covered, strict=True))
     return [dy.of(load_dy), Calls(rows, cols, blocks.count * filters, x_lanes, filters).of(load_x)]
 

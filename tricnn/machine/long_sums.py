@@ -28,6 +28,8 @@ FORMED = Fraction(1, 7)
 BUSY_WARPS = 8
 #: registers of a thread beside its sums, where operands pass through them and where they come in boxes: as compiled
 BESIDE_FORMED, BESIDE_BOXES = 112, 48
+#: the most sums that a thread has where there are tiles beside one another
+MOST_SUMS = 96
 #: the most programs between which a sum is dealt out, and the fewest blocks of each
 MOST, FEWEST_BLOCKS = 256, 16
 #: of how many waves a launch is thought; and a gain that is not worth more partial results
@@ -83,6 +85,12 @@ def _split(long_sum: LongSum, at_once: int) -> int:
     clocks = {split: long_sum.clocks(split) for split in sorted({1, most, *whole} - {0}) if split <= most}
     least = min(clocks.values())
     return next(split for split, taken in clocks.items() if taken <= least * (1 + CLOSE))
+
+
+def beside_one_another(tile: Tile, taps: int) -> int:
+    """How many tiles of columns a program with operands in boxes has: all ``taps`` of a filter's row, or one.
+    The last cache is the limit of small tiles, which load dy for every tap; those of a row fit the registers then."""
+    return taps if tile.m * tile.n * taps <= MOST_SUMS * 32 * tile.warps and for_a_gpu() else 1
 
 
 def weight_gradient(
