@@ -60,7 +60,7 @@ class Case:
         if self.activation == "layer_norm":
             y = b.layer_norm(b.conv2d(x, self.channels, self.size, name=LAYER, **options), name="norm", eps=1e-6)
             y = b.pixel_linear(b.add("gelu", b.pixel_linear(y, 4 * self.channels, name="wide")), self.channels)
-            x = b.add_(b.layer_scale(y, name="scale"), x)
+            x = b.add_(b.layer_scale(y, name="scale", init="constant(1e-06)"), x)
         else:
             x = b.add(self.activation, b.batch_norm(x, name="norm1"))
             x = b.batch_norm(b.conv2d(x, self.channels, self.size, bias=False, name=LAYER, **options), name="norm2")
