@@ -156,7 +156,7 @@ def compile_kernels(
 
     for index, spec in enumerate(specs):
         try:
-            job = _job(spec, gpu)
+            job = job_of(spec, gpu)
         except CompileError as error:
             if not return_errors:
                 raise
@@ -273,7 +273,7 @@ def _element(kind: str) -> str:
     return descriptor[1] if descriptor else kind.removeprefix("*")
 
 
-def _job(spec: KernelSpec, gpu: Target) -> dict[str, Any]:
+def job_of(spec: KernelSpec, gpu: Target) -> dict[str, Any]:
     """What a worker is told: JSON, and all that the binary depends on besides the toolchain."""
     if not spec.name.isidentifier():
         raise CompileError(repr(spec.name), gpu.name, "a kernel's name must be a Python identifier")

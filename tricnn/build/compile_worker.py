@@ -115,14 +115,14 @@ def _compile(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     import triton
 
     if "module" not in job:
-        return _machine_code(job, *_compiled(job, *_described(job, scratch)))
+        return _machine_code(job, *compiled(job, *described(job, scratch)))
     kernel = getattr(_emitted(Path(job["module"])), job["name"])
     signature = {name: job["signature"][name] for name in kernel.arg_names}
     triton.knobs.compilation.always_compile = job["anew"]
-    return _left_for_launching(*_compiled(job, kernel, signature, {}))
+    return _left_for_launching(*compiled(job, kernel, signature, {}))
 
 
-def _compiled(
+def compiled(
     job: dict[str, Any], kernel: Any, signature: dict[str, str], constants: dict[str, Any]
 ) -> tuple[Any, str]:  # fmt: skip
     """What Triton makes of a kernel, and what ptxas printed of it: nothing, if it was in the cache."""
@@ -136,13 +136,11 @@ def _compiled(
     target = GPUTarget(job["target"]["backend"], job["target"]["arch"], job["target"]["warp_size"])
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        compiled = triton.compile(
-            ASTSource(kernel, signature, constants, aligned), target=target, options=job["options"]
-        )
-    return compiled, printed.getvalue()
+        made = triton.compile(ASTSource(kernel, signature, constants, aligned), target=target, options=job["options"])
+    return made, printed.getvalue()
 
 
-def _described(job: dict[str, Any], scratch: Path) -> tuple[Any, dict[str, str], dict[str, Any]]:
+def described(job: dict[str, Any], scratch: Path) -> tuple[Any, dict[str, str], dict[str, Any]]:
     """The function of a job with its source, the types of its arguments, and its constants."""
     import triton
 
