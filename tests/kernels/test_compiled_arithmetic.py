@@ -360,6 +360,9 @@ DROPPING = {
     "tl.minimum((Q - phase + PHASES - 1) // PHASES - first_q, BOX_Q)", "tl.minimum(N - first_n, BOX_N)",
     "tl.minimum((P - class_h + APART_H - 1) // APART_H - first_p, BOX_H)", "tl.minimum(P - first_p, BOX_P)",
     "tl.minimum((Q - class_w + APART_W - 1) // APART_W - first_q, BOX_W)", "tl.maximum(column - LEFT, 0)",
+    "tl.minimum(first_strip + BLOCK_M, N * STRIPS)", "tl.minimum(strip % STRIPS * WIDE, WIDTH)",
+    "tl.minimum(begin + ROWS, RESULT_H)", "tl.minimum(rows % streams, stream)", "tl.minimum(Q - first_q, BOX_W)",
+    "tl.maximum(begin % P, PT)",
 }  # fmt: skip
 
 

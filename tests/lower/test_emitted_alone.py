@@ -75,15 +75,16 @@ torch.save(found, "found.pt")
 
 def network() -> Graph:
     """Convolutions that become one with their batch norms, one of another, two of the same image, a dense layer that
-    reads an image, a standardised weight; two outputs, one of them within a larger tensor; a head that only training
-    has."""
+    reads an image, a standardised weight, one slope for all channels; two outputs, one of them within a larger tensor;
+    a head that only training has."""
     b = GraphBuilder("alone")
     x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 4, 4)), 4, 3, padding=1, bias=False, name="stem"), name="bn"))
     branches = [b.batch_norm(b.conv2d(x, 4, k, padding=k // 2, bias=False)) for k in (3, 1)]
     x = b.relu(b.add_(b.add_(*branches), b.batch_norm(x)))
     w = b.add("standardize_filters", b.parameter("std.weight", (4, 4, 3, 3), "he_normal"))
     w = b.add("scale_filters", w, b.parameter("std.gain", (4,), "constant(1)"))
-    x = b.relu(b.add("conv2d", x, w, padding=1, name="std"))
+    x = b.add("conv2d", x, w, padding=1, name="std")
+    x = b.add("prelu", x, b.add("repeat_number", b.parameter("act.weight", (1,), "constant(0.25)"), channels=4))
     left, right = (b.relu(b.batch_norm(b.conv2d(x, k, 1))) for k in (3, 5))
     x = b.concat([left, right])
     b.output(b.linear(b.flatten(b.global_avg_pool(x)), 2, name="aux"), "aux", loss_weight=0.5, training_only=True)

@@ -125,11 +125,13 @@ def pixel_norm() -> Graph:
 
 
 def standardised() -> Graph:
-    """A weight that is computed of another one: its filters have mean 0 and variance 1, and a gain each."""
+    """A weight that is computed of another one: its filters have mean 0 and variance 1, and a gain each; and slopes of
+    channels that are one number."""
     b = GraphBuilder("standardised")
     w = b.add("standardize_filters", b.parameter("w", (6, 3, 3, 3), "he_normal"))
     w = b.add("scale_filters", w, b.parameter("gain", (6,), "constant(1)"))
-    x = b.relu(b.add("conv2d", b.input("x", (3, 5, 4)), w, padding=1, name="c1"))
+    x = b.add("conv2d", b.input("x", (3, 5, 4)), w, padding=1, name="c1")
+    x = b.add("prelu", x, b.add("repeat_number", b.parameter("slope", (1,), "constant(0.25)"), channels=6))
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 

@@ -151,20 +151,17 @@ def _reshape(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -
 def _copy_filters(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
     """Copy all filters of one weight, as they lie, to the elements of the result from ``start`` on."""
     count = prod(state.plan.type(raw).per_image)
-    _copy_numbers(state, kernel, name, raw, count, count, "pixel + channel", start)
+    _copy_numbers(state, kernel, name, raw, count, "pixel + channel", start)
 
 
 def _repeat(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) -> None:
     """Store one number to all elements of the result."""
-    _copy_numbers(
-        state, kernel, name, raw, 1, state.plan.type(kernel.anchor.name).channels, "0 * (pixel + channel)", start
-    )
+    channels = state.plan.type(kernel.anchor.name).channels
+    _copy_numbers(state, kernel, name, raw, channels, "0 * (pixel + channel)", start)
 
 
-def _copy_numbers(
-    state: Lowering, kernel: Kernel, name: str, raw: str, loaded: int, count: int, source: str, start: int
-) -> None:
-    """Store ``count`` numbers to the result from ``start`` on, each of the place ``source`` among the ``loaded``.
+def _copy_numbers(state: Lowering, kernel: Kernel, name: str, raw: str, count: int, source: str, start: int) -> None:
+    """Store ``count`` numbers to the result from ``start`` on, each of the place ``source`` of what is copied.
     They are the channels of one pixel, 0; a tile may have more rows, which are masked."""
     place, result = state.plan.place(raw), state.plan.place(kernel.anchor.name)
     whole = state.plan.type(result.buffer).elements(1)
@@ -180,7 +177,7 @@ def _copy_numbers(
         (1, cdiv(count, tile.n)),
         tile,
         kind=kernel.anchor.op,
-        traffic=[traffic.loads(place.buffer, loaded), traffic.channels_stored(result.buffer, count, whole)],
+        traffic=[traffic.loads(place.buffer, count), traffic.channels_stored(result.buffer, count, whole)],
     )
 
 
