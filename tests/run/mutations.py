@@ -24,11 +24,12 @@ import numpy as np
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from tests.run import mutated_networks as networks
 from tricnn.check import verify
 from tricnn.check.verify import Check
 from tricnn.compiler.plan import Kernel
 from tricnn.emit.emit import emit
-from tricnn.ir import Graph, GraphBuilder
+from tricnn.ir import Graph
 from tricnn.ir.graph import Node
 from tricnn.ir.objective import Loss
 from tricnn.lower.body import Body, Steps
@@ -44,105 +45,7 @@ DTYPES_SHOWN = ("fp32", "tf32", "fp16", "bf16")
 PAGE = Path(__file__).parents[2] / "docs" / "verification.md"
 
 
-# --- networks, each as small as its kernels allow ------------------------------------------------------------
-
-
-def products() -> Graph:
-    """Convolutions: strided, with a bias, grouped, depthwise; a dense layer."""
-    b = GraphBuilder("products")
-    h = b.relu(b.conv2d(b.input("x", (4, 7, 7)), 8, 3, padding=1, name="c1"))
-    h = b.tanh(b.conv2d(h, 8, 3, stride=2, padding=1, name="c2"))
-    h = b.tanh(b.conv2d(h, 8, 3, padding=1, groups=2, name="c3"))
-    h = b.tanh(b.conv2d(h, 8, 3, padding=1, groups=8, name="c4"))
-    return b.build(b.linear(b.global_avg_pool(h), 5, name="fc"))
-
-
-def deep(size: int = 5) -> Graph:
-    """Channels enough that products go tap by tap; of images whose size boxes fit, or, by default, do not."""
-    b = GraphBuilder("deep")
-    h = b.relu(b.conv2d(b.input("x", (16, size, size)), 16, 3, padding=1, name="c1"))
-    h = b.tanh(b.conv2d(h, 16, 3, padding=1, name="c2"))
-    h = b.tanh(b.conv2d(h, 32, 1, name="c3"))
-    return b.build(b.linear(b.flatten(h), 5, name="fc"))
-
-
-def norms() -> Graph:
-    """Batch norm: statistics in an epilogue, normalised on load, and its gradients; dropout; a residual."""
-    b = GraphBuilder("norms")
-    h = b.conv2d(b.input("x", (4, 9, 9)), 8, 3, padding=1, bias=False, name="c1")
-    first = h = b.relu(b.batch_norm(h, name="b1"))
-    h = b.batch_norm(b.conv2d(h, 8, 3, padding=1, bias=False, name="c2"), name="b2")
-    h = b.dropout(b.relu(b.add_(h, first)), 0.3)
-    return b.build(b.linear(b.global_avg_pool(h), 5, name="fc"))
-
-
-def pools() -> Graph:
-    """Pooling whose windows overlap, over numbers that are often equal; local response norm."""
-    b = GraphBuilder("pools")
-    h = b.dropout(b.relu(b.conv2d(b.input("x", (4, 9, 9)), 8, 3, padding=1, name="c1")), 0.5)
-    h = b.max_pool2d(h, 3, 2, padding=1)
-    h = b.sigmoid(b.add("local_response_norm", h, size=5, alpha=1.0, beta=0.75, k=1.0))
-    h = b.tanh(b.avg_pool2d(h, 3, 1, padding=1, count_include_pad=False))
-    return b.build(b.linear(b.flatten(h), 5, name="fc"))
-
-
-def heads() -> Graph:
-    """Flattening that moves data, concatenation, softmax amid the network, two losses."""
-    b = GraphBuilder("heads")
-    h = b.conv2d(b.input("x", (4, 5, 5)), 5, 3, name="c1")
-    h = b.concat([h, b.tanh(h)])
-    flat = b.flatten(h)
-    soft = b.softmax(b.linear(flat, 4, name="q"))
-    b.output(b.linear(soft, 3, name="r"), name="soft", loss_weight=0.3)
-    return b.build(b.linear(b.relu(flat), 5, name="fc"))
-
-
-def long() -> Graph:
-    """Images so large that the sum over their pixels is dealt out."""
-    b = GraphBuilder("long")
-    h = b.tanh(b.conv2d(b.input("x", (4, 32, 32)), 4, 3, padding=1, name="c1"))
-    return b.build(b.linear(b.global_avg_pool(b.tanh(b.conv2d(h, 4, 1, name="c2"))), 5, name="fc"))
-
-
-def resized() -> Graph:
-    """Images of another size, forward and back; statistics and sums along the channels of a pixel."""
-    b = GraphBuilder("resized")
-    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 8, 3, padding=1, name="c1"))
-    h = b.layer_norm(b.tanh(b.interpolate(h, (7, 9), mode="bilinear")), name="n")
-    h = b.add("mul", h, b.sigmoid(b.conv2d(h, 1, 1, name="gate")))
-    return b.build(b.linear(b.flatten(b.adaptive_avg_pool2d(b.tanh(h), (3, 4))), 5, name="fc"))
-
-
-def masked() -> Graph:
-    """Pixels weighed by the mean and the maximum of their channels; maxima whose gradient equal channels share."""
-    b = GraphBuilder("masked")
-    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 8, 3, padding=1, name="c1"))
-    mask = b.conv2d(b.concat([b.max_channels(h), b.mean_channels(h)]), 1, 3, padding=1, name="mask")
-    h = b.add("mul", b.add("mul", h, b.sigmoid(mask)), b.max_channels(h, ties="shared"))
-    return b.build(b.linear(b.flatten(h), 5, name="fc"))
-
-
-def scaled() -> Graph:
-    """Channels times numbers of their own behind a convolution and a dense layer."""
-    b = GraphBuilder("scaled")
-    h = b.tanh(b.conv2d(b.input("x", (4, 7, 7)), 32, 3, padding=1, name="c1"))
-    h = b.tanh(b.layer_scale(b.conv2d(h, 8, 3, padding=1, name="c2"), name="s", init="constant(0.5)"))
-    return b.build(b.linear(b.global_avg_pool(h), 5, name="fc"))
-
-
-def standardised() -> Graph:
-    """A convolution of a weight whose filters have mean 0 and variance 1."""
-    b = GraphBuilder("standardised")
-    w = b.add("standardize_filters", b.parameter("w", (8, 32, 3, 3), "he_normal"), eps=1e-3, factor=0.5)
-    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 32, 3, padding=1, name="c1"))
-    return b.build(b.linear(b.global_avg_pool(b.tanh(b.add("conv2d", h, w, padding=1))), 5, name="fc"))
-
-
-def pixels() -> Graph:
-    """Classes of each pixel."""
-    b = GraphBuilder("pixels")
-    h = b.tanh(b.conv2d(b.input("x", (4, 5, 4)), 8, 3, padding=1, name="c1"))
-    return b.build(b.conv2d(h, 5, 1, name="c2"))
+# --- networks, and how they are compiled ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -162,23 +65,25 @@ class Case:
 
 
 CASES = {
-    "products": Case(products),
-    "deep": Case(deep),
-    "norms": Case(norms),
-    "pools": Case(pools),
-    "heads": Case(heads),
-    "long": Case(long, target="sm_90"),
-    "norms, unfused": Case(norms, fuse=False),
-    "heads, unfused": Case(heads, fuse=False),
-    "resized": Case(resized),
-    "masked": Case(masked),
-    "scaled": Case(scaled, target="sm_90"),
-    "standardised": Case(standardised),
-    "pixels": Case(pixels, loss=Loss(class_weights=(0.5, 1.0, 2.0, 3.0, 0.25))),
-    "pixels, soft": Case(pixels, loss=Loss(mixed=True, label_smoothing=0.1)),
-    "pixels, binary": Case(pixels, loss="binary_cross_entropy"),
-    "pixels, squared": Case(pixels, loss="mean_squared_error"),
-    "boxes": Case(partial(deep, 8), fuse=False, target="sm_90", dtypes=("fp16", "bf16")),
+    "products": Case(networks.products),
+    "deep": Case(networks.deep),
+    "norms": Case(networks.norms),
+    "pools": Case(networks.pools),
+    "heads": Case(networks.heads),
+    "long": Case(networks.long, target="sm_90"),
+    "norms, unfused": Case(networks.norms, fuse=False),
+    "heads, unfused": Case(networks.heads, fuse=False),
+    "resized": Case(networks.resized),
+    "masked": Case(networks.masked),
+    "scaled": Case(networks.scaled, target="sm_90"),
+    "standardised": Case(networks.standardised),
+    "pixels": Case(networks.pixels, loss=Loss(class_weights=(0.5, 1.0, 2.0, 3.0, 0.25))),
+    "pixels, soft": Case(networks.pixels, loss=Loss(mixed=True, label_smoothing=0.1)),
+    "pixels, binary": Case(networks.pixels, loss="binary_cross_entropy"),
+    "pixels, squared": Case(networks.pixels, loss="mean_squared_error"),
+    "boxes": Case(partial(networks.deep, 8), fuse=False, target="sm_90", dtypes=("fp16", "bf16")),
+    "strips": Case(networks.strips, target="sm_90"),
+    "runs": Case(networks.runs, dtypes=("fp16", "bf16")),
 }
 
 
@@ -451,7 +356,7 @@ that is caught least; **bold** where some are not caught.
 - **tf32.** Tensor cores may cut 13 bits off each operand of a product: 2^-10 of the sum, and by chance as much as
   4 * 2^-10 of the root of the sum of squared terms. So where products are, a factor of 1.001, rounding to bf16 (2^-9),
   or 1 % at one element may be as good as tf32 itself; so may 1 % of a layer scale's gradient, a sum of such sums. What
-  multiplies nothing is held to fp32.
+  needs no tensor core, such as a depthwise convolution, is held to fp32.
 - **The last digits of a constant.** An eps of 1.1e-5 for 1e-5 changes a variance of 1 by a millionth: less than fp32's
   own errors. A dropout probability of 0.3001 for 0.3 drops one more element in 10,000: of the 1,944 there are, none.
 - **bf16 weights rounded to bf16** are what is asked for.

@@ -24,7 +24,8 @@ does not explain counts as an error (:func:`beyond_rounding`).
 Where hardware rounds as it likes, more is accepted. tf32: an operand may lose what is below 2^-10 of it by truncation,
 a bias of at most 2^-10 of the sum (2^-11 for each factor), or of each image's where images are summed, too; deviations
 from it are independent. Tensor cores truncate, every 8 terms or more (Fasi, Higham, Mikaitis & Pranesh, "Numerical
-behavior of NVIDIA tensor cores", PeerJ Computer Science 7, 2021): n/8 * u32 of the sum.
+behavior of NVIDIA tensor cores", PeerJ Computer Science 7, 2021): n/8 * u32 of the sum. Neither is accepted where each
+channel is filtered by itself, without a matrix product.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.cost import by_channel
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
 from ..ir.table import OPS, Environment, Kind
+from ..lower.depthwise import goes_by_strips
+from ..machine.dtypes import DTYPES
 from ..run.interpreter import evaluate
 from ..run.numpy_executor import round_stored
 
@@ -74,6 +76,9 @@ def exact(x: Any) -> Bounded:
 def bounding(plan: Plan, kernel: Kernel, dtype: str) -> Callable[[Node, list[Bounded], Environment], Bounded]:
     """The function that evaluates a kernel's nodes on bounded operands, for ``kernel_values``."""
 
+    # Where each channel is filtered by itself, no tensor core multiplies.
+    multiplied = "fp32" if goes_by_strips(plan, kernel, DTYPES[dtype][0]) else dtype
+
     def evaluated(node: Node, operands: list[Bounded], env: Environment) -> Bounded:
         operands = [_multiplied(x, _rounded_to(plan, kernel, node, i, dtype)) for i, x in enumerate(operands)]
         values = [x.value for x in operands]
@@ -84,7 +89,7 @@ def bounding(plan: Plan, kernel: Kernel, dtype: str) -> Callable[[Node, list[Bou
             terms = _terms(plan, node, y, values)
             gamma = (FEW + (min(terms, SAFETY * sqrt(terms)) if terms > 1 else 0.0)) * U32
             if node.kind is Kind.CONTRACTION:
-                return Bounded(y, _product_error(node, operands, y, env, dtype, terms, gamma))
+                return Bounded(y, _product_error(node, operands, y, env, multiplied, terms, gamma))
             unit = OPS[node.op].unit
             errors = [x.error + gamma * np.maximum(np.abs(x.value), unit) * _real(x.value) for x in operands]
             error = moved(node, values, errors, y, env) + gamma * np.abs(y)
@@ -119,7 +124,7 @@ def _rounded_to(plan: Plan, kernel: Kernel, node: Node, index: int, dtype: str) 
     anchor, value = kernel.anchor, plan.storage(node.inputs[index])
     if anchor.kind is not Kind.CONTRACTION or value not in map(plan.storage, anchor.inputs[:2]) or index > 1:
         return "fp32"
-    if by_channel(anchor, plan.graph) and kernel.window == (1, 1):
+    if goes_by_strips(plan, kernel, DTYPES[dtype][0]):
         return "fp32"
     if node is not anchor and (node.kind is not Kind.REDUCTION or len(node.inputs) > 1):
         return "fp32"

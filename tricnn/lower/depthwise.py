@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..compiler.cost import by_channel
-from ..compiler.plan import Kernel
+from ..compiler.plan import Kernel, Plan
 from ..machine.strips import Strips, strips
 from . import traffic
 from .body import Body
@@ -25,12 +25,13 @@ from .size import N, Size, at_most, cdiv
 ROUNDS = 4
 
 
-def goes_by_strips(state: Lowering, kernel: Kernel) -> bool:
+def goes_by_strips(plan: Plan, kernel: Kernel, storage: str) -> bool:
     """Does a kernel filter each channel by itself, as programs do that go down an image's strips?
-    It does if no pooling follows, and statistics are of 16-bit numbers, whose sums and squares threads keep."""
-    if kernel.window != (1, 1) or not by_channel(kernel.anchor, state.plan.graph):
+    It does if no pooling follows, and statistics are of 16-bit numbers, whose sums and squares threads keep.
+    ``storage`` is the type of activations."""
+    if not kernel.anchor.row.product or kernel.window != (1, 1) or not by_channel(kernel.anchor, plan.graph):
         return False
-    return state.storage in ("fp16", "bf16") or not any(n.row.moments for n in kernel.nodes)
+    return storage in ("fp16", "bf16") or not any(n.row.moments for n in kernel.nodes)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def lower(
     for kernel in plan.kernels:
         if kernels is None or kernel.name in kernels:
             touched = map(plan.storage, (*kernel.reads, *kernel.writes))
-            strips = bool(kernel.anchor.row.product) and goes_by_strips(state, kernel)
+            strips = goes_by_strips(plan, kernel, state.storage)
             lowering_of(kernel, any(v in packed for v in touched), strips)(state, kernel)
             if plan.bucket_bytes is not None and sums_waiting(state) >= plan.bucket_bytes:
                 lower_many_sums(state)
