@@ -72,20 +72,22 @@ def wgrad_kernel(
     )  # fmt: skip
 
 
-CASES = [  # taps, stride, padding (top, bottom, left, right), height and width, columns and rows, programs, dtype
-    ((3, 3), (1, 1), (1, 1, 1, 1), (6, 7), (4, 6), 3, torch.bfloat16),  # a segment is the image
-    ((5, 5), (1, 1), (2, 2, 2, 2), (7, 5), (4, 4), 1, torch.float16),  # two segments, the last one partly empty
-    ((3, 3), (2, 2), (1, 1, 1, 1), (8, 9), (4, 8), 2, torch.float32),
-    ((5, 3), (2, 1), (2, 0, 0, 2), (9, 5), (2, 2), 1, torch.float32),
-    ((2, 4), (1, 3), (0, 1, 3, 0), (5, 8), (3, 5), 2, torch.float32),
-    ((3, 3), (3, 3), (0, 0, 0, 0), (8, 8), (3, 3), 1, torch.float32),  # rows and columns that no window covers
+#: taps, stride, padding (top, bottom, left, right), channels, height and width, columns and rows, programs, dtype;
+#: 9 channels are two blocks, the last one almost empty
+CASES = [
+    ((3, 3), (1, 1), (1, 1, 1, 1), 9, (6, 7), (4, 6), 3, torch.bfloat16),  # a segment is the image
+    ((5, 5), (1, 1), (2, 2, 2, 2), 6, (6, 3), (4, 4), 1, torch.float16),  # two segments, the last one partly empty
+    ((3, 3), (2, 2), (1, 1, 1, 1), 6, (8, 9), (4, 8), 2, torch.float32),
+    ((5, 3), (2, 1), (2, 0, 0, 2), 6, (7, 4), (2, 2), 1, torch.float32),
+    ((2, 4), (1, 3), (0, 1, 3, 0), 6, (5, 8), (3, 5), 2, torch.float32),
+    ((3, 3), (3, 3), (0, 0, 0, 0), 6, (8, 8), (3, 3), 1, torch.float32),  # rows and columns that no window covers
 ]
 
 
-@pytest.mark.parametrize(("taps", "stride", "padding", "size", "strip", "programs", "dtype"), CASES)
-def test_a_depthwise_convolution_and_its_gradients(taps, stride, padding, size, strip, programs, dtype):
+@pytest.mark.parametrize(("taps", "stride", "padding", "c", "size", "strip", "programs", "dtype"), CASES)
+def test_a_depthwise_convolution_and_its_gradients(taps, stride, padding, c, size, strip, programs, dtype):
     """Every pixel is stored once, whatever strips and segments it lies in; sums are those over all pixels."""
-    n, c, (r, s), (sh, sw), (wide, rows) = 3, 9, taps, stride, strip
+    n, (r, s), (sh, sw), (wide, rows) = 3, taps, stride, strip
     g = torch.Generator().manual_seed(r * 10 + s)
     top, bottom, left, right = padding
     x, w = integers((n, c, *size), dtype, g), integers((c, 1, r, s), dtype, g)
