@@ -17,8 +17,9 @@ from ..build.compile import CompiledKernel
 from ..lower.names import StepNumber
 from ..lower.program import Descriptor, Program, step_numbers
 from ..lower.program import Launch as ProgramLaunch
-from ..machine import sass, simulator
+from ..machine import machines, sass, simulator
 from ..machine.simulator import Hopper, Launch, NotSimulated, Simulated
+from ..machine.simulator.compiled import sources
 from ..system.cores import workers
 from ..system.errors import TargetError
 from ..system.paths import cache_folder
@@ -186,7 +187,5 @@ def _nvdisasm() -> str:
 
 @cache
 def _model() -> str:
-    """The code of the simulator, so that changing it makes the older results stale."""
-    folder = Path(simulator.__file__).parent
-    files = [*sorted(folder.glob("*.py")), Path(sass.__file__)]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    """A digest of all that a result goes by beside the kernel, so that changing it makes the older results stale."""
+    return sources(Path(sass.__file__), Path(machines.__file__))

@@ -3,7 +3,7 @@
     decode.py   instructions as rows of numbers                 costs.py       what an instruction costs
     trace.py    what a program's threads execute                parameters.py  the modelled GPU's figures
     core.py     when everything happens, clock by clock         state.py       what core.py knows at one moment
-    launch.py   all of it, for one launch
+    launch.py   all of it, for one launch                       compiled.py    the loops' machine code, kept on disk
 
 docs/simulator.md says what it was compared with, how far to trust it, and what is not modelled.
 """

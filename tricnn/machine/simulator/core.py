@@ -24,10 +24,10 @@ its issues.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .compiled import inner, kept
 from .costs import Kind
-from .state import BARRIERS, INNER, NAMED, PHASES, RING, SCHEDULERS, SCOREBOARDS
+from .state import BARRIERS, NAMED, PHASES, RING, SCHEDULERS, SCOREBOARDS
 
 WAITS = (
     "issue slots", "fixed latency", "barrier", "global loads", "shared memory", "special functions", "other results",
@@ -47,10 +47,8 @@ GOLDEN = 0.6180339887498949  # whose multiples' fractions are spread evenly, wit
 #: why a replay failed: a path that ends without an exit; warps that wait for what nothing will bring
 NO_EXIT, STUCK = 1, 2
 
-_inner = njit(**INNER)
 
-
-@_inner
+@inner
 def _memory(t, size, store, unit, gpu, given):
     """When a request of so many bytes of a multiprocessor is served."""
     if size <= 0:
@@ -67,7 +65,7 @@ def _memory(t, size, store, unit, gpu, given):
     return at + latency
 
 
-@_inner
+@inner
 def _count(waits, warp, t):
     """Add up what a warp waited for since it was looked at last.
     It waited for a fixed latency until it was ready, from then on for its turn."""
@@ -80,7 +78,7 @@ def _count(waits, warp, t):
     warp.since = t
 
 
-@_inner
+@inner
 def _held(x, warp, program, scheduler, unit, given, value, phase, t):
     """Why a warp's next instruction cannot issue now, and until when; -1 if it can."""
     b = warp.at_barrier
@@ -130,14 +128,14 @@ def _held(x, warp, program, scheduler, unit, given, value, phase, t):
     return -1, NEVER
 
 
-@_inner
+@inner
 def _wake(schedulers, s, at):
     """Have the schedulers of a multiprocessor look again at a clock."""
     for q in range(SCHEDULERS):
         schedulers[s, q].wake = min(schedulers[s, q].wake, at)
 
 
-@_inner
+@inner
 def _meet(program, b, wanted, at):
     """Open a program's barrier from a clock on if so many warps stand at it. Returns whether it opens."""
     if program.arrived[b] != wanted:
@@ -148,7 +146,7 @@ def _meet(program, b, wanted, at):
     return True
 
 
-@_inner
+@inner
 def _bulk(program, number, barrier, ends):
     """Note that what a phase of a barrier waits for is there at a clock, or later where other copies are."""
     slot = number % PHASES
@@ -157,7 +155,7 @@ def _bulk(program, number, barrier, ends):
     program.phase_done[barrier, slot] = max(program.phase_done[barrier, slot], ends)
 
 
-@_inner
+@inner
 def _access(x, warp, unit, gpu, given, value, t):
     """Issue an access of shared or global memory. Returns as :func:`_issue` does."""
     kind = x.kind
@@ -175,7 +173,7 @@ def _access(x, warp, unit, gpu, given, value, t):
     return 0.0, unit.lsu + 8, LSU
 
 
-@_inner
+@inner
 def _product(x, warp, scheduler, unit, gpu, given, t):
     """Issue a matrix product. Returns as :func:`_issue` does."""
     gpu.tensor += x.busy
@@ -190,7 +188,7 @@ def _product(x, warp, scheduler, unit, gpu, given, t):
     return 0.0, 0.0, OTHER
 
 
-@_inner
+@inner
 def _issue(x, warp, program, scheduler, schedulers, s, unit, gpu, given, value, phase, t):
     """Issue a warp's next instruction.
     Returns when its result is there, when its operands are read (0: at once), and what waits for these wait for."""
@@ -240,7 +238,7 @@ def _issue(x, warp, program, scheduler, schedulers, s, unit, gpu, given, value, 
     return 0.0, 0.0, OTHER
 
 
-@_inner
+@inner
 def _announce(warp, scoreboard, clock, source, t):
     """Have a scoreboard of a warp say when something is there, unless it waits for something later."""
     when = max(np.floor(clock), t + 1)
@@ -248,7 +246,7 @@ def _announce(warp, scoreboard, clock, source, t):
         warp.board[scoreboard], warp.board_of[scoreboard] = when, source
 
 
-@_inner
+@inner
 def _end(x, warp, program, schedulers, s, gpu, t):
     """End a warp, and its program with the last of them. Returns False where its path ends without an exit."""
     if x.kind != EXIT:
@@ -267,7 +265,7 @@ def _end(x, warp, program, schedulers, s, gpu, t):
     return True
 
 
-@_inner
+@inner
 def _start(programs, all_warps, schedulers, gpu, given, runs, run_at, note_at, t):
     """Start programs at all places where one may now, and note when the next one does."""
     gpu.next_start = NEVER
@@ -302,7 +300,7 @@ def _start(programs, all_warps, schedulers, gpu, given, runs, run_at, note_at, t
             schedulers[c // slots, q].wake = t
 
 
-@_inner
+@inner
 def _turn(s, q, slots, programs, all_warps, schedulers, unit, gpu, given, costs, runs, notes, phases, waits, t):
     """Issue an instruction of the first of a scheduler's warps that can. Returns when the scheduler looks again."""
     scheduler = schedulers[s, q]
@@ -355,7 +353,7 @@ def _turn(s, q, slots, programs, all_warps, schedulers, unit, gpu, given, costs,
     return upcoming
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@kept
 def replay(costs, runs, run_at, notes, phases, note_at, whole, figures, units, schedulers, programs, all_warps, waits):
     """Run programs on some multiprocessors until all are through, or the clocks are.
 

@@ -6,8 +6,8 @@ A value that comes from memory, or from a float that does, is not known; neither
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .compiled import inner
 from .decode import (
     ABSOLUTE,
     COMPLEMENT,
@@ -25,9 +25,6 @@ from .decode import (
     XOR,
     Op,
 )
-from .state import INNER
-
-inner = njit(**INNER)
 
 LANES = 32
 MASK = 0xFFFFFFFF

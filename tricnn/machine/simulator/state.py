@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 
-#: for functions that only compiled ones call: no way in from Python is made for them, which numba's types do not know
-INNER: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
 RING = 16  # groups of copies or products in flight that are told apart
 PHASES = 8  # phases of one barrier that are told apart
 BARRIERS = 64  # most barriers in shared memory that one program uses

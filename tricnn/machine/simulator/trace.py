@@ -16,9 +16,9 @@ serves the others, as it roughly does on a GPU.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import inner, kept
 from .decode import (
     GUARD,
     GUARD_MODIFIER,
@@ -36,7 +36,7 @@ from .decode import (
     WHAT,
     Op,
 )
-from .lanes import LANES, MULTIPLY_WIDE, execute, inner
+from .lanes import LANES, MULTIPLY_WIDE, execute
 from .state import BARRIERS
 from .warp_accesses import bank_cycles, places, sector_bytes
 
@@ -59,7 +59,7 @@ REFUSALS = {
 BRANCH, EXIT, REFUSED = int(Op.BRANCH), int(Op.EXIT), int(Op.REFUSED)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@kept
 def follow(
     table, values, known, pcs, alive, turn, runs, run_count, notes, phases, note_count, waited, armed, barriers,
     taken, hot, last, boxes, box_bytes, tags, valid, ages, totals, skips_from,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .compiled import inner
 from .decode import OFFSET, SOURCES, WIDE_ADDRESS
-from .lanes import LANES, MASK, inner
+from .lanes import LANES, MASK
 
 
 @inner
