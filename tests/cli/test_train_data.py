@@ -1,5 +1,7 @@
 """What a user would lose: `tricnn train` on a folder of pictures, and a line that says what is wrong with one."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +35,30 @@ def test_train_on_a_folder_resumes_and_skips_what_cannot_be_read(tricnn, tiny, f
     assert ran.status == 2 and "cats/3.png" in said
     ran = tricnn(*command, "--epochs", 1, "--corrupt", "skip")
     assert ran.status == 0 and "cats/3.png" in ran.err and "waiting for data" in ran.err
+
+
+def test_programs_are_told_which_pictures_were_skipped(tricnn, tiny, folder, tmp_path):
+    """Without words on standard error, where the names are for people; each once, in whichever epoch and process."""
+    bad = {"train/cats/3.png", "val/dogs/0.png"}
+    for path in bad:
+        (folder / path).write_text("no picture")
+    out = tmp_path / "out"
+    command = ("train", tiny, "--data", folder, "--batch", 4, "--schedule", "constant", "--workers", 0, "--json")
+    skipping = (*command, "--corrupt", "skip", "--out", out, "--epochs", 2)
+    ran = tricnn(*skipping)
+    assert ran.status == 0 and ran.err == ""
+    assert set(ran.json["skipped_pictures"]) == bad
+    assert all("cannot identify" in reason for reason in ran.json["skipped_pictures"].values())
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    named = {line["skipped_picture"]: line for line in lines if "skipped_picture" in line}
+    assert named.keys() == bad and sum("skipped_picture" in line for line in lines) == 2
+    assert {path: line["reason"] for path, line in named.items()} == ran.json["skipped_pictures"]
+    assert 1 <= named["train/cats/3.png"]["step"] <= 3 == named["val/dogs/0.png"]["step"]  # of 3 an epoch
+    assert [line["skipped_pictures"] for line in lines if "epoch" in line] == [2, 2]
+    assert tricnn(*skipping, "--resume").json["skipped_pictures"] == ran.json["skipped_pictures"]  # reads none again
+    for path in bad:
+        (folder / path).unlink()
+    assert "skipped_pictures" not in tricnn(*command, "--epochs", 1).json
 
 
 def test_synthetic_images_need_no_data(tricnn, tiny):

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import tricnn
 from tricnn.run.launches import Watcher
-from tricnn.training.batch_sources import Batches
+from tricnn.training.batch_sources import Batches, Skipped
 from tricnn.training.data import Dataset
 from tricnn.training.gradient_exchange import GradientExchange
 from tricnn.training.loop import TrainOptions, train
@@ -61,7 +61,7 @@ def trained(executor, processes=ALONE):
     random = np.random.default_rng(6)
     images, labels = random.integers(0, 256, (20, 2, 6, 6), np.uint8), random.integers(0, 3, 20)
     data = Dataset("noise", images[:17], labels[:17], images[17:], labels[17:], 3)
-    notes = [f"{processes.rank}.jpg: skipped"]
+    notes = [Skipped(f"{processes.rank}.jpg", "damaged", 1)]
     object.__setattr__(data, "notes", lambda: [notes.pop() for _ in tuple(notes)])
     said = Console(file=StringIO())
     trained = model(executor, chosen_for=BATCH)

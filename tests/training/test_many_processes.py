@@ -98,8 +98,11 @@ def test_a_run_shared_by_processes_is_the_run_of_one(together):
 def test_the_first_process_names_the_pictures_that_any_of_them_could_not_read(together):
     _, found = together
     first, second = (rank["trained"][2].splitlines() for rank in found)
-    assert [line for line in first if "skipped" in line] == [f"process {n}: {n}.jpg: skipped" for n in range(WORLD)]
+    said = [f"process {n}: {n}.jpg: cannot be read as a picture (damaged), skipped (1 so far)" for n in range(WORLD)]
+    assert [line for line in first if "skipped" in line] == said
     assert second == []
+    for rank in found:
+        assert rank["trained"][1].skipped_pictures == {f"{n}.jpg": "damaged" for n in range(WORLD)}
 
 
 @pytest.mark.filterwarnings("ignore:the training loss")

@@ -138,7 +138,8 @@ def test_a_picture_that_cannot_be_read_is_named_and_fatal_or_skipped(folder, tmp
         made = source(broken, corrupt="skip", workers=workers)
         x, _ = zip(*epoch_of(made))
         assert sum(map(len, x)) == 14  # another one stands in
-        assert made.skipped == 1 and victim.name in made.notes()[0] and made.notes() == []
+        (note,) = made.notes()
+        assert made.skipped == 1 and note.path == f"train/c/{victim.name}" and note.reason and made.notes() == []
         assert sum(len(labels) for _, labels in made.evaluation(4)) == 6
         assert made.skipped == 2
     console = Console(file=io.StringIO(), width=200)

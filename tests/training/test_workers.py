@@ -18,7 +18,8 @@ from tests.training.fake import CLASSES, OPTIONS, SoftmaxRegression
 from tricnn.system.errors import DataError
 from tricnn.training.batch_sources import Batches
 from tricnn.training.checkpoint import load_checkpoint
-from tricnn.training.loop import CHECKPOINT, TrainingInterrupted, train
+from tricnn.training.interrupts import TrainingInterrupted
+from tricnn.training.loop import CHECKPOINT, train
 from tricnn.training.pictures import PictureFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:the training loss")

@@ -267,6 +267,7 @@ def run_among(processes: Processes, options: argparse.Namespace, asked: Graph) -
         "test_accuracy": result.test_accuracy,
         "images_per_second": result.images_per_second,
         "state_sha256": result.state_sha256,
+        **({"skipped_pictures": result.skipped_pictures} if getattr(dataset, "corrupt", "fail") == "skip" else {}),
     })  # fmt: skip
     screen.show(
         f"{graph.name}{', a small member,' * bool(small)} on {dataset.name}: test accuracy {result.test_accuracy:.2%} "

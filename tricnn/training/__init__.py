@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from .batch_sources import Batches, Source, Synthetic
 from .checkpoint import load_checkpoint, save_checkpoint, state_sha256
 from .data import Dataset, load_dataset
-from .loop import DivergedError, TrainingInterrupted, TrainOptions, TrainResult, train
+from .interrupts import TrainingInterrupted
+from .loop import DivergedError, TrainOptions, TrainResult, train
 from .loss_scaling import LossScaling
 from .mixing import Mixing
 from .optim import LAMB, LARS, SGD, AdamW, Average

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,17 @@ from .workers import read
 Batch = tuple[Any, Any]
 #: mean and standard deviation of pixels of 0 to 1: numbers, or one for each channel
 Normalisation = tuple[Sequence[float], Sequence[float]]
+
+
+class Skipped(NamedTuple):
+    """A picture that could not be read: its place below the data set's folder, why, and how many there are so far."""
+
+    path: str
+    reason: str
+    so_far: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: cannot be read as a picture ({self.reason}), skipped ({self.so_far} so far)"
 
 
 class How(Protocol):
@@ -42,7 +53,8 @@ class Source(Protocol):
     ``training(how, epoch, start)`` gives the epoch's batches from number ``start`` on, each a function of the data set,
     ``how`` and its number, or this process's share of each (``how.processes.shared``); ``evaluation(batch, processes)``
     the test images in their own order, or this process's part of them; ``settings()`` what of the data set decides the
-    bits of a run, as JSON has it. ``notes()`` gives what there is to say since it was last asked.
+    bits of a run, as JSON has it. ``notes()`` gives what there is to say since it was last asked:
+    sentences, and the pictures that were skipped.
 
     A source that can hand over its images as bytes, for a network that normalises them, is a dataclass with a field
     ``as_bytes`` and the ``normalisation`` that it does otherwise; that is None where its images are no bytes.
@@ -58,7 +70,7 @@ class Source(Protocol):
     def settings(self) -> dict[str, Any]: ...
     def training(self, how: How, epoch: int, start: int = 0) -> Iterator[Batch]: ...
     def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]: ...
-    def notes(self) -> list[str]: ...
+    def notes(self) -> Sequence[str | Skipped]: ...
 
 
 def batches_per_epoch(source: Source, batch: int, processes: int = 1) -> int:

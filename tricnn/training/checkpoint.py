@@ -45,8 +45,15 @@ class Progress:
     loss_scale: float = 0.0  # of the next step; 0: the loss is not scaled
     good_steps: int = 0  # finite ones on end, since the scale changed
     skipped: int = 0  # steps that updated nothing, for a gradient was not finite
+    #: those that could not be read, each once: ``step`` (updates done when it was met), ``skipped_picture``, ``reason``
+    skipped_pictures: list[dict[str, Any]] = field(default_factory=list)
     curve: list[list[float]] = field(default_factory=list)  # [step, mean loss of the steps up to it]
     epochs: list[dict[str, float]] = field(default_factory=list)  # one record for each epoch done
+
+    def skip(self, picture: str, reason: str) -> None:
+        """Note a picture that could not be read, unless it is noted."""
+        if all(each["skipped_picture"] != picture for each in self.skipped_pictures):
+            self.skipped_pictures.append({"step": self.step, "skipped_picture": picture, "reason": reason})
 
 
 @dataclass

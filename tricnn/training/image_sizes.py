@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..system.errors import DataError, TricnnError
-from .batch_sources import Batch, How, Source, Synthetic
+from .batch_sources import Batch, How, Skipped, Source, Synthetic
 from .processes import ALONE, Processes
 from .trainable import Trainable
 
@@ -55,7 +55,7 @@ class SizedImages:
     def evaluation(self, batch: int, processes: Processes = ALONE) -> Iterator[Batch]:
         return self.source.evaluation(batch, processes)
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[str | Skipped]:
         return [note for source in (self.source, *self._by_side.values()) for note in source.notes()]
 
 

@@ -11,6 +11,14 @@ from types import FrameType
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
+class TrainingInterrupted(Exception):
+    """A signal ended the run after a whole step; what was done is saved. Its text says how to go on."""
+
+    def __init__(self, message: str, signum: int, said: bool = False):
+        super().__init__(message)
+        self.exit_status, self.said = 128 + signum, said  # already, by the first process
+
+
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
     """A context with a list of the signals that came, for the loop to see after a whole step.

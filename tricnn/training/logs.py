@@ -33,14 +33,16 @@ def tell(callbacks: tuple[Any, ...], what: str, *about: Any) -> None:
 
 
 def write_logs(folder: Path, progress: Progress) -> None:
-    """Write ``epochs.csv``, a row for each epoch, and ``log.jsonl``, a line for each point of the curve and epoch.
+    """Write ``epochs.csv``, a row for each epoch, and ``log.jsonl``, a line for each point of the curve, each picture
+    that was skipped, and each epoch.
     Both are written whole: of a run that was taken up again each epoch is there once. Raises CheckpointError."""
     table = io.StringIO()
     if progress.epochs:
         writer = csv.DictWriter(table, list(progress.epochs[-1]), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(progress.epochs)
-    lines = [{"step": int(step), "loss": loss} for step, loss in progress.curve] + list(progress.epochs)
+    points = [{"step": int(step), "loss": loss} for step, loss in progress.curve]
+    lines = [*points, *progress.skipped_pictures, *progress.epochs]
     lines.sort(key=lambda line: line["step"])  # an epoch after the last of its steps: sorting is stable
     try:
         write_atomically(folder / CSV, table.getvalue().encode(), durable=False)

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rich.console import Console
 from ..ir.wording import plural
 from ..run.weights import save_weights
 from ..system.errors import DataError, TricnnError
-from .batch_sources import Batch, Source, batches_per_epoch, suited
+from .batch_sources import Batch, Skipped, Source, batches_per_epoch, suited
 from .chance import generator
 from .checkpoint import (
     Checkpoint,
@@ -38,7 +38,7 @@ from .checkpoint import (
 )
 from .console import Reporter
 from .image_sizes import SizedImages, SizedSteps
-from .interrupts import INTERRUPTS, signals_noted
+from .interrupts import INTERRUPTS, TrainingInterrupted, signals_noted
 from .logs import TENSORBOARD, TensorBoard, tell, write_logs
 from .loss_scaling import LEAST
 from .mixing import Mixing
@@ -62,20 +62,13 @@ class DivergedError(TricnnError):
     """The loss, or the network's output, is no longer a number."""
 
 
-class TrainingInterrupted(Exception):
-    """A signal ended the run after a whole step; what was done is saved. Its text says how to go on."""
-
-    def __init__(self, message: str, signum: int, said: bool = False):
-        super().__init__(message)
-        self.exit_status, self.said = 128 + signum, said  # already, by the first process
-
-
 @dataclass(frozen=True)
 class TrainResult:
     """What a run ended with.
     ``test_accuracy`` is of images, or of the pixels of a network that gives each a class, which has a mean intersection
     over union as well. ``history`` has ``curve`` (pairs of step and mean training loss), ``epochs`` (a record for each)
-    and ``steps_per_epoch``; :func:`tricnn.training.plot.save_curve` draws it."""
+    and ``steps_per_epoch``; :func:`tricnn.training.plot.save_curve` draws it. ``skipped_pictures`` says by each
+    one's place below the folder why it could not be read."""
 
     train_loss: float
     test_accuracy: float
@@ -86,6 +79,7 @@ class TrainResult:
     history: dict[str, Any]
     checkpoint: Path | None
     test_mean_iou: float | None = None
+    skipped_pictures: dict[str, str] = field(default_factory=dict)
 
 
 def train(
@@ -134,9 +128,7 @@ def train(
             report.say(line)
         while run.progress.epoch < options.epochs:
             run.train_epoch(report)
-            record = run.finish_epoch()
-            run.say_notes(report, together=True)
-            report.evaluated(record)
+            report.evaluated(run.finish_epoch(report))
         if lesson := run.lesson():
             warnings.warn(lesson, stacklevel=2)
         return run.result()
@@ -156,6 +148,7 @@ class _Run:
     ):
         self.model, self.evaluator, self.options, self.graph = model, evaluator, options, model.graph
         self.dataset = SizedImages(dataset, options.sizes) if options.sizes else dataset
+        self.skips = getattr(dataset, "corrupt", "fail") == "skip"
         self.step_of = SizedSteps(model, options.sizes) if options.sizes else lambda epoch: model
         self.path = out / CHECKPOINT if out else None
         board = (TensorBoard(out / TENSORBOARD),) if out is not None and TensorBoard.installed() else ()
@@ -365,8 +358,11 @@ class _Run:
             self.model.loss_scale = done.loss_scale
 
     def say_notes(self, report: Reporter, together: bool = False) -> None:
-        for line in self.processes.lines(self.dataset.notes, together):
-            report.say(line)
+        """Say what the data set has to say, and note the pictures that it skipped."""
+        for whose, note in self.processes.notes(self.dataset.notes, together):
+            report.say(f"{whose}{note}")
+            if isinstance(note, Skipped):
+                self.progress.skip(note.path, note.reason)
 
     def count(self, loss: float, images: int, batches: int, seconds: float, waited: float) -> None:
         done = self.progress
@@ -388,7 +384,7 @@ class _Run:
             return self.progress.step % self.options.checkpoint_every == 0
         return time.monotonic() - self.saved_at >= self.options.checkpoint_seconds
 
-    def finish_epoch(self) -> dict[str, float]:
+    def finish_epoch(self, report: Reporter) -> dict[str, float]:
         """Evaluate, record and save; the epoch's record is returned."""
         done = self.progress
         mean, guess = done.epoch_loss / done.epoch_images, self.loss_of_guessing()
@@ -399,6 +395,7 @@ class _Run:
                 f"below {self.options.lr:g} may help"
             )
         figures = self.evaluate()
+        self.say_notes(report, together=True)
         record = {
             "epoch": done.epoch + 1,
             "step": done.step,
@@ -406,6 +403,7 @@ class _Run:
             "train_loss": mean,
             **figures,
             **({"loss_scale": done.loss_scale, "skipped_steps": done.skipped} if self.scaling else {}),
+            **({"skipped_pictures": len(done.skipped_pictures)} if self.skips else {}),
             "images_per_second": done.images / done.seconds,
             "waiting_for_data": done.waited / done.seconds,
         }
@@ -492,6 +490,7 @@ class _Run:
             steps=done.step,
             history={"curve": done.curve, "epochs": done.epochs, "steps_per_epoch": self.steps_per_epoch},
             checkpoint=self.path,
+            skipped_pictures={each["skipped_picture"]: each["reason"] for each in done.skipped_pictures},
         )
 
 

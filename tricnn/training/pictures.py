@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from ..system.cores import usable_cores
 from ..system.errors import DataError, shown
 from .augment import Augmentation, centred, erased
-from .batch_sources import Batch, How, Normalisation
+from .batch_sources import Batch, How, Normalisation, Skipped
 from .chance import generator, key, order
 from .processes import ALONE, Processes, part_of
 from .workers import begin_worker, read, started
@@ -80,7 +80,7 @@ class PictureFolder:
     as_bytes: bool = False
     pinned: bool = field(default=False, compare=False)
     _bad: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-    _unsaid: list[str] = field(default_factory=list, repr=False, compare=False)
+    _unsaid: list[Skipped] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if find_spec("PIL") is None:
@@ -249,10 +249,10 @@ class PictureFolder:
             )
         if path not in self._bad:
             self._bad[path] = reason
-            self._unsaid.append(f"{path}: cannot be read as a picture ({reason}), skipped ({len(self._bad)} so far)")
+            self._unsaid.append(Skipped(path, reason, len(self._bad)))
 
-    def notes(self) -> list[str]:
-        """What was skipped since this was last asked, in words."""
+    def notes(self) -> list[Skipped]:
+        """What was skipped since this was last asked."""
         said, self._unsaid[:] = list(self._unsaid), []
         return said
 

@@ -79,16 +79,17 @@ class Processes:
         result: Result = box[0]
         return result
 
-    def lines(self, asked: Callable[[], list[str]], together: bool) -> list[str]:
-        """The lines that ``asked`` gives, of all processes, in their order, if all call this ``together``.
+    def notes(self, asked: Callable[[], Sequence[Any]], together: bool) -> list[tuple[str, Any]]:
+        """What ``asked`` gives, of all processes, in their order, if all call this ``together``, and before each, whose
+        it is, in words.
         Otherwise one process that is alone has its own, and those of several are left for later. Raises ProcessLost."""
         if self.distributed is None:
-            return asked()
-        found: list[list[str]] = [[] for _ in range(self.world)]
+            return [("", note) for note in asked()]
+        found: list[Sequence[Any]] = [[] for _ in range(self.world)]
         if together:
             with self.answering():
                 self.distributed.all_gather_object(found, asked())
-        return [f"process {rank}: {line}" for rank, lines in enumerate(found) for line in lines]
+        return [(f"process {rank}: ", note) for rank, notes in enumerate(found) for note in notes]
 
     @contextmanager
     def answering(self) -> Iterator[None]:
