@@ -33,9 +33,9 @@ def tell(callbacks: tuple[Any, ...], what: str, *about: Any) -> None:
 
 
 def write_logs(folder: Path, progress: Progress) -> None:
-    """Write ``epochs.csv``, a row for each epoch, and ``log.jsonl``, a line for each point of the curve, each picture
-    that was skipped, and each epoch.
-    Both are written whole: of a run that was taken up again each epoch is there once. Raises CheckpointError."""
+    """Write ``epochs.csv`` and ``log.jsonl``, the logs of a run.
+    The first has a row for each epoch, the second a line for each point of the curve, each picture that was skipped and
+    each epoch. Both are written whole: of a run that was taken up again each epoch is there once. Raises CheckpointError."""
     table = io.StringIO()
     if progress.epochs:
         writer = csv.DictWriter(table, list(progress.epochs[-1]), extrasaction="ignore", lineterminator="\n")
