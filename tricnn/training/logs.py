@@ -35,7 +35,8 @@ def tell(callbacks: tuple[Any, ...], what: str, *about: Any) -> None:
 def write_logs(folder: Path, progress: Progress) -> None:
     """Write ``epochs.csv`` and ``log.jsonl``, the logs of a run.
     The first has a row for each epoch, the second a line for each point of the curve, each picture that was skipped and
-    each epoch. Both are written whole: of a run that was taken up again each epoch is there once. Raises CheckpointError."""
+    each epoch. Both are written whole: of a run that was taken up again each epoch is there once.
+    Raises CheckpointError."""
     table = io.StringIO()
     if progress.epochs:
         writer = csv.DictWriter(table, list(progress.epochs[-1]), extrasaction="ignore", lineterminator="\n")

@@ -81,7 +81,8 @@ class Processes:
 
     def notes(self, asked: Callable[[], Sequence[Any]], together: bool) -> list[tuple[str, Any]]:
         """What ``asked`` gives, of all processes in their order, each with words that say whose it is.
-        So it is if all call this ``together``. Otherwise one process that is alone has its own, and those of several are left for later. Raises ProcessLost."""
+        So it is if all call this ``together``. Otherwise one process that is alone has its own, and those of several
+        are left for later. Raises ProcessLost."""
         if self.distributed is None:
             return [("", note) for note in asked()]
         found: list[Sequence[Any]] = [[] for _ in range(self.world)]
