@@ -77,6 +77,18 @@ def filtered(
 
 
 @triton.jit
+def place_of_result(
+    place: tl.constexpr, image, row, column, exists, begin, end,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """(pixel, mask) of number ``place`` of what a step is done with, rows of WIDE columns from this row and column on.
+    The mask is set where the segment and the image, HEIGHT by WIDTH, have it."""
+    row = row + place // WIDE
+    mask = exists & (row >= begin) & (row < end) & (column + place % WIDE < WIDTH)
+    return (image * HEIGHT + row) * WIDTH + column + place % WIDE, mask
+
+
+@triton.jit
 def depthwise(
     load_x: tl.constexpr, x_args, w, store_y: tl.constexpr, y_args, N,
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
@@ -166,9 +178,9 @@ def depthwise(
             beside = ()
             for place in tl.static_range(DONE * WIDE):
                 if beside_result is not None:
-                    row = oldest + place // WIDE
-                    mask = exists & (row >= begin) & (row < end) & (column + place % WIDE < RESULT_W)
-                    pixel = (image * RESULT_H + row) * RESULT_W + column + place % WIDE
+                    pixel, mask = place_of_result(
+                        place, image, oldest, column, exists, begin, end, RESULT_H, RESULT_W, WIDE
+                    )  # fmt: skip
                     beside += (beside_result(pixel, channel, mask, beside_args),)
                 else:
                     beside += ((),)
@@ -188,9 +200,9 @@ def depthwise(
                     ),)  # fmt: skip
                 ring = added
             for place in tl.static_range(DONE * WIDE):
-                row = oldest + place // WIDE
-                mask = exists & (row >= begin) & (row < end) & (column + place % WIDE < RESULT_W)
-                pixel = (image * RESULT_H + row) * RESULT_W + column + place % WIDE
+                pixel, mask = place_of_result(
+                    place, image, oldest, column, exists, begin, end, RESULT_H, RESULT_W, WIDE
+                )  # fmt: skip
                 terms = store_y(ring[place], pixel, channel, mask, given_y, beside[place], tile, y_args)
                 if SUMS > 0:
                     more = ()
