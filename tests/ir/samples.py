@@ -6,6 +6,7 @@ a step of 1e-6 crosses no kink of a ReLU and changes no maximum, so finite diffe
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,10 @@ class Sample:
 
     def graph(self) -> Graph:
         """``y = op(x0, x1, ...)`` with every operand a source."""
+        return self._graph
+
+    @cached_property
+    def _graph(self) -> Graph:
         sources = []
         for i, operand in enumerate(self.operands):
             attrs: dict[str, Any] = {"shape": operand.shape}

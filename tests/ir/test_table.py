@@ -30,6 +30,10 @@ def computed(sample: Sample, operands: list[np.ndarray], env: Environment = ENV)
     return np.asarray(OPS[sample.op].numpy(env, sample.node().attrs, *operands))
 
 
+def in_float32(operands: list[np.ndarray]) -> list[np.ndarray]:
+    return [o.astype(np.float32) if o.dtype.kind == "f" else o for o in operands]
+
+
 def lies_in(array: np.ndarray, order: str) -> np.ndarray:
     """The same array over memory in another order: contiguous, channels last, or with gaps."""
     if order == "nchw" or array.ndim < 2:
@@ -66,12 +70,9 @@ def test_a_source_is_never_computed():
     assert float(OPS["fill"].numpy(ENV, {"value": 2.5})) == float(OPS["fill"].aten(ENV, {"value": 2.5})) == 2.5
 
 
-@by_str(SAMPLES)
-def test_numpy_has_the_shape_and_type_that_the_shape_rule_promises(sample):
+def numpy_has_the_shape_and_type_that_the_shape_rule_promises(sample, operands, exact):
     promised: TensorType = sample.graph().types["y"]
-    for dtype in (np.float64, np.float32):
-        operands = [o.astype(dtype) if o.dtype.kind == "f" else o for o in sample.draw()]
-        result = computed(sample, operands)
+    for dtype, result in ((np.float64, exact), (np.float32, computed(sample, in_float32(operands)))):
         assert result.shape == promised.at(BATCH)
         if promised.dtype == "uint8":
             assert result.dtype == np.uint8
@@ -79,47 +80,53 @@ def test_numpy_has_the_shape_and_type_that_the_shape_rule_promises(sample):
             assert result.dtype == dtype, "arithmetic leaves the type it was asked for"
 
 
-@by_str(SAMPLES)
-def test_numpy_equals_aten_in_float64(sample):
-    operands = sample.draw()
+def numpy_equals_aten_in_float64(sample, operands, exact):
     expected = OPS[sample.op].aten(ENV, sample.node().attrs, *map(torch.from_numpy, operands))
-    np.testing.assert_allclose(computed(sample, operands), expected.numpy(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(exact, expected.numpy(), rtol=1e-10, atol=1e-10)
 
 
-@by_str(SAMPLES)
-def test_aten_in_float32_is_float64_rounded(sample):
+def aten_in_float32_is_float64_rounded(sample, operands, exact):
     """The eager executor's type and memory order, for which PyTorch has other code than for float64."""
-    operands = sample.draw()
-    exact = computed(sample, operands)
-    given = [torch.from_numpy(lies_in(o.astype(np.float32) if o.dtype.kind == "f" else o, "nhwc")) for o in operands]
+    given = [torch.from_numpy(lies_in(o, "nhwc")) for o in in_float32(operands)]
     result = OPS[sample.op].aten(ENV, sample.node().attrs, *given)
     assert result.dtype == (torch.uint8 if exact.dtype == np.uint8 else torch.float32)
     tolerance = 100 * np.finfo(np.float32).eps * max(1.0, np.abs(exact).max())
     np.testing.assert_allclose(result.numpy(), exact, rtol=0, atol=tolerance)
 
 
-@by_str(SAMPLES)
-def test_numpy_does_not_care_how_its_operands_lie_in_memory_and_leaves_them_alone(sample):
-    expected = computed(sample, [lies_in(o, "nchw") for o in sample.draw()])
+def numpy_does_not_care_how_its_operands_lie_in_memory(sample, operands, exact):
     for order in ("nhwc", "gaps"):
-        operands = [lies_in(o, order) for o in sample.draw()]
-        before = [o.copy() for o in operands]
-        np.testing.assert_allclose(computed(sample, operands), expected, rtol=1e-12, atol=1e-12)
-        for operand, old in zip(operands, before):
+        lying = [lies_in(o, order) for o in operands]
+        np.testing.assert_allclose(computed(sample, lying), exact, rtol=1e-12, atol=1e-12)
+        for operand, old in zip(lying, operands, strict=True):
             np.testing.assert_array_equal(operand, old)
 
 
-@by_str(SAMPLES)
-def test_numpy_in_float32_is_float64_rounded(sample):
+def numpy_in_float32_is_float64_rounded(sample, operands, exact):
     """Relative to the largest result, sums of K <= 72 products lose at most a few K ulps."""
-    operands = sample.draw()
-    exact = computed(sample, operands)
-    result = computed(sample, [o.astype(np.float32) if o.dtype.kind == "f" else o for o in operands])
+    result = computed(sample, in_float32(operands))
     if exact.dtype == np.uint8:
         np.testing.assert_array_equal(result, exact)
     else:
         tolerance = 100 * np.finfo(np.float32).eps * max(1.0, np.abs(exact).max())
         np.testing.assert_allclose(result, exact, rtol=0, atol=tolerance)
+
+
+@by_str(SAMPLES)
+def test_a_row_is_the_same_in_numpy_and_aten_in_every_type_and_order(sample):
+    """And leaves its operands alone. One test of a sample, for what each check asks of it is computed once."""
+    operands = sample.draw()
+    exact = computed(sample, operands)
+    for check in (
+        numpy_has_the_shape_and_type_that_the_shape_rule_promises,
+        numpy_equals_aten_in_float64,
+        aten_in_float32_is_float64_rounded,
+        numpy_does_not_care_how_its_operands_lie_in_memory,
+        numpy_in_float32_is_float64_rounded,
+    ):
+        check(sample, operands, exact)
+    for operand, old in zip(operands, sample.draw(), strict=True):
+        np.testing.assert_array_equal(operand, old)
 
 
 @by_str([s for s in SAMPLES if OPS[s.op].means])

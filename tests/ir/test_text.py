@@ -68,13 +68,12 @@ def test_architectures_round_trip_declared_and_differentiated(graph):
         assert again.types == g.types
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=str)
-def test_every_operation_round_trips(sample):
-    graph = sample.graph()
-    assert from_text(to_text(graph)) == graph
+def test_every_operation_round_trips():
+    graphs = [sample.graph() for sample in SAMPLES]
+    assert [g for g in graphs if from_text(to_text(g)) != g] == []
 
 
-@SMALL
+@settings(SMALL, max_examples=25)
 @given(networks())
 def test_random_graphs_round_trip(graph):
     for g in (graph, differentiate(for_training(graph))):
@@ -276,8 +275,12 @@ def graph_or_one_line(text: str) -> None:
         assert from_text(to_text(graph)) == graph
 
 
+#: any character; hypothesis' own strategy makes a table of all of them first, which takes seconds
+CHARACTERS = st.integers(0, 127).map(chr) | st.integers(128, 0x10FFFF).filter(lambda c: c >> 11 != 0x1B).map(chr)
+
+
 @SMALL
-@given(st.text(max_size=200))
+@given(st.text(CHARACTERS, max_size=200))
 def test_any_text_at_all(text):
     graph_or_one_line(text)
     graph_or_one_line("graph g\n" + text)
@@ -296,7 +299,7 @@ def test_any_tokens_in_any_order(tokens):
 
 
 @SMALL
-@given(st.integers(0, len(TINY)), st.integers(0, 12), st.text(max_size=6) | st.sampled_from(TOKENS))
+@given(st.integers(0, len(TINY)), st.integers(0, 12), st.text(CHARACTERS, max_size=6) | st.sampled_from(TOKENS))
 def test_a_graph_with_a_piece_cut_out_and_another_put_in(start, length, piece):
     graph_or_one_line(TINY[:start] + piece + TINY[start + length :])
 

@@ -17,7 +17,7 @@ from math import isfinite
 from typing import Any
 
 from ..system.errors import GraphError, TextError, shown
-from ..system.limits import LARGEST_LINE
+from ..system.limits import LARGEST_LINE, MOST_ITEMS
 from .graph import NAME, Graph, Node, Output, check_size, topological
 from .table import OPS, declared_operations
 from .types import N
@@ -69,10 +69,10 @@ def to_text(graph: Graph) -> str:
 
 
 class _Line:
-    """One line, read from left to right; ``at`` is where the next token begins."""
+    """One line, read from left to right; ``at`` is where the next token begins, ``items`` those of its lists so far."""
 
     def __init__(self, text: str, number: int):
-        self.text, self.number, self.at = text, number, 0
+        self.text, self.number, self.at, self.items = text, number, 0, 0
         self._go_to(0)
 
     def _go_to(self, at: int) -> None:
@@ -124,16 +124,15 @@ class _Line:
                 self.expect(opening)
                 items = []
                 while not self.peek(close):
+                    self.items += 1
+                    if self.items > MOST_ITEMS:
+                        raise TextError(f"a line's lists have at most {MOST_ITEMS} items", self.number, self.at + 1)
                     items.append(self.value(depth + 1))
                     if not self.peek(close):
                         self.expect(",")
                 self.expect(close)
                 return tuple(items)
         at = self.at
-        if (word := self.found("name")) in _WORDS:
-            return _WORDS[self.take("name", str(word))]
-        if self.found("string"):
-            return self.take("string", "a string")[1:-1]
         if (text := self.found("number")) is not None:
             self._go_to(at + len(text))
             whole = not any(c in text for c in ".eE")
@@ -142,6 +141,10 @@ class _Line:
                 self.at = at
                 raise self.error("expected a number that fits 64 bits")
             return number
+        if (word := self.found("name")) in _WORDS:
+            return _WORDS[self.take("name", str(word))]
+        if self.found("string"):
+            return self.take("string", "a string")[1:-1]
         raise self.error("expected a number, a string, True, False, N or a list")
 
 

@@ -4,10 +4,12 @@ Most are scalar expressions, whose text is derived (tricnn/ir/scalar.py); the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from ..ir import scalar
 from ..ir.graph import Node
@@ -190,8 +192,8 @@ def _window_of(body: Body, node: Node, at: At) -> tuple[At, str, str]:
 
 def _windows(size: int, count: int, kernel: int, stride: int) -> Sources:
     """The window that each position of an axis lies in, of windows that do not overlap."""
-    inside = ((h // stride, h % stride < kernel) for h in range(size))
-    return Sources.of([window if covered and window < count else -1 for window, covered in inside], count)
+    window, place = np.divmod(np.arange(size), stride)
+    return Sources.of(np.where((place < kernel) & (window < count), window, -1), count)
 
 
 def _max_pool_grad(body: Body, node: Node, at: At) -> Steps:
@@ -230,13 +232,11 @@ def _position(body: Body, node: Node, at: At) -> tuple[str, str, str]:
     return n, h, v
 
 
-def _from(
-    body: Body, node: Node, at: At, n: str, row: str, column: str, rows: Iterable[Any], columns: Iterable[Any]
-) -> At:
+def _from(body: Body, node: Node, at: At, n: str, row: str, column: str, rows: ArrayLike, columns: ArrayLike) -> At:
     """The place of the operand in (row, column) of the same image. Each row of the result is made of those ``rows``."""
     height, width = body.plan.type(node.inputs[0]).spatial
     pixel = body.let("source", f"({n} * {height} + {row}) * {width} + {column}")
-    body.elsewhere[pixel] = at.pixel, Sources.of(list(rows), height), Sources.of(list(columns), width)
+    body.elsewhere[pixel] = at.pixel, Sources.of(rows, height), Sources.of(columns, width)
     return replace(at, pixel=pixel, corner=None)
 
 
@@ -248,7 +248,7 @@ def _upsample_nearest(body: Body, node: Node, at: At) -> Steps:
         f"{p} // {results // size}" if results % size == 0 else f"{p} * {size} // {results}"
         for p, size, results in zip(axes, x, y, strict=True)
     )
-    sources = ([p * size // results for p in range(results)] for size, results in zip(x, y, strict=True))
+    sources = (np.arange(results) * size // results for size, results in zip(x, y, strict=True))
     return (yield body.asked(node, 0, _from(body, node, at, n, row, column, *sources)))
 
 
@@ -263,7 +263,8 @@ def _zero_pad(body: Body, node: Node, at: At) -> Steps:
         tests += [f"({p} >= {before})"] * (before > 0) + [f"({p} < {before + size})"] * (after > 0)
         place = f"tl.maximum({place}, 0)" if before > 0 else place
         places.append(f"tl.minimum({place}, {size - 1})" if after > 0 else place)
-        sources.append([h if 0 <= h < size else -1 for h in range(-before, results - before)])
+        source_of = np.arange(results) - before
+        sources.append(np.where((source_of >= 0) & (source_of < size), source_of, -1))
     mask = body.let("inside", " & ".join([at.mask, *tests])) if tests else at.mask
     source = replace(_from(body, node, at, n, places[0], places[1], *sources), mask=mask)
     x_ = yield body.asked(node, 0, source)
@@ -286,7 +287,7 @@ def _pixel_shuffle(body: Body, node: Node, at: At) -> Steps:
     r, y = node.attrs["upscale_factor"], body.plan.type(node.name)
     n, h, v = _position(body, node, at)
     channel = body.let("from_channel", f"{at.channel} * {r * r} + {h} % {r} * {r} + {v} % {r}")
-    rows, columns = ([p // r for p in range(size)] for size in y.spatial)
+    rows, columns = (np.arange(size) // r for size in y.spatial)
     first, last = at.channels
     source = replace(
         _from(body, node, at, n, f"{h} // {r}", f"{v} // {r}", rows, columns),
@@ -305,7 +306,7 @@ def _pixel_unshuffle(body: Body, node: Node, at: At) -> Steps:
     r, y, c = node.attrs["downscale_factor"], body.plan.type(node.name), at.channel
     n, h, v = _position(body, node, at)
     row, column = f"{h} * {r} + {c} // {r} % {r}", f"{v} * {r} + {c} % {r}"
-    rows, columns = ([range(p * r, p * r + r) for p in range(size)] for size in y.spatial)
+    rows, columns = (np.arange(size * r).reshape(size, r) for size in y.spatial)
     first, last = at.channels
     source = replace(
         _from(body, node, at, n, row, column, rows, columns),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,22 @@ class Channels:
 ALL = Channels()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sources:
     """Of which positions of an axis, ``size`` long, each position of another one is made: ``table[p]``, -1 for none."""
 
-    table: tuple[tuple[int, ...], ...]
+    table: NDArray[np.int64]
     size: int
 
     @staticmethod
-    def of(table: Any, size: int) -> Sources:
+    def of(table: ArrayLike, size: int) -> Sources:
         """The sources of each result, from an array [results, taps], or one source for each result."""
-        return Sources(tuple(map(tuple, np.reshape(table, (len(table), -1)).tolist())), size)
+        found = np.asarray(table, np.int64)
+        return Sources(found.reshape(len(found), -1), size)
 
     def visits(self, results: Sequence[int]) -> tuple[int, ...]:
         """How often each of the positions is visited, given how often each result is computed."""
-        return times_visited(np.array(self.table, np.int64), self.size, results)
+        return times_visited(self.table, self.size, results)
 
 
 def times_visited(sources: np.ndarray, size: int, results: Sequence[int]) -> tuple[int, ...]:

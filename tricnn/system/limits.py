@@ -9,6 +9,7 @@ from __future__ import annotations
 # --- files, in bytes
 LARGEST_GRAPH_FILE = 16 << 20  # a graph as text
 LARGEST_LINE = 1 << 20  # of a graph as text, in characters
+MOST_ITEMS = 1 << 16  # of the lists in one of its lines
 LARGEST_TUNED_FILE = 16 << 20
 LARGEST_REPORT = 64 << 20  # a page or an object of `tricnn report`, packed or not
 LARGEST_ENTRY = 256 << 20  # of the cache of kernels, packed or not
