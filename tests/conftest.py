@@ -27,6 +27,18 @@ def pytest_sessionstart(session):
         settings.load_profile("untimed")
 
 
+def pytest_collection_finish():
+    """What is imported and collected lives to the end: no search for cycles looks at it again."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(tmp_path_factory):
+    """A cache of machine code, one for all processes of a run: each has a folder of its own in the run's."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kernels"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def unwritten_memory_is_poisoned():
     import torch

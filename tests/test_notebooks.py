@@ -17,7 +17,7 @@ import tricnn
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("[0-9][0-9]-*.py"))
 #: what every `make test` runs; the others take about ten seconds each, or more
-QUICK = {"02-dense-to-convolution", "04-padding-and-stride"}
+QUICK = {"02-dense-to-convolution"}
 LARGEST = 500_000  # bytes of a built notebook
 #: modules that a notebook may import
 MODULES = {"tricnn", "lesson", "numpy", "matplotlib", "torch", "sklearn", "os", "time", "math", "itertools"}

@@ -1,7 +1,6 @@
 """Commands run inside this process where they can; a folder of their own, and one cache of kernels for all tests."""
 
 import json
-import os
 from dataclasses import dataclass
 
 import pytest
@@ -32,13 +31,6 @@ class Ran:
     @property
     def json(self):
         return json.loads(self.out)
-
-
-@pytest.fixture(scope="session")
-def kernel_cache(tmp_path_factory):
-    """One for all processes of a run: each has a folder of its own in the run's."""
-    own = tmp_path_factory.getbasetemp()
-    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kernels"
 
 
 @pytest.fixture

@@ -25,16 +25,38 @@ GMACS = {name: figures["gmacs"][0] for name, figures in PUBLISHED.items() if "gm
 BATCH_NORM_TOO = {n: f["gmacs_with_batch_norm"][0] for n, f in PUBLISHED.items() if "gmacs_with_batch_norm" in f}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_are_the_published_ones(name):
-    assert ARCHITECTURES[name]().num_parameters == PARAMETERS[name]
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_network_is_the_published_one_and_its_small_member_has_its_layers(name):
+    """What is asked of a declared network, which is declared once for all of it."""
+    graph = ARCHITECTURES[name]()
+    if name in PARAMETERS:
+        assert graph.num_parameters == PARAMETERS[name]
+    if name in GMACS:
+        published = GMACS[name]
+        last_digit = 10 ** -len(published.partition(".")[2])
+        assert for_inference(graph).macs / 1e9 == pytest.approx(float(published), abs=last_digit)
+    if name in BATCH_NORM_TOO:
+        published = float(BATCH_NORM_TOO[name])
+        assert published * 0.99 < graph.macs / 1e9 < published
+    line = (ARCHITECTURES[name].__doc__ or "").splitlines()[0]
+    assert 5 < len(line) < 110 and line.endswith(".")
+    if name not in DEEP:
+        is_the_same_as_text_and_when_small(name, graph)
 
 
-@pytest.mark.parametrize("name", GMACS)
-def test_multiply_adds_are_the_published_ones(name):
-    published = GMACS[name]
-    last_digit = 10 ** -len(published.partition(".")[2])
-    assert for_inference(ARCHITECTURES[name]()).macs / 1e9 == pytest.approx(float(published), abs=last_digit)
+def is_the_same_as_text_and_when_small(name, graph):
+    assert from_text(to_text(graph)) == graph
+    has_every_layer(name, graph, ARCHITECTURES[name](**SMALL[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_network_too(name):
+    is_the_same_as_text_and_when_small(name, ARCHITECTURES[name]())
+
+
+def test_every_published_network_is_there():
+    assert {*PARAMETERS, *GMACS, *BATCH_NORM_TOO} <= set(ARCHITECTURES)
 
 
 def test_heads_and_biases_account_for_the_other_published_counts():
@@ -51,12 +73,6 @@ def test_networks_of_each_pixel_cost_what_torchvision_says():
     assert graphs.fcn_resnet50().macs / 1e9 == pytest.approx(152.717, abs=1e-3)
     assert graphs.deeplabv3_resnet50().macs / 1e9 == pytest.approx(178.722, abs=1e-3)
     assert graphs.unet(num_classes=1, width=0.5).num_parameters == 7_763_041
-
-
-@pytest.mark.parametrize("name", BATCH_NORM_TOO)
-def test_multiply_adds_are_the_published_ones_but_for_batch_norm(name):
-    published = float(BATCH_NORM_TOO[name])
-    assert published * 0.99 < ARCHITECTURES[name]().macs / 1e9 < published
 
 
 @pytest.mark.parametrize("depth, published", [(18, 1.8), (34, 3.6), (50, 3.8), (101, 7.6), (152, 11.3)])
@@ -151,19 +167,8 @@ def test_lenet5_has_the_papers_60000_parameters():
     assert connections == 151_600
 
 
-EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in ARCHITECTURES]
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_text_form_round_trips(name):
-    graph = ARCHITECTURES[name]()
-    assert from_text(to_text(graph)) == graph
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_a_small_member_has_every_layer_of_the_full_one(name):
+def has_every_layer(name: str, full: Graph, little: Graph) -> None:
     """Else what is checked and trained without a GPU is another network."""
-    full, little = ARCHITECTURES[name](), ARCHITECTURES[name](**SMALL[name])
     if name == "inception_block":  # the dense layer that gives it classes
         little = Graph(little.name, tuple(n for n in little.nodes if not n.name.startswith("fc")), full.outputs)
     assert [(n.name, n.op, n.inputs) for n in little.nodes] == [(n.name, n.op, n.inputs) for n in full.nodes]
@@ -176,12 +181,6 @@ def test_a_small_member_has_every_layer_of_the_full_one(name):
         other = a.op in resized or a.name in ("AuxLogits.conv1.conv", "x") or a.op in ("pad_channels", "slice_channels")
         other = other or a.op == "upsample_bilinear2d"  # to the size of the image
         assert other or a.attrs == b.attrs, a.name
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_network_says_in_a_line_what_it_is(name):
-    line = (ARCHITECTURES[name].__doc__ or "").splitlines()[0]
-    assert 5 < len(line) < 110 and line.endswith(".")
 
 
 def test_the_orders_by_name_are_the_orders_by_argument():

@@ -49,11 +49,11 @@ def own_words() -> list[str]:
 def chain(names: Sequence[str]) -> Graph:
     b = GraphBuilder("chain")
     x = b.input("zz", (2, 4, 4))
-    for i, name in enumerate(names):
-        if i % 3 == 2:
-            x = b.tanh(x, name=name)
+    for i, name in enumerate(names):  # a pass has two kernels, a convolution five
+        if i % 9 == 0:
+            x = b.conv2d(x, 2, 1, name=name)
         else:
-            x = b.dropout(x, 0.1, name=name) if i % 3 else b.conv2d(x, 2, 1, name=name)
+            x = b.dropout(x, 0.1, name=name) if i % 9 == 4 else b.tanh(x, name=name)
     return b.build(b.linear(x, 2, name="last_layer"))
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -14,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.training.in_processes import in_processes
 from tests.training.many import (
     BATCH,
     OVERFLOWING,
     WORLD,
     batch,
     images_of,
+    main,
     model,
     network,
     one_process,
@@ -29,23 +30,12 @@ from tests.training.many import (
 )
 from tricnn.training.gradient_exchange import packed
 
-SCRIPT = "from tests.training.many import main; main()"
-
 
 @pytest.fixture(scope="module", params=["numpy", pytest.param("triton", marks=pytest.mark.slow)])
 def together(request, tmp_path_factory):
     """(executor, what each of two processes found), see many.py."""
     folder = tmp_path_factory.mktemp(request.param)
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, request.param, str(rank), str(folder)], stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(WORLD)
-    ]
-    for process in started:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-    return request.param, [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(WORLD)]
+    return request.param, in_processes(main, [(request.param, rank, folder) for rank in range(WORLD)])
 
 
 def test_gradients_are_those_of_the_whole_batch(together):

@@ -3,12 +3,10 @@
 Two and four processes, connected by gloo, against one with the whole batch: losses, gradients, running statistics.
 """
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-
 import numpy as np
 import pytest
 
+from tests.training.in_processes import in_processes
 from tests.training.synchronised import SETTINGS, main, model, network, runs, steps
 
 #: of float64 the last digits may differ, for sums are in another order; of fp32 its own
@@ -30,11 +28,7 @@ def together(request, tmp_path_factory):
     """(executor, dtype, what each process found)."""
     executor, dtype, world = request.param
     folder = tmp_path_factory.mktemp("together")
-    context = get_context("forkserver")  # imports once, for all of them
-    context.set_forkserver_preload(["tests.training.synchronised", "torch.distributed"])
-    with ProcessPoolExecutor(world, context) as pool:
-        waiting = [pool.submit(main, executor, dtype, rank, world, str(folder)) for rank in range(world)]
-        return executor, dtype, [one.result(timeout=300) for one in waiting]
+    return executor, dtype, in_processes(main, [(executor, dtype, rank, world, str(folder)) for rank in range(world)])
 
 
 def test_steps_are_those_of_one_process_with_the_whole_batch(together):
