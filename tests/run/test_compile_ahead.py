@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tricnn.build import compile_ahead, worker_pool
-from tricnn.build.compile import CompileError
+from tricnn.build.compile import CompileError, CompilerFailed
 from tricnn.build.compile_ahead import Ready, compiled_ahead, settled_for_launch
 from tricnn.build.settle import settle
 from tricnn.compiler import pipeline
@@ -18,7 +19,7 @@ from tricnn.emit.emit import emit
 from tricnn.graphs import lenet
 from tricnn.ir import GraphBuilder
 from tricnn.lower.lower import lower
-from tricnn.lower.program import Program
+from tricnn.lower.program import Function, Program
 from tricnn.run import model
 
 BATCH, TARGET = 48, "sm_90"
@@ -101,6 +102,25 @@ def test_a_kernel_that_spills_gets_smaller_tiles_and_that_is_remembered(
     calls.clear()
     assert settled_for_launch(plan, "bf16", BATCH, TARGET).functions == settled.functions
     assert calls == [(everything, False)]
+
+
+def test_a_kernel_on_whose_loop_tritons_compiler_fails_is_not_pipelined(plan: Plan, tmp_path: Path) -> None:
+    """Triton 3.6.0 fails so for sm_100 in its pipeliner; what fails in any form, or died, is told in its own words."""
+    first = lower(plan, "bf16", BATCH, TARGET)
+    failing = next(f for f in first.functions if f.num_stages > 1)
+
+    def settled(fails: Callable[[Function], bool], error: type[CompileError]) -> Program:
+        def compiled(program: Program, functions: list[Function]) -> list[Ready | CompileError]:
+            return [error(f.name, TARGET, "in a pass", "words") if fails(f) else Ready(0, 0, 4) for f in functions]
+
+        return settle(plan, "bf16", BATCH, TARGET, compiled, tmp_path / error.__name__)[0]
+
+    changed = [f for f in settled(lambda f: f == failing, CompilerFailed).functions if f not in first.functions]
+    assert [(f.name, f.num_stages) for f in changed] == [(failing.name, 1)]
+    with pytest.raises(CompileError, match=f"{failing.name} does not compile for {TARGET}: in a pass"):
+        settled(lambda f: f.name == failing.name, CompilerFailed)
+    with pytest.raises(CompileError, match="in a pass"):
+        settled(lambda f: f == failing, CompileError)
 
 
 def test_build_and_launch_settle_alike(plan: Plan, tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ class CompileError(TargetError):
         self.kernel, self.target, self.reason, self.detail = kernel, target, reason, detail
 
 
+class CompilerFailed(CompileError):
+    """A kernel on which Triton's own compiler ends with an error, as older ones do in passes that newer ones mend."""
+
+
 @overload
 def compile_kernels(
     specs: Sequence[KernelSpec],
@@ -206,7 +210,7 @@ def _from_answer(
     if isinstance(answer, WorkerDied):
         return CompileError(name, gpu.name, str(answer))
     if "error" in answer:
-        return CompileError(name, gpu.name, answer["error"], answer["detail"])
+        return CompilerFailed(name, gpu.name, answer["error"], answer["detail"])
     blobs = {language: text.encode() for language, text in answer["assembly"].items()}
     entry = Entry(answer["facts"], {"binary": base64.b64decode(answer["binary"]), **blobs})
     kernel = _from_entry(name, gpu, digest, entry)

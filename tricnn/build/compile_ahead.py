@@ -23,7 +23,7 @@ from ..machine.targets import Target, parse_target
 from ..system.cores import workers
 from ..system.errors import TargetError
 from ..system.paths import user_path
-from .compile import CompileError, excess
+from .compile import CompileError, CompilerFailed, excess
 from .emitted_module import emitted_file
 from .settle import may_refill_early, remembered, settle
 from .worker_pool import POOL, WorkerDied, as_launched
@@ -102,7 +102,7 @@ def _result(name: str, answer: dict[str, Any] | WorkerDied, gpu: Target) -> Read
                                 "registers that a matrix instruction still reads")  # fmt: skip
         return Ready(0, 0, 0)
     if "error" in answer:
-        return CompileError(name, gpu.name, answer["error"], answer["detail"])
+        return CompilerFailed(name, gpu.name, answer["error"], answer["detail"])
     ready = Ready(**answer["facts"])
     reason = excess(ready, gpu)
     return CompileError(name, gpu.name, reason) if reason else ready

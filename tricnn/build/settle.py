@@ -21,7 +21,7 @@ from ..machine.targets import Target
 from ..machine.tiles import Form
 from ..system.paths import cache_folder
 from .cache import Entry, KernelCache
-from .compile import CompileError, toolchain, triton_version
+from .compile import CompileError, CompilerFailed, toolchain, triton_version
 
 ATTEMPTS = 8  # how many times a kernel's tiles may be made smaller
 
@@ -46,8 +46,9 @@ def settle(
     """A plan's program in forms that compile as they must, and what ``compile`` says of each function.
 
     A kernel that spills registers or needs too much shared memory gets smaller tiles; one whose machine code refills
-    registers that are still read (hazards.py) is no longer pipelined. Which forms those are is remembered, so that
-    whoever settles the plan again begins with them.
+    registers that are still read (hazards.py), or on whose loop Triton's compiler fails (3.6.0 does for sm_100 on loops
+    of a few taps each), is no longer pipelined. Which forms those are is remembered, so that whoever settles the plan
+    again begins with them.
 
     Raises CompileError for a kernel that no form makes right.
     """
@@ -69,9 +70,12 @@ def settle(
         for (name, one), result in zip(missing.items(), results, strict=True):
             form = _form(forms, name)
             if isinstance(result, CompileError):
-                if form.smaller >= ATTEMPTS or "shared memory" not in result.reason:
+                if form.smaller < ATTEMPTS and "shared memory" in result.reason:
+                    again = _smaller(program, name, forms)
+                elif form.pipelined and isinstance(result, CompilerFailed):
+                    again = _reform(program, name, forms, replace(form, pipelined=False))
+                else:
                     raise CompileError(name, target, result.reason, result.detail)
-                again = _smaller(program, name, forms)
                 continue
             done[name] = (one, result)
             if result.hazards and form.pipelined:
