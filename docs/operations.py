@@ -65,6 +65,7 @@ NAMES = {
     "div": ("div", "Div"),
     "maximum": ("maximum", "Max"),
     "minimum": ("minimum", "Min"),
+    "detach": ("Tensor.detach", ""),
     "scale": ("mul", "Mul"),
     "shift": ("add", "Add"),
     "neg": ("neg", "Neg"),

@@ -29,6 +29,7 @@ POINTWISE: dict[str, Callable[..., torch.Tensor]] = {
     "minimum": lambda a, x, y: torch.minimum(*broadcast(x, y)),
     "shift": lambda a, x: x + a["amount"],
     "neg": lambda a, x: -x,
+    "detach": lambda a, x: x.detach(),
     "abs": lambda a, x: x.abs(),
     "square": lambda a, x: x.square(),
     "sqrt": lambda a, x: x.sqrt(),

@@ -8,15 +8,19 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import tricnn
 from tests.graphs.reference import REFERENCE
+from tricnn.frontends.torch_backend import compile_backend
 from tricnn.ir import GraphError, ShapeError, TargetError
 from tricnn.run.open_step import OpenStep
 
@@ -167,6 +171,15 @@ def test_triton_kernels_train_it() -> None:
     ]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
     assert_state_close(module, compiled)
+    graph, state = tricnn.from_torch(nn.Sequential(nn.Conv2d(2, 3, 3)), (1, 2, 4, 4))
+    with torch.inference_mode():
+        compiled.eval()(images[1])
+        closed = tricnn.compile(graph, batch=2, executor="triton")
+        closed(images[1])
+    with torch.no_grad():  # what was made in that mode serves outside it, too
+        torch.testing.assert_close(compiled(images[1]), module.eval()(images[1]), rtol=1e-4, atol=1e-5)
+    closed.load_state_dict(state)
+    closed(images[1])
 
 
 def test_copies_pickles_hooks_and_averages() -> None:
@@ -195,7 +208,7 @@ def test_copies_pickles_hooks_and_averages() -> None:
         batches = [torch.randn(SHAPE, generator=torch.Generator().manual_seed(i)) for i in range(3)]
         torch.optim.swa_utils.update_bn(batches, net.averaged[0])
     assert_state_close(module.averaged[0], compiled.averaged[0])
-    compiled.conv.register_forward_hook(print)
+    compiled.conv.register_full_backward_hook(print)
     with pytest.warns(UserWarning, match="hooks on the layer conv do not run"):
         compiled(x)
 
@@ -293,6 +306,97 @@ def test_threads_share_a_module(executor: str, count: int, times: int) -> None:
     for _ in range(count * times):
         before(images[0])
     assert_state_close(before, compiled, 0)
+
+
+class Stops(nn.Module):
+    """A branch through which no gradient passes, and an output that has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        h = torch.relu(self.a(x))
+        return {"logits": self.fc((h + self.b(h.detach())).mean((2, 3))), "features": h.detach()}
+
+
+def test_no_gradient_passes_a_detach() -> None:
+    """Of a Module, of torch.compile's backend and of a closed step."""
+    module, compiled = pair(Stops().double(), dtype="fp64")
+    other, x, labels = copy.deepcopy(module), torch.randn(SHAPE, dtype=torch.float64), torch.tensor([0, 2])
+    torch._dynamo.reset()
+    fast = torch.compile(other, backend=compile_backend, options={"executor": "numpy", "strict": True})
+    for net in (module, compiled, fast):
+        outputs = net(x)
+        F.cross_entropy(outputs["logits"], labels).backward()
+        assert not outputs["features"].requires_grad
+    graph, state = tricnn.from_torch(module, SHAPE)
+    graph = replace(graph, outputs=graph.outputs[:1])
+    closed = tricnn.compile(graph, "train", 2, "fp64", executor="numpy")
+    closed.load_state_dict(state)
+    found = closed.loss_and_grads(x.numpy(), labels.numpy())[1]
+    for name, p in module.named_parameters():
+        for gradient in (compiled.get_parameter(name).grad, other.get_parameter(name).grad, found[name]):
+            torch.testing.assert_close(torch.as_tensor(gradient), p.grad, msg=lambda m, n=name: f"{n}: {m}")
+    assert not any(n.row.detaches for n in closed.plan.graph.nodes)
+
+
+def test_parameters_that_are_computed_or_lent() -> None:
+    """Weight and spectral norms, set before and after it is compiled, stay PyTorch's; functional_call lends others."""
+    module = Small().double()
+    spectral_norm(module.conv)
+    module, compiled = pair(module, dtype="fp64")
+    x, labels = torch.randn(SHAPE, dtype=torch.float64), torch.tensor([0, 2])
+    for net in (module, compiled):
+        weight_norm(net.stem[0])
+        sgd = torch.optim.SGD(net.parameters(), 0.1)
+        for _ in range(2):
+            sgd.zero_grad()
+            loss_of(net(x), labels).backward()
+            sgd.step()
+    assert_state_close(module, compiled, 1e-12)
+    results = []
+    for net in (module, compiled):
+        lent = {name: (2 * p.detach()).requires_grad_() for name, p in net.named_parameters()}
+        loss = loss_of(functional_call(net, lent, (x,)), labels)
+        results.append(torch.autograd.grad(loss, list(lent.values())))
+    torch.testing.assert_close(results[1], results[0])
+    with pytest.raises(TargetError, match=r"transforms of torch.func \(grad, vmap, jvp\) cannot look into"):
+        torch.func.grad(lambda p: functional_call(compiled, p, (x,))["logits"].sum())(lent)
+
+
+def test_a_state_is_written_and_read_as_the_module_itself_does() -> None:
+    """Its hooks, its extra state, its own way of reading older names; another layer than was compiled is an error."""
+
+    class Versions(Small):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 2}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            self.found = state
+
+        def _load_from_state_dict(self, state: dict, prefix: str, *rest: object) -> None:
+            state[prefix + "fc.weight"] = state.pop(prefix + "head.weight", state.get(prefix + "fc.weight"))
+            super()._load_from_state_dict(state, prefix, *rest)
+
+    module = Versions()
+    module.register_state_dict_post_hook(lambda m, state, prefix, _: state.update({prefix + "note": torch.ones(1)}))
+    module.register_load_state_dict_pre_hook(lambda m, state, prefix, *_: state.pop(prefix + "note", None))
+    added = ("note", "_extra_state")
+    module, compiled = pair(module)
+    state = copy.deepcopy(compiled.state_dict())
+    assert list(state) == list(module.state_dict()) and set(added) < set(state)
+    state["head.weight"] = 2 * state.pop("fc.weight")
+    assert str(compiled.load_state_dict(state)) == "<All keys matched successfully>"
+    torch.testing.assert_close(compiled.fc.weight, 2 * module.fc.weight)
+    assert list(tricnn.from_torch(module, SHAPE)[1]) == [name for name in module.state_dict() if name not in added]
+    compiled.fc = nn.Linear(4, 5)
+    with pytest.raises(ShapeError, match=r"fc.weight is \[5, 4\] now, and was \[3, 4\]"):
+        compiled(torch.zeros(SHAPE))
+    compiled.fc = nn.Identity()
+    with pytest.raises(GraphError, match="the layer fc is a Identity now, and was a Linear"):
+        compiled(torch.zeros(SHAPE))
 
 
 def test_what_is_not_accepted_is_said() -> None:

@@ -186,6 +186,7 @@ def _pointwise(sample: Callable[..., None]) -> None:
         sample(op, image, **attrs)
         sample(f"{op}_grad", image, image, **attrs)
     sample("neg", image)
+    sample("detach", batched(5, 4, 6, constant=True))
     sample("shift", image, amount=0.3)
     sample("exp", IMAGE)
     for op in ("log", "sqrt"):

@@ -73,7 +73,9 @@ def differentiate(graph: Graph, loss: str | None = None, wrt: list[str] | None =
     _backward(g, graph, incoming)
     useless = next((target for target in targets if target not in incoming), None)
     if useless is not None:
-        raise GraphError(f"parameter {useless}: the loss does not depend on it; remove it from the graph")
+        raise GraphError(
+            f"parameter {useless}: the loss does not depend on it (none passes a detach); freeze it, or remove it"
+        )
     return _with_gradients(g, graph, targets, incoming)
 
 
@@ -103,7 +105,7 @@ def _dependent(graph: Graph, targets: Sequence[str]) -> frozenset[str]:
     """The values that depend on one of the targets, these among them."""
     depends = set(targets)
     for node in graph.nodes:
-        if any(v in depends for v in node.inputs):
+        if not node.row.detaches and any(v in depends for v in node.inputs):
             depends.add(node.name)
     return frozenset(depends)
 

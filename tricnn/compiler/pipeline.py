@@ -29,7 +29,7 @@ from .padding import absorb_padding
 from .plan import Plan
 from .policies import policy_named, rules_of
 from .siblings import join_slices, merge_siblings
-from .specialise import for_inference, for_training, tidy, with_batch_statistics
+from .specialise import for_inference, for_training, tidy, with_batch_statistics, without_detaches
 from .strided import compact_strided_gradients
 
 Show = Callable[[str, object], None]
@@ -93,7 +93,7 @@ MERGING = ("merging", "placement", "prologue")
 PASSES = (
     Pass("expanded", "conv_transpose2d(x, w, b) = conv2d_grad_input(x, w, b): rows that mean other rows",
          lambda graph, aim: expand(graph)),
-    Pass("for-inference", "dropout(x) = x; heads that only training wants are left out",
+    Pass("for-inference", "dropout(x) = x, detach(x) = x; heads that only training wants are left out",
          lambda graph, aim: for_inference(graph), ("infer",)),
     Pass("for-training", "batch_norm(x) = normalize(x, batch_stats(x)) unless it is frozen; the loss on every output",
          lambda graph, aim: for_training(freeze(graph, aim.frozen), aim.loss), ("train",)),
@@ -111,10 +111,11 @@ PASSES = (
          lambda graph, aim: join_branches(graph), ("train", OPEN), ("placement", "prologue")),
     Pass("siblings-merged", "conv2d(x, w1), conv2d(x, w2) = slices of conv2d(x, [w1; w2])",
          lambda graph, aim: merge_siblings(graph, aim.mode, learning(graph, aim), aim.timed), (), MERGING),
-    Pass("differentiated", "the gradient of the loss in every parameter that is not frozen, graph to graph",
-         lambda graph, aim: differentiate(graph, None, trained(graph, aim.frozen), aim.loss.scaled), ("train",)),
-    Pass("differentiated", "the gradient of what is wanted, given the gradient of every output, graph to graph",
-         lambda graph, aim: differentiate_open(graph, aim.wants), (OPEN,)),
+    Pass("differentiated", "the gradient of the loss in every parameter that is not frozen; then detach(x) = x",
+         lambda graph, aim: without_detaches(differentiate(graph, None, trained(graph, aim.frozen), aim.loss.scaled)),
+         ("train",)),
+    Pass("differentiated", "the gradient of what is wanted, given the gradient of every output; then detach(x) = x",
+         lambda graph, aim: without_detaches(differentiate_open(graph, aim.wants)), (OPEN,)),
     Pass("layer-scales-gathered", "wgrad(dy * s, x) = s * wgrad(dy, x); sum(dy * conv2d(x, w)) = w . wgrad(dy, x)",
          lambda graph, aim: gather_layer_scales(graph), ("train", OPEN), ("prologue", "side_sums")),
     Pass("gradients-compacted", "conv2d_grad_input(dy, w; 1x1, stride s) = spread(conv2d_grad_input(dy, w; stride 1))",

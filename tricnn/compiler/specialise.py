@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from functools import partial
 
@@ -17,18 +18,28 @@ LABELS, CLASS_WEIGHTS = "labels", "class_weights"
 
 def for_inference(graph: Graph) -> Graph:
     """Leave out dropout (the identity when not training) and the heads that only training wants."""
-    outputs = tuple(o for o in graph.outputs if not o.training_only)
+    kept = replace(graph, outputs=tuple(o for o in graph.outputs if not o.training_only))
+    return _passed_over(kept, {n.name for n in graph.nodes if n.row.random or n.row.detaches}).pruned()
+
+
+def without_detaches(graph: Graph) -> Graph:
+    """A graph whose gradients are there, with ``detach(x) = x``."""
+    return _passed_over(graph, {n.name for n in graph.nodes if n.row.detaches})
+
+
+def _passed_over(graph: Graph, names: Container[str]) -> Graph:
+    """The graph without layers of these names: who read one reads its operand now."""
     alias: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
         if not alias.keys().isdisjoint(node.inputs):
             node = replace(node, inputs=tuple(alias.get(v, v) for v in node.inputs))
-        if node.row.random:
+        if node.name in names:
             alias[node.name] = node.inputs[0]
         else:
             nodes.append(node)
-    outputs = tuple(replace(o, value=alias.get(o.value, o.value)) for o in outputs)
-    return replace(graph, nodes=tuple(nodes), outputs=outputs).pruned()
+    outputs = tuple(replace(o, value=alias.get(o.value, o.value)) for o in graph.outputs)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs)
 
 
 def with_batch_statistics(graph: Graph) -> Graph:

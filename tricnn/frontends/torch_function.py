@@ -49,7 +49,13 @@ class Call:
 
 
 def called(call: Call, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The outputs of a step by name; gradients flow through them to what the step's ``wants`` names."""
+    """The outputs of a step by name; gradients flow through them to what the step's ``wants`` names.
+    Raises TargetError within a transform of torch.func, which would have to look into the kernels."""
+    if torch._C._are_functorch_transforms_active():
+        raise TargetError(
+            f"{call.step.graph.name}: transforms of torch.func (grad, vmap, jvp) cannot look into a compiled network; "
+            "accepted are backward(), torch.autograd.grad and torch.func.functional_call, or the original module"
+        )
     with torch.autocast(call.device.type, enabled=False):
         results = _Called.apply(call, *[given[name] for name in call.names])
     return dict(zip(call.outputs, results, strict=True))
@@ -102,7 +108,10 @@ class _Called(torch.autograd.Function):
             ctx.save_for_backward(*[x for name, x in given.items() if name in call.step.reads_again])
             ctx.call, ctx.saved = call, saved
             ctx.like = [torch.empty_like(x, device="meta") for x in tensors]
-        return tuple(as_tensor(results[name], call.device).to(call.types[name]) for name in outputs)
+        made = tuple(as_tensor(results[name], call.device).to(call.types[name]) for name in outputs)
+        through = call.step.plan.graph.tangents
+        ctx.mark_non_differentiable(*[x for name, x in zip(outputs, made, strict=True) if name not in through])
+        return made
 
     @staticmethod
     def backward(ctx: Any, *tangents: torch.Tensor | None) -> tuple[Any, ...]:

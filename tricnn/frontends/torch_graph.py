@@ -63,8 +63,7 @@ class _Reader:
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
         buffers = dict(self.module.named_buffers(remove_duplicate=False))
         training = any(p.requires_grad for p in parameters.values())
-        for name in self.module.state_dict():
-            x: torch.Tensor = parameters[name] if name in parameters else buffers[name]
+        for name, x in persistent(self.module).items():
             stored[name] = Declared(tuple(x.shape), name in parameters and (x.requires_grad or not training))
             self.first_name[name] = first.setdefault(id(x), name)
         for name, x in buffers.items():
@@ -293,10 +292,22 @@ def training_only(module: Module, inputs: Sequence[Any], structure: dict[str, An
     return set(structure) - kept
 
 
+def persistent(module: Module) -> dict[str, torch.Tensor]:
+    """The parameters and the buffers of a module's state by every name, in the order of its ``state_dict``.
+    What hooks add to that, or call otherwise there, is left out."""
+    found = {}
+    for path, layer in module.named_modules(remove_duplicate=False):
+        kept = {n: x for n, x in layer._buffers.items() if n not in layer._non_persistent_buffers_set}
+        for name, x in {**layer._parameters, **kept}.items():
+            if x is not None:
+                found[f"{path}.{name}" if path else name] = x
+    return found
+
+
 def state_of(module: Module, graph: Graph) -> dict[str, torch.Tensor]:
-    """The tensors of the module's ``state_dict`` by name, and buffers that are in none but that the graph reads.
+    """The tensors of the module's state by name, and buffers that are in none but that the graph reads.
     Those on the meta device have no numbers and are left out."""
-    state = module.state_dict()
+    state = persistent(module)
     state |= {name: x for name, x in module.named_buffers() if name in graph.by_name and name not in state}
     return {name: x.detach() for name, x in state.items() if not x.is_meta}
 

@@ -82,6 +82,8 @@ def _number(node: Any) -> bool:
 
 def _is_itself(node: Any, operand: Any) -> bool:
     """Does a result lie in an operand's memory: did it as the program was traced, or does dropout drop nothing?"""
+    if not hasattr(node.target, "_schema"):
+        return False  # a call of a graph, such as one under torch.no_grad, which is read nowhere
     if node.target._schema.name.removeprefix("aten::") in DROPOUT:
         given = dict(zip(("input", "p", "train"), node.args)) | dict(node.kwargs)
         return not given["train"] or given["p"] == 0

@@ -8,6 +8,7 @@ gradient, autocast, the images' device.
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from ..compiler.policies import policy_named
@@ -25,10 +27,17 @@ from ..ir.table import Source
 from ..machine.dtypes import dtype_named
 from ..run.model import ALL_DTYPES, EXECUTORS
 from ..run.open_step import OpenStep
-from ..system.errors import GraphError, TargetError, shown
+from ..system.errors import GraphError, ShapeError, TargetError, shown
 from .torch_export import example_inputs, from_torch, unwrapped
 from .torch_function import Call, as_tensor, autocast_to, called, check_input, executor_on, wanted
 
+#: what a compiled module and the original one have as one
+SHARED = (
+    "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+#: hooks of a layer, which nobody calls where it is compiled
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 #: a cumulative average, as torch.nn.BatchNorm2d(momentum=None) and torch.optim.swa_utils.update_bn keep it
 CUMULATIVE = None
 
@@ -77,8 +86,8 @@ class Module(torch.nn.Module):
                 raise GraphError("tricnn.Module: give it an example of what forward takes, such as (1, 3, 224, 224)")
             inputs = [tuple(x.shape) for x in example_inputs(origin, example)]
             with _all_learning(origin):
-                graph, _ = from_torch(origin, example)
-        for part in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+                graph, _ = from_torch(_computed(origin), example)
+        for part in SHARED:
             self.__dict__[part] = origin.__dict__[part]
         self.training = origin.training
         _channels_last(self)
@@ -87,6 +96,14 @@ class Module(torch.nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """The outputs of a batch of images ``[N, C, H, W]``."""
         return self._tricnn.run(self, inputs)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Put into ``destination`` what the original module puts there, whichever way it does that."""
+        self._tricnn.origin._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Take from a state what the original module takes, whichever way it does that."""
+        self._tricnn.origin._load_from_state_dict(*args)
 
     def extra_repr(self) -> str:
         """What it was compiled from, and how."""
@@ -111,6 +128,7 @@ class _Compiled:
     ):
         self.graph, self.dtype, self.executor, self.target, self.fuse = graph, dtype, executor, target, fuse
         self.origin, self.inputs = origin, inputs
+        self.kinds = {name: parametrize.type_before_parametrizations(m) for name, m in module.named_modules() if name}
         self.layers = {n.name: _owner(module, n) for n in graph.nodes if n.row.running or n.row.random}
         self._empty()
 
@@ -177,7 +195,7 @@ class _Compiled:
 
     def run(self, module: Module, inputs: tuple[Any, ...]) -> Any:
         """The results of one forward pass."""
-        self._say_what_does_not_run(module)
+        self._check_layers(module)
         declared = list(self.graph.inputs)
         if len(inputs) != len(declared):
             raise GraphError(f"{self.graph.name}: forward takes {len(declared)} inputs, {len(inputs)} given")
@@ -189,11 +207,11 @@ class _Compiled:
         executor = executor_on(device, self.executor)
         settings = self.settings(module)
         given = {n.name: _rescaled(n, x) for n, x in zip(declared, inputs, strict=True)}
-        given |= {n.name: module.get_parameter(n.name) for n in self.graph.parameters}
+        given |= {n.name: self._held(module, n) for n in self.graph.parameters}
         wants = wanted(given)
-        given |= {n.name: module.get_buffer(n.name) for n in self.graph.buffers if _has(module, n.name)}
         step = self.step(settings, wants, len(inputs[0]), dtype, executor)
         sources = {n.name for n in step.plan.graph.nodes if n.row.source is not None}
+        given |= {n.name: self._held(module, n) for n in self.graph.buffers if n.name in sources}
         given = {name: x for name, x in given.items() if name in sources}
         real = autocast or (inputs[0].dtype if inputs[0].is_floating_point() else torch.float32)
         structure, outputs = self._structure_of(module, settings, autocast), step.plan.graph.outputs
@@ -243,11 +261,46 @@ class _Compiled:
                 self.structures[key] = _structure(self.origin, self.inputs, module.training)
             return self.structures[key]
 
-    def _say_what_does_not_run(self, module: Module) -> None:
-        """Warn, once, of hooks on layers: these are compiled, and called by nobody."""
+    def _held(self, module: Module, node: Node) -> torch.Tensor:
+        """The tensor that the module has now under a parameter's or a buffer's name.
+        It may be computed, by a parametrization, or lent, by torch.func.functional_call. Raises GraphError if it is
+        not there, or is what only a hook of a layer would bring up to date; ShapeError if it has another shape."""
+        x, stale = _at(module, node.name)
+        if not isinstance(x, torch.Tensor) or stale:
+            why = "a hook of its layer computes it, and those do not run" if stale else "it is not there any more"
+            raise GraphError(
+                f"{self.graph.name}: {node.name}: {why}; accepted: what it was when this was compiled, or a "
+                "parametrization of it (torch.nn.utils.parametrize)"
+            )
+        shape = self.graph.types[node.name].per_image
+        if tuple(x.shape) != shape:
+            raise ShapeError(
+                f"{self.graph.name}: {node.name} is {list(x.shape)} now, and was {list(shape)} when this was compiled; "
+                "change the original module, and make a new tricnn.Module of it"
+            )
+        return x
+
+    def _check_layers(self, module: Module) -> None:
+        """Warn, once, of hooks on layers: these are compiled, and called by nobody. Raise GraphError if a layer is
+        another one than was compiled, or the statistics of one are to be those of several processes."""
+        layers = dict(module.named_modules())
+        for name, kind in self.kinds.items():
+            if not isinstance(layers.get(name), kind):
+                now = f"a {type(layers[name]).__name__} now" if name in layers else "not there any more"
+                raise GraphError(
+                    f"{self.graph.name}: the layer {name} is {now}, and was a {kind.__name__} when this was compiled; "
+                    "change the original module, and make a new tricnn.Module of it"
+                )
+        if _several_processes():
+            alone = (name for name, m in layers.items() if isinstance(m, torch.nn.SyncBatchNorm) and m.training)
+            if (name := next(alone, None)) is not None:
+                raise TargetError(
+                    f"{self.graph.name}: {name}: statistics over several processes are for `tricnn train "
+                    "--sync-batch-norm`; accepted here: a batch norm of each process's own images"
+                )
         if self.warned:
             return
-        hooked = [name for name, m in module.named_modules() if name and (m._forward_hooks or m._forward_pre_hooks)]
+        hooked = [name for name, m in layers.items() if name and any(getattr(m, hooks) for hooks in HOOKS)]
         if hooked:
             self.warned = True
             warnings.warn(
@@ -266,13 +319,20 @@ def _rescaled(node: Node, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _has(module: torch.nn.Module, name: str) -> bool:
-    """Whether the module has a buffer of that name."""
+def _at(module: torch.nn.Module, name: str) -> tuple[Any, bool]:
+    """What is found under a name, None if nothing is, and whether it is there as an attribute that no module knows."""
+    path, _, last = name.rpartition(".")
     try:
-        module.get_buffer(name)
+        holder = module.get_submodule(path)
     except AttributeError:
-        return False
-    return True
+        return None, False
+    return getattr(holder, last, None), last in vars(holder)
+
+
+def _several_processes() -> bool:
+    """Whether this is one of several processes of torch.distributed."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _momentum(layer: torch.nn.Module) -> Any:
@@ -310,6 +370,21 @@ def _all_learning(module: torch.nn.Module) -> Iterator[None]:
             m.training = mode
         for p in frozen:
             p.requires_grad_(False)
+
+
+def _computed(module: torch.nn.Module) -> torch.nn.Module:
+    """The module, or a copy in which a parameter stands for what a parametrization computes.
+    That stays PyTorch's: the graph reads its result, and the result's gradient goes back through it."""
+    if not any(map(parametrize.is_parametrized, module.modules())):
+        return module
+    module = copy.deepcopy(module)
+    for layer in filter(parametrize.is_parametrized, tuple(module.modules())):
+        values = {name: getattr(layer, name) for name in layer.get_submodule("parametrizations")._modules}
+        layer.__class__ = parametrize.type_before_parametrizations(layer)  # the other one is the original's, too
+        del layer._modules["parametrizations"]
+        for name, x in values.items():
+            layer.register_parameter(name, torch.nn.Parameter(x.detach()))
+    return module
 
 
 def _channels_last(module: torch.nn.Module) -> None:

@@ -54,12 +54,21 @@ def transposed(a: Assembler, x: Any, first: int, second: int) -> Any:
     return permuted(a, x, order)
 
 
-@reads("contiguous.default", "clone.default", "alias.default", "detach.default", "lift_fresh_copy.default",
-       "expand.default")  # fmt: skip
+@reads("contiguous.default", "clone.default", "alias.default", "lift_fresh_copy.default", "expand.default")
 def as_it_is(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
     """The value itself: memory is nobody's business but the compiler's.
     What is expanded is as wide as what it meets."""
     return x
+
+
+@reads("detach.default")
+def detached(a: Assembler, x: Any) -> Any:
+    """The value itself, through which no gradient passes; a constant as it is."""
+    if isinstance(x, Stored) and a.stored[x.name].trained:
+        raise Unsupported(f"it stops the gradient of the parameter {x.name}", "freeze it by requires_grad_(False)")
+    if not isinstance(x, Tensor) or x.value in a.unknown:
+        return x
+    return replace(x, value=a.add("detach", x.value))
 
 
 @reads("_to_copy.default", "to.dtype", "to.device", "to.dtype_layout", "type_as.default")

@@ -147,6 +147,7 @@ class Op:
     running          normalises by running statistics: training takes the batch's, inference folds it into a product
     probabilities    of logits, its operand, which a loss takes instead
     random           it draws numbers while training; inference leaves it out
+    detaches         its operand itself, through which no gradient passes; left out where all gradients are there
     prepared         of weights that a pass makes of parameters: computed when those change, not at every step
     torch            ``(*operands, **attrs)``, of PyTorch's tensors alone: ``aten`` is it, where a row has no other, and
                      an emitted file has its text, for weights that are prepared so
@@ -208,6 +209,7 @@ class Op:
     running: bool = False
     probabilities: bool = False
     random: bool = False
+    detaches: bool = False
     prepared: bool = False
     torch: Callable[..., Any] | None = None
     begins_backward: bool = False

@@ -38,7 +38,7 @@ from .model import device_target
 from .numpy_executor import NumpyExecutor
 from .poison import poisoned
 from .rounded_weights import RoundedWeights
-from .triton_executor import TritonExecutor, described, launching, pick_device
+from .triton_executor import TritonExecutor, described, launching, ordinary_tensors, pick_device
 
 #: beside a forward's tensors: the addresses of the gradients of which its table of sums knows
 POINTED = "gradients:addresses"
@@ -271,6 +271,7 @@ class TritonOpen(TritonExecutor):
         self._free: dict[int, list[dict[str, Any]]] = {}
         self._free_lock = threading.Lock()
 
+    @ordinary_tensors
     def take(self, batch: int) -> dict[str, Any]:
         """Every tensor of a forward and its backward, by name, that nobody else has."""
         self._check_size(batch)

@@ -7,8 +7,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import wraps
 from math import prod
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -74,6 +75,24 @@ def described(descriptors: Iterable[Descriptor], tensors: Mapping[str, Any]) -> 
 INTERPRETER = threading.RLock()
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def ordinary_tensors(make: Callable[P, R]) -> Callable[P, R]:
+    """A function whose tensors outlive its call: ordinary ones, even if the caller is in torch.inference_mode.
+    What is made in that mode cannot be written outside it."""
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        import torch
+
+        with torch.inference_mode(False):
+            return make(*args, **kwargs)
+
+    return made
+
+
 class TritonExecutor:
     """Parameters in storage layout on the device; ``allocate`` and ``step`` of the emitted file."""
 
@@ -81,6 +100,7 @@ class TritonExecutor:
     #: every launch finds what it is the first to write poisoned: for tests, which shall see what a kernel forgets
     poisons = False
 
+    @ordinary_tensors
     def __init__(self, plan: Plan, program: Program, target: str):
         import torch
 
@@ -166,6 +186,7 @@ class TritonExecutor:
         stored = to_storage(np.asarray(x, dtype=np.float32), self.program.order.get(name))
         return self.torch.as_tensor(np.ascontiguousarray(stored).reshape(-1).copy())
 
+    @ordinary_tensors
     def bind(self, batch: int) -> dict[str, Any]:
         """Every tensor of the step by name, for a batch size; made once per size."""
         if batch in self._bound:

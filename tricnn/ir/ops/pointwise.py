@@ -97,14 +97,15 @@ def summed(g: Any, gradient: str, whole: TensorType, part: TensorType) -> str:
 def pointwise(
     name: str, inputs: str, expression: Expression, doc: str, *, attrs: Mapping[str, Attr] | None = None,
     slopes: Mapping[str, Expression] | None = None, rises: bool | None = None,
-    aten: Callable[..., Any] | None = None, aten_gradient: Callable[..., Any] | None = None,
+    aten: Callable[..., Any] | None = None, aten_gradient: Callable[..., Any] | None = None, detaches: bool = False,
 ) -> None:  # fmt: skip
     """Add the row ``y = expression``, and a row for each of its gradients that is not a row already.
 
     ``inputs`` names the operands, as the expression does. ``slopes`` gives the derivative by an operand where another
     one is wanted than the expression's own (at a kink, or by the result ``y``, which is then what the gradient reads).
     ``rises`` says that a larger operand never gives a smaller result, where the expression does not show it.
-    ``aten`` and ``aten_gradient`` are PyTorch's own functions, where it has them in one kernel.
+    ``aten`` and ``aten_gradient`` are PyTorch's own functions, where it has them in one kernel. With ``detaches`` it is
+    its operand, of which it takes no gradient.
     """
     attrs, names = dict(attrs or {}), inputs.split()
     by_operand: dict[str, tuple[Expression, str, tuple[str, ...]]] = {}
@@ -145,7 +146,7 @@ def pointwise(
         return found
 
     alone = len(names) == 1
-    _row(name, names, expression, doc, attrs, aten=aten, gradient=rule, per_channel=alone,
+    _row(name, names, expression, doc, attrs, aten=aten, gradient=rule, per_channel=alone, detaches=detaches,
          rises=alone and (scalar_facts.rises(expression) if rises is None else rises))  # fmt: skip
 
 
@@ -237,6 +238,8 @@ pointwise("minimum", "a b", minimum(A, B), "y = min(a, b); where they are equal 
 pointwise("scale", "x", X * Attribute("factor"), "y = factor * x", attrs={"factor": number()})
 pointwise("shift", "x", X + Attribute("amount"), "y = x + amount", attrs={"amount": number()}, rises=True)
 pointwise("neg", "x", -X, "y = -x")
+pointwise("detach", "x", X, "y = x, through which no gradient passes", slopes={"x": scalar.ZERO},
+          aten=lambda env, a, x: x.detach(), detaches=True)  # fmt: skip
 pointwise("abs", "x", absolute(X), "y = |x|")
 pointwise("square", "x", X * X, "y = x^2")
 pointwise("sqrt", "x", scalar.sqrt(X), "y = sqrt(x)")
