@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import tricnn
 from tests.graphs.reference import REFERENCE
+from tricnn.frontends import torch_module
 from tricnn.frontends.torch_backend import compile_backend
 from tricnn.ir import GraphError, ShapeError, TargetError
 from tricnn.run.open_step import OpenStep
@@ -399,7 +400,7 @@ def test_a_state_is_written_and_read_as_the_module_itself_does() -> None:
         compiled(torch.zeros(SHAPE))
 
 
-def test_what_is_not_accepted_is_said() -> None:
+def test_what_is_not_accepted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GraphError, match="give it an example"):
         tricnn.Module(Small())
     with pytest.raises(TargetError, match="dtype 'int3' is unknown"):
@@ -409,6 +410,10 @@ def test_what_is_not_accepted_is_said() -> None:
     _, compiled = pair(Small())
     with pytest.raises(ShapeError, match=r"input x: expected a tensor .*8.*, got \[2, 3, 9, 8\]"):
         compiled(torch.zeros(2, 3, 9, 8))
+    _, synchronised = pair(nn.SyncBatchNorm.convert_sync_batchnorm(Small()))
+    monkeypatch.setattr(torch_module, "_several_processes", lambda: True)
+    with pytest.raises(TargetError, match="statistics over several processes are for `tricnn train"):
+        synchronised(torch.zeros(SHAPE))
     assert "small, dtype=fp32, executor=numpy" in repr(compiled)
     assert "dtype=bf16, executor=auto" in repr(tricnn.Module(Small(), SHAPE))
 

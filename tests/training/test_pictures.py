@@ -3,6 +3,7 @@ often the run is taken up again, and that says which pictures cannot be read."""
 
 import io
 import math
+import os
 import random
 from dataclasses import replace
 
@@ -108,6 +109,21 @@ def test_pixels_are_normalised_by_channel(tmp_path):
             np.testing.assert_allclose(x[:, c], expected[c], rtol=1e-6)
 
 
+def test_sixteen_bits_are_the_nearest_eight_and_other_numbers_are_refused(tmp_path):
+    """Of PNG, TIFF and PGM; Pillow's own conversion makes nearly everything white."""
+    values = np.random.default_rng(0).integers(0, 65536, (4, 4)).astype(np.uint16)
+    for part in ("train", "val"):
+        for name, suffix in (("a", "png"), ("b", "tif"), ("c", "pgm")):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.fromarray(values).save(tmp_path / part / name / f"1.{suffix}")
+    made = PictureFolder(tmp_path, (4, 4), 1, mean=0, std=1, share=1, workers=0)
+    ((x, _),) = made.evaluation(3)
+    assert np.array_equal(np.rint(x * 255), np.broadcast_to(np.rint(values / 257), (3, 1, 4, 4)))
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "val" / "b" / "2.tif")
+    with pytest.raises(DataError, match=r"val/b/2.tif: cannot be read as a picture \(its pixels are no bytes"):
+        list(made.__class__(tmp_path, (4, 4), 1, workers=0).evaluation(4))
+
+
 @pytest.mark.parametrize("after", [0, 3, 8])
 def test_a_crash_and_resuming_with_workers_give_the_same_bits(folder, tmp_path, after):
     options = replace(OPTIONS, batch=4, shift=0)
@@ -147,6 +163,37 @@ def test_a_picture_that_cannot_be_read_is_named_and_fatal_or_skipped(folder, tmp
     train(SoftmaxRegression(), SoftmaxRegression(), made, replace(OPTIONS, epochs=1), console=console)
     said = console.file.getvalue()
     assert victim.name in said and "note.jpg" in said and "waiting for data" in said
+
+
+def test_links_and_folders_that_lead_nowhere_are_named(folder, tmp_path, monkeypatch):
+    import shutil
+
+    linked = shutil.copytree(folder, tmp_path / "linked")
+    (linked / "train" / "b").rename(tmp_path / "b")
+    (linked / "train" / "b").symlink_to(tmp_path / "b")
+    assert len(source(linked)) == len(source(folder))  # links are followed
+    (linked / "train" / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"train/a/gone.png: cannot be read as a picture \(it is no file"):
+        epoch_of(source(linked))
+    made = source(linked, corrupt="skip")
+    epoch_of(made)
+    assert [note.path for note in made.notes()] == ["train/a/gone.png"]
+    back = linked / "train" / "c" / "back"
+    back.symlink_to(linked / "train")
+    with pytest.raises(DataError, match="c/back: a link to a folder that it lies in"):
+        len(source(linked))
+    back.unlink()
+    (linked / "train" / "c" / "locked").mkdir()
+    listed = os.scandir
+
+    def denied(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # root may list everything
+    with pytest.raises(DataError, match=r"c/locked: cannot be listed \(Permission denied\)"):
+        len(source(linked))
 
 
 def test_folders_that_are_not_so_laid_out_are_refused_in_a_line(folder, tmp_path):

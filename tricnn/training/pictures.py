@@ -131,12 +131,7 @@ class PictureFolder:
                 continue
             if entry.name not in number:
                 raise DataError(f"{entry}: train/ has no class {shown(entry.name)}")
-            found = sorted(
-                (f"{os.path.relpath(where, self.folder)}/{name}", os.path.getsize(f"{where}/{name}"))
-                for where, _, names in os.walk(entry, followlinks=True)
-                for name in names
-                if name.lower().endswith(SUFFIXES)
-            )
+            found = sorted((os.path.relpath(path, self.folder), _size(path)) for path in _pictures(entry))
             if not found and part == "train":
                 raise DataError(f"{entry}: there are no pictures ({', '.join(SUFFIXES)})")
             files += [(path, number[entry.name], size) for path, size in found]
@@ -337,11 +332,26 @@ def _decoded(path: str, mode: str) -> Any:
     from PIL import Image
 
     try:
+        if not os.path.isfile(path):
+            raise _Unreadable("it is no file, or a link to none")
         with Image.open(path) as image:
-            return image.convert(mode)
+            return _of_bytes(image).convert(mode)
     except Exception as error:  # damage shows as whatever a decoder stumbles over: OSError, SyntaxError, ...
         reason = " ".join(str(error).replace(f" {path!r}", "").split())[:100]
         raise _Unreadable(reason or type(error).__name__) from None
+
+
+def _of_bytes(image: Any) -> Any:
+    """The picture with 8 bits a channel; of one with 16, the nearest: ``round(v / 257)`` (PNG specification, 12.5).
+    Pillow's own conversion makes white of all that is above 255. Raises _Unreadable for numbers without a range."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise _Unreadable("its pixels are no bytes, of which nobody knows what is white; accepted: 8 or 16 bits")
+    return image
 
 
 def _bytes(image: Any) -> NDArray[np.uint8]:
@@ -381,6 +391,29 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder}: expected FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg ({error.strerror or error})"
         ) from None
+
+
+def _pictures(folder: Path) -> Iterator[str]:
+    """The files that are called as pictures are, in a folder and those in it, links followed.
+    Raises DataError for a folder that cannot be listed, which would be left out otherwise, or that leads back."""
+
+    def unlisted(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror or error})")
+
+    for where, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
+        for inside in folders:
+            path = Path(where, inside)
+            if path.is_symlink() and Path(where).resolve().is_relative_to(path.resolve()):
+                raise DataError(f"{path}: a link to a folder that it lies in; remove it")
+        yield from (f"{where}/{name}" for name in names if name.lower().endswith(SUFFIXES))
+
+
+def _size(path: str) -> int:
+    """The bytes of a file; 0 of one that is not there, a link to nowhere, which is told when it is read."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def _as_it_is(batch: Any) -> Any:
