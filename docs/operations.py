@@ -72,6 +72,7 @@ NAMES = {
     "abs": ("abs", "Abs"),
     "square": ("square", "Pow"),
     "sqrt": ("sqrt", "Sqrt"),
+    "reciprocal": ("reciprocal", "Reciprocal"),
     "exp": ("exp", "Exp"),
     "log": ("log", "Log"),
     "clamp": ("clamp", "Clip"),

@@ -33,6 +33,7 @@ POINTWISE: dict[str, Callable[..., torch.Tensor]] = {
     "abs": lambda a, x: x.abs(),
     "square": lambda a, x: x.square(),
     "sqrt": lambda a, x: x.sqrt(),
+    "reciprocal": lambda a, x: x.reciprocal(),
     "exp": lambda a, x: x.exp(),
     "log": lambda a, x: x.log(),
     "clamp": lambda a, x: x.clamp(a["min"], a["max"]),

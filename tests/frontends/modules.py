@@ -87,6 +87,61 @@ class Standardized(nn.Module):
         return self.fc(self.conv3(x).mean((2, 3)))
 
 
+class NormalizedByHand(nn.Module):
+    """Normalisations as people write them: by groups of channels (EvoNorm), by channels (filter response norm), by
+    pixels (RMS norm, both layouts), by the unbiased deviation; numbers that are expanded, then joined or reshaped."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.rows = nn.Conv2d(2, 6, 1)
+        self.v, self.tau, self.weight = (nn.Parameter(torch.full((6,), s)) for s in (0.7, -0.2, 1.3))
+        self.rms, self.flat = nn.RMSNorm(6, 1e-6), nn.RMSNorm(8, 1e-5)
+        self.mix = nn.Conv2d(12, 8, 1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        n, _, h, w = x.shape
+        x = self.stem(x) + self.rows(x.mean(1, keepdim=True).expand(-1, 2, -1, -1))
+        groups = x.reshape(n, 3, 2, h, w)
+        spread = groups.var(dim=(2, 3, 4), unbiased=False, keepdim=True).add(1e-3).sqrt().to(x.dtype)
+        x = x * (x * self.v.view(1, -1, 1, 1)).sigmoid() / spread.expand(groups.shape).reshape(n, 6, h, w)
+        x = x * x.square().mean((2, 3), keepdim=True).add(1e-3).rsqrt().expand(x.shape)
+        x = torch.maximum(x * self.weight.reshape(1, -1, 1, 1), self.tau.view(1, -1, 1, 1))
+        x = self.rms(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + x * (x.pow(2).mean(1, keepdim=True) + 1.5) ** -0.5
+        x = x / (1e-2 + torch.std(x, (2, 3), keepdim=True)) + 1 / (x.pow(2) + 1)
+        x = self.mix(torch.cat([x, x.mean((2, 3), keepdim=True).expand_as(x)], 1))
+        parts = x.view(n, 2, -1)
+        x = ((parts - parts.mean(2, keepdim=True)) / parts.std(2, keepdim=True)).view_as(x)
+        return self.fc(self.flat(x.amax((2, 3))))
+
+
+class RowsAndColumns(nn.Module):
+    """Rows and columns weighed apart (coordinate attention), and patches put side by side as columns, a row for each
+    of their pixels, each row weighed by a softmax over it, and put together again (MobileViT v2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.both = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.by_row, self.by_column = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.norm, self.qkv, self.out = nn.GroupNorm(1, 4), nn.Conv2d(4, 9, 1), nn.Conv2d(4, 4, 1)
+        self.attend, self.fc = nn.Conv2d(4, 1, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        n, c, h, w = x.shape
+        rows, columns = F.adaptive_avg_pool2d(x, (None, 1)), x.mean(2, keepdim=True).permute(0, 1, 3, 2)
+        rows, columns = self.both(torch.cat([rows, columns], 2)).tanh().split([h, w], 2)
+        x = x * self.by_row(rows).sigmoid() * self.by_column(columns.permute(0, 1, 3, 2)).sigmoid()
+        p = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(n, c, 4, -1)
+        query, key, value = self.qkv(self.norm(p)).split([1, 4, 4], 1)
+        context = (key * F.softmax(query, -1)).sum(-1, keepdim=True)
+        p = p + self.out(torch.relu(value) * context.expand_as(value))
+        x = x - p.reshape(n, c, 2, 2, h // 2, w // 2).permute(0, 1, 4, 2, 5, 3).reshape(n, c, h, w)
+        weights = self.attend(x).view(n, 1, h * w).softmax(-1)
+        return self.fc((x.view(n, c, -1) * weights).sum(-1) + x.amax(3).mean(2))
+
+
 class Residual(nn.Module):
     """Blocks in torchvision's style: one ReLU module used twice and in place, ``+=``, an optional projection."""
 

@@ -43,6 +43,8 @@ CASES = {
     "channel masks": (modules.ChannelMasks, (3, 6, 5)),
     "branches": (modules.Branches, (3, 6, 5)),
     "one number": (modules.OneNumber, (3, 6, 5)),
+    "normalised by hand": (modules.NormalizedByHand, (3, 6, 5)),
+    "rows and columns": (modules.RowsAndColumns, (3, 8, 6)),
 }
 
 

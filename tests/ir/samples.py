@@ -189,7 +189,7 @@ def _pointwise(sample: Callable[..., None]) -> None:
     sample("detach", batched(5, 4, 6, constant=True))
     sample("shift", image, amount=0.3)
     sample("exp", IMAGE)
-    for op in ("log", "sqrt"):
+    for op in ("log", "sqrt", "reciprocal"):
         sample(op, batched(5, values=positive))
         sample(f"{op}_grad", batched(5), batched(5, values=positive))
     some = batched(4, 7, 6, values=positive)

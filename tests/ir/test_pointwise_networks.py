@@ -66,6 +66,7 @@ def test_every_activation_is_in_a_network():
         "tanh",
         "scale",
         "sqrt",
+        "reciprocal",
         "log",
         "from_bytes",
         "spread_channels",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..ir.graph import NAME
 from ..ir.types import N, TensorType
 from ..ir.wording import plural
 from ..system.errors import GraphError, TricnnError
-from .views import View
+from .views import REPEATED, View
 
 #: what nothing is known of, not even what it looks like
 UNKNOWN = object()
@@ -163,6 +164,8 @@ class Assembler:
         view, shape = x.view, x.shape
         if view.plain:
             return x.value
+        if any(f.axis == REPEATED for dim in view.dims for f in dim):
+            return self._copied(x)
         if view.in_order and shape[:1] == view.base[:1] == (BATCH,):
             per_image, before = shape[1:], self.site
             self.site = x.site  # named after who reshaped it
@@ -182,7 +185,10 @@ class Assembler:
                 value = x.value
                 for op, attrs in moved:
                     value = self.add(op, value, **attrs)
-                return value
+                shape = self.type(value).at(BATCH)
+                whole = View.of(shape).reshaped(x.shape)
+                assert whole is not None  # it is of four dimensions, as all that is moved
+                return self._plain(Tensor(value, whole, site=x.site))
             finally:
                 self.site = before
         if x.value in self.unknown and isinstance(known := self.stand_in(shape), Tensor) and known.view.plain:
@@ -191,6 +197,32 @@ class Assembler:
             f"it needs its input as {described(shape)}, made of {described(view.base)} by reshapes and permutations",
             "images are [N, C, H, W] and features [N, F]; channels may move, be split and be put together",
         )
+
+    def _copied(self, x: Tensor) -> str:
+        """The name of an image in which numbers are there several times: pixels, and the channels of one pixel."""
+        n, channels, *size = x.view.dims if len(x.shape) == 4 else ((), ())
+        copies = prod(f.extent for f in channels if f.axis == REPEATED)
+        first = tuple(f for f in channels if f.axis != REPEATED)
+        one_pixel = not any(f.axis != REPEATED for dim in size for f in dim)
+        if len(x.shape) != 4 or (copies > 1 and first and (not one_pixel or channels[:-1] != first)):
+            raise Unsupported(
+                f"copies that make {described(x.shape)} of {described(x.view.base)}",
+                "supported are those of pixels, of a single channel, and of the channels of one pixel",
+            )
+        before, self.site = self.site, x.site
+        try:
+            value = self._plain(Tensor(x.value, View(x.view.base, (n, first, *size)).narrow, site=x.site))
+            if copies > 1 and not one_pixel:
+                value = self.add("concat", *[value] * copies)
+            elif copies > 1:  # channels as if they were rows, and each row several times
+                rows = self.add("unflatten", self.add("flatten", value), shape=(self.type(value).channels, 1, 1))
+                alike = self.add("upsample_nearest2d", rows, size=(copies, 1))
+                value = self.add("unflatten", self.add("flatten", alike), shape=(x.shape[1], 1, 1))
+            if self.type(value).spatial != x.shape[2:]:
+                value = self.add("upsample_nearest2d", value, size=x.shape[2:])
+            return value
+        finally:
+            self.site = before
 
     def _moved(self, view: View) -> list[tuple[str, dict[str, Any]]] | None:
         """The operations on channels and pixels that a view amounts to, with their attributes; None if it is none.
@@ -215,7 +247,12 @@ class Assembler:
                 return [grown]
             if same((n, r, r, c // (r * r), h, w), (0, 3, 4, 1, 5, 2)):
                 return [("channel_shuffle", {"groups": r * r}), grown]
-        for r in {f.extent for dim in view.dims for f in dim if f.axis in (2, 3) and h % f.extent == w % f.extent == 0}:
+        rows, columns = ({f.extent for dim in view.dims for f in dim if f.axis == axis} for axis in (2, 3))
+        for r, p in product(rows, columns):  # patches, a column each, whose pixels are the rows, are put together again
+            if h == r * r and same((n, c, r, r, p, w // p), (0, 1, 4, 2, 5, 3)):
+                image = {"shape": (c * h, p, w // p)}
+                return [("flatten", {}), ("unflatten", image), ("pixel_shuffle", {"upscale_factor": r})]
+        for r in {extent for extent in rows | columns if h % extent == w % extent == 0}:
             shrunk: tuple[str, dict[str, Any]] = ("pixel_unshuffle", {"downscale_factor": r})
             if same((n, c, h // r, r, w // r, r), (0, 1, 3, 5, 2, 4)):
                 return [shrunk]

@@ -302,8 +302,9 @@ ALIKE: dict[str, tuple[str, dict[str, Any]]] = {
     "softmax": ("Softmax", {"axis": 1}), "concat": ("Concat", {"axis": 1}), "relu": ("Relu", {}),
     "sigmoid": ("Sigmoid", {}), "tanh": ("Tanh", {}), "hardswish": ("HardSwish", {}),
     "hardsigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}), "neg": ("Neg", {}), "abs": ("Abs", {}),
-    "sqrt": ("Sqrt", {}), "exp": ("Exp", {}), "log": ("Log", {}), "add": ("Add", {}), "sub": ("Sub", {}),
-    "mul": ("Mul", {}), "div": ("Div", {}), "maximum": ("Max", {}), "minimum": ("Min", {}), "prelu": ("PRelu", {}),
+    "sqrt": ("Sqrt", {}), "reciprocal": ("Reciprocal", {}), "exp": ("Exp", {}), "log": ("Log", {}),
+    "add": ("Add", {}), "sub": ("Sub", {}), "mul": ("Mul", {}),
+    "div": ("Div", {}), "maximum": ("Max", {}), "minimum": ("Min", {}), "prelu": ("PRelu", {}),
 }  # fmt: skip
 
 

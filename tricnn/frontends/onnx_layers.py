@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import torch_layers, torch_pointwise
+from . import torch_layers, torch_reductions
 from .assembler import Stored, Tensor, Unsupported, described
 from .onnx_inputs import given, ints, two_dimensional
 from .onnx_shapes import seen_as
@@ -94,7 +94,7 @@ def global_average(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
 
 @reads("GlobalMaxPool")
 def global_max(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
-    return torch_layers.amax(a, inputs[0], (2, 3), True)
+    return torch_reductions.amax(a, inputs[0], (2, 3), True)
 
 
 @reads("ReduceMean", "ReduceMax", "ReduceSum")
@@ -102,9 +102,11 @@ def reduced(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
     axes = given(a, inputs, 1, attributes.get("axes"))
     if axes is None:
         raise Unsupported("a reduction over everything", "supported are those over height and width, or channels")
-    reader = {"ReduceMean": torch_layers.mean, "ReduceMax": torch_layers.amax, "ReduceSum": torch_layers.total}[
-        node.op_type
-    ]
+    reader = {
+        "ReduceMean": torch_reductions.mean,
+        "ReduceMax": torch_reductions.amax,
+        "ReduceSum": torch_reductions.total,
+    }[node.op_type]
     return reader(a, inputs[0], ints(axes), bool(attributes.get("keepdims", 1)))
 
 
@@ -203,5 +205,5 @@ def softmax(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
     x, axis = a.tensor(inputs[0]), attributes.get("axis", 1 if a.version < 13 else -1)
     if axis % len(x.shape) == 1 and (a.version < 13 or prod(x.shape[2:]) == 1):
         flat = seen_as(a, x, (x.shape[0], prod(x.shape[1:])))
-        return seen_as(a, torch_pointwise.softmax(a, flat, 1), x.shape)
-    return torch_pointwise.softmax(a, x, axis)
+        return seen_as(a, torch_reductions.softmax(a, flat, 1), x.shape)
+    return torch_reductions.softmax(a, x, axis)

@@ -37,7 +37,9 @@ def _enter(name: str, op: str) -> None:
         return unary(a, op, inputs[0])
 
 
-for _name in ("Relu", "Sigmoid", "Tanh", "HardSwish", "Mish", "Softplus", "Neg", "Abs", "Sqrt", "Exp", "Log"):
+for _name in (
+    "Relu", "Sigmoid", "Tanh", "HardSwish", "Mish", "Softplus", "Neg", "Abs", "Sqrt", "Reciprocal", "Exp", "Log",
+):  # fmt: skip
     _enter(_name, _name.lower())
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from math import prod
 from typing import Any
 
+import numpy as np
+
 from ..ir.norms import group_normalized, pixels_normalized
-from ..ir.ops.pool import LARGEST_WINDOW
-from . import torch_parts
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
-from .torch_pointwise import by_number, order_of, unary
+from .torch_pointwise import binary, by_number, order_of, power, unary
+from .torch_reductions import largest, mean
 from .views import View
 
 READERS: dict[str, Reader] = {}
@@ -169,6 +169,25 @@ def layer_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any = None, b
     return a.made(a.add("flatten", value)) if flat else a.made(value, x.view)
 
 
+@reads("rms_norm.default")
+def rms_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
+    """``x / sqrt(mean of x^2 + eps) * weight`` over the last axis of [N, H, W, C], or of [N, F].
+    Zhang & Sennrich, "Root mean square layer normalization", 2019, equation 4; without eps it is fp32's."""
+    x = a.tensor(x)
+    if len(shape) != 1 or not (len(x.shape) == 2 or channels_last(x)):
+        raise Unsupported(
+            f"RMS norm over {list(shape)} of {described(x.shape)}",
+            "supported is that of [N, F], or of images permuted to [N, H, W, C], over the last axis",
+        )
+    if len(x.view.base) == 2:
+        image = a.made(a.add("unflatten", x.value, shape=(*shape, 1, 1)))
+        x = replace(image, view=image.view.without([2, 3], keep=False))
+    squares = mean(a, unary(a, "square", x), [-1], True)
+    least = float(np.finfo(np.float32).eps) if eps is None else eps
+    value = binary(a, "mul", x, power(a, by_number(a, squares, 1, least), -0.5))
+    return value if weight is None else binary(a, "mul", value, weight)
+
+
 @reads("_native_batch_norm_legit.no_stats")
 def batch_norm_of_the_batch(a: Assembler, x: Any, weight: Any, bias: Any, training: bool, momentum: float,
                             eps: float) -> list[Any]:  # fmt: skip
@@ -302,105 +321,4 @@ def adaptive_max_pool2d(a: Assembler, x: Any, size: Sequence[int]) -> list[Any]:
         return [a.made(image), None]
     if h % p or w % q:
         raise Unsupported(f"adaptive max pooling of {h}x{w} to {p}x{q}", "the sizes must divide, or be 1x1")
-    return [a.made(_largest(a, image, (h // p, w // q))), None]
-
-
-def _largest(a: Assembler, image: str, window: tuple[int, int]) -> str:
-    """The largest pixel of windows side by side; of their rows, then of columns, where they are large."""
-    h, w = window
-    if h * w > LARGEST_WINDOW:
-        image, w = a.add("max_pool2d", image, stem="rows", kernel_size=(1, w), stride=(1, w)), 1
-    return a.add("max_pool2d", image, kernel_size=(h, w), stride=(h, w))
-
-
-@reads("mean.dim")
-def mean(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    x = a.tensor(x)
-    gone = _gone(x, dims)
-    if len(x.view.base) == 4 and not _pixel_axes(x.view.base) and x.view.axes(gone) == frozenset({1}):
-        rows = a.add("unflatten", a.add("flatten", x.value), shape=(1, x.view.base[1], 1))  # channels, as if rows
-        left = x.view.without(gone, keep=keepdim)
-        return a.made(a.add("global_avg_pool", rows), View((*x.view.base[:1], 1, 1, 1), left.dims))
-    if _over_channels(x, gone):
-        return _mask(a, "mean_channels", x, gone, keepdim)
-    return _over_pixels(a, "global_avg_pool", x, dims, keepdim)
-
-
-@reads("amax.default")
-def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
-    """The largest pixel of each channel, or channel of each pixel: equal channels share the gradient of theirs."""
-    x = a.tensor(x)
-    gone = _gone(x, dims or None)
-    if _over_channels(x, gone):
-        return _mask(a, "max_channels", x, gone, keepdim, ties="shared")
-    return _over_pixels(a, "amax", x, dims or None, keepdim)
-
-
-@reads("max.dim")
-def max_along(a: Assembler, x: Any, dim: int, keepdim: bool = False) -> list[Any]:
-    """The largest channel of each pixel; of equal ones the first has the gradient. Where it is, is not known."""
-    x = a.tensor(x)
-    gone = _gone(x, dim)
-    if not _over_channels(x, gone):
-        raise Unsupported(f"a maximum of {described(x.shape)} over dimension {dim}", "supported is that over channels")
-    return [_mask(a, "max_channels", x, gone, keepdim, ties="first"), None]
-
-
-@reads("sum.dim_IntList")
-def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """A sum over the channels of each pixel, over parts of them, or over all pixels.
-    The last is the mean times their number."""
-    x = a.tensor(x)
-    gone = _gone(x, dims)
-    if (found := torch_parts.parts(a, x, gone, keep=keepdim)) is not None:
-        return a.made(torch_parts.total(a, found[0]), found[1])
-    if _over_channels(x, gone):
-        return _mask(a, "sum_channels", x, gone, keepdim)
-    mean_ = mean(a, x, dims, keepdim)
-    return by_number(a, mean_, prod(x.shape) // prod(mean_.shape), 0)
-
-
-@reads("linalg_vector_norm.default")
-def vector_norm(a: Assembler, x: Any, order: Any = 2, dims: Any = None, keepdim: bool = False, *,
-                dtype: Any = None) -> Tensor:  # fmt: skip
-    """The root of the sum of squares over all pixels."""
-    if order != 2:
-        raise Unsupported(f"a norm of order {order}", "supported is order 2")
-    return unary(a, "sqrt", total(a, unary(a, "square", x), dims, keepdim))
-
-
-def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Tensor:
-    """A reduction over all pixels by the layer ``op``, wherever the pixels' axes have been moved to."""
-    x = a.tensor(x)
-    gone = _gone(x, dims)
-    if len(x.view.base) == 4 and x.view.axes(gone) == _pixel_axes(x.view.base):
-        left = x.view.without(gone, keep=keepdim)
-        value = _largest(a, x.value, a.type(x.value).spatial) if op == "amax" else a.add(op, x.value)
-        return a.made(value, View((*x.view.base[:2], 1, 1), left.dims))
-    if len(x.shape) == 4 and gone == [2, 3] and not x.view.plain:  # pixels that a view has made, of channels perhaps
-        return _over_pixels(a, op, a.made(a.plain(x)), dims, keepdim)
-    raise Unsupported(
-        f"a reduction of {described(x.shape)} over dimensions {gone}",
-        "supported are those over height and width, and over the channels",
-    )
-
-
-def _over_channels(x: Tensor, gone: Sequence[int]) -> bool:
-    """Is a reduction over the channels of each pixel of an image?"""
-    return len(x.view.base) == 4 and x.view.axes(gone) == frozenset({1})
-
-
-def _mask(a: Assembler, op: str, x: Tensor, gone: Sequence[int], keepdim: bool, **attrs: Any) -> Tensor:
-    """A number for each pixel, by the layer ``op``, wherever the channels' axis has been moved to."""
-    n, _, h, w = x.view.base
-    return a.made(a.add(op, x.value, **attrs), View((n, 1, h, w), x.view.without(gone, keep=keepdim).dims))
-
-
-def _gone(x: Tensor, dims: Any) -> list[int]:
-    """The dimensions that a reduction takes away, in order."""
-    rank = len(x.shape)
-    return sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))
-
-
-def _pixel_axes(shape: Sequence[int]) -> frozenset[int]:
-    return frozenset(axis for axis in (2, 3) if shape[axis] > 1)
+    return [a.made(largest(a, image, (h // p, w // q))), None]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import torch_layers, torch_pointwise, torch_shapes
+from . import torch_layers, torch_pointwise, torch_reductions, torch_shapes
 from .readers import Reader
 
 
@@ -26,5 +26,6 @@ ATEN: dict[str, Reader] = {
     "aten.getitem": getitem,
     **torch_layers.READERS,
     **torch_pointwise.READERS,
+    **torch_reductions.READERS,
     **torch_shapes.READERS,
 }

@@ -60,16 +60,15 @@ def softmax(a: Assembler, x: Tensor, dim: int) -> Tensor | None:
 
 
 def merged(whole: Tensor, part: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Two values with channels in parts, under the shapes that they have without.
-    [N, B, C, H, W] is [N, B*C, H, W], and beside it [N, B, C, 1, 1] is [N, B*C, 1, 1]. None where they are not so."""
-    base, rank = whole.view.base, len(whole.shape)
-    if len(base) != 4 or rank < 5 or not whole.view.in_order or len(part.shape) != rank:
+    """An image whose dimensions were reshaped, as it was, and a value beside it, reshaped back with it.
+    [N, G, C, H, W] is [N, G*C, H, W], and beside it [N, G, C, 1, 1] is [N, G*C, 1, 1], and [N, G, 1, 1, 1] that with
+    each number C times. None where they are not so."""
+    base, shape = whole.view.base, whole.shape
+    if len(base) != 4 or len(shape) == 4 or not whole.view.in_order or len(part.shape) > len(shape):
         return None
-    pixels = rank - 2
-    fits = whole.shape[pixels:] == base[2:] and part.shape[:pixels] == whole.shape[:pixels]
-    if not fits or any(p not in (1, w) for p, w in zip(part.shape, whole.shape)):
+    if any(p not in (1, w) for p, w in zip(part.shape[::-1], shape[::-1])):
         return None
-    image, beside = (x.view.reshaped((base[0], base[1], *x.shape[pixels:])) for x in (whole, part))
-    if image is None or beside is None:
+    beside = part.view.expanded(shape).reshaped(base)
+    if beside is None:
         return None
-    return Tensor(whole.value, image, site=whole.site), Tensor(part.value, beside, site=part.site)
+    return Tensor(whole.value, View.of(base), site=whole.site), Tensor(part.value, beside.narrow, site=part.site)

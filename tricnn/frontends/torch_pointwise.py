@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from math import prod
+from itertools import zip_longest
+from math import inf, log2, prod
 from numbers import Number
 from typing import Any
 
@@ -25,7 +26,7 @@ reads = entering(READERS, aten_name)
 #: activations and functions of one operand, by the name that both have
 SAME_NAME = (
     "relu", "relu6", "sigmoid", "tanh", "silu", "hardsigmoid", "hardswish", "mish",
-    "neg", "abs", "square", "sqrt", "exp", "log",
+    "neg", "abs", "square", "sqrt", "reciprocal", "exp", "log",
 )  # fmt: skip
 
 
@@ -105,13 +106,19 @@ def clamp_max(a: Assembler, x: Any, most: Any) -> Tensor:
 
 @reads("pow.Tensor_Scalar")
 def power(a: Assembler, x: Any, exponent: Any) -> Tensor:
-    if exponent == 1:
-        return a.tensor(x)
-    if exponent == 2:
-        return unary(a, "square", x)
-    if exponent == 0.5:
-        return unary(a, "sqrt", x)
-    raise Unsupported(f"a power of {exponent}", "supported are powers of 1, 2 and 0.5")
+    """``x^exponent`` for 1/4, 1/2, 1, 2 and 4, as roots or squares one after the other, and the reciprocal of these."""
+    doublings = log2(abs(exponent)) if exponent else inf
+    if doublings not in (-2, -1, 0, 1, 2):
+        raise Unsupported(f"a power of {exponent}", "supported are powers of 1/4, 1/2, 1, 2, 4, and of these negative")
+    value = a.tensor(x)
+    for _ in range(abs(int(doublings))):
+        value = unary(a, "square" if doublings > 0 else "sqrt", value)
+    return unary(a, "reciprocal", value) if exponent < 0 else value
+
+
+@reads("rsqrt.default")
+def rsqrt(a: Assembler, x: Any) -> Tensor:
+    return power(a, x, -0.5)
 
 
 @reads("prelu.default")
@@ -154,19 +161,6 @@ def stochastic_depth(a: Assembler, x: Any, p: float) -> Tensor:
     return unary(a, "stochastic_depth", x, p=p)
 
 
-@reads("softmax.int", "_softmax.default")
-def softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
-    x = a.tensor(x)
-    if (of_parts := torch_parts.softmax(a, x, dim)) is not None:
-        return of_parts
-    value = a.plain(x)
-    if dim not in (1, -1) or len(a.type(value).shape) != 2:
-        raise Unsupported(
-            f"softmax of {a.type(value)} over dimension {dim}", "supported is that of [N, classes] over 1"
-        )
-    return a.made(a.add("softmax", value))
-
-
 def order_of(view: View) -> tuple[int, ...] | None:
     """The order that a view puts whole axes in; None where it does more than that."""
     whole = View.of(view.base).dims
@@ -207,6 +201,21 @@ def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
         a.tensor(x)
     operands = [v if isinstance(v, Stored) else a.tensor(v) for v in (x, y)]
+    tensors = [v for v in operands if isinstance(v, Tensor)]
+    if len(tensors) == 2 and tensors[0].view == tensors[1].view:
+        return a.made(a.add(op, *[v.value for v in tensors]), tensors[0].view)
+    shape = tuple(map(max, zip_longest(*[v.shape[::-1] for v in operands], fillvalue=1)))[::-1]
+    found = _narrowly(a, op, [v if isinstance(v, Stored) else narrowed(v) for v in operands])
+    return found if found.shape == shape else Tensor(found.value, found.view.expanded(shape), site=found.site)
+
+
+def narrowed(x: Tensor) -> Tensor:
+    """A value without the copies that it was expanded to."""
+    return replace(x, view=x.view.narrow)
+
+
+def _narrowly(a: Assembler, op: str, operands: list[Any]) -> Tensor:
+    """A pointwise operation of operands without copies."""
     tensors = [v for v in operands if isinstance(v, Tensor)]
     if len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
         values, view = together(a, tensors)
@@ -264,7 +273,11 @@ def _beside(a: Assembler, part: Any, whole: Tensor, back: Sequence[int]) -> str:
         return a.viewed(a.parameter(part, "operand", stored), (channels,))
     view = part.view.reshaped(shape)
     assert view is not None  # dimensions of 1 can be put before any
-    return a.plain(Tensor(part.value, view.permuted(back), site=part.site))
+    view = view.permuted(back)
+    pixels = tuple(whole.shape[i] for i in back)[2:]
+    if view.shape[2:] not in ((), (1, 1), pixels):  # a number for each row or column: copied along the other axis
+        view = view.expanded((*view.shape[:2], *pixels))
+    return a.plain(Tensor(part.value, view, site=part.site))
 
 
 @reads("add.Tensor", "add.Scalar")
@@ -324,16 +337,16 @@ def divide(a: Assembler, x: Any, y: Any) -> Tensor:
     if _number(y) and y != 0:
         return by_number(a, x, 1 / y, 0)
     if _number(x):
-        raise Unsupported("a number is divided by a layer", "supported are quotients of two layers, or by a number")
+        return by_number(a, unary(a, "reciprocal", y), x, 0)
     return binary(a, "div", x, y)
 
 
-@reads("maximum.default")
+@reads("maximum.default", "max.other")
 def maximum(a: Assembler, x: Any, y: Any) -> Tensor:
     return binary(a, "maximum", x, y)
 
 
-@reads("minimum.default")
+@reads("minimum.default", "min.other")
 def minimum(a: Assembler, x: Any, y: Any) -> Tensor:
     return binary(a, "minimum", x, y)
 

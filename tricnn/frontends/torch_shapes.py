@@ -17,7 +17,7 @@ from .readers import Reader, entering
 from .torch_layers import bordered
 from .torch_names import aten_name
 from .torch_parts import stacked
-from .torch_pointwise import order_of
+from .torch_pointwise import order_of, sum_of
 from .views import View
 
 READERS: dict[str, Reader] = {}
@@ -54,10 +54,9 @@ def transposed(a: Assembler, x: Any, first: int, second: int) -> Any:
     return permuted(a, x, order)
 
 
-@reads("contiguous.default", "clone.default", "alias.default", "lift_fresh_copy.default", "expand.default")
+@reads("contiguous.default", "clone.default", "alias.default", "lift_fresh_copy.default")
 def as_it_is(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
-    """The value itself: memory is nobody's business but the compiler's.
-    What is expanded is as wide as what it meets."""
+    """The value itself: memory is nobody's business but the compiler's."""
     return x
 
 
@@ -69,6 +68,15 @@ def detached(a: Assembler, x: Any) -> Any:
     if not isinstance(x, Tensor) or x.value in a.unknown:
         return x
     return replace(x, value=a.add("detach", x.value))
+
+
+@reads("expand.default", "expand_as.default")
+def expanded(a: Assembler, x: Any, *_: Any, **__: Any) -> Any:
+    """The value under a view with copies, which arithmetic has no need of; whoever does makes them."""
+    if isinstance(x, Stored):
+        return x  # parameters are as wide as what they meet
+    x = a.tensor(x)
+    return Tensor(x.value, x.view.expanded(a.shape), site=a.site)
 
 
 @reads("_to_copy.default", "to.dtype", "to.device", "to.dtype_layout", "type_as.default")
@@ -173,13 +181,31 @@ def concat(a: Assembler, xs: Sequence[Any], dim: int = 0) -> Tensor:
     dim %= len(xs[0].shape)
     order = order_of(xs[0].view)
     channels = dim if order is None else order[dim]
+    whole = order is None or order == tuple(range(len(order)))
+    if channels in (2, 3) and whole and len(a.shape) == 4:
+        return side_by_side(a, xs, dim)
     if channels != 1:
-        raise Unsupported(f"a concatenation along dimension {dim}", "supported is that along the channels")
-    if order is None or order == tuple(range(len(order))):
+        raise Unsupported(
+            f"a concatenation along dimension {dim}",
+            "supported is that of channels, rows and columns",
+        )
+    if order is None or whole:
         return a.made(a.add("concat", *[a.plain(x) for x in xs]))
     back = tuple(order.index(i) for i in range(len(order)))
     value = a.add("concat", *[a.plain(Tensor(x.value, x.view.permuted(back), site=x.site)) for x in xs])
     return a.made(value, View.of(a.type(value).at(BATCH)).permuted(order))
+
+
+def side_by_side(a: Assembler, xs: Sequence[Tensor], dim: int) -> Tensor:
+    """Images joined along their rows (dim 2) or columns (dim 3).
+    Each is put amid as many zeros as there are rows or columns of the others, and these are added up."""
+    extents = [x.shape[dim] for x in xs]
+    parts = []
+    for i, x in enumerate(xs):
+        before, after = sum(extents[:i]), sum(extents[i + 1 :])
+        sides = (before, after, 0, 0) if dim == 2 else (0, 0, before, after)
+        parts.append(bordered(a, a.made(a.plain(x)), sides))
+    return sum_of(a, *parts)
 
 
 @reads("stack.default")

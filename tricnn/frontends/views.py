@@ -19,7 +19,8 @@ from math import prod
 
 @dataclass(frozen=True)
 class Factor:
-    """``extent`` places, ``step`` apart, of an axis of the value that is viewed."""
+    """``extent`` places, ``step`` apart, of an axis of the value that is viewed.
+    Of the axis ``REPEATED`` it is the same number ``extent`` times."""
 
     axis: int
     extent: int
@@ -27,6 +28,9 @@ class Factor:
 
 
 Dim = tuple[Factor, ...]
+
+#: no axis: what is counted along it are copies
+REPEATED = -1
 
 
 def joined(factors: Sequence[Factor]) -> Dim:
@@ -98,6 +102,17 @@ class View:
             dims.append(joined(found))
         return None if waiting else View(self.base, tuple(dims))
 
+    def expanded(self, shape: Sequence[int]) -> View:
+        """The view under a shape in which dimensions of 1 may be longer and new ones come first: of copies."""
+        dims = ((),) * (len(shape) - len(self.dims)) + self.dims
+        copies = [joined([Factor(REPEATED, extent, 0)]) for extent in shape]
+        return View(self.base, tuple(dim or copy for dim, copy in zip(dims, copies)))
+
+    @property
+    def narrow(self) -> View:
+        """The view with dimensions of nothing but copies left at 1, as arithmetic takes them."""
+        return View(self.base, tuple(() if all(f.axis == REPEATED for f in dim) else dim for dim in self.dims))
+
     def without(self, dims: Sequence[int], *, keep: bool) -> View:
         """The view without some dimensions; ``keep`` leaves them there, of extent 1."""
         left = [((), True) if i in dims else (dim, False) for i, dim in enumerate(self.dims)]
@@ -106,5 +121,5 @@ class View:
     def axes(self, dims: Sequence[int]) -> frozenset[int] | None:
         """The axes that some dimensions are made of, if they are whole axes; else None."""
         factors = joined(sorted((f for i in dims for f in self.dims[i]), key=lambda f: (f.axis, -f.step)))
-        whole = all(f.extent == self.base[f.axis] for f in factors)
+        whole = all(f.axis != REPEATED and f.extent == self.base[f.axis] for f in factors)
         return frozenset(f.axis for f in factors) if whole else None

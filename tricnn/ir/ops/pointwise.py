@@ -243,6 +243,7 @@ pointwise("detach", "x", X, "y = x, through which no gradient passes", slopes={"
 pointwise("abs", "x", absolute(X), "y = |x|")
 pointwise("square", "x", X * X, "y = x^2")
 pointwise("sqrt", "x", scalar.sqrt(X), "y = sqrt(x)")
+pointwise("reciprocal", "x", 1.0 / X, "y = 1 / x", slopes={"x": -(Y * Y)})
 pointwise("exp", "x", exp(X), "y = exp(x)")
 pointwise("log", "x", log(X), "y = log(x)")
 LOW, HIGH = Attribute("min"), Attribute("max")
