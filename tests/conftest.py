@@ -40,6 +40,14 @@ def kernel_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def workers_wait_for_the_next_test():
+    """A compiler takes a second to start: the one that a test used is there for whichever compiles next."""
+    from tricnn.build import worker_pool
+
+    worker_pool.IDLE_SECONDS, worker_pool._REUSE_SECONDS = 3600.0, 3000.0
+
+
+@pytest.fixture(scope="session", autouse=True)
 def unwritten_memory_is_poisoned():
     import torch
 

@@ -35,16 +35,23 @@ _REUSE_SECONDS = 45.0  # well before a worker ends itself
 TOOL_PATHS = ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH", "TRITON_LIBDEVICE_PATH")
 _DROPPED_PREFIXES = ("TRITON_", "AMDGCN_", "MLIR_", "LLVM_", "NVPTX_", "DISABLE_", "ALLOW_", "PTXAS_")
 _DROPPED = ("USE_IR_LOC", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS")
+#: what no compiler reads, and what differs from call to call: workers of another environment are not used again
+_UNREAD = ("TRICNN_", "PYTEST_CURRENT_TEST", "COLUMNS", "LINES")
 
 
 Environment = Callable[[Path], dict[str, str]]
+
+
+def _read_by_compilers() -> dict[str, str]:
+    """The environment but for what no compiler reads."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_UNREAD)}
 
 
 def apart(scratch: Path) -> dict[str, str]:
     """The environment of a worker whose answers depend on its jobs alone; ``scratch`` is its folder."""
     kept = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in _read_by_compilers().items()
         if name in TOOL_PATHS or not (name.startswith(_DROPPED_PREFIXES) or name in _DROPPED)
     }
     return kept | {
@@ -60,7 +67,7 @@ def apart(scratch: Path) -> dict[str, str]:
 def as_launched(scratch: Path) -> dict[str, str]:
     """The environment of a worker that compiles what this process will launch.
     It compiles into the same cache, under the same keys."""
-    return {**os.environ, "TMPDIR": str(scratch), "TRITON_DUMP_PTXAS_LOG": "1", "TRITON_INTERPRET": "0"}
+    return _read_by_compilers() | {"TMPDIR": str(scratch), "TRITON_DUMP_PTXAS_LOG": "1", "TRITON_INTERPRET": "0"}
 
 
 def search_path() -> list[str]:
