@@ -47,7 +47,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `mean_rows` | the mean of the rows' losses | one program |
 | `local_response_norm`, `local_response_norm_grad` | normalisation across channels, its gradient | rows, columns |
 | `sum_channels`, `max_channels`, `max_channels_grad` | sum and maximum over the channels of each pixel | rows |
-| `pixel_stats`, `pixel_mean_pair` | mean and variance, or two means, over all channels of each pixel | rows |
+| `pixel_stats`, `layer_norm_grad` | mean and variance over the channels of each pixel; layer norm's gradient | rows |
 | `update_of_many` | one step of the optimiser, for all parameters | pieces of all of them |
 | `sums_of_many`, `moments_of_many` | the norms that clipping, LARS and LAMB need | pieces of all of them |
 | `to_nchw`, `from_nchw` | a tensor in the other memory order | rows, columns |

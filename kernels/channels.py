@@ -96,18 +96,21 @@ def pixel_stats(
 
 
 @triton.jit
-def pixel_mean_pair(
-    load_both: tl.constexpr, load_args, store: tl.constexpr, store_args, N,
+def layer_norm_grad(
+    load: tl.constexpr, load_args, store_dx: tl.constexpr, dx_args, N,
     C: tl.constexpr, PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The means over c of two values at [pixel, c], which load_both(pixel, channel, mask, args) gives in fp32.
+    """dx[pixel, c] = rstd * (g - mean(g) - xhat * mean(g * xhat)), means over c, for [N*PIXELS, C].
 
-    Grid and store as in `pixel_stats`.
+    Grid: (cdiv(N*PIXELS, BLOCK_M),); BLOCK_N is at least C, so a pixel's channels are read once. load(pixel, channel,
+    mask, args) gives g = dy * weight, which is 0 where the mask is false, xhat and rstd; store_dx(tile, pixel, channel,
+    mask, part, args); all in fp32.
     """
     part = tl.program_id(0)
     pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
     channel = tl.arange(0, BLOCK_N)[None, :]
-    first, second = load_both(pixel, channel, (pixel < N * PIXELS) & (channel < C), load_args)
-    first = tl.sum(first, axis=1)[:, None] / C
-    second = tl.sum(second, axis=1)[:, None] / C
-    store(first, second, pixel, pixel < N * PIXELS, part, store_args)
+    mask = (pixel < N * PIXELS) & (channel < C)
+    g, xhat, rstd = load(pixel, channel, mask, load_args)
+    mean = tl.sum(g, axis=1)[:, None] / C
+    product = tl.sum(g * xhat, axis=1)[:, None] / C
+    store_dx((g - mean - xhat * product) * rstd, pixel, channel, mask, part, dx_args)

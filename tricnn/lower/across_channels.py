@@ -49,42 +49,56 @@ def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_of_pixels(state: Lowering, kernel: Kernel) -> None:
-    """Lower pixel_stats or pixel_grad_sums: two numbers for each pixel, of all its channels."""
+    """Lower pixel_stats: two numbers for each pixel, of all its channels."""
     node, name = kernel.anchor, kernel.name
-    x = state.plan.type(node.inputs[0])
-    c, width = x.channels, tiles.power_of_two(x.channels)
-    tile = tiles.Tile(max(1, 2048 // width), width, 1, 4, 1)
-    grid = (cdiv(N * x.pixels, tile.m),)
     load, store = state.body(kernel), state.body(kernel)
-    if len(node.inputs) == 1:
-        template, loaded = "pixel_stats", load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
-    else:
-        template, loaded = "pixel_mean_pair", _both(load, kernel, c)
-    store.scope.reserve("first", "second")
-    for number, variable in enumerate(("first", "second")):
+    loaded = load.load_function(f"{name}_load_x", node.inputs[0], state.plan.type(node.inputs[0]).channels, "x")
+    store.scope.reserve("mean", "var")
+    for number, variable in enumerate(("mean", "var")):
         store.store(node.name, variable, At("pixel", str(number), "mask", 2, number, 1))
-    stored = store.function(f"{name}_store", "first, second, pixel, mask, part, args", store.lines)
+    stored = store.function(f"{name}_store", "mean, var, pixel, mask, part, args", store.lines)
+    _whole_pixels(state, kernel, "pixel_stats", loaded, stored, (load, store), 1, 5)
+
+
+def lower_layer_norm_grad(state: Lowering, kernel: Kernel) -> None:
+    """Lower layer_normalize_grad_input: of all channels of a pixel, a number for each."""
+    node, name = kernel.anchor, kernel.name
+    c = state.plan.type(node.name).channels
+    load, store, at = state.body(kernel), state.body(kernel), At("pixel", "channel", "mask", c)
+    dy, x = load.operand(node, 0, at), load.operand(node, 1, at)
+    mean, var = statistics(load, node, 2, at)
+    g = load.let("g", f"tl.where(mask, {dy} * {load.operand(node, 3, at)}, 0.0)")
+    rstd = load.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
+    load.write(f"return {g}, ({x} - {mean}) * {rstd}, {rstd}")
+    loaded = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
+    store.scope.reserve("tile")
+    epilogue(store, kernel, at, node.name, "tile")
+    stored = store.function(f"{name}_store", "tile, pixel, channel, mask, part, args", store.lines)
+    _whole_pixels(state, kernel, "layer_norm_grad", loaded, stored, (load, store), c, 16)
+
+
+def _whole_pixels(
+    state: Lowering, kernel: Kernel, template: str, loaded: Helper, stored: Helper, bodies: tuple[Body, Body],
+    width: int, operations: int,
+) -> None:  # fmt: skip
+    """Add a launch whose programs have all channels of some pixels at once, and store ``width`` numbers for each."""
+    node = kernel.anchor
+    x = state.plan.type(node.inputs[0])
+    c, wide = x.channels, tiles.power_of_two(x.channels)
+    tile = tiles.Tile(max(1, 2048 // wide), wide, 1, 4, 1)
+    grid = (cdiv(N * x.pixels, tile.m),)
     each = partial(traffic.once, x.spatial, Size.of(grid[0]))
+    load, store = bodies
     state.add(
-        name,
+        kernel.name,
         kernel,
         Call(template, [loaded, stored, BATCH], {"C": c, "PIXELS": x.pixels, **blocks(tile)}),
         grid,
         tile,
         kind=node.op,
-        flops=5 * prod(x.per_image),
-        traffic=[each(1, replace(tile, n=1)).of(store), each(c, tile).of(load)],
+        flops=operations * prod(x.per_image),
+        traffic=[each(width, replace(tile, n=1) if width == 1 else tile).of(store), each(c, tile).of(load)],
     )
-
-
-def _both(load: Body, kernel: Kernel, c: int) -> Helper:
-    """The function that loads g = dy * weight, and g * xhat."""
-    node, at = kernel.anchor, At("pixel", "channel", "mask", c)
-    dy, x = load.operand(node, 0, at), load.operand(node, 1, at)
-    mean, var = statistics(load, node, 2, at)
-    g = load.let("g", f"tl.where(mask, {dy} * {load.operand(node, 3, at)}, 0.0)")
-    load.write(f"return {g}, {g} * (({x} - {mean}) * tl.rsqrt({var} + {node.attrs['eps']}))")
-    return load.function(f"{kernel.name}_load", "pixel, channel, mask, args", load.lines)
 
 
 def _tiling(state: Lowering, kernel: Kernel, c: int, pixels: int) -> tuple[tiles.Tile, Grid, dict[str, Any]]:

@@ -72,16 +72,6 @@ def _layer_normalize(body: Body, node: Node, at: At) -> Steps:
     return f"({x} - {mean}) * {rstd} * {weight} + {bias}"
 
 
-def _layer_normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
-    dy = yield body.asked(node, 0, at)
-    x = yield body.asked(node, 1, at)
-    mean, var = statistics(body, node, 2, at)
-    weight = body.operand(node, 3, at)
-    average, product = statistics(body, node, 4, at)
-    rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
-    return f"({dy} * {weight} - {average} - ({x} - {mean}) * {rstd} * {product}) * {rstd}"
-
-
 def _normalize(body: Body, node: Node, at: At) -> Steps:
     x = yield body.asked(node, 0, at)
     mean, var = statistics(body, node, 1, at)
@@ -330,7 +320,6 @@ EXPRESSIONS: dict[str, Expression] = {
     "normalize": _normalize,
     "normalize_grad_input": _normalize_grad_input,
     "layer_normalize": _layer_normalize,
-    "layer_normalize_grad_input": _layer_normalize_grad_input,
     "max_pool2d_grad": _max_pool_grad,
     "avg_pool2d_grad": _avg_pool_grad,
     "global_avg_pool_grad": _global_avg_grad,

@@ -9,7 +9,7 @@ from ..ir.table import Kind
 from ..machine.dtypes import check_dtype
 from ..machine.tiles import Form
 from ..system.errors import TargetError
-from .across_channels import lower_across_channels, lower_of_pixels
+from .across_channels import lower_across_channels, lower_layer_norm_grad, lower_of_pixels
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
 from .depthwise import goes_by_strips, lower_depthwise, lower_depthwise_wgrad
@@ -63,7 +63,7 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "squared_error_grad": lower_loss,
     "layer_normalize_grad_sums": lower_normalize_sums,
     "pixel_stats": lower_of_pixels,
-    "pixel_grad_sums": lower_of_pixels,
+    "layer_normalize_grad_input": lower_layer_norm_grad,
     "sum_channels": lower_across_channels,
     "max_channels": lower_across_channels,
     "max_channels_grad": lower_across_channels,

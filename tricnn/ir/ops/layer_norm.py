@@ -21,7 +21,7 @@ from .pointwise import same_shape
 
 _TWICE = "second derivatives are not supported"
 #: whose channels are those of the image: one number for each
-_BATCHED = {"stats": True, "sums": True}
+_BATCHED = {"stats": True}
 
 
 def _of_each_pixel(a: Any, x: TensorType) -> TensorType:
@@ -47,20 +47,12 @@ def _normalized(a: Any, x: TensorType, stats: TensorType, *vectors: TensorType) 
     return x
 
 
-def _pixels_summed(a: Any, dy: TensorType, x: TensorType, stats: TensorType, weight: TensorType) -> TensorType:
-    _normalized(a, same_shape(a, dy, x), stats, weight)
-    return _of_each_pixel(a, x)
-
-
 def _channels_summed(a: Any, dy: TensorType, x: TensorType, stats: TensorType) -> TensorType:
     _fits(a, same_shape(a, dy, x), stats)
     return TensorType((2, x.channels), "float32")
 
 
-def _input_gradient(
-    a: Any, dy: TensorType, x: TensorType, stats: TensorType, weight: TensorType, sums: TensorType
-) -> TensorType:
-    _fits(a, x, stats, sums)
+def _input_gradient(a: Any, dy: TensorType, x: TensorType, stats: TensorType, weight: TensorType) -> TensorType:
     return _normalized(a, same_shape(a, dy, x), stats, weight)
 
 
@@ -77,15 +69,10 @@ def _xhat(x: Any, stats: Any, eps: float) -> Any:
     return (x - stats[:, :1]) * (stats[:, 1:] + eps) ** -0.5
 
 
-def _pixel_sums(env: Any, a: Any, dy: Any, x: Any, stats: Any, weight: Any) -> Any:
-    g = dy * per_channel(weight, dy)
-    product = g * _xhat(x, stats, a["eps"])
-    return _pair(g.mean(axis=1, keepdims=True), product.mean(axis=1, keepdims=True)).astype(x.dtype, copy=False)
-
-
-def _grad_input(a: Any, dy: Any, x: Any, stats: Any, weight: Any, sums: Any) -> Any:
+def _grad_input(a: Any, dy: Any, x: Any, stats: Any, weight: Any) -> Any:
     """For arrays and tensors."""
-    inner = dy * per_channel(weight, dy) - sums[:, :1] - _xhat(x, stats, a["eps"]) * sums[:, 1:]
+    g, xhat = dy * per_channel(weight, dy), _xhat(x, stats, a["eps"])
+    inner = g - g.mean(1, keepdims=True) - xhat * (g * xhat).mean(1, keepdims=True)
     return inner * (stats[:, 1:] + a["eps"]) ** -0.5
 
 
@@ -103,12 +90,17 @@ def _xhat_moved(a: Any, x: Any, ex: Any, stats: Any, estats: Any) -> tuple[Any, 
     return xhat, (ex + estats[:, :1]) * rstd + xhat * estats[:, 1:] * rstd * rstd / 2
 
 
-def _pixel_sums_moved(a: Any, errors: Any, dy: Any, x: Any, stats: Any, weight: Any) -> Any:
+def _grad_input_moved(a: Any, errors: Any, dy: Any, x: Any, stats: Any, weight: Any) -> Any:
+    """Each of the three terms by itself, and rstd, by which all are multiplied."""
     edy, ex, estats, eweight = errors
     xhat, exhat = _xhat_moved(a, x, ex, stats, estats)
     g = np.abs(dy * per_channel(weight, dy))
     eg = edy * per_channel(np.abs(weight), dy) + np.abs(dy) * per_channel(eweight, dy)
-    return _pair(eg.mean(axis=1, keepdims=True), (eg * xhat + g * exhat).mean(axis=1, keepdims=True))
+    product, eproduct = (p.mean(axis=1, keepdims=True) for p in (g * xhat, eg * xhat + g * exhat))
+    inner = g + g.mean(axis=1, keepdims=True) + xhat * product
+    einner = eg + eg.mean(axis=1, keepdims=True) + exhat * product + xhat * eproduct
+    rstd = (stats[:, 1:] + a["eps"]) ** -0.5
+    return einner * rstd + inner * estats[:, 1:] * rstd**3 / 2
 
 
 def _channel_sums(env: Any, a: Any, dy: Any, x: Any, stats: Any) -> Any:
@@ -127,8 +119,7 @@ def _gradient(g: Any, node: Any, dy: str) -> list[str | None]:
     sums = g.add("layer_normalize_grad_sums", dy, x, stats, **eps)
     dx = None
     if g.wanted(x):
-        of_pixels = g.add("pixel_grad_sums", dy, x, stats, weight, **eps)
-        dx = g.add("layer_normalize_grad_input", dy, x, stats, weight, of_pixels, **eps)
+        dx = g.add("layer_normalize_grad_input", dy, x, stats, weight, **eps)
     return [dx, None, g.add("row", sums, index=1), g.add("row", sums, index=0)]
 
 
@@ -147,13 +138,6 @@ def _t_stats(env: Any, a: Any, x: Any) -> Any:
 
 def _t_normalize(env: Any, a: Any, x: Any, stats: Any, weight: Any, bias: Any) -> Any:
     return (_xhat(_wide(x), stats, a["eps"]) * per_channel(weight, x) + per_channel(bias, x)).to(x.dtype)
-
-
-def _t_pixel_sums(env: Any, a: Any, dy: Any, x: Any, stats: Any, weight: Any) -> Any:
-    import torch
-
-    g = _wide(dy) * per_channel(weight, dy)
-    return torch.cat([g.mean(1, keepdim=True), (g * _xhat(_wide(x), stats, a["eps"])).mean(1, keepdim=True)], 1)
 
 
 def _t_channel_sums(env: Any, a: Any, dy: Any, x: Any, stats: Any) -> Any:
@@ -185,18 +169,6 @@ register(
     doc="y = (x - mean) * rsqrt(var + eps) * weight + bias with the statistics of each pixel",
 )  # fmt: skip
 register(
-    "pixel_grad_sums", Kind.REDUCTION, "dy x stats weight",
-    attrs=EPS,
-    shape=_pixels_summed,
-    numpy=_pixel_sums,
-    gradient=_TWICE,
-    aten=_t_pixel_sums,
-    moved=_pixel_sums_moved,
-    batched=_BATCHED,
-    on_load=(0, 1), collapses=True,
-    doc="[mean of dy * weight, mean of dy * weight * xhat] over the channels of each pixel, [N, 2, H, W]",
-)  # fmt: skip
-register(
     "layer_normalize_grad_sums", Kind.REDUCTION, "dy x stats",
     attrs=EPS,
     shape=_channels_summed,
@@ -209,13 +181,14 @@ register(
     doc="[sum dy, sum dy * xhat] of each channel: the gradients of bias and weight",
 )  # fmt: skip
 register(
-    "layer_normalize_grad_input", Kind.POINTWISE, "dy x stats weight sums",
+    "layer_normalize_grad_input", Kind.REDUCTION, "dy x stats weight",
     attrs=EPS,
     shape=_input_gradient,
-    numpy=lambda env, a, dy, x, stats, w, sums: _grad_input(a, dy, x, stats, w, sums),
+    numpy=lambda env, a, dy, x, stats, w: _grad_input(a, dy, x, stats, w),
     gradient=_TWICE,
-    aten=lambda env, a, dy, x, stats, w, sums: _grad_input(a, _wide(dy), _wide(x), stats, w, sums).to(x.dtype),
+    aten=lambda env, a, dy, x, stats, w: _grad_input(a, _wide(dy), _wide(x), stats, w).to(x.dtype),
+    moved=_grad_input_moved, terms=lambda a, y, *arrays: int(y.shape[1]),
     batched=_BATCHED,
-    finds_vectors=True, operations=16,
+    on_load=(0, 1),
     doc="dx = rstd * (dy * weight - mean(dy * weight) - xhat * mean(dy * weight * xhat)), means over the channels",
 )  # fmt: skip
