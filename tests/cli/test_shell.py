@@ -107,7 +107,7 @@ def test_a_run_that_is_ended_and_resumed_has_the_bits_of_one_that_was_not(tricnn
     while "epoch 1/" not in process.stderr.readline():  # the first epoch is done
         assert process.poll() is None
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == status and out == "", err
     if number != signal.SIGKILL:
         assert "--resume" in err.splitlines()[-1] and "Traceback" not in err
@@ -135,7 +135,7 @@ def test_a_signal_elsewhere_is_one_line(tmp_path, number, status, says):
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.send_signal(number)  # as `kill` does
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == status and out == ""
     assert [line for line in err.splitlines() if not line.startswith("compiling ")] == [f"tricnn: {says}"]
     assert not (tmp_path / "out").exists()
