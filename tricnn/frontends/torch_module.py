@@ -281,8 +281,9 @@ class _Compiled:
         return x
 
     def _check_layers(self, module: Module) -> None:
-        """Warn, once, of hooks on layers: these are compiled, and called by nobody. Raise GraphError if a layer is
-        another one than was compiled, or the statistics of one are to be those of several processes."""
+        """Warn, once, of hooks on layers, which are compiled and called by nobody.
+        Raises GraphError if a layer is another one than was compiled, or if its statistics are to be those of several
+        processes."""
         layers = dict(module.named_modules())
         for name, kind in self.kinds.items():
             if not isinstance(layers.get(name), kind):
