@@ -47,7 +47,7 @@ def matmul_boxes(
     C: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False, SUMS: tl.constexpr = 0, PIECES: tl.constexpr = 1,
     keep_x: tl.constexpr = None, keep_args=None, leave_sums: tl.constexpr = None, leave_args=None,
-    finish: tl.constexpr = None, finish_args=None,
+    finish: tl.constexpr = None, finish_args=None, AHEAD: tl.constexpr = None,
 ):  # fmt: skip
     """y[m,j] = sum over c of x[m,c] * w(c, j), for x: [ROWS, C] and y: [ROWS, K].
 
@@ -74,6 +74,9 @@ def matmul_boxes(
     one of the programs that load it.
 
     finish as in `conv2d_fprop`, with a part for each stream.
+
+    AHEAD: stages of copies of everything that a tile loads, what store_y loads among it, where its depth is one step:
+    so that the next tile's images are on their way while this one is stored. None: of the operands only.
     """
     COLUMN_TILES: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
     row_tiles = tl.cdiv(ROWS, BLOCK_M)
@@ -89,7 +92,7 @@ def matmul_boxes(
     more_0 = tl.zeros([ROW_SUMS, 8, WIDTH], tl.float32)  # of the second piece
     more_1 = tl.zeros([ROW_SUMS, 8, WIDTH], tl.float32)
     more_2 = tl.zeros([ROW_SUMS, 8, WIDTH], tl.float32)
-    for i in tl.range(0, tiles, flatten=True):
+    for i in tl.range(0, tiles, flatten=True, num_stages=AHEAD):
         row_tile = stream + i * streams
         first_row = row_tile * BLOCK_M
         pixel = first_row + tl.arange(0, BLOCK_M)[:, None]

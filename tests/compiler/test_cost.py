@@ -1,40 +1,46 @@
 """The time model against rooflines worked out by hand."""
 
+from math import exp, log
+from statistics import fmean
+
+import numpy as np
 import pytest
 
-from tricnn.compiler.cost import CONVERSION, FORMED, GAIN, LAUNCH, Cost, Work
+from tricnn.compiler.cost import BESIDE, CONVERSION, FORMED, GAIN, GATHERED, LAUNCH, REACHED_PRODUCTS, Cost, Work
 from tricnn.compiler.pipeline import planned
+from tricnn.graphs import resnet50
 from tricnn.ir import GraphBuilder
 
 H100 = Cost(256, "bf16", "sm_90")
 MANY = 10_000  # programs
+PRODUCTS = 989e6 * REACHED_PRODUCTS  # operations on matrix units in a microsecond
 
 
 def test_a_kernel_is_bound_by_the_slowest_of_memory_products_and_arithmetic():
-    assert H100.seconds(Work(0, 3.35e9, 1e9, 1e6, MANY)) == pytest.approx(LAUNCH + 1e-3)  # 3.35 TB/s
-    assert H100.seconds(Work(0, 1e6, 989e9, 1e6, MANY)) == pytest.approx(LAUNCH + 1e-3)  # 989 Tflop/s
+    assert H100.seconds(Work(0, 3.0e9, 1e9, 1e6, MANY)) == pytest.approx(LAUNCH + 1e-3)  # 3.0 TB/s, measured
+    assert H100.seconds(Work(0, 1e6, PRODUCTS * 1e3, 1e6, MANY)) == pytest.approx(LAUNCH + 1e-3)
     assert H100.seconds(Work(0, 1e6, 1e9, 67e9, MANY)) == pytest.approx(LAUNCH + 1e-3)  # 67 Tflop/s
     assert H100.seconds(Work(0, 0, 0, 0, 1)) == LAUNCH
 
 
 def test_small_values_come_from_the_cache_and_parameters_never_do():
     cached, fresh = H100.seconds(Work(0, 20e6, 0, 0, MANY)), H100.seconds(Work(20e6, 0, 0, 0, MANY))
-    assert fresh - LAUNCH == pytest.approx(20e6 / 3.35e12)
+    assert fresh - LAUNCH == pytest.approx(20e6 / 3.0e12)
     assert cached < fresh
-    assert H100.seconds(Work(0, 60e6, 0, 0, MANY)) - LAUNCH == pytest.approx(60e6 / 3.35e12)  # 50 MB of cache
+    assert H100.seconds(Work(0, 60e6, 0, 0, MANY)) - LAUNCH == pytest.approx(60e6 / 3.0e12)  # 50 MB of cache
 
 
 def test_arithmetic_hides_behind_products_only_where_programs_share_a_processor():
-    many, few = (H100.seconds(Work(0, 0, 989e6, 67e6, programs)) - LAUNCH for programs in (264, 132))
+    many, few = (H100.seconds(Work(0, 0, PRODUCTS, 67e6, programs)) - LAUNCH for programs in (264, 132))
     assert many == pytest.approx(1e-6) and few == pytest.approx(2e-6)
-    assert H100.seconds(Work(0, 0, 989e6, 0, 66)) - LAUNCH == pytest.approx(2e-6)  # half of 132 processors
+    assert H100.seconds(Work(0, 0, PRODUCTS, 0, 66)) - LAUNCH == pytest.approx(2e-6)  # half of 132 processors
     ieee = Cost(256, "fp32", "sm_90")  # products are arithmetic
     assert ieee.seconds(Work(0, 0, 67e6, 67e6, MANY)) - LAUNCH == pytest.approx(2e-6)
 
 
 def test_tensor_cores_wait_for_operands_that_are_formed():
     """Whatever else runs beside them: 132 multiprocessors form for 1 us, and multiply for 1 us."""
-    work = Work(0, 0, 989e6, 0, MANY, forming=132 * 1.83e9 * 1e-6)
+    work = Work(0, 0, PRODUCTS, 0, MANY, waiting=132 * 1.83e9 * 1e-6)
     assert H100.seconds(work) - LAUNCH == pytest.approx(2e-6)
 
 
@@ -53,7 +59,8 @@ def test_an_operand_is_formed_again_for_every_tap_and_every_tile_of_filters(filt
     assert kernel.layers == ("twice", "act", "conv")
     pixels = 256 * 14 * 14 * 64
     clocks, arithmetic = (f(kernel, plan.graph, plan.storage) for f in (H100.forming, H100.arithmetic))
-    assert clocks == pytest.approx(pixels * times * FORMED) and arithmetic == 0
+    assert clocks == pytest.approx(pixels * times * (FORMED if size == 1 else GATHERED)) and arithmetic == 0
+    assert Cost(256, "bf16", "sm_80").forming(kernel, plan.graph, plan.storage) == pixels * times * GATHERED  # no boxes
     ieee = Cost(256, "fp32", "sm_90")  # no matrix units wait; tiles of 64 filters
     clocks, arithmetic = (f(kernel, plan.graph, plan.storage) for f in (ieee.forming, ieee.arithmetic))
     assert clocks == 0 and arithmetic == pixels * size**2 * -(-filters // 64) * (2 + 2 + CONVERSION)
@@ -90,3 +97,50 @@ def test_channels_of_a_wider_tensor_are_not_formed_but_loaded():
     for kernel in plan.kernels:
         assert H100.forming(kernel, plan.graph, plan.storage) == 0
     assert len(planned(graph, "infer", "all", H100).kernels) == 3
+
+
+#: kernels of ResNet-50's training step under ``auto`` in bf16 at batch 256 as the simulator (version 1 of its model)
+#: times them on an H100: anchor, how many layers the kernel has, microseconds (benchmarks/predictions.md)
+SIMULATED = (
+    ("layer1.0.conv2", 4, 133.0), ("layer1.0.conv3", 6, 182.2), ("layer1.1.conv1", 9, 465.4),
+    ("layer1.1.relu1", 2, 71.7), ("layer1.2.conv1", 7, 453.8), ("layer2.0.conv3", 6, 120.8),
+    ("layer2.1.conv1", 8, 273.1), ("layer2.1.conv2", 4, 159.5), ("layer3.0.conv1", 7, 382.1),
+    ("layer3.0.conv2", 4, 126.2), ("layer3.2.conv1", 7, 192.8), ("layer3.5.relu3", 3, 105.0),
+    ("layer4.0.conv1", 4, 117.2), ("layer4.0.conv3", 4, 73.8), ("layer4.1.conv1", 4, 62.6),
+    ("layer4.2.bn2.grad_input", 1, 15.9), ("layer4.2.conv1.grad_input", 4, 114.3),
+    ("layer4.2.conv1.grad_weight", 1, 56.0), ("layer4.2.conv2.grad_input", 5, 145.3),
+    ("layer4.2.conv2.grad_weight", 1, 126.4), ("layer4.2.conv3.grad_input", 5, 90.4),
+    ("layer3.5.conv3.grad_input", 6, 165.6), ("layer3.5.conv2.grad_input", 5, 162.0),
+    ("layer2.3.conv3.grad_weight", 4, 158.4), ("layer2.3.conv1.grad_input", 5, 327.6),
+    ("layer2.1.conv1.grad_input", 10, 547.7), ("layer2.0.conv1.grad_input", 6, 688.9),
+    ("layer1.2.conv3.grad_weight", 4, 309.7), ("layer1.1.conv1.grad_input", 11, 992.9),
+    ("maxpool.max_pool2d_grad", 2, 333.0),
+)  # fmt: skip
+
+
+def test_predicted_times_go_by_what_the_machine_code_takes():
+    """Of all 268 kernels from 15 us on, fused and unfused, the mean error is 12 % and the rank correlation 0.97.
+    Decisions are made where a gain is twice as much."""
+    plan = planned(resnet50(), "train", "auto", H100)
+    kernels = {kernel.anchor.name: kernel for kernel in plan.kernels}
+    found = [kernels[anchor] for anchor, _, _ in SIMULATED]
+    assert [len(kernel.nodes) for kernel in found] == [layers for _, layers, _ in SIMULATED]  # else simulate them again
+    predicted = [H100.of_kernel(kernel, plan.graph, plan.storage) * 1e6 for kernel in found]
+    simulated = [us for _, _, us in SIMULATED]
+    mean = fmean(abs(log(a / b)) for a, b in zip(predicted, simulated, strict=True))
+    assert exp(mean) - 1 < 0.15
+    ranks = (np.argsort(np.argsort(times)) for times in (predicted, simulated))
+    assert np.corrcoef(*ranks)[0, 1] > 0.95
+
+
+def test_tensor_cores_wait_for_images_and_sums_beside_a_product():
+    """A batch norm's gradient behind a 1x1 gradient: one image is loaded beside it, and one set of sums is left."""
+    b = GraphBuilder("net")
+    x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 14, 14)), 64, 1, bias=False, name="first"), name="bn"))
+    x = b.conv2d(x, 64, 1, name="conv")
+    graph = b.build(b.linear(b.global_avg_pool(x), 5))
+    plan = planned(graph, "train", "all")
+    kernel = next(k for k in plan.kernels if k.anchor.name == "conv.grad_input")
+    assert any(node.op == "normalize_grad_sums" for node in kernel.nodes)
+    assert H100.beside(kernel, plan.graph, plan.storage) == pytest.approx(2 * BESIDE * 256 * 14 * 14 * 64)
+    assert Cost(256, "fp32", "sm_90").beside(kernel, plan.graph, plan.storage) == 0  # no matrix units wait

@@ -55,8 +55,7 @@ def test_persistent_grids_fill_the_target_they_are_for():
         assert tiles.programs("sm_80") == tiles.programs("sm_90") == 4
 
 
-def test_predictions_go_by_what_was_measured_and_choices_by_the_data_sheet():
+def test_predictions_go_by_what_copies_reach():
     work = Work(0, 3e9, 0, 0, 10_000)
-    assert Cost(256, "bf16", "sm_90", reached=True).seconds(work) == pytest.approx(LAUNCH + 1e-3)  # 3.0 TB/s
-    assert Cost(256, "bf16", "sm_90").seconds(work) == pytest.approx(LAUNCH + 3 / 3350)
-    assert Cost(256, "bf16", "sm_80", reached=True).seconds(work) == pytest.approx(LAUNCH + 3 / 2040)  # nobody has
+    assert Cost(256, "bf16", "sm_90").seconds(work) == pytest.approx(LAUNCH + 1e-3)  # 3.0 TB/s, measured
+    assert Cost(256, "bf16", "sm_80").seconds(work) == pytest.approx(LAUNCH + 3 / (0.9 * 2040))  # nobody has

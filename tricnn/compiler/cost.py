@@ -1,23 +1,26 @@
 """How long a kernel will take, from what it moves and what it computes: a roofline with a fixed cost for each launch.
 
-    time = launch + max(bytes / bandwidth, products / matrix rate + forming, arithmetic / vector rate)
+    time = launch + max(bytes / bandwidth, products / matrix rate + forming + beside, arithmetic / vector rate)
     forming = elements loaded * clocks each / (multiprocessors * clock)
+    beside = elements of the result * images and sets of sums beside it * clocks each / (multiprocessors * clock)
 
 What a launch moves comes from the last cache where it fits in there (small batches), else from memory; parameters come
 from memory. Arithmetic is what pointwise operations need. Where several programs share a processor, one's arithmetic
 runs beside another's products; where there are fewer, they follow one another, and their times add. Fewer programs
 than processors leave some idle.
 
-Forming is what tensor cores wait for where an operand is computed as it is loaded: it passes through registers, and the
-program that forms it has so many of them that it is alone on its multiprocessor. What that takes is not the arithmetic
-but the instructions around it (addresses, masks, conversions, waiting), so it is counted in clocks for each element,
-found by simulating the machine code. An element is formed as often as it is loaded: by a 3x3 convolution nine times,
-and again for every tile of filters. An operand that is stored comes by bulk copies, or asynchronous ones, and costs its
-bytes.
+Forming is what tensor cores wait for where an operand is computed as it is loaded: it passes through registers. What
+that takes is not the arithmetic but the instructions around it (addresses, masks, conversions, waiting), so it is
+counted in clocks for each element, found by simulating the machine code. An element is formed as often as it is loaded:
+by a 3x3 convolution nine times, and again for every tile of filters. An operand that is stored comes by bulk copies, or
+asynchronous ones, and costs its bytes. Likewise they wait for an epilogue that loads images beside the product, or adds
+up what it stores.
 
-Williams, Waterman, Patterson: Roofline (2009). Rates are those of machine/machines.py: where two
-plans are compared the data sheet's, since only their ratios count and not all of them have been measured; for the times
-that are shown those that were measured, where they were.
+The clocks, and the share of a data sheet's products that kernels reach, are fitted to simulated times of ResNet-50's
+kernels, fused and unfused, at batch 256 in bf16 on an H100 (benchmarks/predictions.md: the mean error there is 12 %).
+Other machines are taken to reach the same shares of theirs.
+
+Williams, Waterman, Patterson: Roofline (2009). Rates are those of machine/machines.py.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from math import ceil, prod
 from ..ir.graph import Graph, Node
 from ..ir.table import Kind
 from ..ir.types import TensorType
-from ..machine.long_sums import FORMED as FORMED_BOTH
 from ..machine.machines import Machine, machine_of
+from ..machine.targets import TARGETS
 from .plan import Kernel
 
 #: seconds of an empty kernel, from the start of it to the start of the next
@@ -43,13 +46,23 @@ OVERLAP = 2
 ELEMENTS = 1024
 
 #: a value is stored rather than recomputed if that is predicted to save this share of its kernels' time. Bytes of
-#: memory and launches are counted, times are predicted: until GPUs have confirmed them, only a clear gain outweighs
-#: more bytes. Of values that stay in the cache no bytes need be saved, so a small gain decides
-GAIN, GAIN_IN_CACHE = 0.3, 0.1
-#: clocks of a multiprocessor to form one element of the left operand of a product with matrix units, by simulation of
-#: ResNet-50's 3x3 convolutions and their gradients by the input, which take 0.25 to 0.3. A weight gradient's operands
-#: take half of that: they go to shared memory in the order in which they are loaded (machine/long_sums.py)
-FORMED = 0.28
+#: memory and launches are counted, times are predicted: so what decides is a gain of twice the model's error, on the
+#: target whose kernels it was fitted to, and a clear gain on others. Of values that stay in the cache no bytes need be
+#: saved, so a small gain decides
+GAIN, GAIN_IN_CACHE = 0.2, 0.1
+FITTED, GAIN_ELSEWHERE = "sm_90", 0.3
+#: clocks of a multiprocessor to form one element of the left operand of a product with matrix units: for each image
+#: that it is made of, where these come in boxes; where they are gathered, tap by tap. A weight gradient's operands take
+#: half of that: they go to shared memory in the order in which they are loaded
+FORMED, GATHERED, TO_SHARED = 0.11, 0.29, 0.5
+#: numbers for each channel with which registers last for an operand that is formed beside 128 columns, as those of one
+#: batch norm do (mean, deviation, weight and bias); with more of them, a program has 64, and forms it twice as often
+VECTORS = 6
+#: clocks of a multiprocessor for each element of a product's result, and each image that is loaded beside it, or set
+#: of sums over what is stored
+BESIDE = 0.14
+#: the share of a data sheet's rate that products on matrix units reach
+REACHED_PRODUCTS = 0.48
 
 STORED = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "fp64": 8}  # bytes of an activation
 FIXED = {"float32": 4, "uint8": 1, "int64": 8}  # bytes of everything else
@@ -61,30 +74,27 @@ CONVERSION = 6
 class Work:
     """What one launch does, as far as its time depends on it.
     That is bytes of parameters and other bytes, flop of products and of arithmetic, the number of programs, and clocks
-    of a multiprocessor that tensor cores wait for operands to be formed."""
+    of a multiprocessor that tensor cores wait for operands to be formed, and for the epilogue."""
 
     parameters: float
     values: float
     products: float
     arithmetic: float
     programs: float
-    forming: float = 0.0
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The time model for one batch size, dtype and target.
-    It goes by the rates of the target's data sheet, or by those that were ``reached``, where they were measured."""
+    """The time model for one batch size, dtype and target."""
 
     batch: int
     dtype: str
     target: str
-    reached: bool = False
 
     @property
     def machine(self) -> Machine:
-        machine = machine_of(self.target)
-        return machine.reached() if self.reached else machine
+        return machine_of(self.target)
 
     @property
     def together(self) -> int:
@@ -98,7 +108,9 @@ class Cost:
 
     def gain(self, value: TensorType) -> float:
         """The share of time that storing a value must save."""
-        return GAIN_IN_CACHE if self.in_cache(self.bytes(value)) else GAIN
+        if self.in_cache(self.bytes(value)):
+            return GAIN_IN_CACHE
+        return GAIN if self.target == FITTED else GAIN_ELSEWHERE
 
     def in_cache(self, bytes_: float) -> bool:
         """Can a launch count on finding so many bytes in the last cache?"""
@@ -115,13 +127,14 @@ class Cost:
 
     def limits(self, work: Work) -> dict[str, float]:
         """Seconds that a launch needs to move its bytes, and for its operations."""
-        machine = self.machine
+        machine, memory = self.machine, self.machine.reached()
         busy = min(1.0, work.programs / machine.multiprocessors)
-        speed = machine.cache_bandwidth if self.in_cache(work.values) else machine.bandwidth
-        moving = work.parameters / machine.bandwidth + work.values / speed
-        products = work.products / (machine.rate(self.dtype) * busy)
+        speed = memory.cache_bandwidth if self.in_cache(work.values) else memory.bandwidth
+        moving = work.parameters / memory.bandwidth + work.values / speed
+        share = REACHED_PRODUCTS if machine.has_matrix_units(self.dtype) else 1.0
+        products = work.products / (share * machine.rate(self.dtype) * busy)
         arithmetic = work.arithmetic / (machine.vector * 1e12 * busy)
-        products += work.forming / (machine.multiprocessors * machine.clock * 1e9 * busy)
+        products += work.waiting / (machine.multiprocessors * machine.clock * 1e9 * busy)
         apart = machine.has_matrix_units(self.dtype) and work.programs >= self.together
         operations = max(products, arithmetic) if apart else products + arithmetic
         return {"bytes": moving / busy, "operations": operations}
@@ -153,9 +166,9 @@ class Cost:
             else:
                 parameters += self.bytes(graph.types[value])
         products = 0.0 if by_channel(kernel.anchor, graph) else 2.0 * graph.node_macs(kernel.anchor) * self.batch
-        arithmetic, forming = self.arithmetic(kernel, graph, base), self.forming(kernel, graph, base)
+        arithmetic, waiting = self.arithmetic(kernel, graph, base), self.waiting(kernel, graph, base)
         programs = self.programs(kernel.anchor, graph)
-        return self.seconds(Work(parameters, values, products, arithmetic, programs, forming))
+        return self.seconds(Work(parameters, values, products, arithmetic, programs, waiting))
 
     def _touched(self, value: str, readers: list[Node], graph: Graph, base: Callable[[str], str]) -> float:
         """Bytes of a value that a kernel moves for those of its nodes that read it.
@@ -186,17 +199,49 @@ class Cost:
             total += 2.0 * graph.node_macs(anchor) * self.batch
         return total
 
+    def waiting(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
+        """Clocks of one multiprocessor for which tensor cores wait: for operands to be formed, and for the epilogue."""
+        return self.forming(kernel, graph, base) + self.beside(kernel, graph, base)
+
     def forming(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
         """Clocks of one multiprocessor for which tensor cores wait for operands computed as they are loaded."""
-        anchor = kernel.anchor
+        anchor, clocks = kernel.anchor, 0.0
         if not self._waits(anchor, graph):
+            return clocks
+        for i, operand in enumerate(anchor.inputs):
+            formed = upstream(kernel, base(operand), base)
+            if _computed(kernel, formed):
+                images = len(_images(kernel, formed, graph, base))
+                each = FORMED * max(images, 1) if self._in_boxes(anchor, i, graph) else GATHERED
+                narrow = not anchor.row.weight_gradient and _vectors(kernel, formed, graph, base) > VECTORS
+                clocks += each * self.loaded(anchor, i, graph) * (2 if narrow and self._several(anchor, graph) else 1)
+        return clocks * (TO_SHARED if anchor.row.weight_gradient else 1.0)
+
+    def beside(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
+        """Clocks of one multiprocessor for which tensor cores wait for what an epilogue loads and adds up."""
+        anchor = kernel.anchor
+        if not self._waits(anchor, graph) or anchor.row.weight_gradient:
             return 0.0
-        each = float(FORMED_BOTH) if anchor.row.weight_gradient else FORMED
-        formed = (
-            i for i, operand in enumerate(anchor.inputs)
-            if _computed(kernel, upstream(kernel, base(operand), base))
-        )  # fmt: skip
-        return each * sum(self.loaded(anchor, i, graph) for i in formed)
+        operands = {base(v) for v in anchor.inputs}
+        formed = set().union(*(upstream(kernel, v, base) for v in operands))
+        before = operands | {base(v) for name in formed for v in kernel.by_name[name].inputs}
+        images = [v for v in kernel.reads if v not in before and graph.types[v].batched]
+        sums = [node for node in kernel.nodes if node.row.side_sum == "stored"]
+        return BESIDE * graph.types[anchor.name].elements(self.batch) * (len(images) + len(sums))
+
+    def _several(self, anchor: Node, graph: Graph) -> bool:
+        """Whether a product has several tiles of columns at their widest."""
+        columns = graph.types[anchor.name].channels
+        return columns > self.tile(columns)
+
+    def _in_boxes(self, anchor: Node, index: int, graph: Graph) -> bool:
+        """Whether the images that an operand is formed of come in boxes: of pixels, each of which is a row of it."""
+        if not TARGETS[self.target].bulk_copies or STORED[self.dtype] > 2:
+            return False
+        if not anchor.row.over_images or (anchor.row.weight_gradient and index == 0):
+            return True
+        alone = prod(_weight(anchor, graph).per_image[2:]) == anchor.attrs.get("groups", 1) == 1
+        return alone and tuple(anchor.attrs["stride"]) == (1, 1)
 
     def _waits(self, anchor: Node, graph: Graph) -> bool:
         """Whether a kernel multiplies on matrix units, which wait for operands that are formed."""
@@ -273,6 +318,18 @@ def _unread(node: Node, value: str, base: Callable[[str], str]) -> bool:
 def _computed(kernel: Kernel, formed: Iterable[str]) -> bool:
     """Is an operand computed, not just loaded from among other channels?"""
     return any(not kernel.by_name[value].row.cuts for value in formed)
+
+
+def _images(kernel: Kernel, formed: Iterable[str], graph: Graph, base: Callable[[str], str]) -> set[str]:
+    """The images that a kernel loads to form an operand: what has a number for each of its pixels and channels."""
+    inputs = {base(v) for name in formed for v in kernel.by_name[name].inputs} - set(formed)
+    return {v for v in inputs if graph.types[v].batched and graph.types[v].pixels > 1}
+
+
+def _vectors(kernel: Kernel, formed: Iterable[str], graph: Graph, base: Callable[[str], str]) -> int:
+    """How many numbers for each channel a kernel loads to form an operand: two of statistics and of sums."""
+    inputs = {base(v) for name in formed for v in kernel.by_name[name].inputs} - set(formed)
+    return sum(prod(graph.types[v].per_image[:-1]) for v in inputs if not graph.types[v].batched)
 
 
 def upstream(kernel: Kernel, value: str, base: Callable[[str], str]) -> set[str]:

@@ -25,7 +25,7 @@ class Time:
 
 def predicted(program: Program) -> tuple[Time, ...]:
     """The time of each launch, in order, at the batch size the program was lowered for."""
-    cost = Cost(program.batch, program.dtype, program.target, reached=True)
+    cost = Cost(program.batch, program.dtype, program.target)
     kernels = {kernel.name: kernel for kernel in program.plan.kernels}
     found, begun = [], set()
     for launch in program.launches:
@@ -65,5 +65,5 @@ def _work(program: Program, launch: Launch, kernels: Mapping[str, Kernel], cost:
     multiplies = kernel.anchor.kind is Kind.CONTRACTION and not by_channel(kernel.anchor, plan.graph)
     products = launch.flops * batch if main and multiplies else 0
     arithmetic = cost.arithmetic(kernel, plan.graph, plan.storage) if main else total / 2
-    forming = cost.forming(kernel, plan.graph, plan.storage) if main else 0.0
-    return Work(min(parameters, total), max(total - parameters, 0), products, arithmetic, programs, forming)
+    waiting = cost.waiting(kernel, plan.graph, plan.storage) if main else 0.0
+    return Work(min(parameters, total), max(total - parameters, 0), products, arithmetic, programs, waiting)
