@@ -1,6 +1,6 @@
 """Maximum and average pooling, and their gradients in gather form: each input pixel sums the windows that cover it.
 
-Ceil mode shows only in P and Q. Global average pooling is `avg_pool2d` with the window as large as the image.
+Ceil mode shows only in P and Q. Global average pooling is `avg_pool2d` of WHOLE images.
 """
 
 import triton
@@ -148,29 +148,38 @@ def avg_pool2d(
     R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr,
     PT: tl.constexpr, PB: tl.constexpr, PL: tl.constexpr, PR: tl.constexpr, INCLUDE_PAD: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WHOLE: tl.constexpr = False,
 ):  # fmt: skip
     """y[n,p,q,c] = sum over r,s of x[n, p*SH + r - PT, q*SW + s - PL, c] / count(p, q), in fp32.
 
     Grid: (cdiv(N*P*Q, BLOCK_M), cdiv(C, BLOCK_N)). INCLUDE_PAD: does the padding PT, PB, PL, PR count (see
     `window_length`)? load_x(pixel of x, channel, mask, args); store_y(mean, pixel, channel, mask, part, args).
+
+    WHOLE: is the only window the whole image, without padding? Then a program has one image, of which it sums BLOCK_M
+    pixels at a time, and the grid is (N, cdiv(C, BLOCK_N)).
     """
     part = tl.program_id(0)
-    pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    mask = (pixel < N * (P * Q)) & (channel < C)
-    n, p, q = image_position(pixel, P, Q)
-
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for r in range(R):
-        for s in range(S):
-            h = p * SH + (r - PT)
-            v = q * SW + (s - PL)
+    if WHOLE:
+        for first in tl.range(0, H * W, BLOCK_M, loop_unroll_factor=2):
+            place = first + tl.arange(0, BLOCK_M)[:, None]
+            inside = (place < H * W) & (channel < C)
+            acc += load_x(part * (H * W) + place, channel, inside, x_args).to(tl.float32)
+        image = part + tl.zeros([1, 1], tl.int32)
+        store_y(tl.sum(acc, axis=0)[None, :] / (H * W), image, channel, channel < C, part, y_args)
+    else:
+        pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+        mask = (pixel < N * (P * Q)) & (channel < C)
+        n, p, q = image_position(pixel, P, Q)
+        for tap in tl.range(R * S, loop_unroll_factor=IN_FLIGHT):
+            h = p * SH + (tap // S - PT)
+            v = q * SW + (tap % S - PL)
             inside = mask & (h >= 0) & (h < H) & (v >= 0) & (v < W)
             acc += load_x((n * H + h) * W + v, channel, inside, x_args).to(tl.float32)
-    count = (window_length(p * SH - PT, R, H, PT, PB, INCLUDE_PAD)
-             * window_length(q * SW - PL, S, W, PL, PR, INCLUDE_PAD))  # fmt: skip
-    store_y(acc / count.to(tl.float32), pixel, channel, mask, part, y_args)
+        count = (window_length(p * SH - PT, R, H, PT, PB, INCLUDE_PAD)
+                 * window_length(q * SW - PL, S, W, PL, PR, INCLUDE_PAD))  # fmt: skip
+        store_y(acc / count.to(tl.float32), pixel, channel, mask, part, y_args)
 
 
 @triton.jit
@@ -194,16 +203,17 @@ def avg_pool2d_grad(
     n, h, v = image_position(pixel, H, W)
 
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for i in range((R + SH - 1) // SH):  # at most this many windows cover a row, the last of them first
-        p = (h + PT) // SH - i
+    # At most so many windows cover a pixel, the last of them first.
+    ACROSS: tl.constexpr = (S + SW - 1) // SW
+    for window in tl.range((R + SH - 1) // SH * ACROSS, loop_unroll_factor=IN_FLIGHT):
+        p = (h + PT) // SH - window // ACROSS
         r = h + PT - p * SH
-        for j in range((S + SW - 1) // SW):
-            q = (v + PL) // SW - j
-            s = v + PL - q * SW
-            covers = mask & (r < R) & (p >= 0) & (p < P) & (s < S) & (q >= 0) & (q < Q)
-            count = (window_length(p * SH - PT, R, H, PT, PB, INCLUDE_PAD)
-                     * window_length(q * SW - PL, S, W, PL, PR, INCLUDE_PAD))  # fmt: skip
-            dy = load_dy((n * P + p) * Q + q, channel, covers, dy_args).to(tl.float32)
-            # Where no window is, its count may be 0.
-            acc += tl.where(covers, dy / tl.maximum(count, 1).to(tl.float32), 0.0)
+        q = (v + PL) // SW - window % ACROSS
+        s = v + PL - q * SW
+        covers = mask & (r < R) & (p >= 0) & (p < P) & (s < S) & (q >= 0) & (q < Q)
+        count = (window_length(p * SH - PT, R, H, PT, PB, INCLUDE_PAD)
+                 * window_length(q * SW - PL, S, W, PL, PR, INCLUDE_PAD))  # fmt: skip
+        dy = load_dy((n * P + p) * Q + q, channel, covers, dy_args).to(tl.float32)
+        # Where no window is, its count may be 0.
+        acc += tl.where(covers, dy / tl.maximum(count, 1).to(tl.float32), 0.0)
     store_dx(acc, pixel, channel, mask, part, dx_args)

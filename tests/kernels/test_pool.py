@@ -61,11 +61,11 @@ def max_grad_kernel(
 def avg_kernel(
     x, y, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     P: tl.constexpr, Q: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PT: tl.constexpr,
-    PL: tl.constexpr, INCLUDE_PAD: tl.constexpr,
+    PL: tl.constexpr, INCLUDE_PAD: tl.constexpr, WHOLE: tl.constexpr = False,
 ):  # fmt: skip
     avg_pool2d(
         load_tile, (x, C), store_tile, (y, C), N, C, H, W, R, S, P, Q, SH, SW, PT, PT, PL, PL, INCLUDE_PAD,
-        64, 8,
+        64, 4 if WHOLE else 8, WHOLE,
     )  # fmt: skip
 
 
@@ -141,6 +141,11 @@ def test_average_pool_and_its_gradient(pool, include):
     avg_kernel[cdiv(y.numel() // 5, 64), 1](x, y, 2, INCLUDE_PAD=include, **size)
     # Sums of integers are exact; the division rounds once.
     torch.testing.assert_close(y.double(), expected, rtol=2**-23, atol=0)
+
+    if pool["kernel_size"] == shape[2:]:
+        y = unwritten(expected.shape)
+        avg_kernel[2, 2](x, y, 2, INCLUDE_PAD=include, WHOLE=True, **size)
+        torch.testing.assert_close(y.double(), expected, rtol=2**-23, atol=0)
 
     dy = integers(expected.shape, torch.float32, g)
     avg_grad_kernel[cdiv(x.numel() // 5, 64), 1](dy, dx, 2, INCLUDE_PAD=include, **size)

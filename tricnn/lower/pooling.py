@@ -46,8 +46,10 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     """Lower max_pool2d (and its index), avg_pool2d or global_avg_pool."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     constants = _window(state, node, node.inputs[0], node.name)
-    c, rows = constants["C"], constants["P"] * constants["Q"]
-    tile = state.tile(name, kernel, node.op, constants, partial(tiles.elementwise, c))
+    c, rows, image = constants["C"], constants["P"] * constants["Q"], (constants["H"], constants["W"])
+    whole = node.op == "global_avg_pool"
+    rule = partial(tiles.whole, c, prod(image), state.batch, state.target) if whole else partial(tiles.elementwise, c)
+    tile = state.tile(name, kernel, node.op, constants, rule)
     load, store = state.body(kernel), state.body(kernel)
     load_x = load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
     at = At("pixel", "channel", "mask", c)
@@ -62,16 +64,18 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     is_max = node.row.picks or node.row.index
     head = "value, index, pixel, channel, mask, part, args" if is_max else "value, pixel, channel, mask, part, args"
     store_y = store.function(f"{name}_store_y", head, store.lines)
-    template = "max_pool2d" if is_max else "avg_pool2d"
+    template, mode = "max_pool2d" if is_max else "avg_pool2d", {"WHOLE": True} if whole else {}
     state.add(
         name,
         kernel,
-        Call(template, [load_x, store_y, BATCH], {**constants, **blocks_of(tile)}),
-        tile_grid(rows, c, tile),
+        Call(template, [load_x, store_y, BATCH], {**constants, **blocks_of(tile), **mode}),
+        (N * 1, cdiv(c, tile.n)) if whole else tile_grid(rows, c, tile),
         tile,
         kind=node.op,
         flops=constants["R"] * constants["S"] * prod(plan.type(node.name).per_image),
-        traffic=traffic.pool(load, store, _axes(constants), c, tile),
+        traffic=traffic.pool_of_images(load, store, image, c, tile)
+        if whole
+        else traffic.pool(load, store, _axes(constants), c, tile),
     )
 
 

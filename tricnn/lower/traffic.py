@@ -255,6 +255,13 @@ def pool(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: 
     return [x.of(load), Calls((1,) * rows.outputs, (1,) * columns.outputs, tiles, lanes).of(store)]
 
 
+def pool_of_images(load: Body, store: Body, spatial: tuple[int, int], channels: int, tile: Tile) -> list[Traffic]:
+    """What avg_pool2d of whole images moves: each pixel is loaded once."""
+    (high, wide), lanes = spatial, ((0, _padded(channels, tile.n)),)
+    x = Calls((1,) * high, (1,) * wide, N * cdiv(high * wide, tile.m), lanes)
+    return [x.of(load), Calls((1,), (1,), N * 1, lanes).of(store)]
+
+
 def pool_grad(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: Tile) -> list[Traffic]:
     """What avg_pool2d_grad moves: each pixel loads from the windows that cover it."""
     rows, columns = axes

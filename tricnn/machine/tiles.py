@@ -363,6 +363,15 @@ def elementwise(channels: int, attempt: int = 0) -> Tile:
     return Tile(max(1, (_style.get().elements >> attempt) // n), n, 1, 4, 1)
 
 
+def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0) -> Tile:
+    """[pixels, channels] for a program that sums all pixels of an image: as many at once as a thread can load.
+    A program has up to 64 channels, and fewer where there would not be one for each multiprocessor."""
+    n = min(power_of_two(channels), 64)
+    while n > 16 and images * -(-channels // n) < machine_of(target).multiprocessors:
+        n //= 2
+    return Tile(min(power_of_two(pixels), max(1, (4 * _style.get().elements >> attempt) // n)), n, 1, 4, 1)
+
+
 def packed(pitch: int, attempt: int = 0) -> Tile:
     """For images amid zeros in rows of ``pitch`` elements: several rows share what is computed for a column."""
     tile = elementwise(pitch, attempt)
