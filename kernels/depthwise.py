@@ -32,46 +32,64 @@ def columns_before(strip, STRIPS: tl.constexpr, WIDE: tl.constexpr, WIDTH: tl.co
 
 @triton.jit
 def row_of_strips(
-    load: tl.constexpr, given, args, image, row, first, channel, exists,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr,
+    load: tl.constexpr, given, args, image, row, first, channel, exists, within,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
+    BELOW: tl.constexpr = 0,
 ):  # fmt: skip
-    """A row of a source [images, HEIGHT, WIDTH, channels]: COUNT columns from ``first`` on of each strip, in fp32.
-    Each is a tile, 0 where there is no pixel."""
-    row = row + tl.zeros_like(image)  # the interpreter takes no mask of a number
-    exists = exists & (row >= 0) & (row < HEIGHT)
-    base = (image * HEIGHT + row) * WIDTH + first
+    """A row of a source [images, HEIGHT, WIDTH, channels], BELOW rows below ``row``: COUNT columns from ``first`` on of
+    each strip, in fp32. Each is a tile, 0 where ``within`` is not set and where the image has no such column.
+
+    ``exists``: what may be loaded, if the image has the column. ``first`` is BEGIN to END. Pixels are counted in 64
+    bits, so that columns are constants apart for a compiler who cannot know that 32 are enough."""
+    base = ((image * HEIGHT + row) * WIDTH + first).to(tl.int64)
     found = ()
     for e in tl.static_range(COUNT):
-        inside = exists & (first + e >= 0) & (first + e < WIDTH)
-        found += (load(base + e, channel, inside, given, args).to(tl.float32),)
+        inside = within
+        if BEGIN + e < 0:
+            inside = inside & (first + e >= 0)
+        if END + e >= WIDTH:
+            inside = inside & (first + e < WIDTH)
+        pixel = base + (BELOW * WIDTH + e)
+        found += (load(pixel, channel, exists & inside, inside, given, args).to(tl.float32),)
     return found
 
 
 @triton.jit
 def step_of_strips(
     load: tl.constexpr, given, args, image, row, first, channel, exists,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
+    ROWS: tl.constexpr, SURE: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of a source, from ``row`` on, as `row_of_strips` has each, one behind the other."""
+    """ROWS rows of a source, from ``row`` on, as `row_of_strips` has each, one behind the other.
+    SURE: whether the image has all of them that exist."""
     found = ()
     for new in tl.static_range(ROWS):
-        found += row_of_strips(load, given, args, image, row + new, first, channel, exists, HEIGHT, WIDTH, COUNT)
+        within = tl.zeros([1, 1], tl.int32) == 0
+        if not SURE:
+            place = row + new + tl.zeros_like(image)  # the interpreter takes no mask of a number
+            within = (place >= 0) & (place < HEIGHT)
+        found += row_of_strips(
+            load, given, args, image, row, first, channel, exists & within, within, HEIGHT, WIDTH, COUNT, BEGIN, END,
+            new,
+        )  # fmt: skip
     return found
 
 
 @triton.jit
 def filtered(
     acc, x, weights, j: tl.constexpr, r: tl.constexpr, R: tl.constexpr, S: tl.constexpr, SW: tl.constexpr,
-    PL: tl.constexpr, FIRST: tl.constexpr, GRADIENT: tl.constexpr,
+    PL: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, APART: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
     """acc, column j of a strip of the result, and what a row of the source adds to it by row r of the filters.
-    acc itself if they have no such row. x has the row's columns; number 0 of the strip would be x[-FIRST]."""
+    acc itself if they have no such row. x has the row's columns; number 0 of the strip would be x[-FIRST]. It is column
+    0 of the first strip's image, which is WIDTH wide, and column APART of the last one's: what lies outside in both
+    adds nothing."""
     if r < R:
         for s in tl.static_range(S):
             if GRADIENT:
-                if (j + PL - s) % SW == 0:
+                if (j + PL - s) % SW == 0 and (j + PL - s) // SW < WIDTH and (j + PL - s) // SW >= -APART:
                     acc += x[(j + PL - s) // SW - FIRST] * weights[r * S + s]
-            else:
+            elif j * SW + s - PL < WIDTH and j * SW + s - PL >= -APART:
                 acc += x[j * SW + s - PL - FIRST] * weights[r * S + s]
     return acc
 
@@ -83,9 +101,52 @@ def place_of_result(
 ):  # fmt: skip
     """(pixel, mask) of number ``place`` of what a step is done with, rows of WIDE columns from this row and column on.
     The mask is set where the segment and the image, HEIGHT by WIDTH, have it."""
+    base = ((image * HEIGHT + row) * WIDTH + column).to(tl.int64)
     row = row + place // WIDE
-    mask = exists & (row >= begin) & (row < end) & (column + place % WIDE < WIDTH)
-    return (image * HEIGHT + row) * WIDTH + column + place % WIDE, mask
+    mask = exists & (row >= begin) & (row < end)
+    if WIDTH % WIDE != 0:
+        mask = mask & (column + place % WIDE < WIDTH)
+    return base + (place // WIDE * WIDTH + place % WIDE), mask
+
+
+@triton.jit
+def stored_rows(
+    store_y: tl.constexpr, y_args, given, ring, sums, beside_result: tl.constexpr, beside_args, beside,
+    image, row, column, channel, exists, begin, end, part,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr, DONE: tl.constexpr, SUMS: tl.constexpr,
+    LOADED: tl.constexpr,
+):  # fmt: skip
+    """``sums`` with those of the DONE rows that a step is done with, which are stored; `depthwise` says what they are.
+    LOADED: whether ``beside`` is what is loaded beside them; else it is loaded here."""
+    for place in tl.static_range(DONE * WIDE):
+        pixel, mask = place_of_result(place, image, row, column, exists, begin, end, HEIGHT, WIDTH, WIDE)
+        if beside_result is None:
+            terms = store_y(ring[place], pixel, channel, mask, given, (), part, y_args)
+        elif LOADED:
+            terms = store_y(ring[place], pixel, channel, mask, given, beside[place], part, y_args)
+        else:
+            loaded = beside_result(pixel, channel, mask, beside_args)
+            terms = store_y(ring[place], pixel, channel, mask, given, loaded, part, y_args)
+        if SUMS > 0:
+            more = ()
+            for term in tl.static_range(SUMS):
+                more += (sums[term] + terms[term],)
+            sums = more
+    return sums
+
+
+@triton.jit
+def without_rows(
+    ring, RING: tl.constexpr, DONE: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """The RING rows of a strip's result that are not finished, once DONE of them are: as many new ones are 0."""
+    moved = ()
+    for place in tl.static_range(RING * WIDE):
+        if place < (RING - DONE) * WIDE:
+            moved += (ring[place + DONE * WIDE],)
+        else:
+            moved += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
+    return moved
 
 
 @triton.jit
@@ -105,11 +166,13 @@ def depthwise(
     PT < R. ROWS and WIDE are of the result, and with GRADIENT multiples of SH and SW; then R >= SH and S >= SW.
 
     Grid: (any number of programs up to T, cdiv(C, BLOCK_N)), for T = cdiv(N * cdiv(width, WIDE), BLOCK_M) *
-    cdiv(height, ROWS) tiles of the result. load_x(pixel, channel, mask, given, args). store_y(acc, pixel, channel,
-    mask, given, beside, part, args) is called for one column of a tile's strips at a time, part the tile's number: acc
-    [BLOCK_M, BLOCK_N] in fp32, pixel [BLOCK_M, 1], channel [1, BLOCK_N]. `given` is what source_given(channel, args)
-    and result_given(channel, args) compute of the channels, once for all pixels, and `beside` what
-    beside_result(pixel, channel, mask, args) loads; () without them. With GRADIENT source and result are dy and dx.
+    cdiv(height, ROWS) tiles of the result. load_x(pixel, channel, mask, inside, given, args) loads where the mask is
+    set, and gives 0 where ``inside`` is not; where only the mask is not set it may give what it likes. store_y(acc,
+    pixel, channel, mask, given, beside, part, args) is called for one column of a tile's strips at a time, part the
+    tile's number: acc [BLOCK_M, BLOCK_N] in fp32, pixel [BLOCK_M, 1] in 64 bits, channel [1, BLOCK_N]. `given` is what
+    source_given(channel, args) and result_given(channel, args) compute of the channels, once for all pixels, and
+    `beside` what beside_result(pixel, channel, mask, args) loads; () without them. With GRADIENT source and result are
+    dy and dx.
     SUMS and leave_sums as in `matmul_boxes`, with the program along the first axis for a stream; finish as in
     `conv2d_fprop`, with a part for each of these.
     """
@@ -128,9 +191,9 @@ def depthwise(
     NEW: tl.constexpr = 1 if GRADIENT else SH
     DONE: tl.constexpr = SH if GRADIENT else 1
     RING: tl.constexpr = R if GRADIENT else (R + SH - 1) // SH
-    LAST: tl.constexpr = (ROWS - 1 + PT) // SH if GRADIENT else ROWS + RING - 2
-    # Where a segment is the whole image, steps that would load rows above it only are left out.
-    SKIPPED: tl.constexpr = 0 if SEGMENTS > 1 else -AHEAD if GRADIENT else PT // SH
+    # Columns of the source at which the first strip begins, and the last.
+    BEGIN: tl.constexpr = FIRST
+    END: tl.constexpr = FIRST + ((STRIPS - 1) * WIDE // SW if GRADIENT else (STRIPS - 1) * WIDE * SW)
 
     first_column = tl.program_id(1) * BLOCK_N
     channel = first_column + tl.arange(0, BLOCK_N)[None, :]
@@ -164,31 +227,35 @@ def depthwise(
         ring = ()
         for _ in tl.static_range(RING * WIDE):
             ring += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
-        start = begin // SH if GRADIENT else begin
+        # Only steps that have rows of the image load and multiply: from the first to the last one. Behind them what is
+        # left in registers is stored.
+        first = tl.maximum(begin // SH + AHEAD, 0) if GRADIENT else tl.maximum(begin, PT // SH)
+        final = (end - 1 + PT) // SH if GRADIENT else end + (RING - 2)
+        last = tl.minimum(final, P - 1 if GRADIENT else (H - 1 + PT) // SH)
         source_column = column // SW + FIRST if GRADIENT else column * SW + FIRST
-        begins = start + AHEAD + SKIPPED
-        source_row = begins if GRADIENT else begins * SH - PT
+        source_row = first if GRADIENT else first * SH - PT
+        asked = exists & (first + tl.zeros_like(image) <= last)
         following = step_of_strips(
-            load_x, given_x, x_args, image, source_row, source_column, channel, exists, SOURCE_H, SOURCE_W, COUNT, NEW
-        )
-        for step in tl.range(begins, start + LAST + 1):
+            load_x, given_x, x_args, image, source_row, source_column, channel, asked, SOURCE_H, SOURCE_W, COUNT,
+            BEGIN, END, NEW, NEW == 1,
+        )  # fmt: skip
+        for step in tl.range(first, last + 1):
             # What is loaded is loaded early: the tiles beside the result before anything is stored, and the next
             # step's rows before this one's are multiplied.
             oldest = (step * SH - PT if GRADIENT else step - (RING - 1)) + tl.zeros_like(image)
             beside = ()
-            for place in tl.static_range(DONE * WIDE):
-                if beside_result is not None:
+            if beside_result is not None:
+                for place in tl.static_range(DONE * WIDE):
                     pixel, mask = place_of_result(
                         place, image, oldest, column, exists, begin, end, RESULT_H, RESULT_W, WIDE
                     )  # fmt: skip
                     beside += (beside_result(pixel, channel, mask, beside_args),)
-                else:
-                    beside += ((),)
             x = following
             source_row = step + 1 if GRADIENT else (step + 1) * SH - PT
+            asked = exists & (step + 1 + tl.zeros_like(image) <= last)
             following = step_of_strips(
-                load_x, given_x, x_args, image, source_row, source_column, channel, exists, SOURCE_H, SOURCE_W, COUNT,
-                NEW,
+                load_x, given_x, x_args, image, source_row, source_column, channel, asked, SOURCE_H, SOURCE_W, COUNT,
+                BEGIN, END, NEW, NEW == 1,
             )  # fmt: skip
             for new in tl.static_range(NEW):
                 added = ()
@@ -196,26 +263,21 @@ def depthwise(
                     added += (filtered(
                         ring[place], x, weights, place % WIDE,
                         place // WIDE if GRADIENT else new + (RING - 1 - place // WIDE) * SH,
-                        R, S, SW, PL, FIRST - new * COUNT, GRADIENT,
+                        R, S, SW, PL, FIRST - new * COUNT, SOURCE_W, END - BEGIN, GRADIENT,
                     ),)  # fmt: skip
                 ring = added
-            for place in tl.static_range(DONE * WIDE):
-                pixel, mask = place_of_result(
-                    place, image, oldest, column, exists, begin, end, RESULT_H, RESULT_W, WIDE
-                )  # fmt: skip
-                terms = store_y(ring[place], pixel, channel, mask, given_y, beside[place], tile, y_args)
-                if SUMS > 0:
-                    more = ()
-                    for term in tl.static_range(SUMS):
-                        more += (sums[term] + terms[term],)
-                    sums = more
-            moved = ()
-            for place in tl.static_range(RING * WIDE):
-                if place < (RING - DONE) * WIDE:
-                    moved += (ring[place + DONE * WIDE],)
-                else:
-                    moved += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
-            ring = moved
+            sums = stored_rows(
+                store_y, y_args, given_y, ring, sums, beside_result, beside_args, beside, image, oldest, column,
+                channel, exists, begin, end, tile, RESULT_H, RESULT_W, WIDE, DONE, SUMS, True,
+            )  # fmt: skip
+            ring = without_rows(ring, RING, DONE, WIDE, BLOCK_M, BLOCK_N)
+        for step in tl.range(tl.maximum(first, last + 1), final + 1):
+            oldest = (step * SH - PT if GRADIENT else step - (RING - 1)) + tl.zeros_like(image)
+            sums = stored_rows(
+                store_y, y_args, given_y, ring, sums, beside_result, beside_args, (), image, oldest, column,
+                channel, exists, begin, end, tile, RESULT_H, RESULT_W, WIDE, DONE, SUMS, False,
+            )  # fmt: skip
+            ring = without_rows(ring, RING, DONE, WIDE, BLOCK_M, BLOCK_N)
     if SUMS > 0:
         totals = ()
         for term in tl.static_range(SUMS):
@@ -228,14 +290,15 @@ def depthwise(
 @triton.jit
 def with_products(
     acc, ring, x, tap: tl.constexpr, new: tl.constexpr, S: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-    WIDE: tl.constexpr, FIRST: tl.constexpr,
+    PL: tl.constexpr, WIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """acc, a tap's sum, and the products of a row of x, the step's number ``new``, with the row of dy that it meets.
     acc itself if the tap meets another row. ring are rows of dy, the newest first; x has the row from number FIRST on.
-    """
+    Columns that lie outside the image add nothing, as in `filtered`."""
     if tap // S % SH == new:
         for j in tl.static_range(WIDE):
-            acc += ring[tap // S // SH * WIDE + j] * x[FIRST + j * SW + tap % S]
+            if j * SW + tap % S - PL < WIDTH and j * SW + tap % S - PL >= -APART:
+                acc += ring[tap // S // SH * WIDE + j] * x[FIRST + j * SW + tap % S]
     return acc
 
 
@@ -252,19 +315,21 @@ def depthwise_wgrad(
 ):  # fmt: skip
     """A partial sum of dw: [C, R, S] for each program along the first axis, of the tiles of dy that are its own.
 
-    Grid and tiles as of `depthwise`, ROWS and WIDE of dy. load_dy, load_x(pixel, channel, mask, given, args), with
-    what left_given and right_given(channel, args) compute once, () without them. store_dw(acc, channel, tap, mask,
-    split, args): acc, channel and mask [BLOCK_N], split the program along the first axis; with BIAS store_bias(sum of
-    dy, channel, mask, split, args).
+    Grid, tiles and loads as of `depthwise`, ROWS and WIDE of dy. load_dy, load_x(pixel, channel, mask, inside, given,
+    args), with what left_given and right_given(channel, args) compute once, () without them. store_dw(acc, channel,
+    tap, mask, split, args): acc, channel and mask [BLOCK_N], split the program along the first axis; with BIAS
+    store_bias(sum of dy, channel, mask, split, args).
     """
     STRIPS: tl.constexpr = (Q + WIDE - 1) // WIDE
     SEGMENTS: tl.constexpr = (P + ROWS - 1) // ROWS
     COUNT: tl.constexpr = (WIDE - 1) * SW + S
     RING: tl.constexpr = (R + SH - 1) // SH
-    # Where a segment is the whole image, rows of dy above the image are loaded first, and rows below it never.
-    WHOLE: tl.constexpr = SEGMENTS == 1 and P - 1 <= (H - 1 + PT) // SH
-    BEFORE: tl.constexpr = PT // SH if WHOLE else 0
-    LAST: tl.constexpr = (H - 1 + PT) // SH if WHOLE else ROWS + RING - 2
+    # Steps above this one would load rows above the image only, and steps below LOWEST rows below it; but a bias is the
+    # sum of all rows of dy.
+    BEFORE: tl.constexpr = PT // SH
+    LOWEST: tl.constexpr = (H - 1 + PT) // SH
+    SURE: tl.constexpr = SH == 1 and P - 1 <= LOWEST
+    END: tl.constexpr = (STRIPS - 1) * WIDE
 
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     known = channel < C
@@ -281,12 +346,17 @@ def depthwise_wgrad(
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
         image, strip, real = strip_of(tile // SEGMENTS, N, STRIPS, BLOCK_M)
         begin = tile % SEGMENTS * ROWS
+        end = tl.minimum(begin + ROWS, P)
         exists = real & known
         column = strip * WIDE
+        start = tl.maximum(begin, BEFORE)
+        last = tl.maximum(tl.minimum(end + (RING - 2), LOWEST), end - 1)
         ring = ()  # the newest row first
         for before in tl.static_range(BEFORE):
+            row = start - BEFORE + before + tl.zeros_like(image)
+            ours = real & (row >= begin) & (row < end)
             ring = row_of_strips(
-                load_dy, given_dy, dy_args, image, begin + before, column, channel, exists, P, Q, WIDE
+                load_dy, given_dy, dy_args, image, row, column, channel, ours & known, ours, P, Q, WIDE, 0, END
             ) + ring  # fmt: skip
             if BIAS:
                 for j in tl.static_range(WIDE):
@@ -294,11 +364,16 @@ def depthwise_wgrad(
         for _ in tl.static_range((RING - BEFORE) * WIDE):
             ring += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
         first = column * SW - PL
-        ours = exists & (begin + BEFORE + tl.zeros_like(image) < begin + ROWS)
-        newest = row_of_strips(load_dy, given_dy, dy_args, image, begin + BEFORE, column, channel, ours, P, Q, WIDE)
-        source_row = (begin + BEFORE) * SH - PT
-        following = step_of_strips(load_x, given_x, x_args, image, source_row, first, channel, exists, H, W, COUNT, SH)
-        for step in tl.range(begin + BEFORE, begin + LAST + 1):
+        ours = real & (start + tl.zeros_like(image) < end)
+        newest = row_of_strips(
+            load_dy, given_dy, dy_args, image, start, column, channel, ours & known, ours, P, Q, WIDE, 0, END
+        )  # fmt: skip
+        source_row = start * SH - PT
+        following = step_of_strips(
+            load_x, given_x, x_args, image, source_row, first, channel, exists, H, W, COUNT, -PL, END * SW - PL, SH,
+            SURE,
+        )  # fmt: skip
+        for step in tl.range(start, last + 1):
             moved = newest
             for place in tl.static_range((RING - 1) * WIDE):
                 moved += (ring[place],)
@@ -307,16 +382,22 @@ def depthwise_wgrad(
                 for j in tl.static_range(WIDE):
                     bias += newest[j]
             x = following  # the next step's rows are loaded while these are multiplied
-            ours = exists & (step + 1 + tl.zeros_like(image) < begin + ROWS)
-            newest = row_of_strips(load_dy, given_dy, dy_args, image, step + 1, column, channel, ours, P, Q, WIDE)
+            ours = real & (step + 1 + tl.zeros_like(image) < end)
+            newest = row_of_strips(
+                load_dy, given_dy, dy_args, image, step + 1, column, channel, ours & known, ours, P, Q, WIDE, 0, END
+            )  # fmt: skip
             source_row = (step + 1) * SH - PT
+            asked = exists & (step + 1 + tl.zeros_like(image) <= last)
             following = step_of_strips(
-                load_x, given_x, x_args, image, source_row, first, channel, exists, H, W, COUNT, SH
-            )
+                load_x, given_x, x_args, image, source_row, first, channel, asked, H, W, COUNT, -PL, END * SW - PL, SH,
+                SURE,
+            )  # fmt: skip
             for new in tl.static_range(SH):
                 added = ()
                 for tap in tl.static_range(R * S):
-                    added += (with_products(sums[tap], ring, x, tap, new, S, SH, SW, WIDE, new * COUNT),)
+                    added += (with_products(
+                        sums[tap], ring, x, tap, new, S, SH, SW, PL, WIDE, new * COUNT, W, END * SW
+                    ),)  # fmt: skip
                 sums = added
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     for tap in tl.static_range(R * S):

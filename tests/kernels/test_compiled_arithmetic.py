@@ -362,7 +362,10 @@ DROPPING = {
     "tl.minimum((Q - class_w + APART_W - 1) // APART_W - first_q, BOX_W)", "tl.maximum(column - LEFT, 0)",
     "tl.minimum(first_strip + BLOCK_M, N * STRIPS)", "tl.minimum(strip % STRIPS * WIDE, WIDTH)",
     "tl.minimum(begin + ROWS, RESULT_H)", "tl.minimum(rows % streams, stream)", "tl.minimum(Q - first_q, BOX_W)",
-    "tl.maximum(begin % P, PT)",
+    "tl.maximum(begin % P, PT)", "tl.maximum(begin // SH + AHEAD, 0)", "tl.maximum(begin, PT // SH)",
+    "tl.minimum(final, P - 1 if GRADIENT else (H - 1 + PT) // SH)", "tl.maximum(first, last + 1)",
+    "tl.maximum(begin, BEFORE)", "tl.minimum(begin + ROWS, P)", "tl.minimum(end + (RING - 2), LOWEST)",
+    "tl.maximum(tl.minimum(end + (RING - 2), LOWEST), end - 1)",
 }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from tricnn.kernels.numerics import round_to
 
 
 @triton.jit
-def load_given(pixel, channel, mask, given, args):
-    return load_tile(pixel, channel, mask, args)
+def load_given(pixel, channel, mask, inside, given, args):
+    return tl.where(inside, load_tile(pixel, channel, mask, args), 0.0)
 
 
 @triton.jit

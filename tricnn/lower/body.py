@@ -303,11 +303,14 @@ class Body:
         self, name: str, raw: str, width: int, stem: str, *, zeros: bool = True, ahead: Body | None = None
     ) -> Helper:
         """``load(pixel, channel, mask, args)`` of one operand, which is computed in fp32 or returned as it is stored.
-        It gives 0 where the mask is not set, unless no ``zeros`` are needed there. ``ahead`` as of :meth:`split`."""
-        tile, _ = self._tile(raw, width, stem, zeros)
+        It gives 0 where the mask is not set, unless no ``zeros`` are needed there. With ``ahead``, as of :meth:`split`,
+        it is ``load(pixel, channel, mask, inside, given, args)`` and gives 0 where ``inside`` is not set."""
         if ahead is None:
-            return self._load_function(name, tile)
-        return self.function(name, "pixel, channel, mask, given, args", self.split(ahead, [Line(f"return {tile}")]))
+            return self._load_function(name, self._tile(raw, width, stem, zeros)[0])
+        self.scope.reserve("inside")
+        tile, _ = self._tile(raw, width, stem, zeros, where="inside")
+        head = "pixel, channel, mask, inside, given, args"
+        return self.function(name, head, self.split(ahead, [Line(f"return {tile}")]))
 
     def load_multiplied(
         self,
@@ -331,7 +334,7 @@ class Body:
         return self._load_function(name, tile, corner)
 
     def _tile(
-        self, raw: str, width: int, stem: str, zeros: bool, corner: tuple[str, ...] | None = None
+        self, raw: str, width: int, stem: str, zeros: bool, corner: tuple[str, ...] | None = None, where: str = "mask"
     ) -> tuple[str, bool]:
         """The text of an operand's tile, and whether it is computed here."""
         value = self.plan.storage(raw)
@@ -339,7 +342,7 @@ class Body:
         self.scope.reserve(*(corner or ()))
         tile = self.value(raw, At("pixel", "channel", "mask", width, corner=corner), stem, wide=computed)
         if computed and zeros and not self.keeps_zero(value):
-            return f"tl.where(mask, {tile}, 0.0)", True
+            return f"tl.where({where}, {tile}, 0.0)", True
         if not computed and tile in self._texts and self.lines[-1] == f"{tile} = {self._texts[tile]}":
             self.lines.pop()  # a load that is all there is to return
             return self._texts[tile], False

@@ -54,17 +54,22 @@ def _visits(size: int, visited: Iterable[int]) -> Counts:
 def _rows(conv: Convolution, rows: int, gradient: bool) -> Along:
     """The rows of a source that `depthwise` loads."""
     (source, result) = (conv.p, conv.h) if gradient else (conv.h, conv.p)
-    segments, r, sh, pt = -(-result // rows), conv.r, conv.sh, conv.pt
-    ring = r if gradient else -(-r // sh)
-    ahead = -((r - 1 - pt) // sh) if gradient else 0
-    last = (rows - 1 + pt) // sh if gradient else rows + ring - 2
-    skipped = 0 if segments > 1 else -ahead if gradient else pt // sh
-    begins = [segment * rows // (sh if gradient else 1) for segment in range(segments)]
-    steps = [begin + step for begin in begins for step in range(ahead + skipped, last + 1)]
-    # A tile's programs load the rows of the step after its last one, too.
-    loaded = [step for begin in begins for step in range(begin + ahead + skipped, begin + last + 2)]
-    visited = loaded if gradient else [step * sh + new - pt for step in loaded for new in range(sh)]
-    return Along(_visits(source, visited), len(visited), len(steps) * (sh if gradient else 1))
+    r, sh, pt = conv.r, conv.sh, conv.pt
+    visited, loads, stores = list[int](), 0, 0
+    for begin in range(0, result, rows):
+        end = min(begin + rows, result)
+        if gradient:
+            first, final = max(begin // sh - (r - 1 - pt) // sh, 0), (end - 1 + pt) // sh
+            steps = range(first, min(final, source - 1) + 1)
+            visited += steps
+        else:
+            first, final = max(begin, pt // sh), end + -(-r // sh) - 2
+            steps = range(first, min(final, (source - 1 + pt) // sh) + 1)
+            visited += [step * sh + new - pt for step in steps for new in range(sh)]
+        # Functions are called for the step behind the last one, too, whose mask is not set.
+        loads += (len(steps) + 1) * (1 if gradient else sh)
+        stores += (final + 1 - first) * (sh if gradient else 1)
+    return Along(_visits(source, visited), loads, stores)
 
 
 def _columns(conv: Convolution, wide: int, gradient: bool) -> Along:
@@ -197,16 +202,18 @@ def _given(name: str, functions: Mapping[str, tuple[Body, str]]) -> dict[str, He
 def _wgrad_traffic(conv: Convolution, tiles: Tiles, load_dy: Body, load_x: Body) -> list[traffic.Traffic]:
     """What `depthwise_wgrad` loads."""
     rows, wide, ring = tiles.strips.rows, tiles.strips.wide, -(-conv.r // conv.sh)
-    last_row = (conv.h - 1 + conv.pt) // conv.sh
-    whole = rows >= conv.p and conv.p - 1 <= last_row
-    before, last = (conv.pt // conv.sh, last_row) if whole else (0, rows + ring - 2)
+    before, lowest = conv.pt // conv.sh, (conv.h - 1 + conv.pt) // conv.sh
+    dy_rows, x_rows, steps_called = list[int](), list[int](), 0
     begins = range(0, conv.p, rows)
-    # The rows of the step after the last one are loaded, too.
-    dy_rows = [begin + row for begin in begins for row in range(min(rows, last + 2))]
-    steps = [begin + step for begin in begins for step in range(before, last + 2)]
-    x_rows = [step * conv.sh + new - conv.pt for step in steps for new in range(conv.sh)]
+    for begin in begins:
+        end = min(begin + rows, conv.p)
+        steps = range(max(begin, before), max(min(end + ring - 2, lowest), end - 1) + 1)
+        dy_rows += range(begin, min(end, steps.stop))
+        x_rows += [step * conv.sh + new - conv.pt for step in steps for new in range(conv.sh)]
+        steps_called += len(steps) + 1  # of the step behind the last one no mask is set
     columns = _columns(conv, wide, False)
-    dy_calls, x_calls = len(begins) * (last + 2) * wide, len(x_rows) * columns.loads
+    dy_calls = (steps_called + len(begins) * before) * wide
+    x_calls = steps_called * conv.sh * columns.loads
     dy = traffic.Calls(_visits(conv.p, dy_rows), (1,) * conv.q, tiles.each * dy_calls, tiles.lanes)
     x = traffic.Calls(_visits(conv.h, x_rows), columns.visits, tiles.each * x_calls, tiles.lanes)
     return [dy.of(load_dy), x.of(load_x)]

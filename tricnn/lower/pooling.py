@@ -47,7 +47,7 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     node, plan, name = kernel.anchor, state.plan, kernel.name
     constants = _window(state, node, node.inputs[0], node.name)
     c, rows, image = constants["C"], constants["P"] * constants["Q"], (constants["H"], constants["W"])
-    whole = node.op == "global_avg_pool"
+    whole = "kernel_size" not in node.attrs  # all of the image
     rule = partial(tiles.whole, c, prod(image), state.batch, state.target) if whole else partial(tiles.elementwise, c)
     tile = state.tile(name, kernel, node.op, constants, rule)
     load, store = state.body(kernel), state.body(kernel)

@@ -1,8 +1,8 @@
 """Tiles of depthwise convolutions: strips of an image, by channels, that programs go down row by row.
 
-A thread has two channels of a strip, so that a warp loads 128 bytes of neighbouring channels at once; what it keeps of
-them, a few rows of results, all weights of the filters or all their sums, is what registers are for. A strip loads the
-columns beside it, too: the wider it is, the fewer numbers are loaded twice.
+A thread has one or two channels of a strip, of which it keeps a few rows of results and all weights of the filters, or
+all their sums: that is what registers are for. A strip loads the columns beside it, too: the wider it is, the fewer
+numbers are loaded twice.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from . import tiles
 from .machines import machine_of
 
-#: warps of a program, and channels of a thread
-WARPS, EACH = 4, 2
+#: warps of a program
+WARPS = 4
 #: registers of a multiprocessor, and those that a thread needs for addresses, masks and what it computes
-FILE, BESIDE = 65536, 64
+FILE, BESIDE = 65536, 56
 #: the most channels of a tile: those that a warp loads at once
 CHANNELS = 64
 
@@ -42,12 +42,23 @@ def channels_of_tile(channels: int) -> int:
     return min(some, key=lambda n: (-(-channels // n) * n, -n))
 
 
-def together(taps: tuple[int, int], stride: tuple[int, int], wide: int) -> int:
+def together(taps: tuple[int, int], stride: tuple[int, int], each: int, wide: int) -> int:
     """How many programs a multiprocessor has registers for, by what a thread keeps.
     That is all weights, or their sums, the rows that are not finished, and the row that it has just loaded."""
     ring = -(-taps[0] // stride[0])
     kept = taps[0] * taps[1] + wide * ring + (wide - 1) * stride[1] + taps[1]
-    return max(1, FILE // (32 * WARPS * (BESIDE + EACH * kept)))
+    return max(1, FILE // (32 * WARPS * (BESIDE + each * kept)))
+
+
+def shape(width: int, taps: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """(channels of a thread, columns of a strip) for a result so wide; columns are a ``multiple``.
+
+    Two channels are loaded by one instruction. Of larger filters the weights of two would take the registers that wide
+    strips want: what counts there is that few columns are loaded and computed twice, or that nobody has. As many
+    columns as leave the fewest of the last strip empty are best; 7 divides the widths of most networks' late layers."""
+    each, some = (2, (4, 7)) if taps[0] * taps[1] <= 9 else (1, (8, 7, 4, 2))
+    found = [-(-columns // multiple) * multiple for columns in some]
+    return each, min(found, key=lambda columns: -(-width // columns) * columns)
 
 
 def strips(
@@ -63,13 +74,14 @@ def strips(
     whole = stride if scattered else (1, 1)
     n = channels_of_tile(channels)
     blocks = -(-channels // n)
-    wide = -(-max(4 >> attempt, 1) // whole[1]) * whole[1]
-    m = (WARPS * 32 * EACH if tiles.for_a_gpu() else 2048) // n
+    each, wide = shape(width, taps, whole[1])
+    wide = -(-(wide >> attempt) // whole[1]) * whole[1] or whole[1]
+    m = (WARPS * 32 * each if tiles.for_a_gpu() else 2048) // n
     rows = -(-height // whole[0]) * whole[0]
     processors = machine_of(target).multiprocessors
-    each = -(-images * -(-width // wide) // m)
-    while each * blocks * -(-height // rows) < 4 * processors and rows >= 16 and tiles.for_a_gpu():
+    along = -(-images * -(-width // wide) // m)
+    while along * blocks * -(-height // rows) < 4 * processors and rows >= 16 and tiles.for_a_gpu():
         rows = -(-rows // (2 * whole[0])) * whole[0]
-    most = max(1, (together(taps, stride, wide) * processors if tiles.for_a_gpu() else 4) // blocks)
-    count = each * -(-height // rows)
+    most = max(1, (together(taps, stride, each, wide) * processors if tiles.for_a_gpu() else 4) // blocks)
+    count = along * -(-height // rows)
     return Strips(tiles.Tile(m, n, wide, WARPS, 1), wide, rows, -(-count // -(-count // most)))
