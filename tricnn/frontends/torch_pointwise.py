@@ -107,7 +107,7 @@ def clamp_max(a: Assembler, x: Any, most: Any) -> Tensor:
 @reads("pow.Tensor_Scalar")
 def power(a: Assembler, x: Any, exponent: Any) -> Tensor:
     """``x^exponent`` for 1/4, 1/2, 1, 2 and 4, as roots or squares one after the other, and the reciprocal of these."""
-    doublings = log2(abs(exponent)) if exponent else inf
+    doublings = log2(abs(exponent)) if _number(exponent) and exponent else inf
     if doublings not in (-2, -1, 0, 1, 2):
         raise Unsupported(f"a power of {exponent}", "supported are powers of 1/4, 1/2, 1, 2, 4, and of these negative")
     value = a.tensor(x)
