@@ -187,7 +187,7 @@ def test_lines_of_the_source_are_marked_with_their_layer(reported):
     assert len(lines) == len(function["nodes_of_lines"])
     marked = {line.strip(): n if n is None else nodes[n] for line, n in zip(lines, function["nodes_of_lines"])}
     found = {text.split(" = ")[0].split("(")[0]: layer for text, layer in marked.items()}
-    loads = dict.fromkeys(("x_tile", "stats_c", "weight_c", "bias_c", "normalize"), "layer1.0.bn2")
+    loads = dict.fromkeys(("x_tile", "mean_c", "weight_c", "bias_c", "normalize"), "layer1.0.bn2")
     expected = {**loads, "b_tile": "layer1.0.add", "add": "layer1.0.add", "relu": "layer1.0.relu2"}
     assert expected | {"tl.store": "layer1.0.relu2"} == {key: found[key] for key in (*expected, "tl.store")}
     assert found["def " + name + "_body"] is None

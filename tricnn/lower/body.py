@@ -215,15 +215,17 @@ class Body:
             channel = self.once(LaterChannel(start), at, "whole_channel", f"{channel} + {start}")
         return replace(at, channel=channel, width=width, first=first + start, count=last - first)
 
-    def vector(self, raw: str, stem: str, at: At, row: int = 0) -> str:
-        """The name of a variable with one number for each channel: of a vector, or of a row of statistics."""
+    def vector(self, raw: str, stem: str, at: At, row: int = 0, called: str = "") -> str:
+        """The name of a variable with one number for each channel: of a vector, or of a row of statistics.
+        The argument is named by ``stem``, and the variable, too, unless it is ``called`` otherwise."""
         place, count = self.plan.place(raw), self.plan.type(raw).channel_count
         offset = place.offset + row * place.pitch
         argument = self.argument(place.buffer, stem)
         key = Numbers(place.buffer, offset), at
         if key not in self.known:
             where = f"{argument} + {offset} + {at.channel}" if offset else f"{argument} + {at.channel}"
-            self.known[key] = self.let(f"{stem}_c", f"tl.load({where}, mask={at.channel} < {count}, other=0.0)")
+            known = f"mask={at.channel} < {count}, other=0.0"
+            self.known[key] = self.let(f"{called or stem}_c", f"tl.load({where}, {known})")
             total = self.plan.type(place.buffer).elements(1)
             self.loads.append(Load("vector", place.buffer, at, Channels(offset, offset + count, total)))
         return self.known[key]

@@ -46,13 +46,17 @@ def _batch_norm_grad(body: Body, node: Node, at: At) -> Steps:
     return f"{dy} * (tl.rsqrt({var} + {node.attrs['eps']}) * {weight})"
 
 
-def statistics(body: Body, node: Node, index: int, at: At) -> tuple[str, str]:
+MOMENTS = ("mean", "var")
+
+
+def statistics(body: Body, node: Node, index: int, at: At, called: tuple[str, str] = MOMENTS) -> tuple[str, str]:
     """(mean, variance), or any other pair: the rows of ``[2, C]``, or a pixel's two numbers of ``[N, 2, H, W]``."""
     value = node.inputs[index]
     stem = "sum" if node.row.operand_names(len(node.inputs))[index] == "sums" else "stats"
     if body.plan.type(value).batched:
         return _of_pixel(body, value, at, stem, 0), _of_pixel(body, value, at, stem, 1)
-    return body.vector(value, stem, at), body.vector(value, stem, at, row=1)
+    first, second = called
+    return body.vector(value, stem, at, called=first), body.vector(value, stem, at, row=1, called=second)
 
 
 def _of_pixel(body: Body, value: str, at: At, stem: str, number: int) -> str:
@@ -86,7 +90,7 @@ def _normalize_grad_input(body: Body, node: Node, at: At) -> Steps:
     x = yield body.asked(node, 1, at)
     mean, var = statistics(body, node, 2, at)
     weight = body.operand(node, 3, at)
-    dbias, dweight = statistics(body, node, 4, at)
+    dbias, dweight = statistics(body, node, 4, at, ("dbias", "dweight"))
     pixels = body.plan.type(node.name).pixels
     count = body.argument(StepNumber.BATCH, "N")
     rstd = body.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
