@@ -104,7 +104,7 @@ AGAIN  = missing
 compat: $(COMPAT)/.ready
 	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -q -m "not gpu" $(IN_COMPAT)
 	@OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m benchmarks.coverage --models '$(MODELS)' --stage $(STAGE) --again $(AGAIN)
-	@$(COMPAT)/bin/python docs/coverage.py && echo docs/coverage.md
+	@$(COMPAT)/bin/python -m benchmarks.coverage_page && echo docs/coverage.md
 
 $(COMPAT)/.ready: constraints-compat.txt
 	@echo "Installing torch 2.14 and other people's networks into $(COMPAT): about ten minutes, 6 GB"

@@ -3,8 +3,8 @@
     python -m benchmarks.coverage --models 'timm:resnet*' --stage logits --shard 1/4 --again failed
 
 In the environment of ``make compat``. One JSON object a line goes to benchmarks/coverage.jsonl for each network; what
-was done at this commit is passed over, so a sweep that was interrupted goes on. ``python docs/coverage.py`` makes
-docs/coverage.md of it.
+was done at this commit is passed over, so a sweep that was interrupted goes on. ``python -m benchmarks.coverage_page``
+makes docs/coverage.md of it.
 
 Each network is made as published, with random weights, in a process of its own, which is ended after ``--seconds`` or
 when it takes more than ``--gigabytes``. The images are the smallest of ``SIZES`` that the network itself takes.

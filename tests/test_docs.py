@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import tricnn
+from benchmarks import coverage_page
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -95,6 +96,18 @@ def test_make_compat_runs_every_test_of_what_it_installs():
     ]
     assert len(needing) > 3 and [p for p in needing if not any(p.is_relative_to(path) for path in paths)] == []
     assert "benchmarks.coverage --models 'torchvision:*' --stage logits --again missing" in said
+    assert "-m benchmarks.coverage_page" in said
+
+
+def test_the_page_of_other_peoples_networks_is_what_the_record_says():
+    assert coverage_page.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.py")), ids=lambda path: path.name)
+def test_scripts_of_docs_need_only_what_is_installed(path):
+    """``python docs/zoo.py`` has docs/ on its path, and the root of the repository in no environment but this one's."""
+    imported = re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
+    assert "benchmarks" not in imported and "tests" not in imported
 
 
 @pytest.fixture

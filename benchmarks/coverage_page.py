@@ -1,7 +1,7 @@
 """The page of other people's networks that come in, made of what benchmarks/coverage.py found.
 
-python docs/coverage.py            writes docs/coverage.md
-python docs/coverage.py --check    exit status 1 if it is stale
+python -m benchmarks.coverage_page            writes docs/coverage.md
+python -m benchmarks.coverage_page --check    exit status 1 if it is stale
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.coverage_record import GRADIENTS, LOGITS, STAGES, passed, reaches, read
 
-PAGE = Path(__file__).parent / "coverage.md"
+PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 TITLES = {"torchvision": "torchvision", "timm": "timm", "smp": "segmentation-models-pytorch"}
 HEAD = """\
 # Other people's networks
@@ -28,7 +28,7 @@ largest number. Fused kernels are not compared here: [verification](verification
 
 ```sh
 .venv-compat/bin/python -m benchmarks.coverage --models 'torchvision:*' --stage logits    # goes on where it was ended
-.venv/bin/python docs/coverage.py                                                         # this page, of its record
+.venv/bin/python -m benchmarks.coverage_page                                              # this page, of its record
 ```
 
 Networks whose layers multiply what was computed with what was computed (attention), or work in three dimensions, are
