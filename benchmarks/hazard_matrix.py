@@ -21,7 +21,7 @@ Another Triton is tried without installing it for good:
 
 ``table`` prints, for each Triton, target and dtype, the sums over the networks, with the number of functions that were
 compiled where that is not all. It exits with 1 if there is a hazard, a failure, or a case that the others have and one
-lacks. benchmarks/hazards.jsonl is the committed record, not yet whole, of the kernels of commit 89094ca (2026-11-30).
+lacks. benchmarks/hazards.jsonl is the committed record, of the kernels of commit 89094ca (2026-11-30).
 """
 
 from __future__ import annotations
