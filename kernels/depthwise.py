@@ -36,8 +36,10 @@ def row_of_strips(
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
     BELOW: tl.constexpr = 0,
 ):  # fmt: skip
-    """A row of a source [images, HEIGHT, WIDTH, channels], BELOW rows below ``row``: COUNT columns from ``first`` on of
-    each strip, in fp32. Each is a tile, 0 where ``within`` is not set and where the image has no such column.
+    """COUNT columns of a row of a source [images, HEIGHT, WIDTH, channels], from column ``first`` of each strip on.
+
+    The row is BELOW rows below ``row``. Each column is a tile in fp32, 0 where ``within`` is not set and where the
+    image has no such column.
 
     ``exists``: what may be loaded, if the image has the column. ``first`` is BEGIN to END. Pixels are counted in 64
     bits, so that columns are constants apart for a compiler who cannot know that 32 are enough."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tricnn.build.compile import CompiledKernel, CompileError, KernelSpec, SourceName, compile_kernels
+from tricnn.build.compile import CompiledKernel, CompileError, CompilerFailed, KernelSpec, SourceName, compile_kernels
 from tricnn.build.inspect_binary import hip_facts, named_instructions
 from tricnn.machine.targets import TARGETS, parse_target
 from tricnn.system.errors import TargetError
@@ -317,7 +317,7 @@ def test_errors_can_be_results(tmp_path: Path) -> None:
     results = compile_kernels(
         [bad, add_spec(), bad], "sm_80", cache_dir=tmp_path, return_errors=True, on_done=lambda k: seen.append(k.name)
     )
-    assert [type(r) for r in results] == [CompileError, CompiledKernel, CompileError] and seen == ["add"]
+    assert [type(r) for r in results] == [CompilerFailed, CompiledKernel, CompilerFailed] and seen == ["add"]
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ LAUNCHES = {
     "densenet201": (893, 203),
     "squeezenet1_0": (87, 30),
     "squeezenet1_1": (87, 30),
-    "mobilenet_v2": (168, 54),
+    "mobilenet_v2": (170, 54),
     "mobilenet_v3_large": (230, 73),
     "mobilenet_v3_small": (206, 64),
     "mnasnet0_5": (168, 54),

@@ -18,7 +18,7 @@ def activations(*ops: str) -> Graph:
 
 def gated() -> Graph:
     """Squeeze and excitation (Hu et al. 2018) before a residual join, spatial attention (Woo et al. 2018), a scale for
-    each channel (Touvron et al. 2021), PReLU, and arithmetic on what a network has."""
+    each channel (Touvron et al. 2021), PReLU, a gate without a gradient, and arithmetic on what a network has."""
     b = GraphBuilder("gated")
     x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 6, 5)), 8, 3, padding=1, name="stem"), name="bn"))
     gate = b.relu(b.conv2d(b.global_avg_pool(x), 4, 1, name="squeeze"))
@@ -30,6 +30,7 @@ def gated() -> Graph:
     h = b.add("mul", h, b.parameter("layer_scale", (8,), "constant(0.5)"))
     h = b.add("prelu", h, b.parameter("slopes", (8,), "constant(0.25)"))
     h = b.add("maximum", h, b.conv2d(x, 8, 1, name="c3"))
+    h = b.add("mul", h, b.sigmoid(b.add("detach", h)))
     h = b.add("div", h, b.add("shift", b.add("square", b.conv2d(h, 8, 1, name="c4")), amount=1.0))
     h = b.add("sub", h, b.add("minimum", x, b.parameter("cap", (8,), "constant(0.5)")))
     return b.build(b.linear(b.global_avg_pool(h), 3, name="fc"))

@@ -13,7 +13,7 @@ from tricnn.ir.scalar import Attribute, Value, exp, maximum, tanh, where
 from tricnn.ir.types import N
 from tricnn.run.interpreter import interpret
 
-UNARY = [op for op in POINTWISE if len(OPS[op].inputs) == 1]
+UNARY = [op for op in POINTWISE if len(OPS[op].inputs) == 1 and not OPS[op].detaches]
 ATTRS = {op: attrs for op, (attrs, _) in ACTIVATIONS.items()} | {
     "shift": {"amount": 0.3},
     "from_bytes": {"scale": (0.017,), "shift": (-2.1,)},
