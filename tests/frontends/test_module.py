@@ -343,6 +343,52 @@ def test_no_gradient_passes_a_detach() -> None:
     assert not any(n.row.detaches for n in closed.plan.graph.nodes)
 
 
+class Reversed(torch.autograd.Function):
+    """Its operand, whose gradient is turned round (Ganin and Lempitsky 2015)."""
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, dy: torch.Tensor) -> torch.Tensor:
+        return -2 * dy
+
+
+class OwnGradients(Stops):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = Reversed.apply(torch.relu(self.a(x)))
+        if h.requires_grad:
+            h.register_hook(lambda dy: 3 * dy)
+        with torch.no_grad():
+            fixed = self.b(h)
+        return self.fc((h + fixed).mean((2, 3)))
+
+
+def test_gradients_that_no_graph_knows_are_never_passed_over() -> None:
+    """A Module computes values only, the backend leaves them to PyTorch, an import warns."""
+    module, compiled = pair(OwnGradients().double(), dtype="fp64")
+    x = torch.randn(SHAPE, dtype=torch.float64)
+    what = "forward has the backward of Reversed and a hook on a value's gradient and torch.no_grad"
+    with pytest.raises(TargetError, match=what):
+        compiled(x)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), module(x))
+    with pytest.warns(UserWarning, match=what):
+        tricnn.from_torch(module, SHAPE)
+    other = copy.deepcopy(module)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = torch.compile(other, backend=compile_backend, options={"executor": "numpy"})
+        for net in (module, fast):
+            net(x).square().sum().backward()
+    for a, b in zip(module.parameters(), other.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad)
+
+
 def test_parameters_that_are_computed_or_lent() -> None:
     """Weight and spectral norms, set before and after it is compiled, stay PyTorch's; functional_call lends others."""
     module = Small().double()

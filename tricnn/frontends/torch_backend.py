@@ -30,7 +30,7 @@ from ..run.model import ALL_DTYPES, EXECUTORS
 from ..run.open_step import OpenStep
 from ..system.errors import GraphError, TargetError, shown
 from .assembler import NotImported
-from .torch_export import example_inputs, exported
+from .torch_export import example_inputs, exported, unknown
 from .torch_function import Call, as_tensor, autocast_to, called, executor_on, wanted
 from .torch_graph import assembled
 from .torch_regions import Calls, Split, counters, split, value_of, why_outside
@@ -262,7 +262,9 @@ def imported(calls: Calls) -> Graph:
     inputs = example_inputs(calls, tuple(calls.given.values()))
     # Dynamo is at work: what an export within it assumes of its inputs is no condition on the model's.
     with tracing(None), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        program = exported(calls, inputs)
+        program, unseen = exported(calls, inputs)
+    if unseen:
+        raise GraphError(unknown(unseen))
     calls.check(program)
     return assembled(calls, program, inputs, "region", {})
 

@@ -25,6 +25,7 @@ from ..system.errors import GraphError, shown
 from ..system.waiting import Waiting
 from .assembler import accepted_name
 from .imported_graphs import found, keep, key_of
+from .torch_gradients import switched_off, watched
 from .torch_graph import assembled, state_of, understood
 from .torch_in_place import changes
 from .torch_source import code_of, code_of_traceback
@@ -59,9 +60,28 @@ def from_torch(
     A single output is called ``logits``, those of a dictionary or a named tuple after their keys, those of a tuple
     ``output0``, ``output1``, ...; outputs that only ``train()`` has are left out of inference.
 
+    Warns of what forward does to gradients beside its values, for the graph does not know it: the own backward of an
+    autograd.Function, hooks on values, torch.no_grad.
+
     Raises GraphError: for a module that torch.export cannot export; for one that fixes its batch size; and, all at once
     in ``error.problems``, for operations that are not supported, each with its module, its line of code and what to do.
     """
+    graph, unseen = graph_of(module, example, name, loss_weights, cache)
+    if unseen:
+        warnings.warn(f"{graph.name}: {unknown(unseen)}: gradients are those of its values", stacklevel=2)
+    return graph, state_of(unwrapped(module), graph)
+
+
+def unknown(unseen: Sequence[str]) -> str:
+    """What is said of what forward does to gradients that the graph does not know."""
+    return f"forward has {' and '.join(unseen)}, which a compiled network does not know"
+
+
+def graph_of(
+    module: Module, example: Any, name: str | None = None, loss_weights: Mapping[str, float] | None = None,
+    cache: bool = True,
+) -> tuple[Graph, tuple[str, ...]]:  # fmt: skip
+    """The graph of a module as :func:`from_torch` has it, and what forward does to gradients beside it, in words."""
     import torch
 
     module = unwrapped(module)
@@ -71,13 +91,15 @@ def from_torch(
     inputs = example_inputs(module, example)
     check_modules(module)
     key = key_of(module, inputs, graph_name, dict(loss_weights or {})) if cache else None
+    unseen: tuple[str, ...] = ()
     graph = found(key)
     if graph is None:
         with reporting(module, graph_name):
-            program = exported(module, inputs)
+            program, unseen = exported(module, inputs)
         graph = assembled(module, program, inputs, graph_name, dict(loss_weights or {}))
-        keep(key, graph)
-    return graph, state_of(module, graph)
+        if not unseen:
+            keep(key, graph)
+    return graph, unseen
 
 
 def unwrapped(module: Any) -> Any:
@@ -132,19 +154,22 @@ def check_modules(module: Module) -> None:
             raise GraphError(f"module {path}: momentum=None (a cumulative average) is not accepted; give it a number")
 
 
-def exported(module: Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-    """The module's calls, functional, one for each layer. Raises GraphError in one line where it cannot be exported."""
+def exported(module: Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, tuple[str, ...]]:
+    """The module's calls, functional, one for each layer, and what forward does to gradients beside them, in words.
+    Raises GraphError in one line where it cannot be exported."""
     import torch
 
     open_batch = ({0: torch.export.Dim.AUTO},) * len(inputs)
     try:
         with warnings.catch_warnings(), without_partial_graphs():
             warnings.simplefilter("ignore")  # of PyTorch's own deprecations
-            program = torch.export.export(module, inputs, dynamic_shapes=(open_batch), strict=False)
+            with watched() as seen:
+                program = torch.export.export(module, inputs, dynamic_shapes=(open_batch), strict=False)
+            unseen = tuple(dict.fromkeys((*seen, *switched_off(program))))
             if understood(module, program):
-                return program
+                return program, unseen
             check_traceable(module, program)
-            return program.run_decompositions({})
+            return program.run_decompositions({}), unseen
     except GraphError:
         raise
     except Exception as error:  # whatever forward or the exporter raises

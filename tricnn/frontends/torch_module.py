@@ -28,7 +28,7 @@ from ..machine.dtypes import dtype_named
 from ..run.model import ALL_DTYPES, EXECUTORS
 from ..run.open_step import OpenStep
 from ..system.errors import GraphError, ShapeError, TargetError, shown
-from .torch_export import example_inputs, from_torch, unwrapped
+from .torch_export import example_inputs, graph_of, unknown, unwrapped
 from .torch_function import Call, as_tensor, autocast_to, called, check_input, executor_on, wanted
 
 #: what a compiled module and the original one have as one
@@ -76,6 +76,7 @@ class Module(torch.nn.Module):
         for what, value, known in (("dtype", dtype, ALL_DTYPES), ("executor", executor, EXECUTORS)):
             if value not in known:
                 raise TargetError(f"{what} {shown(value)} is unknown; accepted: {', '.join(known)}")
+        unseen: tuple[str, ...] = ()
         if isinstance(module, Graph):
             origin, graph, inputs = _declared(module, seed), module, None
         else:
@@ -86,12 +87,12 @@ class Module(torch.nn.Module):
                 raise GraphError("tricnn.Module: give it an example of what forward takes, such as (1, 3, 224, 224)")
             inputs = [tuple(x.shape) for x in example_inputs(origin, example)]
             with _all_learning(origin):
-                graph, _ = from_torch(_computed(origin), example)
+                graph, unseen = graph_of(_computed(origin), example)
         for part in SHARED:
             self.__dict__[part] = origin.__dict__[part]
         self.training = origin.training
         _channels_last(self)
-        self._tricnn = _Compiled(self, origin, graph, inputs, dtype, executor, target, fuse)
+        self._tricnn = _Compiled(self, origin, graph, inputs, dtype, executor, target, fuse, unseen)
 
     def forward(self, *inputs: Any) -> Any:
         """The outputs of a batch of images ``[N, C, H, W]``."""
@@ -125,7 +126,9 @@ class _Compiled:
         executor: str,
         target: str | None,
         fuse: bool | str,
+        unseen: tuple[str, ...],
     ):
+        self.unseen = unseen
         self.graph, self.dtype, self.executor, self.target, self.fuse = graph, dtype, executor, target, fuse
         self.origin, self.inputs = origin, inputs
         self.kinds = {name: parametrize.type_before_parametrizations(m) for name, m in module.named_modules() if name}
@@ -209,6 +212,11 @@ class _Compiled:
         given = {n.name: _rescaled(n, x) for n, x in zip(declared, inputs, strict=True)}
         given |= {n.name: self._held(module, n) for n in self.graph.parameters}
         wants = wanted(given)
+        if wants and self.unseen:
+            raise TargetError(
+                f"{self.graph.name}: {unknown(self.unseen)}; accepted are calls under torch.no_grad(), and "
+                'torch.compile(backend="tricnn"), which leaves such calls to PyTorch'
+            )
         step = self.step(settings, wants, len(inputs[0]), dtype, executor)
         sources = {n.name for n in step.plan.graph.nodes if n.row.source is not None}
         given |= {n.name: self._held(module, n) for n in self.graph.buffers if n.name in sources}
