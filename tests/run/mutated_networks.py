@@ -102,10 +102,10 @@ def pixels() -> Graph:
 
 
 def strips() -> Graph:
-    """Depthwise convolutions of images that are two segments high and two strips wide, behind a batch norm; one of them
-    with a stride."""
+    """Depthwise convolutions of images that are two segments high and three strips wide, behind a batch norm; one of
+    them with a stride."""
     b = GraphBuilder("strips")
-    h = b.conv2d(b.input("x", (4, 17, 7)), 8, 1, bias=False, name="c1")
+    h = b.conv2d(b.input("x", (4, 17, 9)), 8, 1, bias=False, name="c1")
     h = b.relu(b.batch_norm(h, name="b1"))
     h = b.tanh(b.conv2d(h, 8, 3, padding=1, groups=8, name="c2"))
     h = b.relu(b.conv2d(h, 8, 3, stride=2, padding=1, groups=8, name="c3"))
