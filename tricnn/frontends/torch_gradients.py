@@ -24,7 +24,7 @@ def watched() -> Iterator[dict[str, None]]:
     def applied(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not cls.__module__.startswith("torch."):
             found[f"the backward of {cls.__name__}"] = None
-        return apply.__func__(cls, *args, **kwargs)
+        return apply.__get__(None, cls)(*args, **kwargs)
 
     def hooked(x: Any, *args: Any, **kwargs: Any) -> Any:
         found["a hook on a value's gradient"] = None
