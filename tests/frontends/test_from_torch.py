@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import tricnn
-from tests.frontends import modules
+from tests.frontends import modules, modules_by_hand
 from tests.frontends.judge import check_infer, check_train, images, imported, lively, load
 from tricnn.frontends.assembler import NotImported
 from tricnn.ir import Graph
@@ -38,13 +38,13 @@ CASES = {
     "resized": (modules.Resized, (2, 8, 8)),
     "arithmetic": (modules.Arithmetic, (2, 7, 7)),
     "channels last": (modules.ChannelsLast, (2, 5, 5)),
-    "standardised": (modules.Standardized, (3, 6, 5)),
-    "gates and borders": (modules.GatesAndBorders, (3, 6, 5)),
-    "channel masks": (modules.ChannelMasks, (3, 6, 5)),
+    "standardised": (modules_by_hand.Standardized, (3, 6, 5)),
+    "gates and borders": (modules_by_hand.GatesAndBorders, (3, 6, 5)),
+    "channel masks": (modules_by_hand.ChannelMasks, (3, 6, 5)),
     "branches": (modules.Branches, (3, 6, 5)),
     "one number": (modules.OneNumber, (3, 6, 5)),
-    "normalised by hand": (modules.NormalizedByHand, (3, 6, 5)),
-    "rows and columns": (modules.RowsAndColumns, (3, 8, 6)),
+    "normalised by hand": (modules_by_hand.NormalizedByHand, (3, 6, 5)),
+    "rows and columns": (modules_by_hand.RowsAndColumns, (3, 8, 6)),
 }
 
 

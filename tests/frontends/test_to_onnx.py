@@ -9,7 +9,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import tricnn
-from tests.frontends import modules
+from tests.frontends import modules, modules_by_hand
 from tests.frontends.judge import lively
 
 
@@ -23,13 +23,14 @@ def network(name: str) -> tuple[tricnn.Graph, tricnn.Model]:
         m.load_state_dict(drawn)
         return graph, m
     shape = {"Mobile": (3, 10, 10), "Arithmetic": (2, 7, 7), "Many": (2, 6, 6)}.get(name, (3, 6, 5))
-    graph, state = tricnn.from_torch(lively(getattr(modules, name)()), (2, *shape), cache=False)
+    graph, state = tricnn.from_torch(lively(CLASSES[name]()), (2, *shape), cache=False)
     m = tricnn.compile(graph, batch=2)
     m.load_state_dict(state)
     return graph, m
 
 
 NAMES = ["lenet", "resnet18"]
+CLASSES = vars(modules) | vars(modules_by_hand)
 SLOW = ["ChannelMasks", "Mobile", "Arithmetic", "Many", "Standardized"]
 SLOW += [n for n in tricnn.graphs.ARCHITECTURES if n not in NAMES]
 

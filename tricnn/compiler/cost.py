@@ -235,7 +235,7 @@ class Cost:
         return columns > self.tile(columns)
 
     def _in_boxes(self, anchor: Node, index: int, graph: Graph) -> bool:
-        """Whether the images that an operand is formed of come in boxes: of pixels, each of which is a row of it."""
+        """Whether the images that an operand is formed of come in boxes, of which each row is a pixel."""
         if not TARGETS[self.target].bulk_copies or STORED[self.dtype] > 2:
             return False
         if not anchor.row.over_images or (anchor.row.weight_gradient and index == 0):
