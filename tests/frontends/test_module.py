@@ -5,6 +5,7 @@ import io
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import tricnn
 from tests.graphs.reference import REFERENCE
 from tricnn.frontends import torch_module
 from tricnn.frontends.torch_backend import compile_backend
+from tricnn.frontends.torch_gradients import watched
 from tricnn.ir import GraphError, ShapeError, TargetError
 from tricnn.run.open_step import OpenStep
 
@@ -387,6 +389,20 @@ def test_gradients_that_no_graph_knows_are_never_passed_over() -> None:
         assert (a.grad is None) == (b.grad is None)
         if a.grad is not None:
             torch.testing.assert_close(b.grad, a.grad)
+
+
+def test_threads_that_import_at_once_leave_pytorch_as_it_was() -> None:
+    """Each watches the process: were they to do so side by side, one would restore what another has put there."""
+    before = torch.autograd.Function.__dict__["apply"], torch.Tensor.register_hook
+    first, second = watched(), watched()
+    first.__enter__()
+    other = threading.Thread(target=lambda: (second.__enter__(), second.__exit__(None, None, None)))
+    other.start()
+    other.join(0.2)
+    assert other.is_alive()
+    first.__exit__(None, None, None)
+    other.join()
+    assert before == (torch.autograd.Function.__dict__["apply"], torch.Tensor.register_hook)
 
 
 def test_parameters_that_are_computed_or_lent() -> None:

@@ -5,12 +5,15 @@ These are functions with a backward of their own, hooks on values, and gradients
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 #: of an exported program: calls under torch.no_grad, as a graph of their own
 SWITCHED = "wrap_with_set_grad"
+
+_WATCHING = threading.RLock()  # what is watched belongs to the process: one thread at a time, or one restores another's
 
 
 @contextmanager
@@ -19,7 +22,6 @@ def watched() -> Iterator[dict[str, None]]:
     import torch
 
     found: dict[str, None] = {}
-    apply, hook = torch.autograd.Function.__dict__["apply"], torch.Tensor.register_hook
 
     def applied(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not cls.__module__.startswith("torch."):
@@ -30,17 +32,16 @@ def watched() -> Iterator[dict[str, None]]:
         found["a hook on a value's gradient"] = None
         return hook(x, *args, **kwargs)
 
-    vars_of_both: tuple[tuple[Any, str, Any, Any], ...] = (
-        (torch.autograd.Function, "apply", classmethod(applied), apply),
-        (torch.Tensor, "register_hook", hooked, hook),
-    )
-    for owner, name, watching, _ in vars_of_both:
-        setattr(owner, name, watching)
-    try:
-        yield found
-    finally:
-        for owner, name, _, before in vars_of_both:
-            setattr(owner, name, before)
+    with _WATCHING:
+        apply, hook = torch.autograd.Function.__dict__["apply"], torch.Tensor.register_hook
+        places = ((torch.autograd.Function, "apply"), (torch.Tensor, "register_hook"))
+        for (owner, name), watching in zip(places, (classmethod(applied), hooked), strict=True):
+            setattr(owner, name, watching)
+        try:
+            yield found
+        finally:
+            for (owner, name), before in zip(places, (apply, hook), strict=True):
+                setattr(owner, name, before)
 
 
 def switched_off(program: Any) -> Iterator[str]:
