@@ -164,7 +164,7 @@ UNDER_WAY = [
 def test_progress_is_not_among_what_was_asked_for(tricnn, tiny, tmp_path, monkeypatch, command, said):
     """`tricnn compile lenet > table.txt` leaves a table; what is under way is said on standard error."""
     monkeypatch.setenv("TRICNN_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(waiting, "SECONDS_BETWEEN_LINES", 0.01)
+    monkeypatch.setattr(waiting, "SECONDS_BETWEEN_LINES", 0.001)
     name, *options = command.split()
     ran = tricnn(name, tiny, *options)
     assert ran.status == 0 and ran.out, ran.err
