@@ -117,6 +117,7 @@ def test_a_gradient_is_what_was_written_and_stays(executor: str, monkeypatch: py
     monkeypatch.setattr(OpenStep, "backward", observed)
     layers = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(16, 3))
     module, compiled = pair(layers, (1, 2, 4, 4), executor=executor)
+    compiled.to(memory_format=torch.channels_last)
     x = [torch.randn(2, 2, 4, 4) for _ in range(2)]
     for net in (module, compiled):
         net(x[0]).square().sum().backward()

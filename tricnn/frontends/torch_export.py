@@ -29,6 +29,7 @@ from .torch_gradients import switched_off, watched
 from .torch_graph import assembled, state_of, understood
 from .torch_in_place import changes
 from .torch_source import code_of, code_of_traceback
+from .views import View
 
 if TYPE_CHECKING:
     import torch
@@ -79,9 +80,11 @@ def unknown(unseen: Sequence[str]) -> str:
 
 def graph_of(
     module: Module, example: Any, name: str | None = None, loss_weights: Mapping[str, float] | None = None,
-    cache: bool = True,
+    cache: bool = True, views: dict[str, View] | None = None,
 ) -> tuple[Graph, tuple[str, ...]]:  # fmt: skip
-    """The graph of a module as :func:`from_torch` has it, and what forward does to gradients beside it, in words."""
+    """The graph of a module as :func:`from_torch` has it, and what forward does to gradients beside it, in words.
+    Into ``views`` go those under which forward returns outputs that the graph has in another shape; without it, such
+    outputs are not supported."""
     import torch
 
     module = unwrapped(module)
@@ -96,8 +99,8 @@ def graph_of(
     if graph is None:
         with reporting(module, graph_name):
             program, unseen = exported(module, inputs)
-        graph = assembled(module, program, inputs, graph_name, dict(loss_weights or {}))
-        if not unseen:
+        graph = assembled(module, program, inputs, graph_name, dict(loss_weights or {}), views)
+        if not unseen and not views:
             keep(key, graph)
     return graph, unseen
 

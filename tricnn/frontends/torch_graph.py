@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ..ir.graph import Graph
 from ..ir.ops.images import MOST_CHANNELS
 from ..system.errors import GraphError
-from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, accepted_name
+from .assembler import BATCH, UNKNOWN, Assembler, Declared, Site, Stored, Unsupported, accepted_name
 from .torch_in_place import reads_as_functional
 from .torch_names import OTHERWISE, advice, target_name
 from .torch_ops import ATEN
 from .torch_source import code_of
+from .views import View
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
     Module = torch.nn.Module
 
 
-def assembled(module: Module, program: Any, inputs: Sequence[Any], name: str, loss_weights: dict[str, float]) -> Graph:
-    """The graph of an exported program."""
-    reader = _Reader(module, program, name)
+def assembled(
+    module: Module, program: Any, inputs: Sequence[Any], name: str, loss_weights: dict[str, float],
+    views: dict[str, View] | None = None,
+) -> Graph:  # fmt: skip
+    """The graph of an exported program.
+    Into ``views`` go those under which forward returns outputs that the graph has in another shape; without it, such
+    outputs are not supported."""
+    reader = _Reader(module, program, name, views)
     reader.read()
     reader.outputs(training_only(module, inputs, reader.structure), loss_weights)
     reader.a.refuse(name, OTHERWISE)
@@ -43,8 +49,8 @@ def understood(module: Module, program: Any) -> bool:
 class _Reader:
     """Goes through the calls of an exported program."""
 
-    def __init__(self, module: Module, program: Any, name: str):
-        self.module, self.program = module, program
+    def __init__(self, module: Module, program: Any, name: str, views: dict[str, View] | None = None):
+        self.module, self.program, self.views = module, program, views
         self.first_name: dict[str, str] = {}  # of a parameter with several names: the first
         self.a = Assembler(name, self.declared())
         self.values: dict[Any, Any] = {}
@@ -197,7 +203,7 @@ class _Reader:
             given = self.values.get(node)
             if given is UNKNOWN:
                 continue
-            value = self.a.attempt(partial(self.a.plain, given), shapes_of(node.meta.get("val")))
+            value = self.a.attempt(partial(self.output, name, given), shapes_of(node.meta.get("val")))
             if not isinstance(value, str):  # a stand-in
                 continue
             only = extra is not None and path in extra
@@ -206,6 +212,17 @@ class _Reader:
             raise GraphError(
                 f"loss_weights: there is no output {', '.join(loss_weights)}; the outputs are {', '.join(names)}"
             )
+
+    def output(self, name: str, given: Any) -> str:
+        """The name of the value that an output is, or of which it is a view that the caller takes."""
+        try:
+            return self.a.plain(given)
+        except Unsupported:
+            seen = self.a.tensor(given)
+            if self.views is None or not seen.view.of_whole_batches:
+                raise
+            self.views[name] = seen.view
+            return seen.value
 
 
 def is_tensor(argument: Any) -> bool:

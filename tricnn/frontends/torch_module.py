@@ -9,6 +9,7 @@ gradient, autocast, the images' device.
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,7 @@ from ..run.open_step import OpenStep
 from ..system.errors import GraphError, ShapeError, TargetError, shown
 from .torch_export import example_inputs, graph_of, unknown, unwrapped
 from .torch_function import Call, as_tensor, autocast_to, called, check_input, executor_on, wanted
+from .views import View
 
 #: what a compiled module and the original one have as one
 SHARED = (
@@ -77,6 +79,7 @@ class Module(torch.nn.Module):
             if value not in known:
                 raise TargetError(f"{what} {shown(value)} is unknown; accepted: {', '.join(known)}")
         unseen: tuple[str, ...] = ()
+        views: dict[str, View] = {}
         if isinstance(module, Graph):
             origin, graph, inputs = _declared(module, seed), module, None
         else:
@@ -87,16 +90,15 @@ class Module(torch.nn.Module):
                 raise GraphError("tricnn.Module: give it an example of what forward takes, such as (1, 3, 224, 224)")
             inputs = [tuple(x.shape) for x in example_inputs(origin, example)]
             with _all_learning(origin):
-                graph, unseen = graph_of(_computed(origin), example)
+                graph, unseen = graph_of(_computed(origin), example, views=views)
         for part in SHARED:
             self.__dict__[part] = origin.__dict__[part]
         self.training = origin.training
-        _channels_last(self)
-        self._tricnn = _Compiled(self, origin, graph, inputs, dtype, executor, target, fuse, unseen)
+        self._tricnn = _Compiled(self, origin, graph, inputs, dtype, executor, target, fuse, unseen, views)
 
     def forward(self, *inputs: Any) -> Any:
         """The outputs of a batch of images ``[N, C, H, W]``."""
-        return self._tricnn.run(self, inputs)
+        return _as_it_is(self._tricnn.run, self, inputs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Put into ``destination`` what the original module puts there, whichever way it does that."""
@@ -110,6 +112,16 @@ class Module(torch.nn.Module):
         """What it was compiled from, and how."""
         compiled = self._tricnn
         return f"{compiled.graph.name}, dtype={compiled.dtype}, executor={compiled.executor}"
+
+
+def _as_it_is(function: Any, *arguments: Any) -> Any:
+    """What a function gives where somebody's torch.compile must not look into it: Dynamo calls it."""
+    if "torch._dynamo" in sys.modules:  # where it is not, nobody compiles; to load it takes a second
+        function = torch.compiler.disable(function)
+    return function(*arguments)
+
+
+_as_it_is._torchdynamo_disable = True  # type: ignore[attr-defined]  # as torch.compiler.disable marks what it gives
 
 
 class _Compiled:
@@ -127,8 +139,9 @@ class _Compiled:
         target: str | None,
         fuse: bool | str,
         unseen: tuple[str, ...],
+        views: dict[str, View],
     ):
-        self.unseen = unseen
+        self.unseen, self.views = unseen, views
         self.graph, self.dtype, self.executor, self.target, self.fuse = graph, dtype, executor, target, fuse
         self.origin, self.inputs = origin, inputs
         self.kinds = {name: parametrize.type_before_parametrizations(m) for name, m in module.named_modules() if name}
@@ -229,7 +242,7 @@ class _Compiled:
         )
         learning = bool(step.plan.graph.updates)
         with self.lock if learning else nullcontext():
-            results = called(call, given)
+            results = {n: self.views[n].of_numbers(y) if n in self.views else y for n, y in called(call, given).items()}
             self._update(module, settings, call.updates)
         if structure is not None and fits:
             return structure.of(results.values())
@@ -394,13 +407,6 @@ def _computed(module: torch.nn.Module) -> torch.nn.Module:
         for name, x in values.items():
             layer.register_parameter(name, torch.nn.Parameter(x.detach()))
     return module
-
-
-def _channels_last(module: torch.nn.Module) -> None:
-    """Let 4-D parameters lie as kernels read them, so that nobody copies them at every step."""
-    for p in module.parameters():
-        if p.dim() == 4 and not p.is_meta:
-            p.data = p.data.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

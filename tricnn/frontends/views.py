@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,23 @@ class View:
     def narrow(self) -> View:
         """The view with dimensions of nothing but copies left at 1, as arithmetic takes them."""
         return View(self.base, tuple(() if all(f.axis == REPEATED for f in dim) else dim for dim in self.dims))
+
+    @property
+    def of_whole_batches(self) -> bool:
+        """Are the batch's images, in their order, the first dimension, and no number there twice or left out?"""
+        flat = [f for dim in self.dims for f in dim]
+        counted = [prod(f.extent for f in flat if f.axis == axis) for axis in range(len(self.base))]
+        first = View.of(self.base).dims[:1]
+        return self.dims[:1] == first and counted == list(self.base) and all(f.axis != REPEATED for f in flat)
+
+    def of_numbers(self, x: Any) -> Any:
+        """The numbers of a value [N, ...] as they are seen: an array or a tensor, reshaped and permuted.
+        The view is ``of_whole_batches``; N may be another one than its own."""
+        flat = [f for dim in self.dims[1:] for f in dim]
+        stored = sorted(flat, key=lambda f: (f.axis, -f.step))
+        order = [0, *(1 + stored.index(f) for f in flat)]
+        split = x.reshape(len(x), *(f.extent for f in stored))
+        return (split.permute if hasattr(split, "permute") else split.transpose)(order).reshape(len(x), *self.shape[1:])
 
     def without(self, dims: Sequence[int], *, keep: bool) -> View:
         """The view without some dimensions; ``keep`` leaves them there, of extent 1."""
