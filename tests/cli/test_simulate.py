@@ -24,6 +24,9 @@ def test_compile_simulates_each_kernel_and_the_whole(tricnn, tiny):
     shown = tricnn(*how, "--simulate")
     assert shown.status == 0 and "simulated, not measured" in shown.out
     assert all(k["waits_for"] in shown.out for k in found["kernels"])
+    step = tricnn(*how, "--mode", "train", "--simulate", "--json").json  # its last launch goes by a table of addresses
+    assert step["kernels"][-1]["name"] == "sum_weight_gradients" and step["kernels"][-1]["share"] < 1
+    assert step["simulated_us"] == pytest.approx(sum(k["simulated_us"] for k in step["kernels"]), abs=0.01)
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from tricnn.machine.sass import Parameters
 from tricnn.machine.simulator import Hopper, Launch, NotSimulated, simulate, traced
 from tricnn.machine.simulator.core import WAITS
 from tricnn.machine.simulator.launch import box_bytes, programs_per_processor, sampled
 
-from .streams import assembled, launch
+from .streams import BASE, assembled, launch
 
 GPU = Hopper()
 #: a load of 128 bytes that nothing holds up: its way through the multiprocessor's port, and memory's latency
@@ -111,6 +112,23 @@ def test_a_loop_runs_as_often_as_its_argument_says():
     for times in (1, 7, 5000):
         one = launch(*lines, warps=2, arguments={"N": times})
         assert simulate(one).instructions == 2 * (2 + 3 * times + 1)
+
+
+def test_a_loop_runs_as_often_as_the_launchs_table_says_each_program():
+    """Without the table the same loop cannot be followed."""
+    times = [1, 7, 100, 3, 50, 2, 9, 40]
+    lines = ("1 LDC.64 R2, c[0x0][0x210]", "1 S2R R5, SR_CTAID.X", "4 MOV R1, RZ", "4 IMAD.WIDE R2, R5, 0x8, R2",
+             "1 w0 LDG.E.64 R4, desc[UR4][R2.64]", ".L_0:", "4 b1 IADD3 R1, R1, 0x1, RZ",
+             "4 ISETP.LT.AND P0, PT, R1, R4, PT", "1 @P0 BRA `(.L_0)")  # fmt: skip
+    one = replace(
+        launch(*lines, warps=2, programs=len(times)),
+        signature={"table": "*i64"},
+        parameters=Parameters(BASE, ((0, 8),)),
+    )
+    known = simulate(replace(one, values={"table": times}))
+    assert known.instructions == 2 * (5 + 3 * sum(times) / len(times) + 1) and not known.assumed
+    with pytest.raises(NotSimulated, match="a loop's end depends on numbers in memory"):
+        simulate(one)
 
 
 def test_threads_that_part_come_together():

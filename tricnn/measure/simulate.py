@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..build.cache import Entry, KernelCache
 from ..build.compile import CompiledKernel
-from ..lower.names import StepNumber
-from ..lower.program import Descriptor, Program, step_numbers
+from ..lower.names import SUM_TABLE, StepNumber
+from ..lower.program import SUM_BLOCK, Descriptor, Program, step_numbers
 from ..lower.program import Launch as ProgramLaunch
 from ..machine import machines, sass, simulator
 from ..machine.simulator import Hopper, Launch, NotSimulated, Simulated
@@ -137,7 +137,23 @@ def how_launched(program: Program, launch: ProgramLaunch) -> How:
             values[argument] = numbers[given]
         elif given in program.descriptors:
             values[argument] = _shape(program.descriptors[given])
+        elif given == SUM_TABLE:
+            values[argument] = _sums(program)
     return How((x, y, z), signature, values, sum(moved.read for moved in program.moved(launch, batch).values()))
+
+
+def _sums(program: Program) -> list[int]:
+    """The table by which one launch adds up partial sums, [blocks, 5], as `sum_partials_of_many` reads it.
+    Its buffers lie far apart, at addresses that no argument has."""
+    names = dict.fromkeys(name for s in program.sums for name in (s.source, s.target))
+    buffers = {name: 1000 + i << 36 for i, name in enumerate(names)}
+    return [
+        number
+        for s in program.sums
+        for first in range(0, s.length, SUM_BLOCK)
+        for number in (buffers[s.source] + 4 * (s.start + first), buffers[s.target] + 4 * first, s.parts, s.stride,
+                       min(SUM_BLOCK, s.length - first))
+    ]  # fmt: skip
 
 
 def _shape(described: Descriptor) -> list[int | None]:

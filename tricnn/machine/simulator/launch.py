@@ -28,6 +28,8 @@ from .trace import LANES, Refused, Trace
 
 #: multiprocessors that are modelled; they stand for all
 MODELLED = 8
+#: programs of a launch without two alike that stand for all
+UNLIKE = 128
 #: words of constant bank 0 on sm_90 that the driver fills in: the size of a program and of the grid, the top of the
 #: stack, and where the bank itself lies in memory (read off kernels that use them)
 _PROGRAM_SIZE, _GRID, _STACK, _DESCRIPTOR, _BANK_ADDRESS = 0x0, 0xC, 0x28, 0x208, (0x118, 0x198, 0x1F0)
@@ -44,7 +46,8 @@ class Launch:
     """A kernel's machine code and how it is launched.
 
     ``signature``: argument -> Triton's type (``*bf16``, ``i32``, ``tensordesc<bf16[64, 64]>``), in order; ``values``:
-    what is known of them, a number, or the shape of a descriptor's tensor. ``registers`` are of a thread,
+    what is known of them, a number, the shape of a descriptor's tensor, or what lies at the address that one ``*i64``
+    is: a table by which its programs go, unlike one another. ``registers`` are of a thread,
     ``shared_bytes`` of a program. ``read_bytes``: what the launch must read from memory; what its programs load beyond
     that comes from caches; None: all that they load.
     """
@@ -109,6 +112,21 @@ def box_bytes(kind: str) -> int:
     return math.prod(rows) * min(inner * _BYTES[matched[1]], 128)
 
 
+def address(number: int) -> int:
+    """Where the buffer lies that is the argument of this number, from 1 on."""
+    return number << 36
+
+
+def content(launch: Launch) -> Any:
+    """The address of a launch's table and the words of 32 bits that lie there; of a launch without one, a 0."""
+    for number, (name, kind) in enumerate(launch.signature.items(), 1):
+        value = launch.values.get(name)
+        if kind == "*i64" and isinstance(value, Sequence):
+            words = np.array(value, np.int64).view(np.uint32).astype(np.int64)
+            return np.concatenate([np.array([address(number)]), words])
+    return np.zeros(1, np.int64)
+
+
 def bound(launch: Launch) -> tuple[dict[int, int], dict[int, int]]:
     """Constant bank 0 as programs find it, by word; and the bytes of a box by each place where its descriptor may be.
 
@@ -133,9 +151,8 @@ def bound(launch: Launch) -> tuple[dict[int, int], dict[int, int]]:
             shape = list(value) if isinstance(value, Sequence) else []
             words += [None, *[None] * (rank - len(shape)), *shape, *[None] * rank]
         else:
-            words.append(
-                number << 36 if kind.startswith("*") and value is None else value if isinstance(value, int) else None
-            )
+            known = value if isinstance(value, int) else None
+            words.append(address(number) if kind.startswith("*") and known is None else known)
     words += [0] * (len(launch.parameters.places) - len(words))  # Triton's own scratch pointers
     for (offset, size), word in zip(launch.parameters.places, words, strict=False):
         if word is not None and size in (4, 8):
@@ -146,12 +163,14 @@ def bound(launch: Launch) -> tuple[dict[int, int], dict[int, int]]:
     return bank, boxes
 
 
-def sampled(grid: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """Programs that stand for all, at most eight.
+def sampled(grid: tuple[int, int, int], unlike: bool = False) -> list[tuple[int, int, int]]:
+    """Programs that stand for all, at most eight; of a row of ``unlike`` ones as many as ``UNLIKE``, evenly.
     An axis of four or fewer may count unlike parts of the work and is taken whole; of a longer one some from its
     inside, since few programs lie at the ends. Along x they are spread by the golden ratio, so that no stride of the
     grid falls in with them."""
     x, y, z = grid
+    if unlike and y == z == 1:
+        return [(int(x * (i + 0.5) / UNLIKE), 0, 0) for i in range(UNLIKE)]
 
     def inside(n: int) -> list[int]:
         return list(range(n)) if n <= 4 else [n // 5, n // 2, n * 4 // 5]
@@ -200,19 +219,19 @@ def traced(launch: Launch) -> Traced:
         raise NotSimulated("there is no machine code with control bits")
     beside = SHARED_BYTES // programs_per_processor(launch) - launch.shared_bytes
     bank, boxes = bound(launch)
-    rows = decoded(code, bank)
+    rows, table = decoded(code, bank), content(launch)
 
     def followed(program: tuple[int, int, int], skips_from: int) -> Trace:
         values = rows.values.copy()
         values[PROGRAM : PROGRAM + 3] = program
         try:
-            return Trace(rows.table, values, launch.num_warps, boxes, max(8192, beside), skips_from)
+            return Trace(rows.table, values, launch.num_warps, boxes, max(8192, beside), skips_from, table)
         except Refused as refused:
             x = code[refused.at]
             raise NotSimulated(f"{refused} (`{x.text}` at {x.address:#x})") from None
 
     traces: list[Trace] = []
-    programs = sampled(launch.grid)
+    programs = sampled(launch.grid, len(table) > 1)
     counted = next((i for i, x in enumerate(code) if counts(x)), len(code))
     for program in programs:
         trace = followed(program, counted)

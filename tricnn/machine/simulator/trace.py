@@ -3,10 +3,10 @@
 All threads of one program (a thread block) are followed through its integer and control instructions, with the
 arguments and the grid of the launch. So loop trips, predicates, which 32-byte sectors an access touches, how often
 banks of shared memory conflict, and which phase of a barrier a copy belongs to, are computed. Numbers that come from
-memory, and floats, are not known: an access whose address depends on one counts as a full one, without conflicts;
-what a branch that depends on one would skip is taken to happen; a loop whose end does cannot be followed.
-Behind an atomic operation, by which programs count themselves, it is the other way round for all programs but the last:
-what a branch may skip there is skipped.
+memory (but for a table that the launch is given), and floats, are not known: an access whose address depends on one
+counts as a full one, without conflicts; what a branch that depends on one would skip is taken to happen; a loop whose
+end does cannot be followed. Behind an atomic operation, by which programs count themselves, it is the other way round
+for all programs but the last: what a branch may skip there is skipped.
 
 A warp's threads run together as long as they are at the same instruction; where they part, those that are furthest
 back run first. Warps take turns at the ends of loops, so that what one of them brought into the first-level cache
@@ -19,14 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import inner, kept
+from .costs import Kind
 from .decode import (
     GUARD,
     GUARD_MODIFIER,
     NEEDED,
     NOTE,
     NOTE_ARM,
+    NOTE_CODES,
     NOTE_MATRICES,
     NOTE_ONCE,
+    NUMBERS,
     RESULT,
     RESULT_2,
     SIZE,
@@ -57,19 +60,21 @@ REFUSALS = {
 }
 # plain integers for compiled code
 BRANCH, EXIT, REFUSED = int(Op.BRANCH), int(Op.EXIT), int(Op.REFUSED)
+NOTE_LOAD = NOTE_CODES[Kind.LOAD]
 
 
 @kept
 def follow(
     table, values, known, pcs, alive, turn, runs, run_count, notes, phases, note_count, waited, armed, barriers,
-    taken, hot, last, boxes, box_bytes, tags, valid, ages, totals, skips_from,
+    taken, hot, last, boxes, box_bytes, tags, valid, ages, totals, skips_from, content,
 ):  # fmt: skip
     """Run a program's warps until all have ended, or until a buffer is full: then it may be called again.
 
     values, known: [warp, row, lane]; pcs, alive: [warp, lane]; runs: [warp, i, (first, count)]; notes, phases:
     [warp, i]; waited, armed: by barrier; taken: [warp, instruction]; hot: [warp, (first, last)]; last: [instruction,
     warp]; totals: bytes loaded, bytes stored, instructions, the cache's clock, assumed branches; skips_from: the first
-    instruction from which on branches that depend on memory skip.
+    instruction from which on branches that depend on memory skip; content: the address of the memory whose numbers are
+    known, and these, 32 bits each.
     Returns (why it ended, where)."""
     warps, size = pcs.shape[0], table.shape[0]
     on, place = np.zeros(LANES, np.bool_), np.zeros(LANES, np.int64)
@@ -181,6 +186,8 @@ def follow(
                             if row[column] and some:
                                 if sure:
                                     execute(row, values[w], known[w], on, w * LANES)
+                                    if note == NOTE_LOAD and len(content) > 1:
+                                        _read(row, values[w], known[w], on, place, content)
                                 else:  # whether it happens is not known, so what it would leave is not either
                                     for lane in range(LANES):
                                         if on[lane]:
@@ -207,6 +214,19 @@ def follow(
         turn[0] = 0
         if living == 0:
             return DONE, 0
+
+
+@inner
+def _read(row, values, known, on, place, content):
+    """Fill in the registers of a load with what lies at its addresses, where that is known."""
+    if not places(row, values, known, on, place):
+        return
+    for lane in range(LANES):
+        if on[lane]:
+            first = (place[lane] - content[0]) // 4 + 1
+            for i in range(row[NUMBERS + 1]):
+                if 1 <= first + i < len(content):
+                    values[row[NUMBERS] + i, lane], known[row[NUMBERS] + i, lane] = content[first + i], True
 
 
 @inner
@@ -327,7 +347,7 @@ class Trace:
 
     def __init__(
         self, table: NDArray[np.int64], start: NDArray[np.int64], warps: int, boxes: dict[int, int], l1_bytes: int,
-        skips_from: int,
+        skips_from: int, content: NDArray[np.int64],
     ):  # fmt: skip
         size, rows = len(table), len(start)
         values = np.empty((warps, rows, LANES), np.int64)
@@ -350,7 +370,7 @@ class Trace:
         while True:
             why, at = follow(
                 table, values, known, pcs, alive, turn, runs, run_count, notes, phases, note_count,
-                *state, totals, skips_from,
+                *state, totals, skips_from, content,
             )  # fmt: skip
             if why != GROW:
                 break
