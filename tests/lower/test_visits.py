@@ -25,9 +25,9 @@ def test_channels_of_a_normalisation_are_counted_as_they_are_defined(channels, s
     windows of those."""
     windows = [[j for j in range(c - size // 2, c + (size - 1) // 2 + 1) if 0 <= j < channels] for c in range(channels)]
     own = sum(len(w) + 1 for w in windows)
-    assert normalised_channels("local_response_norm", channels, size) == {"x": own}
+    assert normalised_channels(channels, size, gradient=False) == {"x": own}
     readers = [[j for j in range(channels) if c in windows[j]] for c in range(channels)]
-    assert normalised_channels("local_response_norm_grad", channels, size) == {
+    assert normalised_channels(channels, size, gradient=True) == {
         "dy": sum(len(r) + 1 for r in readers),
         "x": own + sum(len(windows[j]) + 1 for r in readers for j in r),
     }
@@ -37,4 +37,4 @@ def test_the_widest_windows_take_no_time():
     widest = Axis(1 << 16, 1 << 16, 1 << 16, 1, 1 << 15)
     assert sum(widest.taps()) > 1 << 31
     assert sum(widest.covers()) > 1 << 31
-    assert normalised_channels("local_response_norm_grad", 1 << 16, 1 << 16)["x"] > 1 << 47
+    assert normalised_channels(1 << 16, 1 << 16, gradient=True)["x"] > 1 << 47

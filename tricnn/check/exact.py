@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..ir.graph import Graph, Node, Output
-from ..ir.table import Source
+from ..ir.table import OPS, Source
 from ..ir.types import N
 from ..lower.program import element
 from ..machine import tuned_files as tuning
@@ -32,9 +32,10 @@ def alone(problem: Problem) -> Graph:
     attrs: dict[str, object] = dict(stride=stride, dilation=dilation, padding=padding, groups=size["GROUPS"])
     x, dy, weight = (c, h, w), (k, p, q), (k, c // size["GROUPS"], r, s)
     operands = {"x": x, "w": weight}
-    if problem.kind == "conv2d_grad_input":
+    product = OPS[problem.kind].product
+    if product == "by_input":
         attrs["input_size"], operands = (h, w), {"dy": dy, "w": weight}
-    if problem.kind == "conv2d_grad_weight":
+    if product == "by_weight":
         attrs["kernel_size"], operands = (r, s), {"dy": dy, "x": x}
     nodes = [
         Node(name, "parameter", (), {"shape": shape, "init": "constant(0)"}) if name == "w"

@@ -177,7 +177,7 @@ def shared_operands(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
     found = []
     for first, second in pairwise(plan.kernels):
         same = [v for v in first.reads if v in second.reads and plan.type(v).batched]
-        if "_grad_input" in first.anchor.op and "_grad_weight" in second.anchor.op and same:
+        if first.anchor.row.product == "by_input" and second.anchor.row.product == "by_weight" and same:
             values = dict.fromkeys((*first.reads, *first.writes, *second.reads))
             touched = sum(cost.bytes(plan.type(v)) for v in values)
             found.append({

@@ -139,7 +139,7 @@ def kernel_starts(program: Program, function: Function) -> list[int]:
 def _anchor(program: Program, function: Function) -> str:
     """The layer whose loop a function's template owns; empty for sums of many layers."""
     first = launches_of(program, function)[0]
-    if first.kind == "sum_partials_of_many":
+    if first.finishes_many:
         return ""
     return next(kernel.anchor.name for kernel in program.plan.kernels if kernel.name == first.kernel)
 
@@ -154,10 +154,10 @@ def _heading(program: Program, function: Function) -> list[Line]:
             lines.append(Line(f"# also: {launch.kernel} ({', '.join(launch.layers)})"))
             continue
         lines.append(Line(f"# {function.name}: {launch.kind}"))
-        if launch.kind == "sum_partials_of_many":
+        if launch.finishes_many:
             lines.append(Line(f"#   finishes {len(launch.layers)} gradients; SUMS, below, has them all"))
             continue
-        if launch.kind in ("split_sum", "merge_stats", "mean_rows", "finish_filters"):
+        if launch.finishes:
             lines.append(Line(f"#   the last step of {launch.kernel}"))
             continue
         for node in kernel.nodes:

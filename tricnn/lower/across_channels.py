@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -19,12 +20,48 @@ from .positions import At
 from .size import N, Size, cdiv
 
 
-def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
-    """Lower softmax, local_response_norm, a sum or maximum along the channels of each pixel, or a gradient of these."""
+def lower_softmax(state: Lowering, kernel: Kernel) -> None:
+    """Lower softmax or its gradient: a program has whole rows."""
+    c = _channels(state, kernel)
+    width = tiles.power_of_two(c)
+    tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
+    _lower(state, kernel, tile, (cdiv(N, tile.m),), {"C": c}, {})
+
+
+def lower_of_all_channels(state: Lowering, kernel: Kernel) -> None:
+    """Lower a sum or maximum along the channels of each pixel, or a gradient of these."""
+    node, c, pixels = kernel.anchor, _channels(state, kernel), state.plan.type(kernel.anchor.name).pixels
+    width, constants = min(tiles.power_of_two(c), 256), {"C": c, "PIXELS": pixels}
+    if len(node.inputs) > 1:  # a gradient, which has all channels of a pixel at once
+        width, constants = tiles.power_of_two(c), {**constants, "SHARED": node.attrs["ties"] == "shared"}
+    tile = tiles.Tile(max(1, 2048 // width), width, 1, 4, 1)
+    _lower(state, kernel, tile, (cdiv(N * pixels, tile.m),), constants, {})
+
+
+def lower_of_near_channels(state: Lowering, kernel: Kernel) -> None:
+    """Lower local response normalisation or its gradient: tiles of pixels and channels, which load those near by."""
+    node, c, pixels = kernel.anchor, _channels(state, kernel), state.plan.type(kernel.anchor.name).pixels
+    a = node.attrs
+    shape = {"PIXELS": pixels, "C": c, "SIZE": a["size"]}
+    tile = state.tile(kernel.name, kernel, node.op, shape, partial(tiles.elementwise, c))
+    constants = {"C": c, "PIXELS": pixels, "SIZE": a["size"], "ALPHA": a["alpha"], "BETA": a["beta"], "BIAS": a["k"]}
+    near = traffic.normalised_channels(c, a["size"], gradient=len(node.inputs) > 1)
+    _lower(state, kernel, tile, tile_grid(pixels, c, tile), constants, near)
+
+
+def _channels(state: Lowering, kernel: Kernel) -> int:
+    """How many channels the widest of the anchor's operands has."""
+    return max(state.plan.type(raw).channels for raw in kernel.anchor.inputs)
+
+
+def _lower(
+    state: Lowering, kernel: Kernel, tile: tiles.Tile, grid: Grid, constants: dict[str, Any],
+    near: Mapping[str, int],
+) -> None:  # fmt: skip
+    """Add the launch of the template that is called as the anchor's operation is.
+    ``near`` says how many elements of a pixel it loads of an operand, if not each once."""
     node, name = kernel.anchor, kernel.name
     type_, widths = state.plan.type(node.name), [state.plan.type(raw).channels for raw in node.inputs]
-    c = max(widths)
-    tile, grid, constants = _tiling(state, kernel, c, type_.pixels)
     loads = {role: state.body(kernel) for role in node.row.operand_names(len(node.inputs))}
     operands = [
         load.load_function(f"{name}_load_{role}", raw, width, role)
@@ -34,8 +71,7 @@ def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
     store.scope.reserve("tile")
     epilogue(store, kernel, At("pixel", "channel", "mask", type_.channels), node.name, "tile")
     stored = store.function(f"{name}_store", "tile, pixel, channel, mask, part, args", store.lines)
-    each = traffic.once(type_.spatial, Size.of(grid[0]), c, tile)
-    again = traffic.normalised_channels(node.op, c, node.attrs["size"]) if "size" in node.attrs else {}
+    each = traffic.once(type_.spatial, Size.of(grid[0]), max(widths), tile)
     state.add(
         name,
         kernel,
@@ -44,7 +80,7 @@ def lower_across_channels(state: Lowering, kernel: Kernel) -> None:
         tile,
         kind=node.op,
         flops=5 * prod(type_.per_image),
-        traffic=[each.of(store), *(replace(each, channels=again.get(role)).of(load) for role, load in loads.items())],
+        traffic=[each.of(store), *(replace(each, channels=near.get(role)).of(load) for role, load in loads.items())],
     )
 
 
@@ -99,21 +135,3 @@ def _whole_pixels(
         flops=operations * prod(x.per_image),
         traffic=[each(width, replace(tile, n=1) if width == 1 else tile).of(store), each(c, tile).of(load)],
     )
-
-
-def _tiling(state: Lowering, kernel: Kernel, c: int, pixels: int) -> tuple[tiles.Tile, Grid, dict[str, Any]]:
-    """The tile, grid and constants of a template: whole rows where all channels are summed, else tiles of both."""
-    node, a = kernel.anchor, kernel.anchor.attrs
-    if node.op.startswith("softmax"):
-        width = tiles.power_of_two(c)
-        tile = tiles.Tile(max(1, min(16, 2048 // width)), width, 1, 4, 1)
-        return tile, (cdiv(N, tile.m),), {"C": c}
-    if "size" not in a:
-        width = tiles.power_of_two(c) if len(node.inputs) > 1 else min(tiles.power_of_two(c), 256)
-        tile = tiles.Tile(max(1, 2048 // width), width, 1, 4, 1)
-        ties = {"SHARED": a["ties"] == "shared"} if len(node.inputs) > 1 else {}
-        return tile, (cdiv(N * pixels, tile.m),), {"C": c, "PIXELS": pixels, **ties}
-    shape = {"PIXELS": pixels, "C": c, "SIZE": a["size"]}
-    tile = state.tile(kernel.name, kernel, node.op, shape, partial(tiles.elementwise, c))
-    numbers = {"ALPHA": a["alpha"], "BETA": a["beta"], "BIAS": a["k"]}
-    return tile, tile_grid(pixels, c, tile), {"C": c, "PIXELS": pixels, "SIZE": a["size"], **numbers}

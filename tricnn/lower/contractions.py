@@ -10,7 +10,7 @@ from math import prod
 from ..compiler.plan import Kernel, Place
 from ..ir.graph import Node
 from ..machine import tiles
-from ..machine.candidates import PRODUCTS
+from ..machine.candidates import KIND_OF
 from ..machine.long_sums import weight_gradient, weight_gradient_tile
 from ..machine.targets import TARGETS
 from . import traffic
@@ -269,7 +269,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
     conv = Convolution.of(state.plan, node, kernel.window)
     pixels = prod(state.plan.covered(kernel)) if conv.pooled else conv.p * conv.q
     rule = _rule(state, kernel, conv, pixels, conv.group_filters, conv.taps * conv.c // conv.groups)
-    tile = state.tile(name, kernel, PRODUCTS["forward"], conv.constants, rule)
+    tile = state.tile(name, kernel, KIND_OF["forward"], conv.constants, rule)
     product = Product(state, kernel, FORWARD, conv, pixels, conv.c, conv.k, tile)
     store = product.finish("conv" if node.row.convolution else "y")
     keep = state.body(kernel)
@@ -309,7 +309,7 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     conv = Convolution.of(state.plan, node)
     pixels = cdiv(conv.h, conv.sh) * cdiv(conv.w, conv.sw)
     rule = _rule(state, kernel, conv, pixels, conv.group_channels, conv.taps * conv.k // conv.groups)
-    tile = state.tile(name, kernel, PRODUCTS["by_input"], conv.constants, rule)
+    tile = state.tile(name, kernel, KIND_OF["by_input"], conv.constants, rule)
     tile = replace(tile, k=min(tile.k, max(tiles.power_of_two(conv.group_filters), 16)))
     product = Product(state, kernel, BACKWARD, conv, pixels, conv.k, conv.c, tile)
     store = product.finish("conv")
@@ -350,7 +350,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     formed = _passes_registers(state, kernel, conv, bias is not None)
     shape, machine = (filters, columns, pixels), (state.dtype, state.target)
     rule = partial(weight_gradient_tile, *shape, *machine, formed=formed, tap=tap, groups=conv.groups)
-    tile = state.tile(name, kernel, PRODUCTS["by_weight"], conv.constants, rule)
+    tile = state.tile(name, kernel, KIND_OF["by_weight"], conv.constants, rule)
     boxes = None if bias else summed_boxes(state, kernel, conv, tile)
     beside = boxes.beside if boxes else 1
     programs = cdiv(filters, tile.m) * cdiv(columns, tile.n * beside)

@@ -121,6 +121,7 @@ class _Filters:
             (self.filters,),
             tiles.Tile(rows, self.block, 1, 4, 1),
             kind="finish_filters",
+            finishes=True,
             traffic=[traffic.loads(partial.buffer, loaded, share), *self.moved],
         )
 

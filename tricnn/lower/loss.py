@@ -91,5 +91,6 @@ def _mean(state: Lowering, kernel: Kernel, loss: Node, losses: str, pixels: int,
         (1,),
         tiles.Tile(1, 1024, 1, 4, 1),
         kind="mean_rows",
+        finishes=True,
         traffic=[traffic.loads(losses, cdiv(N * pixels, rows))],
     )

@@ -9,7 +9,13 @@ from ..ir.table import Kind
 from ..machine.dtypes import check_dtype
 from ..machine.tiles import Form
 from ..system.errors import TargetError
-from .across_channels import lower_across_channels, lower_layer_norm_grad, lower_of_pixels
+from .across_channels import (
+    lower_layer_norm_grad,
+    lower_of_all_channels,
+    lower_of_near_channels,
+    lower_of_pixels,
+    lower_softmax,
+)
 from .contractions import lower_dgrad, lower_fprop, lower_wgrad
 from .copies import lower_copy
 from .depthwise import goes_by_strips, lower_depthwise, lower_depthwise_wgrad
@@ -19,7 +25,7 @@ from .loss import lower_loss
 from .lowering import Lowering
 from .partial_sums import lower_many_sums, sums_waiting
 from .pointwise import lower_pointwise
-from .pooling import lower_pool, lower_pool_grad
+from .pooling import lower_avg_pool_grad, lower_max_pool_grad, lower_pool
 from .program import Program
 from .resampling import lower_resample
 from .sums import lower_batch_stats, lower_channel_sum, lower_normalize_sums, lower_running
@@ -40,9 +46,9 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "max_pool2d_index": lower_pool,
     "avg_pool2d": lower_pool,
     "global_avg_pool": lower_pool,
-    "max_pool2d_grad": lower_pool_grad,
-    "avg_pool2d_grad": lower_pool_grad,
-    "global_avg_pool_grad": lower_pool_grad,
+    "max_pool2d_grad": lower_max_pool_grad,
+    "avg_pool2d_grad": lower_avg_pool_grad,
+    "global_avg_pool_grad": lower_pointwise,
     "upsample_nearest2d": lower_pointwise,
     "upsample_nearest2d_grad": lower_resample,
     "upsample_bilinear2d": lower_resample,
@@ -64,13 +70,13 @@ LOWERINGS: dict[str, Callable[[Lowering, Kernel], None]] = {
     "layer_normalize_grad_sums": lower_normalize_sums,
     "pixel_stats": lower_of_pixels,
     "layer_normalize_grad_input": lower_layer_norm_grad,
-    "sum_channels": lower_across_channels,
-    "max_channels": lower_across_channels,
-    "max_channels_grad": lower_across_channels,
-    "softmax": lower_across_channels,
-    "softmax_grad": lower_across_channels,
-    "local_response_norm": lower_across_channels,
-    "local_response_norm_grad": lower_across_channels,
+    "sum_channels": lower_of_all_channels,
+    "max_channels": lower_of_all_channels,
+    "max_channels_grad": lower_of_all_channels,
+    "softmax": lower_softmax,
+    "softmax_grad": lower_softmax,
+    "local_response_norm": lower_of_near_channels,
+    "local_response_norm_grad": lower_of_near_channels,
     "concat": lower_copy,
     "concat_filters": lower_copy,
     "repeat_number": lower_copy,

@@ -162,11 +162,12 @@ class Lowering:
         traffic: Iterable[Traffic],
         flops: int = 0,
         handed_on: Mapping[str, Size] | None = None,
+        finishes: bool = False,
     ) -> None:
         """Register a function that is one call of a template, and its launch.
 
         ``kind`` is the operation, or what the launch does for one; ``traffic`` what the template and its helpers load
-        and store; ``flops`` are for each image; ``handed_on`` as of a Launch.
+        and store; ``flops`` are for each image; ``handed_on`` and ``finishes`` as of a Launch.
         """
         parameters = self._parameters(call)
         moved = reduce(Traffic.add, traffic, Traffic())
@@ -187,6 +188,7 @@ class Lowering:
                 read_share={b: share for b in moved.loads if (share := moved.read_share(b)) < 1},
                 write_share={b: share for b in writes if (share := moved.written_share(b)) < 1},
                 handed_on=dict(handed_on or {}),
+                finishes=finishes,
                 layers_of_lines=tuple(line.layer for made in call.helpers for line in made.lines),
             )
         )

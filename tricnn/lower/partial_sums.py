@@ -151,6 +151,7 @@ def _add_up(
         (cdiv(everything, block), split),
         _tile(rows, block),
         kind="split_sum",
+        finishes=True,
         traffic=[traffic.loads(partial.buffer, parts * everything), *written],
     )
 
@@ -170,6 +171,7 @@ def lower_many_sums(state: Lowering) -> None:
         (blocks,),
         tiles.Tile(SUM_PARTS, SUM_BLOCK, 1, 4, 1),
         kind="sum_partials_of_many",
+        finishes=True,
         traffic=[traffic.loads(SUM_TABLE, 5 * blocks)],
     )
     launch = state.launches.pop()
@@ -265,6 +267,7 @@ def _merge(
         (cdiv(c, block),) if split == 1 else (cdiv(c, block), split),
         _tile(rows, block),
         kind="merge_stats",
+        finishes=True,
         traffic=[traffic.loads(buffer, parts * (5 * c)), *moved],
     )
 

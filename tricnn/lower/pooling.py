@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -17,7 +18,6 @@ from .epilogue import epilogue
 from .kept_sums import kept_sums
 from .lowering import Lowering, tile_grid
 from .partial_sums import finish_sides, side_buffers
-from .pointwise import lower_pointwise
 from .positions import At
 from .size import N, at_most, cdiv
 
@@ -79,43 +79,43 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     )
 
 
-def lower_pool_grad(state: Lowering, kernel: Kernel) -> None:
-    """Lower max_pool2d_grad or avg_pool2d_grad: each pixel gathers from its windows; or global_avg_pool_grad."""
-    node, name = kernel.anchor, kernel.name
-    if node.op == "global_avg_pool_grad":
-        lower_pointwise(state, kernel)
-        return
-    constants = _window(state, node, node.name, node.inputs[0])
-    c, chosen = constants["C"], node.row.from_window == "chosen"
-    load, store = state.body(kernel), state.body(kernel)
-    load_dy = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
-    store.terms = [] if chosen else None
-    epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
-    returned = [f"return {', '.join(store.terms)}"] if store.terms else []
-    head = "acc, pixel, channel, mask, part, args"
-    store_dx = store.function(f"{name}_store_dx", head, [*store.lines, *returned])
-    lower = _lower_blocks if chosen else _lower_pixels
-    lower(state, kernel, constants, load, load_dy, store, store_dx)
+@dataclass(frozen=True)
+class _Gradient:
+    """A pooling's gradient on its way to a call: its constants, and the functions that load dy and store dx."""
+
+    constants: dict[str, int]
+    load: Body
+    load_dy: Helper
+    store: Body
+    store_dx: Helper
+
+    @classmethod
+    def of(cls, state: Lowering, kernel: Kernel, kept: bool) -> _Gradient:
+        """The gradient that a kernel computes. If ``kept``, its programs keep the sums of what they store."""
+        node, name = kernel.anchor, kernel.name
+        constants = _window(state, node, node.name, node.inputs[0])
+        c = constants["C"]
+        load, store = state.body(kernel), state.body(kernel)
+        load_dy = load.load_function(f"{name}_load_dy", node.inputs[0], c, "dy")
+        store.terms = [] if kept else None
+        epilogue(store, kernel, At("pixel", "channel", "mask", c), node.name, "acc")
+        returned = [f"return {', '.join(store.terms)}"] if store.terms else []
+        head = "acc, pixel, channel, mask, part, args"
+        return cls(constants, load, load_dy, store, store.function(f"{name}_store_dx", head, [*store.lines, *returned]))
 
 
-def _lower_blocks(
-    state: Lowering,
-    kernel: Kernel,
-    constants: dict[str, int],
-    load: Body,
-    load_dy: Helper,
-    store: Body,
-    store_dx: Helper,
-) -> None:
+def lower_max_pool_grad(state: Lowering, kernel: Kernel) -> None:
     """Lower max_pool2d_grad: programs compute tile after tile of blocks as large as the stride."""
-    node, name, c = kernel.anchor, kernel.name, constants["C"]
+    node, name, gradient = kernel.anchor, kernel.name, _Gradient.of(state, kernel, kept=True)
+    constants, c = gradient.constants, gradient.constants["C"]
     tile = state.tile(name, kernel, node.op, constants, partial(tiles.elementwise, c))
     index, columns = state.plan.storage(node.inputs[1]), cdiv(c, tile.n)
     blocks = cdiv(constants["H"], constants["SH"]) * cdiv(constants["W"], constants["SW"])
     programs = at_most(cdiv(N * blocks, tile.m), max(1, tiles.passing(state.target) // columns))
-    sums = kept_sums(state, kernel, store, programs, c, tile, columns)
-    operands = [load_dy, Pointer(index, "index"), store_dx, BATCH]
+    sums = kept_sums(state, kernel, gradient.store, programs, c, tile, columns)
+    operands = [gradient.load_dy, Pointer(index, "index"), gradient.store_dx, BATCH]
     wide = {"WIDE": True} if state.wide else {}
+    moved = traffic.pool_grad_blocks(gradient.load, gradient.store, index, _axes(constants), c, tile)
     state.add(
         name,
         kernel,
@@ -124,35 +124,28 @@ def _lower_blocks(
         tile,
         kind=node.op,
         flops=prod(state.plan.type(node.name).per_image),
-        traffic=[*traffic.pool_grad_blocks(load, store, index, _axes(constants), c, tile), *sums.moved],
+        traffic=[*moved, *sums.moved],
         handed_on=sums.handed_on,
     )
     sums.launch(state, kernel)
 
 
-def _lower_pixels(
-    state: Lowering,
-    kernel: Kernel,
-    constants: dict[str, int],
-    load: Body,
-    load_dy: Helper,
-    store: Body,
-    store_dx: Helper,
-) -> None:
+def lower_avg_pool_grad(state: Lowering, kernel: Kernel) -> None:
     """Lower avg_pool2d_grad: each pixel gathers from the windows that cover it."""
-    node, name, c = kernel.anchor, kernel.name, constants["C"]
+    node, name, gradient = kernel.anchor, kernel.name, _Gradient.of(state, kernel, kept=False)
+    constants, c = gradient.constants, gradient.constants["C"]
     rows = constants["H"] * constants["W"]
     tile = state.pass_tile(name, kernel, node.op, constants, c)
     parts = cdiv(N * rows, tile.m)
-    side_buffers(state, store, parts, c)
+    side_buffers(state, gradient.store, parts, c)
     state.add(
         name,
         kernel,
-        Call(node.op, [load_dy, store_dx, BATCH], {**constants, **blocks_of(tile)}),
+        Call(node.op, [gradient.load_dy, gradient.store_dx, BATCH], {**constants, **blocks_of(tile)}),
         tile_grid(rows, c, tile),
         tile,
         kind=node.op,
         flops=prod(state.plan.type(node.name).per_image),
-        traffic=traffic.pool_grad(load, store, _axes(constants), c, tile),
+        traffic=traffic.pool_grad(gradient.load, gradient.store, _axes(constants), c, tile),
     )
-    finish_sides(state, kernel, store, parts, c)
+    finish_sides(state, kernel, gradient.store, parts, c)

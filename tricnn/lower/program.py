@@ -13,7 +13,7 @@ from ..ir.types import TensorType
 from ..machine.dtypes import BYTES, DTYPES
 from ..machine.tiles import Choice
 from .call import Line
-from .names import Argument, StepNumber
+from .names import SUM_TABLE, Argument, StepNumber
 from .size import Size, images
 
 #: how many elements of a sum each program of the launch for many sums adds
@@ -112,8 +112,15 @@ class Launch:
     write_share: Mapping[str, float] = field(default_factory=dict)  # fraction of a buffer that is written, if not all
     #: what its programs leave for the last of them -> elements of it that are stored once more
     handed_on: Mapping[str, Size] = field(default_factory=dict)
+    #: does it add up what programs have left, so that a kernel, or several, are finished?
+    finishes: bool = False
     #: the layers of the helpers' lines, which a function that several kernels share has of the first of them only
     layers_of_lines: tuple[str, ...] = ()
+
+    @property
+    def finishes_many(self) -> bool:
+        """Does it add up the partial sums of several kernels, which a table has?"""
+        return SUM_TABLE in self.arguments
 
 
 @dataclass(frozen=True)

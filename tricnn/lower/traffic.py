@@ -302,13 +302,14 @@ def resampled(
     return [x.of(load), Calls((1,) * p, (1,) * q, tiles, lanes).of(store)]
 
 
-def normalised_channels(op: str, channels: int, size: int) -> dict[str, int]:
-    """How many elements local response normalisation loads of each pixel of x (and dy): windows overlap."""
+def normalised_channels(channels: int, size: int, *, gradient: bool) -> dict[str, int]:
+    """How many elements local response normalisation, or its gradient, loads of each pixel of an operand.
+    It is more than there are channels, for the windows overlap."""
     before, after = size // 2, (size - 1) // 2
     c = np.arange(channels)
     window = np.minimum(c + after, channels - 1) - np.maximum(c - before, 0) + 1
     own = int(window.sum()) + channels
-    if op == "local_response_norm":
+    if not gradient:
         return {"x": own}
     first, last = np.maximum(c - after, 0), np.minimum(c + before, channels - 1)  # whose windows have c
     until = np.concatenate([[0], np.cumsum(window + 1)])

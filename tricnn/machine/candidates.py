@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..ir.table import OPS
 from .targets import parse_target
 from .tiles import Problem, Tile, power_of_two
 
 #: the kinds that multiply, by what product a row of the table is; all others are passes over [pixels, channels]. A
 #: dense layer is the convolution of one pixel with one pixel.
-PRODUCTS = {"forward": "conv2d", "by_input": "conv2d_grad_input", "by_weight": "conv2d_grad_weight"}
-CONTRACTIONS = tuple(PRODUCTS.values())
+KIND_OF = {row.product: op for op, row in OPS.items() if row.product and row.over_images}
+CONTRACTIONS = tuple(KIND_OF.values())
 #: passes that leave sums over the pixels of each tile
 WITH_SUMS = ("batch_stats", "pointwise_with_sums", "avg_pool2d_grad_with_sums")
 PASSES = (
@@ -58,9 +59,10 @@ def extent(problem: Problem) -> tuple[int, int, int]:
     size = {"GROUPS": 1, "SH": 1, "SW": 1, "WINDOW_H": 1, "WINDOW_W": 1, **problem.sizes}
     n, groups, taps = size["N"], size["GROUPS"], size["R"] * size["S"]
     c, k = size["C"] // groups, size["K"] // groups
-    if problem.kind.endswith("_grad_weight"):
+    product = OPS[problem.kind].product
+    if product == "by_weight":
         return k, taps * c, n * size["P"] * size["Q"]
-    if problem.kind.endswith("_grad_input"):
+    if product == "by_input":
         return n * -(-size["H"] // size["SH"]) * -(-size["W"] // size["SW"]), c, k
     high, wide = size["WINDOW_H"], size["WINDOW_W"]
     return n * (size["P"] // high * high) * (size["Q"] // wide * wide), k, taps * c

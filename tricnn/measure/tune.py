@@ -107,8 +107,8 @@ def sites(program: Program) -> list[Site]:
 
 
 def counts(launch: Launch) -> bool:
-    """Is this launch's time that of its kernel? The last one finishes the sums of many."""
-    return launch.kind != "sum_partials_of_many"
+    """Is this launch's time that of its kernel?"""
+    return not launch.finishes_many
 
 
 class Contest(ABC):
