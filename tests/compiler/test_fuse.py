@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.compiler.nets import NETS
 from tests.ir.random_graphs import networks, values_for
 from tricnn.compiler.cost import Cost
-from tricnn.compiler.fusion.fuser import fuse
-from tricnn.compiler.pipeline import planned, specialised
+from tricnn.compiler.pipeline import planned
 from tricnn.compiler.plan import Plan
 from tricnn.compiler.policies import RULES
 from tricnn.compiler.views import pixel_ordered
@@ -123,17 +122,17 @@ def check_decisions(plan: Plan) -> None:
 def check_plan(
     net: Graph, mode: str, policy: str, batch: int = 2, ties: bool = False, cost: Cost | None = None
 ) -> Plan:  # fmt: skip
-    graph = specialised(net, mode, policy)
-    plan = fuse(graph, mode, policy, cost)
+    plan = planned(net, mode, policy, cost)
     check_structure(plan)
     check_decisions(plan)
-    values = values_for(specialised(net, mode, "none"), batch=batch, ties=ties)
+    unfused = planned(net, mode, "none").graph
+    values = values_for(unfused, batch=batch, ties=ties)
     results = run_plan(plan, values)
-    exact = interpret(graph, values, seed=ENV.seed, step=ENV.step)
+    exact = interpret(plan.graph, values, seed=ENV.seed, step=ENV.step)
     assert set(results) == set(exact)
     for name in exact:
         np.testing.assert_array_equal(results[name], exact[name], err_msg=name)
-    defined = interpret(specialised(net, mode, "none"), values, seed=ENV.seed, step=ENV.step)
+    defined = interpret(unfused, values, seed=ENV.seed, step=ENV.step)
     for name, expected in defined.items():
         tolerance = 1e-11 * max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(results[name], expected, rtol=0, atol=tolerance, err_msg=name)
@@ -340,14 +339,13 @@ def one_weight_read_in_two_orders(b, x):
 
 def test_dense_weights_lie_in_pixel_order_only_if_nobody_reads_them_otherwise():
     """``[O, C*H*W]`` kept as ``[O, H, W, C]`` makes flattening free; a second reader would take it for the first."""
-    graph = specialised(dense_net(two_heads), "train")
-    ordered = pixel_ordered(graph, "train")
+    plan = planned(dense_net(two_heads), "train")
+    ordered = pixel_ordered(plan.graph, "train")
     assert {"one.weight", "two.weight"} <= set(ordered)
-    plan = fuse(graph, "train")
-    (unflatten,) = [n.name for n in graph.of("unflatten")]
+    (unflatten,) = [n.name for n in plan.graph.of("unflatten")]
     assert plan.storage(unflatten) in ordered, "the sum of the two heads' gradients lies in pixel order as well"
     for net in (one_weight_two_images, one_weight_read_in_two_orders):
-        assert "w" not in pixel_ordered(specialised(dense_net(net), "train"), "train")
+        assert "w" not in pixel_ordered(planned(dense_net(net), "train").graph, "train")
 
 
 def weight_that_is_a_sum(b, x):

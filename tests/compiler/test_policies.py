@@ -5,8 +5,7 @@ import pytest
 
 import tricnn
 from tests.compiler.nets import NETS
-from tricnn.compiler.fusion.fuser import fuse
-from tricnn.compiler.pipeline import specialised
+from tricnn.compiler.pipeline import planned
 from tricnn.compiler.policies import POLICIES, RULES, policy_named, rules_of
 from tricnn.graphs import ARCHITECTURES, resnet18
 from tricnn.ir import GraphBuilder, TargetError
@@ -90,10 +89,10 @@ def test_a_pooling_whose_positions_are_found_by_another_kernel_leaves_every_pixe
     """7 pixels, windows of 2: pooled in the convolution's tile, the last row and column would never be written."""
     b = GraphBuilder("net")
     x = b.max_pool2d(b.conv2d(b.input("x", (3, 7, 7)), 4, 3, padding=1, name="conv"), 2, name="pool")
-    graph = specialised(b.build(b.linear(b.global_avg_pool(x), 5)), "train")
+    graph = b.build(b.linear(b.global_avg_pool(x), 5))
     for policy, fused in (("pooling,siblings", True), ("pooling", False)):
         decision = next(
-            d for d in fuse(graph, "train", policy).decisions if (d.producer, d.consumer) == ("conv", "pool")
+            d for d in planned(graph, "train", policy).decisions if (d.producer, d.consumer) == ("conv", "pool")
         )  # fmt: skip
         assert decision.fused == fused and ("no window covers" in decision.text) != fused
 

@@ -10,11 +10,10 @@ from tricnn.compiler.cost import Cost
 from tricnn.compiler.fusion import following
 from tricnn.compiler.fusion.answers import Decision, Why, why
 from tricnn.compiler.fusion.epilogue import Epilogue
-from tricnn.compiler.fusion.fuser import fuse
 from tricnn.compiler.fusion.pooling import Pooling
 from tricnn.compiler.fusion.prologue import Prologue
 from tricnn.compiler.fusion.side_sums import SumOfStored
-from tricnn.compiler.pipeline import planned, specialised
+from tricnn.compiler.pipeline import planned
 from tricnn.compiler.plan import Plan
 from tricnn.compiler.policies import RULES
 from tricnn.graphs import ARCHITECTURES, googlenet_bn, inception_v3, resnet18
@@ -163,10 +162,10 @@ def test_the_reason_is_what_the_rule_answered(
 def test_so_in_training(rule: type, check: str, edge: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     b = chain()
     x = b.relu(b.batch_norm("first", name="bn"), name="act")
-    graph = specialised(b.build(b.linear(b.global_avg_pool(b.conv2d(x, 4, 3, name="second")), 5)), "train")
-    assert decision(fuse(graph, "train"), *edge).fused
+    graph = b.build(b.linear(b.global_avg_pool(b.conv2d(x, 4, 3, name="second")), 5))
+    assert decision(planned(graph, "train"), *edge).fused
     refuse_all(monkeypatch, rule, check)
-    found = decision(fuse(graph, "train"), *edge)
+    found = decision(planned(graph, "train"), *edge)
     assert not found.fused and f"{rule.name}: the test says so" in found.text
 
 

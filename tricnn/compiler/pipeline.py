@@ -22,7 +22,7 @@ from .differentiate import differentiate, differentiate_open
 from .expand import expand
 from .fold import fold_batch_norm, fold_sums
 from .frozen import freeze, trained
-from .fusion.fuser import fuse
+from .fusion import fuser
 from .layer_scales import gather_layer_scales
 from .modes import MODES, OPEN
 from .padding import absorb_padding
@@ -125,19 +125,6 @@ PASSES = (
 )  # fmt: skip
 
 
-def specialised(
-    graph: Graph, mode: str, fuse: bool | str = True, *, loss: Loss | None = None, show: Show | None = None
-) -> Graph:
-    """The graph that ``mode`` runs.
-
-    It is differentiated for training, has batch norm folded for (fused) inference, and is rewritten for the rules of
-    the policy ``fuse``.
-
-    Raises TargetError for an unknown mode or policy, GraphError for a graph that cannot be trained.
-    """
-    return _passed(graph, Aim(mode, policy_named(fuse), None, loss or Loss()), show)
-
-
 def planned(
     graph: Graph,
     mode: str,
@@ -152,12 +139,9 @@ def planned(
     """The plan of a declared graph, by every pass and then fusion.
     ``cost`` is the time model that ``auto`` goes by; without one every rule is used wherever it is legal. ``wants`` are
     the parameters and inputs whose gradients an open plan gives, ``frozen`` patterns of what training leaves as it is.
-    Raises as :func:`specialised` does."""
-    return _planned(graph, Aim(mode, policy_named(fuse), cost, loss or Loss(), wants, frozen), show)
-
-
-def _planned(graph: Graph, aim: Aim, show: Show | None) -> Plan:
-    plan = fuse(_passed(graph, aim, show), aim.mode, aim.policy, aim.cost)
+    Raises TargetError for an unknown mode or policy, GraphError for a graph that cannot be trained."""
+    aim = Aim(mode, policy_named(fuse), cost, loss or Loss(), wants, frozen)
+    plan = fuser.fuse(_passed(graph, aim, show), aim.mode, aim.policy, aim.cost)
     there = plan.graph.by_name
     left_out = tuple(n.name for n in (*graph.parameters, *graph.buffers) if n.name not in there)
     plan = replace(plan, left_out=left_out)
