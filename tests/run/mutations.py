@@ -69,6 +69,7 @@ CASES = {
     "deep": Case(networks.deep),
     "norms": Case(networks.norms),
     "pools": Case(networks.pools),
+    "pools, apart": Case(networks.pools_apart),
     "heads": Case(networks.heads),
     "long": Case(networks.long, target="sm_90"),
     "norms, unfused": Case(networks.norms, fuse=False),

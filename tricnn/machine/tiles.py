@@ -363,6 +363,27 @@ def elementwise(channels: int, attempt: int = 0) -> Tile:
     return Tile(max(1, (_style.get().elements >> attempt) // n), n, 1, 4, 1)
 
 
+def in_blocks(channels: int, attempt: int = 0) -> Tile:
+    """[blocks, channels] in tiles of 256 elements on a GPU, of which a thread has two, each with a block of results."""
+    n = min(power_of_two(channels), 64)
+    return Tile(max(1, (_style.get().elements // 4 >> attempt) // n), n, 1, 4, 1)
+
+
+#: results of a block, down and across, where windows overlap (`pool_blocks`): the first at a stride of 1, where 7
+#: divides the rows of the result, as it does in most networks' late layers
+BLOCKS = (7, 2), (4, 2)
+#: taps of the largest window that is unrolled for blocks
+MOST_TAPS = 25
+
+
+def block(window: tuple[int, int], stride: tuple[int, int], rows: int) -> tuple[int, int]:
+    """How many results, down and across, a block of a pooling has of so many rows: one where windows do not overlap.
+    Of windows that do, results share what they load and compare."""
+    if stride[0] >= window[0] or stride[1] >= window[1] or window[0] * window[1] > MOST_TAPS:
+        return 1, 1
+    return BLOCKS[0] if stride == (1, 1) and rows % BLOCKS[0][0] == 0 else BLOCKS[1]
+
+
 def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0) -> Tile:
     """[pixels, channels] for a program that sums all pixels of an image: as many at once as a thread can load.
     A program has up to 64 channels, and fewer where there would not be one for each multiprocessor."""
