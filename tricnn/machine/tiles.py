@@ -136,7 +136,7 @@ def passing(target: str) -> int:
 
 
 def share(shared: int, target: str) -> bool:
-    """Whether as many programs as should share a multiprocessor fit there with so many bytes of shared memory each.
+    """Whether a multiprocessor has room for all programs that should share it, each with so much shared memory.
     A GPU takes one KB for itself for each of them."""
     return TOGETHER * (shared + 1024) <= machine_of(target).shared * 1024
 
@@ -174,7 +174,7 @@ def largest(rows: int, columns: int, depth: int, dtype: str, tap: int = 0) -> tu
 def contraction(
     rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, tap: int = 0, beside: int = 1
 ) -> Tile:
-    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for).
+    """The tile for a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for).
     Each ``tap`` steps of the depth belong to one tap of a filter, if it has several: no tile reaches into the next.
     A launch computes so many products of this kind ``beside`` one another, for groups or residue classes."""
     style = _style.get()
@@ -204,7 +204,7 @@ def few(rows: int, columns: int, depth: int, tap: int, dtype: str, target: str, 
     longest = min(LONGEST, max(whole, 16))
 
     def taken(tile: tuple[int, int, int]) -> Fraction:
-        """Clocks with such a tile."""
+        """The clocks that the product takes with a tile (m, n, k)."""
         m, n, k = tile
         tiles = -(-rows // m) * -(-columns // n) * beside
         together = min(TOGETHER, -(-tiles // each))
@@ -358,7 +358,7 @@ def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> 
 
 
 def elementwise(channels: int, attempt: int = 0) -> Tile:
-    """[pixels, channels] in tiles of about 1024 elements on a GPU."""
+    """The tile of a pass over [pixels, channels]: about 1024 elements on a GPU."""
     n = min(power_of_two(channels), 256)
     return Tile(max(1, (_style.get().elements >> attempt) // n), n, 1, 4, 1)
 
@@ -385,7 +385,7 @@ def block(window: tuple[int, int], stride: tuple[int, int], rows: int) -> tuple[
 
 
 def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0) -> Tile:
-    """[pixels, channels] for a program that sums all pixels of an image: as many at once as a thread can load.
+    """The tile for a program that sums all pixels of an image: as many at once as a thread can load.
     A program has up to 64 channels, and fewer where there would not be one for each multiprocessor."""
     n = min(power_of_two(channels), 64)
     while n > 16 and images * -(-channels // n) < machine_of(target).multiprocessors:
@@ -394,13 +394,13 @@ def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0
 
 
 def packed(pitch: int, attempt: int = 0) -> Tile:
-    """For images amid zeros in rows of ``pitch`` elements: several rows share what is computed for a column."""
+    """The tile for images amid zeros in rows of ``pitch`` elements: its rows share what is computed for a column."""
     tile = elementwise(pitch, attempt)
     return replace(tile, m=4 * tile.m)
 
 
 def with_sums(channels: int, attempt: int = 0) -> Tile:
-    """[pixels, channels] for a pass that leaves sums over the pixels of each tile: enough pixels that they are few."""
+    """The tile of a pass that leaves sums over each tile's pixels: enough of them that the sums are few."""
     return Tile(64 >> attempt, min(power_of_two(channels), 64), 1, 4, 1)
 
 

@@ -19,7 +19,7 @@ class SumOfStored(Following):
     equation = "(conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)    of what is stored, as it is"
 
     def about(self, node: Node) -> bool:
-        """Sums of what a kernel stores."""
+        """Whether a node sums what a kernel stores."""
         return node.row.side_sum == "stored"
 
     def here(self, kernels: Grouping, site: Site) -> str:
@@ -42,7 +42,7 @@ class SumOfStored(Following):
         return None
 
     def leaves(self, node: Node, home: Group, group: Group) -> bool:
-        """A sum that has a pass of its own so far leaves it for a pointwise kernel, which is made later."""
+        """Does the sum have a pass of its own so far, which it leaves for the pointwise kernel of ``group``?"""
         return home.anchor is node and group.anchor.row.chains
 
 
@@ -84,7 +84,7 @@ class SumOfLoaded(Beside):
     equation = "(wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)    dy is loaded once"
 
     def about(self, kernels: Grouping, first: Node, node: Node) -> bool:
-        """Sums of the first operand of a weight gradient."""
+        """Whether a node sums the first operand of a weight gradient."""
         return (
             node.row.side_sum == "loaded"
             and first.row.weight_gradient
