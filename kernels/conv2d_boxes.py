@@ -24,13 +24,14 @@ def conv2d_boxes(
 ):  # fmt: skip
     """y[n,p,q,j] = sum over r,s,c of x[n, p + r*STEP_H + FIRST_H, q + s*STEP_W + FIRST_W, c] * w(r, s, c, j)
 
-    for x: [N, H, W, C] and y: [N, P, Q, K]. x is a descriptor in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K], with C a
-    multiple of BLOCK_K; or it has more channels, of which C from X_FIRST are multiplied.
+    for x: [N, H, W, C] and y: [N, P, Q, K]. x is a descriptor in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K]; or, if C is a
+    multiple of BLOCK_K, it has more channels, of which C from X_FIRST are multiplied.
 
     Forward: w, a descriptor of [K, R*S*C] in boxes of [BLOCK_N, BLOCK_K], has w(r, s, c, j) at [j, (r, s, c)]. Padding
     is -FIRST, dilation STEP. GRADIENT: x is the gradient of a convolution's result, y that of its operand, and w, a
     descriptor of [C, R*S*K] in boxes of [BLOCK_K, BLOCK_N], has w(r, s, c, j) at [c, (r, s, j)]; padding is FIRST,
-    dilation -STEP.
+    dilation -STEP. Where R*S > 1 and a box of w would reach into the next tap's channels, w has a dimension more, of
+    R*S taps, in boxes of one of them.
 
     Grid: (cdiv(N, BOX_N) * cdiv(P, BOX_H) * cdiv(Q, BOX_W) * cdiv(K, BLOCK_N),). store_y(acc, pixel, channel, mask,
     part, args) and finish as in `conv2d_fprop`, with part the number of the box; acc is 0 where there is no pixel.
@@ -51,16 +52,20 @@ def conv2d_boxes(
     # One loop over taps and channels, so that copies run ahead from one tap to the next. Its counters are carried, not
     # divided out of one: a few scalars, and no address of any pixel, depend on them.
     r, s, c = 0, 0, 0
-    for _ in range(R * S * (C // BLOCK_K)):
+    for _ in range(R * S * ((C + BLOCK_K - 1) // BLOCK_K)):
         tile = x.load([first_n, first_p + (r * STEP_H + FIRST_H), first_q + (s * STEP_W + FIRST_W), X_FIRST + c])
-        if GRADIENT:
+        if GRADIENT and R * S > 1 and K % BLOCK_N != 0:
+            b = w.load([c, r * S + s, first_column]).reshape(BLOCK_K, BLOCK_N)
+        elif GRADIENT:
             b = w.load([c, (r * S + s) * K + first_column])
+        elif R * S > 1 and C % BLOCK_K != 0:
+            b = w.load([first_column, r * S + s, c]).reshape(BLOCK_N, BLOCK_K).T
         else:
             b = w.load([first_column, (r * S + s) * C + c]).T
         acc = dot(tile.reshape(BLOCK_M, BLOCK_K), b, acc, IEEE)
         c += BLOCK_K
-        s = tl.where(c == C, s + 1, s)
-        c = tl.where(c == C, 0, c)
+        s = tl.where(c >= C, s + 1, s)
+        c = tl.where(c >= C, 0, c)
         r = tl.where(s == S, r + 1, r)
         s = tl.where(s == S, 0, s)
 

@@ -43,12 +43,13 @@ def conv2d_streams(
     SUMS: tl.constexpr = 0, REPEATS: tl.constexpr = 1, PIECES: tl.constexpr = 1,
     leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
-    """y: [N, P, Q, K] of x with C channels, a multiple of BLOCK_K, or C from X_FIRST on of more.
+    """y: [N, P, Q, K] of x with C channels, or, if they are a multiple of BLOCK_K, C from X_FIRST on of more.
 
     x is a descriptor in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K]; with a stride, forward, of [N, H/SH, SH, W/SW, SW*C]
     in boxes of [BOX_N, BOX_H, 1, BOX_W, BLOCK_K], and X_FIRST is 0. Forward: w is a descriptor of [K, R*S*C] in boxes
     of [BLOCK_N, BLOCK_K]. GRADIENT: x is the gradient of a convolution's result, y that of its operand, and w one of
-    [C, R*S*K] in boxes of [BLOCK_K, BLOCK_N]; with a stride, dilation is 1 and no filter shorter than the stride.
+    [C, R*S*K] in boxes of [BLOCK_K, BLOCK_N]; with a stride, dilation is 1 and no filter shorter than the stride. Where
+    boxes of w would reach into the next tap's channels, it has a dimension of taps, as in `conv2d_boxes`.
 
     Grid: (streams * cdiv(K, BLOCK_N),) with any number of streams up to that of tiles: stream s computes tiles s,
     s + streams, and so on. store_y(acc, pixel, channel, mask, part, first_n, first_p, first_q, first_channel, args)
@@ -91,10 +92,10 @@ def conv2d_streams(
         first_q = box % BOXES_W * BOX_W
         if GRADIENT:
             first_r, first_s = (class_h + PT) % SH, (class_w + PL) % SW
-            steps = ((R - first_r + SH - 1) // SH) * ((S - first_s + SW - 1) // SW) * (C // BLOCK_K)
+            steps = ((R - first_r + SH - 1) // SH) * ((S - first_s + SW - 1) // SW) * ((C + BLOCK_K - 1) // BLOCK_K)
         else:
             first_r, first_s = 0, 0
-            steps = R * S * (C // BLOCK_K)
+            steps = R * S * ((C + BLOCK_K - 1) // BLOCK_K)
         acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         # One loop over taps and channels; its counters are carried, not divided out of one, as in `conv2d_boxes`.
         r, s, c = first_r, first_s, 0
@@ -102,7 +103,10 @@ def conv2d_streams(
             if GRADIENT:
                 h, v = class_h + PT - r * DH + R * DH * SH, class_w + PL - s * DW + S * DW * SW  # not negative
                 operand = x.load([first_n, first_p + (h // SH - R * DH), first_q + (v // SW - S * DW), X_FIRST + c])
-                b = w.load([c, (r * S + s) * K + first_column])
+                if R * S > 1 and K % BLOCK_N != 0:
+                    b = w.load([c, r * S + s, first_column]).reshape(BLOCK_K, BLOCK_N)
+                else:
+                    b = w.load([c, (r * S + s) * K + first_column])
             else:
                 h, v = r * DH - PT + PT * SH, s * DW - PL + PL * SW
                 if STRIDED:
@@ -111,11 +115,14 @@ def conv2d_streams(
                     )
                 else:
                     operand = x.load([first_n, first_p + (h - PT), first_q + (v - PL), X_FIRST + c])
-                b = w.load([first_column, (r * S + s) * C + c]).T
+                if R * S > 1 and C % BLOCK_K != 0:
+                    b = w.load([first_column, r * S + s, c]).reshape(BLOCK_N, BLOCK_K).T
+                else:
+                    b = w.load([first_column, (r * S + s) * C + c]).T
             acc = dot(operand.reshape(BLOCK_M, BLOCK_K), b, acc, IEEE)
             c += BLOCK_K
-            s = tl.where(c == C, s + APART_W, s)
-            c = tl.where(c == C, 0, c)
+            s = tl.where(c >= C, s + APART_W, s)
+            c = tl.where(c >= C, 0, c)
             r = tl.where(s >= S, r + APART_H, r)
             s = tl.where(s >= S, first_s, s)
 

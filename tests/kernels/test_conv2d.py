@@ -402,17 +402,18 @@ def wgrad_boxes_kernel(
 
 
 @pytest.mark.parametrize(
-    ("taps", "padding", "dilation", "box"),
+    ("channels", "taps", "padding", "dilation", "box"),
     [
-        ((3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),
-        ((3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
-        ((1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
-        ((3, 3), (0, 0, 0, 0), (1, 1), (4, 2, 1)),
+        ((16, 48), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),
+        ((32, 48), (3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
+        ((16, 48), (1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
+        ((16, 48), (3, 3), (0, 0, 0, 0), (1, 1), (4, 2, 1)),
+        ((24, 40), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),  # boxes end beyond the channels of either
     ],
 )
-def test_images_in_boxes(taps, padding, dilation, box):
+def test_images_in_boxes(channels, taps, padding, dilation, box):
     """Boxes reach over the border on every side, over the last image and the last filter. And back: the gradient."""
-    n, c, k, h, w = 3, 16, 48, 5, 7
+    n, (c, k), h, w = 3, channels, 5, 7
     conv = Convolution(1, n, c, k, h, w, taps, padding=padding, dilation=dilation, dtype=torch.bfloat16)
     p, q = conv.y.shape[2:]
     weight = conv.w.to(torch.bfloat16).permute(0, 2, 3, 1).reshape(k, -1).contiguous()
@@ -424,7 +425,12 @@ def test_images_in_boxes(taps, padding, dilation, box):
         return cdiv(n, box[0]) * cdiv(height, box[1]) * cdiv(width, box[2]) * cdiv(columns, 32)
 
     y, dx = unwritten(conv.y.shape), unwritten(conv.dx.shape)
-    forward, back = (TensorDescriptor.from_tensor(weight, box) for box in ([32, 16], [16, 32]))
+    forward, back = (
+        TensorDescriptor.from_tensor(weight.reshape(k, -1, c), [first, 1, last])  # a box ends with its tap's channels
+        if c % last
+        else TensorDescriptor.from_tensor(weight, [first, last])
+        for first, last in ((32, 16), (16, 32))
+    )
     first = padding[0], padding[2]
     boxes_kernel[programs(p, q, k),](
         image(conv.x), forward, y, n, c, k, *taps, p, q, -first[0], -first[1], *dilation, *box, False
@@ -441,7 +447,7 @@ def test_images_in_boxes(taps, padding, dilation, box):
         TensorDescriptor.from_tensor(tensor.permute(0, 2, 3, 1).contiguous(), [*box, channels])
         for tensor, channels in ((conv.dy, 32), (conv.x, 16))
     )
-    for beside in (1, taps[1]):
+    for beside in (1, taps[1]) if c % 16 == 0 else ():
         wgrad_boxes_kernel[cdiv(k, 32) * taps[0] * taps[1] * c // 16 // beside, 1, split](
             dy_boxes, x_boxes, dw, n, c, k, *taps, p, q, split, *box, *dilation, padding[0], padding[2], beside
         )

@@ -49,26 +49,36 @@ def streams_kernel(
     )  # fmt: skip
 
 
-CASES = [  # taps, stride, padding (top, bottom, left, right), dilation, box, height and width, streams, repeats
-    ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), (2, 4, 4), (5, 7), 1, 1),
-    ((3, 2), (1, 1), (2, 0, 0, 1), (1, 2), (1, 2, 8), (5, 7), 3, 0),
-    ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (2, 2, 4), (8, 6), 3, 1),
-    ((5, 3), (3, 1), (2, 2, 0, 1), (1, 1), (4, 4, 2), (6, 5), 2, 2),
-    ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1), (2, 4, 2), (8, 6), 3, 1),
-    ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (2, 2, 4), (7, 9), 3, 1),
+# channels and filters, taps, stride, padding (top, bottom, left, right), dilation, box, height and width, streams,
+# repeats
+CASES = [
+    ((16, 48), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), (2, 4, 4), (5, 7), 1, 1),
+    ((24, 40), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), (2, 4, 4), (5, 7), 2, 1),  # boxes end beyond both
+    ((32, 48), (3, 2), (1, 1), (2, 0, 0, 1), (1, 2), (1, 2, 8), (5, 7), 3, 0),
+    ((16, 48), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (2, 2, 4), (8, 6), 3, 1),
+    ((16, 48), (5, 3), (3, 1), (2, 2, 0, 1), (1, 1), (4, 4, 2), (6, 5), 2, 2),
+    ((16, 48), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1), (2, 4, 2), (8, 6), 3, 1),
+    ((16, 48), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (2, 2, 4), (7, 9), 3, 1),
 ]
 
 
-@pytest.mark.parametrize(("taps", "stride", "padding", "dilation", "box", "size", "streams", "repeats"), CASES)
-def test_streams_of_boxes(taps, stride, padding, dilation, box, size, streams, repeats):
+@pytest.mark.parametrize(
+    ("channels", "taps", "stride", "padding", "dilation", "box", "size", "streams", "repeats"), CASES
+)
+def test_streams_of_boxes(channels, taps, stride, padding, dilation, box, size, streams, repeats):
     """Every pixel is stored once, and the sums of all streams are those over all pixels."""
-    n, c, k = 3, 16, 48
+    n, (c, k) = 3, channels
     conv = Convolution(1, n, c, k, *size, taps, stride=stride, padding=padding, dilation=dilation, dtype=torch.bfloat16)
     weight = conv.w.to(torch.bfloat16).permute(0, 2, 3, 1).reshape(k, -1).contiguous()
     (sh, sw), places = stride, (*stride, *dilation, padding[0], padding[2])
 
     def boxes(tensor, *box):
         return TensorDescriptor.from_tensor(tensor.contiguous(), list(box))
+
+    def filters(first, last):
+        """Boxes of the weights that do not reach into the next tap."""
+        apart = taps != (1, 1) and c % last
+        return boxes(weight.reshape(k, -1, c), first, 1, last) if apart else boxes(weight, first, last)
 
     def computed(operand, weight, columns, expected, gradient):
         result, left = unwritten(expected.shape), torch.zeros(streams, 3, columns)
@@ -85,9 +95,9 @@ def test_streams_of_boxes(taps, stride, padding, dilation, box, size, streams, r
 
     image, (high, wide) = conv.x.permute(0, 2, 3, 1), size
     if stride == (1, 1):
-        computed(boxes(image, *box, 16), boxes(weight, 32, 16), k, conv.y, False)
+        computed(boxes(image, *box, 16), filters(32, 16), k, conv.y, False)
     elif high % sh == 0 and wide % sw == 0:
         images = image.reshape(n, high // sh, sh, wide // sw, sw * c)
-        computed(boxes(images, *box[:2], 1, box[2], 16), boxes(weight, 32, 16), k, conv.y, False)
+        computed(boxes(images, *box[:2], 1, box[2], 16), filters(32, 16), k, conv.y, False)
     if taps[0] >= sh and taps[1] >= sw:
-        computed(boxes(conv.dy.permute(0, 2, 3, 1), *box, 16), boxes(weight, 16, 32), c, conv.dx, True)
+        computed(boxes(conv.dy.permute(0, 2, 3, 1), *box, 16), filters(16, 32), c, conv.dx, True)

@@ -8,7 +8,7 @@ from tricnn.compiler.cost import Cost
 from tricnn.compiler.pipeline import planned
 from tricnn.graphs import resnet50
 from tricnn.lower.lower import lower
-from tricnn.machine.tiles import clocks, contraction
+from tricnn.machine.tiles import boxed, clocks, contraction, step
 
 
 def rows_chosen(row_tiles, columns, dtype="bf16"):
@@ -92,3 +92,18 @@ def test_tiles_of_many_products_are_tall_where_the_cache_is_the_limit():
     assert found["layer3_1_bn3"] == 64 and 256 * 1024 * 192 / 8192 < 2.8 * (256 + 2 * 1024)
     assert found["layer2_1_bn1"] == 64 and 512 * 128 * 192 / 8192 < 2.8 * (512 + 128)
     assert found["layer4_1_bn3"] == 128 and found["layer3_0_downsample_1"] == 64
+
+
+@pytest.mark.parametrize("depth, channels", [(64, 64), (24, 32), (48, 64), (80, 32), (112, 64), (160, 32), (192, 64)])
+def test_boxes_end_with_a_tap_or_not_far_behind_it(depth, channels):
+    """A step takes as long as its channels and eight more: 3 of 32 channels have 80 for 120, 2 of 64 for 144."""
+    assert step(depth, 64) == channels
+    assert all(-(-depth // k) * (k + 8) >= -(-depth // channels) * (channels + 8) for k in (16, 32, 64))
+
+
+@pytest.mark.parametrize(
+    "columns, wide", [(128, 128), (192, 64), (160, 64), (256, 128), (288, 64), (208, 128), (96, 128)]
+)
+def test_tiles_of_half_the_columns_where_whole_ones_multiply_much_for_nothing(columns, wide):
+    """192 columns are three tiles of 64, not two of 128, a third more; 96 are two of 64 or one of 128, all the same."""
+    assert boxed(128 * 1000, columns, 9 * 64, "bf16", "sm_90", tap=64).n == wide

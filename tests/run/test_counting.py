@@ -91,11 +91,12 @@ def masked() -> Graph:
 
 def boxes() -> Graph:
     """Images of 8x7 pixels that 3x3 convolutions multiply as they lie in memory, forwards and backwards: in boxes of
-    4x8, some of whose pixels are not there; with statistics, and with a result of more channels than a tile."""
+    4x8, some of whose pixels are not there, and some of whose channels; with statistics, and with a result of more
+    channels than a tile."""
     b = GraphBuilder("boxes")
-    x = b.relu(b.conv2d(b.input("x", (3, 8, 7)), 32, 3, padding=1, name="c0"))
+    x = b.relu(b.conv2d(b.input("x", (3, 8, 7)), 40, 3, padding=1, name="c0"))
     y = b.relu(b.batch_norm(b.conv2d(x, 32, 3, padding=1, bias=False, name="c1"), name="b1"))
-    x = b.relu(b.add_(x, b.batch_norm(b.conv2d(y, 32, 3, padding=1, name="c2"), name="b2")))
+    x = b.relu(b.add_(x, b.batch_norm(b.conv2d(y, 40, 3, padding=1, name="c2"), name="b2")))
     x = b.relu(b.conv2d(x, 64, (3, 1), padding=(2, 0), dilation=(2, 1), name="c3"))
     x = b.relu(b.conv2d(x, 32, 3, padding=1, bias=False, name="c4"))
     one, two = (b.relu(b.conv2d(x, 32, 1, name=name)) for name in ("one", "two"))  # one kernel: two lies amid one

@@ -61,11 +61,16 @@ def within(state: Lowering, kernel: Kernel, shape: tuple[int, ...], box: tuple[i
     return (descriptor, first) if descriptor else None
 
 
-def weight_boxes(state: Lowering, weight: str, conv: Convolution, box: tuple[int, int]) -> str | None:
-    """A descriptor of weights, a matrix of filters by taps and channels, if no box reaches beyond a tap or group."""
-    if conv.groups > 1 or (conv.taps > 1 and conv.c % box[1]):
+def weight_boxes(
+    state: Lowering, weight: str, conv: Convolution, box: tuple[int, int], *, padded: bool = False
+) -> str | None:
+    """A descriptor of weights, a matrix of filters by taps and channels, if no box reaches beyond a tap or group.
+    Where the last box of a tap's channels may be ``padded`` with zeros, every tap is a row of a filter instead."""
+    if conv.groups > 1:
         return None
-    return state.descriptor(weight, (conv.taps * conv.c,), box)
+    if conv.taps == 1 or conv.c % box[1] == 0:
+        return state.descriptor(weight, (conv.taps * conv.c,), box)
+    return state.descriptor(weight, (conv.taps, conv.c), (box[0], 1, box[1])) if padded else None
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class Boxes:
 
     @property
     def stored(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shape and box, but for channels, of the descriptors by which tiles with a corner are loaded and stored."""
+        """(shape, box) of descriptors by which tiles with a corner are loaded and stored, without their channels."""
         return (self.result, self.box) if self.box else ((), (self.tile.m,))
 
     @property
@@ -166,7 +171,7 @@ class Boxes:
         return Call(template, operands, constants, keywords)
 
     def _axes(self, *names: str) -> dict[str, int]:
-        """The constants of a convolution for a template of one direction: a gradient's image is its result."""
+        """Constants of a template that knows one direction only: the gradient's image is its result."""
         renamed = {"C": "K", "K": "C", "P": "H", "Q": "W"} if self.gradient else {}
         return {name: self.conv.sizes[renamed.get(name, name)] for name in names}
 
@@ -244,12 +249,14 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
         if gradient:
             result = cdiv(result[0], conv.sh), cdiv(result[1], conv.sw)
         box = tiles.box(tile.m, state.batch, *result)
-    # A box must not reach into the next tap, or into other channels: so many as divide them, a power of two.
+    # A box must not reach into other channels, of which an image has none that lies alone. Else it has so many as
+    # divide them, a power of two.
     alone = lies_alone(state, kernel, 0, shape) or Body.is_computed(state.plan, kernel, kernel.anchor.inputs[0])
-    k = tile.k if alone and not box else min(tile.k, depth & -depth)
+    padded = bool(box) and not conv.strided and lies_alone(state, kernel, 0, shape)
+    k = tile.k if alone and not box else tiles.step(depth, tile.k) if padded else min(tile.k, depth & -depth)
     if box is None or k < min(32, depth) or min(k, depth) < 16:
         return None
-    weights = weight_boxes(state, weight, conv, (k, tile.n) if gradient else (tile.n, k))
+    weights = weight_boxes(state, weight, conv, (k, tile.n) if gradient else (tile.n, k), padded=gradient or padded)
     if weights is None:
         return None
     boxed = (*(box or (tile.m,)), k)

@@ -62,11 +62,11 @@ class Windows:
         return packing.left - self.conv.pl * self.conv.c
 
     def described(self, packing: Packing) -> tuple[int, int]:
-        """The size of a descriptor's windows, in which those of all phases lie, and the step from one to the next."""
+        """(size, step) of the windows that a descriptor has, in which those of all phases lie."""
         return max(self.begins(packing)) + self.depth, self.phases * self.step
 
     def begins(self, packing: Packing) -> list[int]:
-        """For each phase, the element of a descriptor's window at which its box begins."""
+        """Of each phase, where in such a window the box begins."""
         return [(self.first(packing) + phase * self.step) // ALIGNED * ALIGNED for phase in range(self.phases)]
 
     def packing(self, left: int = 0) -> Packing:
@@ -146,7 +146,7 @@ def _makes_image(plan: Plan, kernel: Kernel) -> bool:
 
 
 def _common(ways: Iterable[Windows]) -> Packing:
-    """The least memory for an image from which several convolutions can read their windows."""
+    """Memory that all of these can be read from."""
     ways = list(ways)
     left = max(way.packing().left for way in ways)
     each = [way.packing(left) for way in ways]

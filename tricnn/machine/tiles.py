@@ -107,6 +107,10 @@ TOGETHER = 2
 #: multiprocessor: barriers, addresses, and matrix instructions one after another. Simulated products of 32x32 tiles
 #: take 541, 731 and 1,104 for steps of 64, 128 and 256
 STEP = 350
+#: clocks of a step of the depth beside its products, in channels (by simulation)
+BESIDE_STEP = 8
+#: what narrower tiles of columns may multiply at most of what wide ones do, to be taken
+FOR_NOTHING = 0.85
 #: pixels of a tile of `conv2d_rows`, the fewest rows of tiles that a run of it has, and bytes beside its tiles
 ROW, LONG, SCRATCH = 64, 16, 256
 #: the longest step that a descriptor's box can have, and how many of them lie in shared memory at once
@@ -136,7 +140,7 @@ def passing(target: str) -> int:
 
 
 def share(shared: int, target: str) -> bool:
-    """Whether a multiprocessor has room for all programs that should share it, each with so much shared memory.
+    """Whether as many programs as should share a multiprocessor fit there with so many bytes of shared memory each.
     A GPU takes one KB for itself for each of them."""
     return TOGETHER * (shared + 1024) <= machine_of(target).shared * 1024
 
@@ -172,13 +176,17 @@ def largest(rows: int, columns: int, depth: int, dtype: str, tap: int = 0) -> tu
 
 
 def contraction(
-    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, tap: int = 0, beside: int = 1
-) -> Tile:
-    """The tile for a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for).
+    rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, tap: int = 0, beside: int = 1,
+    narrow: bool = False,
+) -> Tile:  # fmt: skip
+    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for).
     Each ``tap`` steps of the depth belong to one tap of a filter, if it has several: no tile reaches into the next.
-    A launch computes so many products of this kind ``beside`` one another, for groups or residue classes."""
+    A launch computes so many products of this kind ``beside`` one another, for groups or residue classes. With
+    ``narrow``, tiles of fewer columns are taken where they multiply less for nothing (:func:`halved`)."""
     style = _style.get()
     m, n, k = largest(rows, columns, depth, dtype)
+    if narrow and style.tiles is None and dtype in NARROW:
+        n = halved(columns, n)
     some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
     if style.tiles is None:
         m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target))
@@ -204,7 +212,7 @@ def few(rows: int, columns: int, depth: int, tap: int, dtype: str, target: str, 
     longest = min(LONGEST, max(whole, 16))
 
     def taken(tile: tuple[int, int, int]) -> Fraction:
-        """The clocks that the product takes with a tile (m, n, k)."""
+        """Clocks with such a tile."""
         m, n, k = tile
         tiles = -(-rows // m) * -(-columns // n) * beside
         together = min(TOGETHER, -(-tiles // each))
@@ -248,6 +256,20 @@ def streamed(
     return replace(tile, warps=4)
 
 
+def step(depth: int, most: int) -> int:
+    """How many channels of a tap a box has, up to ``most``, of ``depth`` that are padded with zeros to whole boxes.
+    A step of the depth takes as long as its products and those of so many channels more (:data:`BESIDE_STEP`)."""
+    some = [most >> i for i in range(9) if most >> i >= min(most, 16)]
+    return min(some, key=lambda k: (-(-depth // k) * (k + BESIDE_STEP), -k))
+
+
+def halved(columns: int, n: int) -> int:
+    """The columns of a tile: ``n``, or half of them where so much less is multiplied for nothing (:data:`FOR_NOTHING`).
+    Filters of 144 to 192 take two tiles of 128 columns, or three of 64."""
+    half = n // 2
+    return half if n == 128 and -(-columns // half) * half <= FOR_NOTHING * (-(-columns // n) * n) else n
+
+
 def boxed(
     rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, alone: bool = False,
     tap: int = 0, beside: int = 1,
@@ -256,9 +278,12 @@ def boxed(
 
     With up to 64 columns 4 warps are enough for the product, for the sums and for what the epilogue loads, and two
     programs fit a multiprocessor. With 128 columns it takes 8 warps, of which two programs fit if the epilogue loads
-    nothing; else the program is ``alone``. Where registers are too few, the columns are stored in halves
-    (:func:`pieces`), then the tile is smaller."""
-    tile = contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0), tap=tap, beside=beside)
+    nothing; else the program is ``alone``. Of fewer columns than that (:func:`halved`), beside what the epilogue loads,
+    it has 64 rows. Where registers are too few, the columns are stored in halves (:func:`pieces`), then the tile is
+    smaller."""
+    tile = contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0), tap=tap, beside=beside, narrow=True)
+    if alone and tile.n <= 64 < columns:
+        tile = replace(tile, m=min(tile.m, 64))
     return replace(tile, warps=4) if tile.n <= 64 else ahead(tile) if alone else tile
 
 
@@ -358,34 +383,13 @@ def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> 
 
 
 def elementwise(channels: int, attempt: int = 0) -> Tile:
-    """The tile of a pass over [pixels, channels]: about 1024 elements on a GPU."""
+    """[pixels, channels] in tiles of about 1024 elements on a GPU."""
     n = min(power_of_two(channels), 256)
     return Tile(max(1, (_style.get().elements >> attempt) // n), n, 1, 4, 1)
 
 
-def in_blocks(channels: int, attempt: int = 0) -> Tile:
-    """[blocks, channels] in tiles of 256 elements on a GPU, of which a thread has two, each with a block of results."""
-    n = min(power_of_two(channels), 64)
-    return Tile(max(1, (_style.get().elements // 4 >> attempt) // n), n, 1, 4, 1)
-
-
-#: results of a block, down and across, where windows overlap (`pool_blocks`): the first at a stride of 1, where 7
-#: divides the rows of the result, as it does in most networks' late layers
-BLOCKS = (7, 2), (4, 2)
-#: taps of the largest window that is unrolled for blocks
-MOST_TAPS = 25
-
-
-def block(window: tuple[int, int], stride: tuple[int, int], rows: int) -> tuple[int, int]:
-    """How many results, down and across, a block of a pooling has of so many rows: one where windows do not overlap.
-    Of windows that do, results share what they load and compare."""
-    if stride[0] >= window[0] or stride[1] >= window[1] or window[0] * window[1] > MOST_TAPS:
-        return 1, 1
-    return BLOCKS[0] if stride == (1, 1) and rows % BLOCKS[0][0] == 0 else BLOCKS[1]
-
-
 def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0) -> Tile:
-    """The tile for a program that sums all pixels of an image: as many at once as a thread can load.
+    """[pixels, channels] for a program that sums all pixels of an image: as many at once as a thread can load.
     A program has up to 64 channels, and fewer where there would not be one for each multiprocessor."""
     n = min(power_of_two(channels), 64)
     while n > 16 and images * -(-channels // n) < machine_of(target).multiprocessors:
@@ -394,13 +398,13 @@ def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0
 
 
 def packed(pitch: int, attempt: int = 0) -> Tile:
-    """The tile for images amid zeros in rows of ``pitch`` elements: its rows share what is computed for a column."""
+    """For images amid zeros in rows of ``pitch`` elements: several rows share what is computed for a column."""
     tile = elementwise(pitch, attempt)
     return replace(tile, m=4 * tile.m)
 
 
 def with_sums(channels: int, attempt: int = 0) -> Tile:
-    """The tile of a pass that leaves sums over each tile's pixels: enough of them that the sums are few."""
+    """[pixels, channels] for a pass that leaves sums over the pixels of each tile: enough pixels that they are few."""
     return Tile(64 >> attempt, min(power_of_two(channels), 64), 1, 4, 1)
 
 

@@ -17,7 +17,7 @@ class Epilogue(Following):
     equation = "f(anchor(x), y) = anchor[epilogue f](x, y)    f pointwise"
 
     def about(self, node: Node) -> bool:
-        """Whether a reader is none that another rule is for."""
+        """Every reader that no other rule is for."""
         return True
 
     def here(self, kernels: Grouping, site: Site) -> str:
