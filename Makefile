@@ -9,7 +9,7 @@ READY  = $(VENV)/.ready
 
 # How long things take on 2 cores, said before they start.
 DEMO  = LeNet compiled for an H100, its kernels verified, trained on handwritten digits: 1 to 3 minutes on 2 cores
-TESTS = every test that needs neither a GPU nor much time: 8 to 12 minutes on 2 cores
+TESTS = every test that needs neither a GPU nor much time: 3 to 10 minutes on 2 cores
 PAGES = the lecture's notebooks, run and built as pages in out/notebooks: 4 to 6 minutes on 2 cores
 SETUP = a few minutes, 1 to 3 GB
 

@@ -34,6 +34,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `depthwise`, `depthwise_wgrad` | channel by channel: convolution and its gradients | what fills the GPU, columns |
 | `pointwise` | element by element, with any side sums | rows, columns |
 | `max_pool2d`, `avg_pool2d`, `avg_pool2d_grad` | windows | rows, columns |
+| `max_pool2d_blocks`, `avg_pool2d_blocks`, `avg_pool2d_grad_blocks` | windows that overlap | blocks, columns |
 | `max_pool2d_grad` | windows, by blocks of pixels | what fills the GPU, columns |
 | `resample` | upsampling, adaptive pooling, and their gradients | rows, columns |
 | `channel_sum`, `channel_sum_pair`, `sum_partials` | sums over pixels, over partial results | columns, splits |

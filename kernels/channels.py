@@ -97,20 +97,39 @@ def pixel_stats(
 
 @triton.jit
 def layer_norm_grad(
-    load: tl.constexpr, load_args, store_dx: tl.constexpr, dx_args, N,
-    C: tl.constexpr, PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    given: tl.constexpr, given_args, load: tl.constexpr, load_args, store_dx: tl.constexpr, dx_args, N,
+    C: tl.constexpr, PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SUMS: tl.constexpr = 0,
+    leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """dx[pixel, c] = rstd * (g - mean(g) - xhat * mean(g * xhat)), means over c, for [N*PIXELS, C].
 
-    Grid: (cdiv(N*PIXELS, BLOCK_M),); BLOCK_N is at least C, so a pixel's channels are read once. load(pixel, channel,
-    mask, args) gives g = dy * weight, which is 0 where the mask is false, xhat and rstd; store_dx(tile, pixel, channel,
-    mask, part, args); all in fp32.
+    Grid: (any number of programs up to cdiv(N*PIXELS, BLOCK_M),), each of which computes block after block; BLOCK_N is
+    at least C, so a pixel's channels are read once. given(channel, args) gives what depends on the channel alone; then
+    load(pixel, channel, mask, inside, given, args), with inside [BLOCK_M, 1] what the mask says of pixels, g = dy *
+    weight, xhat and rstd; store_dx(tile, pixel, channel, mask, part, args), part the number of the block; all in fp32.
+
+    With SUMS = 2 load gives dy and dy * xhat as well, and leave_sums(sums, 0, channel, program, args) is given their
+    sums over the program's pixels, [1, BLOCK_N]; finish as in `conv2d_fprop`, with a part for each program. Where the
+    mask is false, g, dy and dy * xhat are 0.
     """
-    part = tl.program_id(0)
-    pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
     channel = tl.arange(0, BLOCK_N)[None, :]
-    mask = (pixel < N * PIXELS) & (channel < C)
-    g, xhat, rstd = load(pixel, channel, mask, load_args)
-    mean = tl.sum(g, axis=1)[:, None] / C
-    product = tl.sum(g * xhat, axis=1)[:, None] / C
-    store_dx((g - mean - xhat * product) * rstd, pixel, channel, mask, part, dx_args)
+    dbias = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    dweight = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    of_channels = given(channel, given_args)  # once: in the loop its layout would become that of the tiles
+    for part in tl.range(tl.program_id(0), tl.cdiv(N * PIXELS, BLOCK_M), tl.num_programs(0)):
+        pixel = part * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+        inside = pixel < N * PIXELS
+        mask = inside & (channel < C)
+        loaded = load(pixel, channel, mask, inside, of_channels, load_args)
+        g, xhat, rstd = loaded[0], loaded[1], loaded[2]
+        mean = tl.sum(g, axis=1)[:, None] / C
+        product = tl.sum(g * xhat, axis=1)[:, None] / C
+        store_dx((g - mean - xhat * product) * rstd, pixel, channel, mask, part, dx_args)
+        if SUMS > 0:
+            dbias += loaded[3]
+            dweight += loaded[4]
+    if SUMS > 0:
+        sums = tl.sum(dbias, axis=0)[None, :], tl.sum(dweight, axis=0)[None, :]
+        leave_sums(sums, 0, channel, tl.program_id(0), leave_args)
+    if finish is not None:
+        finish(0, 0, C, tl.program_id(0), tl.num_programs(0), finish_args)

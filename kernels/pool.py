@@ -60,28 +60,31 @@ def max_pool2d_grad(
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
     R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr = False, SUMS: tl.constexpr = 0,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HIGH: tl.constexpr = 1, WIDE: tl.constexpr = 1,
+    LONG: tl.constexpr = False, SUMS: tl.constexpr = 0,
     leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """dx[n,h,w,c] = sum of dy[n,p,q,c] over the windows (p, q) whose maximum was at (h, w).
 
-    dy: [N, P, Q, C]; index: [N, P, Q, C] integers, r*S + s as `max_pool2d` gives them. WIDE: index may have 2**31
-    elements or more. The image is taken by blocks of SH by SW pixels: the few windows that reach into one are loaded
-    once for all its pixels.
+    dy: [N, P, Q, C]; index: [N, P, Q, C] integers, r*S + s as `max_pool2d` gives them. LONG: index may have 2**31
+    elements or more. The image is taken by blocks of HIGH*SH by WIDE*SW pixels: the windows that reach into one are
+    loaded once for all its pixels.
 
-    Grid: (any number of programs up to cdiv(N * cdiv(H, SH) * cdiv(W, SW), BLOCK_M), cdiv(C, BLOCK_N)); each computes
-    tile after tile of blocks. load_dy(pixel of y, channel, mask, args); store_dx(acc, pixel, channel, mask, part, args)
-    is called for each pixel of the blocks, with part the tile's number. With SUMS it returns a tuple of so many fp32
-    tiles, 0 where the mask is not set, and leave_sums(sums, 0, channel, program, args) is given their sums over the
-    program's pixels, [1, BLOCK_N]. finish as in `conv2d_fprop`, with a part for each program.
+    Grid: (any number of programs up to cdiv(N * cdiv(H, HIGH*SH) * cdiv(W, WIDE*SW), BLOCK_M), cdiv(C, BLOCK_N)); each
+    computes tile after tile of blocks. load_dy(pixel of y, channel, mask, args); store_dx(acc, pixel, channel, mask,
+    part, args) is called for each pixel of the blocks, with part the tile's number. With SUMS it returns a tuple of so
+    many fp32 tiles, 0 where the mask is not set, and leave_sums(sums, 0, channel, program, args) is given their sums
+    over the program's pixels, [1, BLOCK_N]. finish as in `conv2d_fprop`, with a part for each program.
     """
-    BLOCKS_H: tl.constexpr = (H + SH - 1) // SH
-    BLOCKS_W: tl.constexpr = (W + SW - 1) // SW
+    BLOCK_H: tl.constexpr = HIGH * SH
+    BLOCK_W: tl.constexpr = WIDE * SW
+    BLOCKS_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
+    BLOCKS_W: tl.constexpr = (W + BLOCK_W - 1) // BLOCK_W
     # Of the windows that reach into a block, the first and how many; both count from the block's own number.
     FIRST_H: tl.constexpr = (PT - R + SH) // SH
     FIRST_W: tl.constexpr = (PL - S + SW) // SW
-    DOWN: tl.constexpr = (SH - 1 + PT) // SH - FIRST_H + 1
-    ACROSS: tl.constexpr = (SW - 1 + PL) // SW - FIRST_W + 1
+    DOWN: tl.constexpr = (BLOCK_H - 1 + PT) // SH - FIRST_H + 1
+    ACROSS: tl.constexpr = (BLOCK_W - 1 + PL) // SW - FIRST_W + 1
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     sums = ()
     for _ in tl.static_range(SUMS):
@@ -93,23 +96,23 @@ def max_pool2d_grad(
         n, i, j = image_position(block, BLOCKS_H, BLOCKS_W)
         chosen, gradients = (), ()
         for window in tl.static_range(DOWN * ACROSS):
-            p = i + (FIRST_H + window // ACROSS)
-            q = j + (FIRST_W + window % ACROSS)
+            p = i * HIGH + (FIRST_H + window // ACROSS)
+            q = j * WIDE + (FIRST_W + window % ACROSS)
             covers = mask & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
             source = (n * P + p) * Q + q
-            where = source.to(tl.int64) if WIDE else source
+            where = source.to(tl.int64) if LONG else source
             position = tl.load(index + where * C + channel, mask=covers, other=0).to(tl.int32)
             chosen += (tl.where(covers, position, -1),)
             gradients += (load_dy(source, channel, covers, dy_args).to(tl.float32),)
-        for of_block in tl.static_range(SH * SW):
-            h = i * SH + of_block // SW
-            v = j * SW + of_block % SW
+        for of_block in tl.static_range(BLOCK_H * BLOCK_W):
+            h = i * BLOCK_H + of_block // BLOCK_W
+            v = j * BLOCK_W + of_block % BLOCK_W
             acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
             for before in tl.static_range(DOWN * ACROSS):  # the last window first
                 acc = with_window(
                     acc, chosen[DOWN * ACROSS - 1 - before], gradients[DOWN * ACROSS - 1 - before],
-                    of_block // SW + PT - (FIRST_H + DOWN - 1 - before // ACROSS) * SH,
-                    of_block % SW + PL - (FIRST_W + ACROSS - 1 - before % ACROSS) * SW, R, S,
+                    of_block // BLOCK_W + PT - (FIRST_H + DOWN - 1 - before // ACROSS) * SH,
+                    of_block % BLOCK_W + PL - (FIRST_W + ACROSS - 1 - before % ACROSS) * SW, R, S,
                 )  # fmt: skip
             exists = mask & (h < H) & (v < W)
             terms = store_dx(acc, (n * H + h) * W + v, channel, exists, tile, dx_args)

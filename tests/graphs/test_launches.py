@@ -32,9 +32,9 @@ LAUNCHES = {
     "vgg19_bn": (105, 19),
     "inception_block": (16, 6),
     "googlenet": (181, 56),
-    "googlenet_bn": (168, 54),
+    "googlenet_bn": (166, 54),
     "inception_bn": (226, 65),
-    "inception_v3": (359, 90),
+    "inception_v3": (358, 90),
     "inception_v4": (543, 139),
     "inception_resnet_v2": (724, 197),
     "resnet18": (95, 23),
@@ -94,9 +94,9 @@ LAUNCHES = {
     "efficientnet_b6": (885, 271),
     "efficientnet_b7": (1078, 330),
     "efficientnet_v2_s": (697, 202),
-    "convnext_tiny": (247, 83),
-    "convnext_small": (463, 155),
-    "convnext_base": (461, 155),
+    "convnext_tiny": (244, 83),
+    "convnext_small": (460, 155),
+    "convnext_base": (460, 155),
     "shufflenet_v2_x0_5": (262, 72),
     "shufflenet_v2_x1_0": (267, 72),
     "shufflenet_v2_x1_5": (266, 72),
@@ -188,7 +188,16 @@ BYTES = {"resnet18": 53, "resnet50": 245, "vgg16_bn": 260, "googlenet_bn": 79}
 FAST_BYTES = {"resnet18": 59, "resnet50": 252, "vgg16_bn": 282, "googlenet_bn": 91}
 #: the share of the unfused bytes that a fused training step may move
 SHARE = dict.fromkeys(
-    ["mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "densenet121", "efficientnet_b0", "regnet_y_400mf"],
+    [
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "shufflenet_v2_x1_0",
+        "densenet121",
+        "efficientnet_b0",
+        "regnet_y_400mf",
+        "convnext_tiny",
+        "unet",
+    ],
     0.55,
 )
 

@@ -42,6 +42,15 @@ def pools() -> Graph:
     return b.build(b.linear(b.flatten(h), 5, name="fc"))
 
 
+def pools_apart() -> Graph:
+    """Pooling whose windows do not overlap, in part amid padding, over numbers that are often equal."""
+    b = GraphBuilder("pools_apart")
+    h = b.dropout(b.relu(b.conv2d(b.input("x", (4, 12, 12)), 8, 3, padding=1, name="c1")), 0.5)
+    h = b.sigmoid(b.max_pool2d(h, 3, 3, padding=1))
+    h = b.tanh(b.avg_pool2d(h, 2, 2, padding=1, count_include_pad=False))
+    return b.build(b.linear(b.flatten(h), 5, name="fc"))
+
+
 def heads() -> Graph:
     """Flattening that moves data, concatenation, softmax amid the network, two losses."""
     b = GraphBuilder("heads")

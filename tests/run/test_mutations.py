@@ -111,4 +111,6 @@ def test_the_lines_of_every_mistake_are_in_what_is_emitted() -> None:
 
 def test_the_page_lists_every_mutation() -> None:
     page = PAGE.read_text()
-    assert all(f"| `{m.kind}` | {m.what} |" in page for m in SOURCES) and all(f"| {name} |" in page for name in RESULTS)
+    assert all(f"| `{m.kind}` | {m.what} |" in page for m in SOURCES) and all(
+        f"*{name}*" in " ".join(page.split()) for name in RESULTS
+    )

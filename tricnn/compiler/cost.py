@@ -333,7 +333,7 @@ def _vectors(kernel: Kernel, formed: Iterable[str], graph: Graph, base: Callable
 
 
 def upstream(kernel: Kernel, value: str, base: Callable[[str], str]) -> set[str]:
-    """What is computed in the kernel to form ``value``."""
+    """The nodes that a kernel computes to form ``value``."""
     found: set[str] = set()
     waiting = [value]
     while waiting:

@@ -59,7 +59,7 @@ def _found(g: Rewriter, by_scale: Node) -> _Scaled | None:
 
 
 def _reordered(g: Rewriter, layer: Node) -> bool:
-    """May the weight lie in an order of its own, that of the pixels which the layer sees as one row?"""
+    """Is it a dense layer of a flattened image, whose weight may lie in the order of the image's pixels?"""
     flat = g.nodes[layer.inputs[0]]
     return flat.row.dense_view == "flat" and g.types[flat.inputs[0]].pixels > 1
 

@@ -118,7 +118,7 @@ class Rewriter:
         return self.add(value, "slice_channels", value, attrs=attrs, suffix=f"channels_{start}_{stop}")
 
     def cut_like(self, value: str, like: str) -> str:
-        """The channels of ``value`` that ``like`` is of its own whole."""
+        """A slice of ``value`` with the same channels as ``like`` has of the value that it is a slice of."""
         start = self.cut(like)[1]
         return self.slice(value, start, start + self.channels(like)) if self.uncut(like) != like else value
 

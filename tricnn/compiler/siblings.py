@@ -43,7 +43,7 @@ def merge_siblings(graph: Graph, mode: str, learning: frozenset[str] = frozenset
 
 
 def _alike(graph: Graph, siblings: list[Node]) -> list[list[Node]]:
-    """Siblings that are merged: apart those that an activation follows, if none follows others.
+    """The groups of siblings to merge: all of them, or apart those that an activation follows and those without one.
 
     In inference an activation ends its convolution's kernel; of some channels only it would be a pass of its own, where
     a convolution of several taps reads it, which does not form what it loads. The pass reads and stores these channels;
@@ -67,7 +67,7 @@ def _several_taps(graph: Graph, node: Node) -> bool:
 
 
 def _free(graph: Graph, conv: Node, mode: str) -> bool:
-    """May its filters be put beside others? Its weights must be its own."""
+    """May a convolution's filters be put beside others'? Nobody else may read its weights."""
     weights = [graph.by_name[v] for v in conv.inputs[1:]]
     own = all(
         (w.row.source is Source.PARAMETER or (mode == "infer" and w.row.prepared)) and len(graph.consumers[w.name]) == 1
@@ -120,7 +120,7 @@ def _scope(names: Sequence[str]) -> str:
 
 
 def _common_reader(work: Rewriter, ends: Sequence[Node]) -> list[Node]:
-    """The activations that follow, if each is followed by the same one only."""
+    """The activations behind some values, if each has one reader and all readers are alike; else none."""
     readers = [work.readers(end.name) for end in ends]
     if any(len(r) != 1 or end.name in work.results for r, end in zip(readers, ends, strict=True)):
         return []
@@ -191,7 +191,7 @@ def join_slices(graph: Graph) -> Graph:
 
 
 def _columns(work: Rewriter, concat: Node) -> list[list[str]] | None:
-    """The operands of one operation on whole values of which every given value is a part, cut as these are; or None.
+    """The operands of all that is concatenated, if that is one operation, channel by channel, on each; else None.
     The operation must treat each channel by itself, as a batch norm's gradient does. The first operands come first,
     then the second ones, and so on."""
     ends = [work.nodes[work.uncut(v)] for v in concat.inputs]

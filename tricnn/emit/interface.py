@@ -213,7 +213,7 @@ def _text(function: Callable[..., Any]) -> str:
 
 
 def _prepared(node: Node) -> list[str]:
-    """What computes a weight of other ones, all of them in w."""
+    """A Python function, as text, that computes a prepared weight of the parameters in the dictionary w."""
     operands = [f"w[{json.dumps(name)}]" for name in node.inputs]
     target = f"    w[{json.dumps(node.name)}] = "
     if node.row.torch is None:

@@ -140,8 +140,7 @@ def allocation(program: Program) -> str:
 
 
 def pointing(program: Program) -> str:
-    """The text of what launches do not find by an argument of their own, and of ``point(t)``.
-    ``point(t)`` says where that is."""
+    """The text of descriptors and tables of addresses, and of ``point(t)``, which makes them of the tensors in t."""
     sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
     described = program.descriptors.values()
     boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in described if d.window is None]

@@ -12,10 +12,11 @@ from ..compiler.plan import Kernel
 from ..machine import tiles
 from . import traffic
 from .body import Body
-from .call import BATCH, Call, Helper, blocks
+from .call import BATCH, Call, Helper, Line, Operand, blocks
 from .epilogue import epilogue
-from .expressions import statistics
+from .kept_sums import kept_sums
 from .lowering import Grid, Lowering, tile_grid
+from .names import workspace_name
 from .positions import At
 from .size import N, Size, cdiv
 
@@ -97,41 +98,65 @@ def lower_of_pixels(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_layer_norm_grad(state: Lowering, kernel: Kernel) -> None:
-    """Lower layer_normalize_grad_input: of all channels of a pixel, a number for each."""
+    """Lower layer_normalize_grad_input: of all channels of a pixel, a number for each; and sums over the pixels."""
     node, name = kernel.anchor, kernel.name
     c = state.plan.type(node.name).channels
     load, store, at = state.body(kernel), state.body(kernel), At("pixel", "channel", "mask", c)
-    dy, x = load.operand(node, 0, at), load.operand(node, 1, at)
-    mean, var = statistics(load, node, 2, at)
-    g = load.let("g", f"tl.where(mask, {dy} * {load.operand(node, 3, at)}, 0.0)")
+    dy = load.let("kept", f"tl.where(mask, {load.operand(node, 0, at)}, 0.0)")
+    x = load.operand(node, 1, at)
+    load.scope.reserve("inside")
+    mean, var = (
+        load.value(node.inputs[2], At("pixel", str(row), "inside", 2, row, 1), stem)
+        for row, stem in enumerate(("mean", "var"))
+    )
+    g = load.let("g", f"{dy} * {load.operand(node, 3, at)}")
     rstd = load.let("rstd", f"tl.rsqrt({var} + {node.attrs['eps']})")
-    load.write(f"return {g}, ({x} - {mean}) * {rstd}, {rstd}")
-    loaded = load.function(f"{name}_load", "pixel, channel, mask, args", load.lines)
+    xhat = load.let("xhat", f"({x} - {mean}) * {rstd}")
+    load.sides += [
+        (sums, workspace_name(name, f"{sums.name}:partial")) for sums in kernel.nodes if sums.row.side_sum == "stored"
+    ]
+    load.terms = [dy, f"{dy} * {xhat}"] if load.sides else []
+    ahead = state.body(kernel)
+    lines = load.split(ahead, [Line(f"return {', '.join([g, xhat, rstd, *load.terms])}")])
+    loaded = load.function(f"{name}_load", "pixel, channel, mask, inside, given, args", lines)
+    given = ahead.function(f"{name}_given", "channel, args", ahead.lines)
     store.scope.reserve("tile")
     epilogue(store, kernel, at, node.name, "tile")
     stored = store.function(f"{name}_store", "tile, pixel, channel, mask, part, args", store.lines)
-    _whole_pixels(state, kernel, "layer_norm_grad", loaded, stored, (load, store), c, 16)
+    _whole_pixels(state, kernel, "layer_norm_grad", loaded, stored, (load, store), c, 16, (given, ahead))
 
 
 def _whole_pixels(
     state: Lowering, kernel: Kernel, template: str, loaded: Helper, stored: Helper, bodies: tuple[Body, Body],
-    width: int, operations: int,
+    width: int, operations: int, given: tuple[Helper, Body] | None = None,
 ) -> None:  # fmt: skip
-    """Add a launch whose programs have all channels of some pixels at once, and store ``width`` numbers for each."""
+    """Add a launch whose programs have all channels of some pixels at once, and store ``width`` numbers for each.
+    They are ``given`` what depends on nothing but the channel, once.
+    Where they sum up what they load, there are as many programs as run at once, and each leaves one part."""
     node = kernel.anchor
     x = state.plan.type(node.inputs[0])
     c, wide = x.channels, tiles.power_of_two(x.channels)
     tile = tiles.Tile(max(1, 2048 // wide), wide, 1, 4, 1)
-    grid = (cdiv(N * x.pixels, tile.m),)
-    each = partial(traffic.once, x.spatial, Size.of(grid[0]))
+    pixels = cdiv(N * x.pixels, tile.m)
+    each = partial(traffic.once, x.spatial, pixels)
     load, store = bodies
+    programs = Size.of(min(pixels.at(state.batch), tiles.passing(state.target))) if load.sides else pixels
+    sums = kept_sums(state, kernel, load, programs, c, tile, 1)
+    moved = [each(width, replace(tile, n=1) if width == 1 else tile).of(store), each(c, tile).of(load)]
+    operands: list[Operand] = [loaded, stored, BATCH]
+    if given is not None:
+        operands.insert(0, given[0])
+        moved.append(traffic.left(given[1], c, programs, tile))
+    constants = {"C": c, "PIXELS": x.pixels, **blocks(tile), **sums.constants}
     state.add(
         kernel.name,
         kernel,
-        Call(template, [loaded, stored, BATCH], {"C": c, "PIXELS": x.pixels, **blocks(tile)}),
-        grid,
+        Call(template, operands, constants, sums.keywords),
+        (programs,),
         tile,
         kind=node.op,
         flops=operations * prod(x.per_image),
-        traffic=[each(width, replace(tile, n=1) if width == 1 else tile).of(store), each(c, tile).of(load)],
+        traffic=[*moved, *sums.moved],
+        handed_on=sums.handed_on,
     )
+    sums.launch(state, kernel)

@@ -231,7 +231,7 @@ class Body:
         return self.known[key]
 
     def row_of(self, raw: str, at: At) -> str:
-        """The name of a tile of a value that has no batch, by its rows.
+        """The name of a variable with rows of a value that has no batch, which are loaded by their numbers.
         Rows are statistics, or the filters and taps of a weight; a vector is one row."""
         place, (first, last) = self.plan.place(raw), at.channels
         one = len(self.plan.type(raw).shape) == 1

@@ -138,7 +138,7 @@ class Boxes:
 
     @property
     def stored(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(shape, box) of descriptors by which tiles with a corner are loaded and stored, without their channels."""
+        """Shape and box, but for channels, of the descriptors by which tiles with a corner are loaded and stored."""
         return (self.result, self.box) if self.box else ((), (self.tile.m,))
 
     @property
@@ -171,7 +171,7 @@ class Boxes:
         return Call(template, operands, constants, keywords)
 
     def _axes(self, *names: str) -> dict[str, int]:
-        """Constants of a template that knows one direction only: the gradient's image is its result."""
+        """The constants of a convolution for a template of one direction: a gradient's image is its result."""
         renamed = {"C": "K", "K": "C", "P": "H", "Q": "W"} if self.gradient else {}
         return {name: self.conv.sizes[renamed.get(name, name)] for name in names}
 

@@ -132,7 +132,7 @@ class Product:
         return stored_product(self.store, self.kernel, at, variable, f"{self.name}_store_{self.roles.result}", head)
 
     def moved(self, tile: tiles.Tile) -> list[traffic.Traffic]:
-        """What the template moves."""
+        """The traffic of the product: what its template and its functions load and store."""
         if self.boxes and self.boxes.rowwise:
             return traffic.by_rows(self.load, self.store, self.weight, self.boxes.rowwise)
         count = traffic.fprop if self.roles is FORWARD else traffic.dgrad

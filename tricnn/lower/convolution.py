@@ -6,6 +6,7 @@ They are called as in docs/architecture.md: image ``[N, H, W, C]``, filters ``[K
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..compiler.plan import Plan
@@ -45,22 +46,34 @@ class Axis:
         taken = (self._inside(p) for p in range(self.outputs))
         return tuple(max(end - first, 0) for first, end in taken)
 
-    def reached(self) -> tuple[Counts, int]:
-        """For each window, from how many blocks it is loaded, as long as the stride, of which the axis is made.
+    def reached(self, strides: int = 1) -> tuple[Counts, int]:
+        """For each window, from how many blocks it is loaded, so many strides long, of which the axis is made.
         And how many windows a block loads from, those beyond the last and before the first counted too."""
         first = (self.before - self.kernel + self.stride) // self.stride
-        count = (self.stride - 1 + self.before) // self.stride - first + 1
-        blocks = range(-(-self.size // self.stride))
-        times = [0] * self.outputs
-        for window in (block + first + i for block in blocks for i in range(count)):
-            if 0 <= window < self.outputs:
-                times[window] += 1
-        return tuple(times), count
+        count = (strides * self.stride - 1 + self.before) // self.stride - first + 1
+        begins = range(first, first + -(-self.size // self.stride), strides)
+        return _counted(self.outputs, begins, count), count
+
+    def shared(self, windows: int) -> tuple[Counts, int]:
+        """For each position, by how many blocks it is loaded, of so many windows each.
+        And how many positions a block loads, those outside the axis counted too."""
+        count = (windows - 1) * self.stride + self.kernel
+        begins = range(-self.before, self.outputs * self.stride - self.before, windows * self.stride)
+        return _counted(self.size, begins, count), count
 
     def _inside(self, p: int) -> tuple[int, int]:
         """The taps (first, end) of window p that lie in ``range(size)``."""
         start = p * self.stride - self.before
         return max(0, -(start // self.dilation)), min(self.kernel, -((start - self.size) // self.dilation))
+
+
+def _counted(size: int, begins: Iterable[int], count: int) -> Counts:
+    """How often each of ``size`` positions is among ``count`` in a row, from each of those that are given on."""
+    times = [0] * size
+    for at in (begin + i for begin in begins for i in range(count)):
+        if 0 <= at < size:
+            times[at] += 1
+    return tuple(times)
 
 
 @dataclass(frozen=True)

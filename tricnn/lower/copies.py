@@ -161,7 +161,7 @@ def _repeat(state: Lowering, kernel: Kernel, name: str, raw: str, start: int) ->
 
 
 def _copy_numbers(state: Lowering, kernel: Kernel, name: str, raw: str, count: int, source: str, start: int) -> None:
-    """Store ``count`` numbers to the result from ``start`` on, each of the place ``source`` of what is copied.
+    """Launch a copy of ``count`` numbers to the result from ``start`` on; ``source`` is where each comes from.
     They are the channels of one pixel, 0; a tile may have more rows, which are masked."""
     place, result = state.plan.place(raw), state.plan.place(kernel.anchor.name)
     whole = state.plan.type(result.buffer).elements(1)

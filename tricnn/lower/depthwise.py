@@ -46,7 +46,7 @@ class Along:
 
 
 def _visits(size: int, visited: Iterable[int]) -> Counts:
-    """How often each of ``size`` positions is among those visited."""
+    """How often each of ``size`` positions of an axis is visited."""
     times = Counter(visited)
     return tuple(times[i] for i in range(size))
 
@@ -105,7 +105,7 @@ class Tiles:
 
     @property
     def lanes(self) -> tuple[tuple[int, int], ...]:
-        """The channels that all tiles go through."""
+        """The channels (first, how many) that the tiles of all blocks have, those beyond the last one among them."""
         return ((0, self.blocks * self.strips.tile.n),)
 
 
@@ -191,7 +191,7 @@ def lower_depthwise_wgrad(state: Lowering, kernel: Kernel) -> None:
 
 
 def _given(name: str, functions: Mapping[str, tuple[Body, str]]) -> dict[str, Helper]:
-    """The functions that compute what depends on the channel only, of those that have such lines, by keyword."""
+    """The helpers, by the template's keyword for each, that compute what depends on the channel only."""
     return {
         keyword: body.function(f"{name}_given_{of}", "channel, args", body.lines)
         for keyword, (body, of) in functions.items()

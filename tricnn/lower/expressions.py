@@ -227,7 +227,7 @@ def _position(body: Body, node: Node, at: At) -> tuple[str, str, str]:
 
 
 def _from(body: Body, node: Node, at: At, n: str, row: str, column: str, rows: ArrayLike, columns: ArrayLike) -> At:
-    """The place of the operand in (row, column) of the same image. Each row of the result is made of those ``rows``."""
+    """The position of the operand's pixel in (row, column) of the same image, of which a gathered element is a copy."""
     height, width = body.plan.type(node.inputs[0]).spatial
     pixel = body.let("source", f"({n} * {height} + {row}) * {width} + {column}")
     body.elsewhere[pixel] = at.pixel, Sources.of(rows, height), Sources.of(columns, width)

@@ -62,11 +62,11 @@ class Windows:
         return packing.left - self.conv.pl * self.conv.c
 
     def described(self, packing: Packing) -> tuple[int, int]:
-        """(size, step) of the windows that a descriptor has, in which those of all phases lie."""
+        """The size of a descriptor's windows, in which those of all phases lie, and the step from one to the next."""
         return max(self.begins(packing)) + self.depth, self.phases * self.step
 
     def begins(self, packing: Packing) -> list[int]:
-        """Of each phase, where in such a window the box begins."""
+        """For each phase, the element of a descriptor's window at which its box begins."""
         return [(self.first(packing) + phase * self.step) // ALIGNED * ALIGNED for phase in range(self.phases)]
 
     def packing(self, left: int = 0) -> Packing:
@@ -146,7 +146,7 @@ def _makes_image(plan: Plan, kernel: Kernel) -> bool:
 
 
 def _common(ways: Iterable[Windows]) -> Packing:
-    """Memory that all of these can be read from."""
+    """The least memory for an image from which several convolutions can read their windows."""
     ways = list(ways)
     left = max(way.packing().left for way in ways)
     each = [way.packing(left) for way in ways]

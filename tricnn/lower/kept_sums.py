@@ -32,7 +32,7 @@ class KeptSums:
 
     @property
     def handed_on(self) -> Mapping[str, Size]:
-        """The parts that are stored once more, see Launch."""
+        """How many elements of each buffer of parts the last programs store once more, if they add the parts up."""
         return self.end.handed_on if self.end else {}
 
     def launch(self, state: Lowering, kernel: Kernel) -> None:

@@ -76,7 +76,7 @@ class Parts:
 
     @property
     def counters(self) -> Size:
-        """One for each block, and for each of its groups."""
+        """How many counters of arrivals a launch needs: one for each block of sums, and for each of its groups."""
         return (self.groups + 1) * self.blocks if self.grouped else Size.of(self.blocks)
 
     def loaded(self, moments: bool) -> Size:
@@ -182,8 +182,7 @@ def _renamed(store: Helper, others: set[str], state: Lowering) -> Helper:
 
 
 def _guarded(parts: Parts, first: Sequence[Line], last: Sequence[Line]) -> list[Line]:
-    """The lines of the function, with what is ``first`` and ``last`` under its conditions.
-    Who is the last of a group does what is ``first``, who is the last of all what is ``last``."""
+    """The lines by which the last program of a group runs ``first``, and the last program of all runs ``last``."""
     lines = [Line(f"channel = first + tl.arange(0, {parts.width})"), Line("mask = channel < end")]
 
     def within(head: str, inner: Sequence[Line]) -> list[Line]:

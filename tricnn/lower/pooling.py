@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -42,13 +43,49 @@ def _axes(c: dict[str, int]) -> tuple[Axis, Axis]:
     return Axis(c["H"], c["P"], c["R"], c["SH"], c["PT"]), Axis(c["W"], c["Q"], c["S"], c["SW"], c["PL"])
 
 
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks of a pooling: how many results each has, down and across (of a gradient's pixels as many strides)."""
+
+    high: int
+    wide: int
+
+    @classmethod
+    def of(cls, c: dict[str, int]) -> _Blocks:
+        """The blocks of a pooling with those constants."""
+        return cls(*tiles.block((c["R"], c["S"]), (c["SH"], c["SW"]), c["P"]))
+
+    @property
+    def several(self) -> bool:
+        """Has a block several results?"""
+        return self.high * self.wide > 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.high, self.wide
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The constants of the templates of blocks."""
+        return {"HIGH": self.high, "WIDE": self.wide} if self.several else {}
+
+    def rule(self, channels: int) -> Callable[[int], tiles.Tile]:
+        """The rule for tiles of such blocks."""
+        return partial(tiles.in_blocks if self.several else tiles.elementwise, channels)
+
+    def count(self, high: int, wide: int) -> int:
+        """How many blocks an image has that is so many results, or strides, high and wide."""
+        return cdiv(high, self.high) * cdiv(wide, self.wide)
+
+
 def lower_pool(state: Lowering, kernel: Kernel) -> None:
     """Lower max_pool2d (and its index), avg_pool2d or global_avg_pool."""
     node, plan, name = kernel.anchor, state.plan, kernel.name
     constants = _window(state, node, node.inputs[0], node.name)
-    c, rows, image = constants["C"], constants["P"] * constants["Q"], (constants["H"], constants["W"])
+    c, image = constants["C"], (constants["H"], constants["W"])
     whole = "kernel_size" not in node.attrs  # all of the image
-    rule = partial(tiles.whole, c, prod(image), state.batch, state.target) if whole else partial(tiles.elementwise, c)
+    blocks = _Blocks(1, 1) if whole else _Blocks.of(constants)
+    rule = partial(tiles.whole, c, prod(image), state.batch, state.target) if whole else blocks.rule(c)
     tile = state.tile(name, kernel, node.op, constants, rule)
     load, store = state.body(kernel), state.body(kernel)
     load_x = load.load_function(f"{name}_load_x", node.inputs[0], c, "x")
@@ -64,18 +101,24 @@ def lower_pool(state: Lowering, kernel: Kernel) -> None:
     is_max = node.row.picks or node.row.index
     head = "value, index, pixel, channel, mask, part, args" if is_max else "value, pixel, channel, mask, part, args"
     store_y = store.function(f"{name}_store_y", head, store.lines)
-    template, mode = "max_pool2d" if is_max else "avg_pool2d", {"WHOLE": True} if whole else {}
+    template = f"{'max' if is_max else 'avg'}_pool2d{'_blocks' if blocks.several else ''}"
+    mode = {"WHOLE": True} if whole else blocks.constants
+    if whole:
+        moved = traffic.pool_of_images(load, store, image, c, tile)
+    elif blocks.several:
+        moved = traffic.pool_blocks(load, store, _axes(constants), blocks.size, c, tile)
+    else:
+        moved = traffic.pool(load, store, _axes(constants), c, tile)
+    places = blocks.count(constants["P"], constants["Q"])
     state.add(
         name,
         kernel,
         Call(template, [load_x, store_y, BATCH], {**constants, **blocks_of(tile), **mode}),
-        (N * 1, cdiv(c, tile.n)) if whole else tile_grid(rows, c, tile),
+        (N * 1, cdiv(c, tile.n)) if whole else tile_grid(places, c, tile),
         tile,
         kind=node.op,
         flops=constants["R"] * constants["S"] * prod(plan.type(node.name).per_image),
-        traffic=traffic.pool_of_images(load, store, image, c, tile)
-        if whole
-        else traffic.pool(load, store, _axes(constants), c, tile),
+        traffic=moved,
     )
 
 
@@ -105,17 +148,17 @@ class _Gradient:
 
 
 def lower_max_pool_grad(state: Lowering, kernel: Kernel) -> None:
-    """Lower max_pool2d_grad: programs compute tile after tile of blocks as large as the stride."""
+    """Lower max_pool2d_grad: programs compute tile after tile of blocks of pixels."""
     node, name, gradient = kernel.anchor, kernel.name, _Gradient.of(state, kernel, kept=True)
-    constants, c = gradient.constants, gradient.constants["C"]
-    tile = state.tile(name, kernel, node.op, constants, partial(tiles.elementwise, c))
+    constants, c, blocks = gradient.constants, gradient.constants["C"], _Blocks.of(gradient.constants)
+    tile = state.tile(name, kernel, node.op, constants, blocks.rule(c))
     index, columns = state.plan.storage(node.inputs[1]), cdiv(c, tile.n)
-    blocks = cdiv(constants["H"], constants["SH"]) * cdiv(constants["W"], constants["SW"])
-    programs = at_most(cdiv(N * blocks, tile.m), max(1, tiles.passing(state.target) // columns))
+    places = blocks.count(cdiv(constants["H"], constants["SH"]), cdiv(constants["W"], constants["SW"]))
+    programs = at_most(cdiv(N * places, tile.m), max(1, tiles.passing(state.target) // columns))
     sums = kept_sums(state, kernel, gradient.store, programs, c, tile, columns)
     operands = [gradient.load_dy, Pointer(index, "index"), gradient.store_dx, BATCH]
-    wide = {"WIDE": True} if state.wide else {}
-    moved = traffic.pool_grad_blocks(gradient.load, gradient.store, index, _axes(constants), c, tile)
+    wide = {**blocks.constants, **({"LONG": True} if state.wide else {})}
+    moved = traffic.pool_grad_blocks(gradient.load, gradient.store, _axes(constants), blocks.size, c, tile, index)
     state.add(
         name,
         kernel,
@@ -131,21 +174,29 @@ def lower_max_pool_grad(state: Lowering, kernel: Kernel) -> None:
 
 
 def lower_avg_pool_grad(state: Lowering, kernel: Kernel) -> None:
-    """Lower avg_pool2d_grad: each pixel gathers from the windows that cover it."""
+    """Lower avg_pool2d_grad: each pixel, or block of pixels, gathers from the windows that cover it."""
     node, name, gradient = kernel.anchor, kernel.name, _Gradient.of(state, kernel, kept=False)
-    constants, c = gradient.constants, gradient.constants["C"]
+    constants, c, blocks = gradient.constants, gradient.constants["C"], _Blocks.of(gradient.constants)
     rows = constants["H"] * constants["W"]
-    tile = state.pass_tile(name, kernel, node.op, constants, c)
+    template, mode = node.op, {}
+    if blocks.several and not any(n.row.side_sum == "stored" for n in kernel.nodes):
+        template, mode = f"{node.op}_blocks", blocks.constants
+        tile = state.tile(name, kernel, node.op, constants, blocks.rule(c))
+        rows = blocks.count(cdiv(constants["H"], constants["SH"]), cdiv(constants["W"], constants["SW"]))
+        moved = traffic.pool_grad_blocks(gradient.load, gradient.store, _axes(constants), blocks.size, c, tile)
+    else:
+        tile = state.pass_tile(name, kernel, node.op, constants, c)
+        moved = traffic.pool_grad(gradient.load, gradient.store, _axes(constants), c, tile)
     parts = cdiv(N * rows, tile.m)
     side_buffers(state, gradient.store, parts, c)
     state.add(
         name,
         kernel,
-        Call(node.op, [gradient.load_dy, gradient.store_dx, BATCH], {**constants, **blocks_of(tile)}),
+        Call(template, [gradient.load_dy, gradient.store_dx, BATCH], {**constants, **blocks_of(tile), **mode}),
         tile_grid(rows, c, tile),
         tile,
         kind=node.op,
         flops=prod(state.plan.type(node.name).per_image),
-        traffic=traffic.pool_grad(gradient.load, gradient.store, _axes(constants), c, tile),
+        traffic=moved,
     )
     finish_sides(state, kernel, gradient.store, parts, c)

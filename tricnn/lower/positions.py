@@ -59,7 +59,7 @@ ALL = Channels()
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Of which positions of an axis, ``size`` long, each position of another one is made: ``table[p]``, -1 for none."""
+    """For each position p of an axis, the positions ``table[p]`` of another, ``size`` long, that it is made of."""
 
     table: NDArray[np.int64]
     size: int

@@ -247,6 +247,19 @@ def wgrad(
     return [dy.of(load_dy), Calls(rows, cols, blocks.count * filters, x_lanes, filters).of(load_x)]
 
 
+def pool_blocks(
+    load: Body, store: Body, axes: tuple[Axis, Axis], block: tuple[int, int], channels: int, tile: Tile
+) -> list[Traffic]:
+    """What pooling by blocks of so many results, down and across, moves: each block loads what its windows cover."""
+    rows, columns = axes
+    (from_rows, high), (from_columns, wide) = rows.shared(block[0]), columns.shared(block[1])
+    tiles = cdiv(N * (cdiv(rows.outputs, block[0]) * cdiv(columns.outputs, block[1])), tile.m)
+    lanes = ((0, _padded(channels, tile.n)),)
+    x = Calls(from_rows, from_columns, tiles * (high * wide), lanes)
+    y = Calls((1,) * rows.outputs, (1,) * columns.outputs, tiles * (block[0] * block[1]), lanes)
+    return [x.of(load), y.of(store)]
+
+
 def pool(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, tile: Tile) -> list[Traffic]:
     """What max_pool2d and avg_pool2d move: each window loads what it covers."""
     rows, columns = axes
@@ -272,19 +285,21 @@ def pool_grad(load: Body, store: Body, axes: tuple[Axis, Axis], channels: int, t
 
 
 def pool_grad_blocks(
-    load: Body, store: Body, index: str, axes: tuple[Axis, Axis], channels: int, tile: Tile
-) -> list[Traffic]:
-    """What max_pool2d_grad moves.
-    Each block, as large as the stride, loads the windows that reach into it, and the ``index`` of their maximum."""
+    load: Body, store: Body, axes: tuple[Axis, Axis], block: tuple[int, int], channels: int, tile: Tile,
+    index: str | None = None,
+) -> list[Traffic]:  # fmt: skip
+    """What the gradient of a pooling moves by blocks of pixels, so many strides high and wide.
+    Each loads the windows that reach into it and, if there is one, the ``index`` of their maximum."""
     rows, columns = axes
-    (from_rows, down), (from_columns, across) = rows.reached(), columns.reached()
-    tiles = cdiv(N * (cdiv(rows.size, rows.stride) * cdiv(columns.size, columns.stride)), tile.m)
+    (from_rows, down), (from_columns, across) = rows.reached(block[0]), columns.reached(block[1])
+    high, wide = block[0] * rows.stride, block[1] * columns.stride
+    tiles = cdiv(N * (cdiv(rows.size, high) * cdiv(columns.size, wide)), tile.m)
     lanes = ((0, _padded(channels, tile.n)),)
     dy = Calls(from_rows, from_columns, tiles * (down * across), lanes)
-    dx = Calls((1,) * rows.size, (1,) * columns.size, tiles * (rows.stride * columns.stride), lanes)
+    dx = Calls((1,) * rows.size, (1,) * columns.size, tiles * (high * wide), lanes)
     count = N * (sum(from_rows) * sum(from_columns) * channels)
-    indices = loads(index, count, _visited(from_rows) * _visited(from_columns))
-    return [dy.of(load), dx.of(store), indices]
+    indices = [] if index is None else [loads(index, count, _visited(from_rows) * _visited(from_columns))]
+    return [dy.of(load), dx.of(store), *indices]
 
 
 def resampled(

@@ -55,7 +55,7 @@ WARPS, STAGES = (1, 2, 4, 8), (1, 2, 3, 4, 5)
 
 
 def extent(problem: Problem) -> tuple[int, int, int]:
-    """Rows, columns and depth of the product that a contraction is: the depth that one block can run over."""
+    """Rows, columns and depth of the matrix product that a contraction is; one block can run over all of the depth."""
     size = {"GROUPS": 1, "SH": 1, "SW": 1, "WINDOW_H": 1, "WINDOW_W": 1, **problem.sizes}
     n, groups, taps = size["N"], size["GROUPS"], size["R"] * size["S"]
     c, k = size["C"] // groups, size["K"] // groups

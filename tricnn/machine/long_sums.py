@@ -60,7 +60,7 @@ class LongSum:
     warps: int
 
     def clocks(self, split: int) -> Fraction:
-        """How long it takes, dealt out between so many programs."""
+        """The clocks that a long sum takes if it is dealt out between so many programs."""
         programs, each = self.tiles * split, multiprocessors(self.target)
         sharing = min(self.together, -(-programs // each))
         waves = -(-programs // (each * sharing))
@@ -88,7 +88,7 @@ def _split(long_sum: LongSum, at_once: int) -> int:
 
 
 def beside_one_another(tile: Tile, taps: int) -> int:
-    """How many tiles of columns a program with operands in boxes has: all ``taps`` of a filter's row, or one.
+    """How many tiles of columns a program with operands in boxes computes: one for each tap of a filter's row, or one.
     The last cache is the limit of small tiles, which load dy for every tap; those of a row fit the registers then."""
     return taps if tile.m * tile.n * taps <= MOST_SUMS * 32 * tile.warps and for_a_gpu() else 1
 
@@ -129,7 +129,7 @@ def weight_gradient_tile(
     ]
 
     def clocks(tile: Tile) -> Fraction:
-        """Its time, dealt out as is best."""
+        """The clocks that a long sum takes if it is dealt out as is best."""
         long_sum = weight_gradient(filters, columns, pixels, tile, dtype, target, formed=formed, groups=groups)
         return long_sum.clocks(long_sum.split)
 

@@ -16,8 +16,6 @@ from .machines import machine_of
 WARPS = 4
 #: registers of a multiprocessor, and those that a thread needs for addresses, masks and what it computes
 FILE, BESIDE = 65536, 56
-#: the most channels of a tile: those that a warp loads at once
-CHANNELS = 64
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Strips:
 
     @property
     def constants(self) -> dict[str, int]:
-        """The constants by which templates know them."""
+        """The constants by which templates know a tile of strips."""
         return {"WIDE": self.wide, "ROWS": self.rows, "BLOCK_M": self.tile.m, "BLOCK_N": self.tile.n}
 
 
@@ -51,7 +49,7 @@ def together(taps: tuple[int, int], stride: tuple[int, int], each: int, wide: in
 
 
 def shape(width: int, taps: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """(channels of a thread, columns of a strip) for a result so wide; columns are a ``multiple``.
+    """How many channels a thread has, and how many columns, a ``multiple``, a strip has, for a result so wide.
 
     Two channels are loaded by one instruction. Of larger filters the weights of two would take the registers that wide
     strips want: what counts there is that few columns are loaded and computed twice, or that nobody has. As many
@@ -65,7 +63,7 @@ def strips(
     channels: int, images: int, size: tuple[int, int], taps: tuple[int, int], stride: tuple[int, int], target: str,
     attempt: int = 0, *, scattered: bool = False,
 ) -> Strips:  # fmt: skip
-    """The strips of results so high and wide, of so many images.
+    """The tile of strips for a result so high and wide, of so many images.
     If ``scattered``, each row of the source goes to ``stride`` rows of the result. After each attempt that a compiler
     spilled they are half as wide.
 

@@ -28,7 +28,7 @@ class Target:
 
     @property
     def bulk_copies(self) -> bool:
-        """Whether it copies whole boxes by tensor descriptors (Hopper's TMA)."""
+        """Whether a target copies whole boxes by tensor descriptors (Hopper's TMA)."""
         return isinstance(self.arch, int) and self.arch >= 90
 
     @property

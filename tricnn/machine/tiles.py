@@ -140,7 +140,7 @@ def passing(target: str) -> int:
 
 
 def share(shared: int, target: str) -> bool:
-    """Whether as many programs as should share a multiprocessor fit there with so many bytes of shared memory each.
+    """Whether a multiprocessor has room for all programs that should share it, each with so much shared memory.
     A GPU takes one KB for itself for each of them."""
     return TOGETHER * (shared + 1024) <= machine_of(target).shared * 1024
 
@@ -179,7 +179,7 @@ def contraction(
     rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, tap: int = 0, beside: int = 1,
     narrow: bool = False,
 ) -> Tile:  # fmt: skip
-    """For a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for).
+    """The tile for a product of [rows, depth] by [depth, columns] (rows at the batch size compiled for).
     Each ``tap`` steps of the depth belong to one tap of a filter, if it has several: no tile reaches into the next.
     A launch computes so many products of this kind ``beside`` one another, for groups or residue classes. With
     ``narrow``, tiles of fewer columns are taken where they multiply less for nothing (:func:`halved`)."""
@@ -212,7 +212,7 @@ def few(rows: int, columns: int, depth: int, tap: int, dtype: str, target: str, 
     longest = min(LONGEST, max(whole, 16))
 
     def taken(tile: tuple[int, int, int]) -> Fraction:
-        """Clocks with such a tile."""
+        """The clocks that the product takes with a tile (m, n, k)."""
         m, n, k = tile
         tiles = -(-rows // m) * -(-columns // n) * beside
         together = min(TOGETHER, -(-tiles // each))
@@ -383,13 +383,34 @@ def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> 
 
 
 def elementwise(channels: int, attempt: int = 0) -> Tile:
-    """[pixels, channels] in tiles of about 1024 elements on a GPU."""
+    """The tile of a pass over [pixels, channels]: about 1024 elements on a GPU."""
     n = min(power_of_two(channels), 256)
     return Tile(max(1, (_style.get().elements >> attempt) // n), n, 1, 4, 1)
 
 
+def in_blocks(channels: int, attempt: int = 0) -> Tile:
+    """[blocks, channels] in tiles of 256 elements on a GPU, of which a thread has two, each with a block of results."""
+    n = min(power_of_two(channels), 64)
+    return Tile(max(1, (_style.get().elements // 4 >> attempt) // n), n, 1, 4, 1)
+
+
+#: results of a block, down and across, where windows overlap (`pool_blocks`): the first at a stride of 1, where 7
+#: divides the rows of the result, as it does in most networks' late layers
+BLOCKS = (7, 2), (4, 2)
+#: taps of the largest window that is unrolled for blocks
+MOST_TAPS = 25
+
+
+def block(window: tuple[int, int], stride: tuple[int, int], rows: int) -> tuple[int, int]:
+    """How many results, down and across, a block of a pooling has of so many rows: one where windows do not overlap.
+    Of windows that do, results share what they load and compare."""
+    if stride[0] >= window[0] or stride[1] >= window[1] or window[0] * window[1] > MOST_TAPS:
+        return 1, 1
+    return BLOCKS[0] if stride == (1, 1) and rows % BLOCKS[0][0] == 0 else BLOCKS[1]
+
+
 def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0) -> Tile:
-    """[pixels, channels] for a program that sums all pixels of an image: as many at once as a thread can load.
+    """The tile for a program that sums all pixels of an image: as many at once as a thread can load.
     A program has up to 64 channels, and fewer where there would not be one for each multiprocessor."""
     n = min(power_of_two(channels), 64)
     while n > 16 and images * -(-channels // n) < machine_of(target).multiprocessors:
@@ -398,13 +419,13 @@ def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0
 
 
 def packed(pitch: int, attempt: int = 0) -> Tile:
-    """For images amid zeros in rows of ``pitch`` elements: several rows share what is computed for a column."""
+    """The tile for images amid zeros in rows of ``pitch`` elements: its rows share what is computed for a column."""
     tile = elementwise(pitch, attempt)
     return replace(tile, m=4 * tile.m)
 
 
 def with_sums(channels: int, attempt: int = 0) -> Tile:
-    """[pixels, channels] for a pass that leaves sums over the pixels of each tile: enough pixels that they are few."""
+    """The tile of a pass that leaves sums over each tile's pixels: enough of them that the sums are few."""
     return Tile(64 >> attempt, min(power_of_two(channels), 64), 1, 4, 1)
 
 

@@ -58,7 +58,7 @@ class Entry:
 
     @property
     def simulated(self) -> bool:
-        """Was it found without a GPU?"""
+        """Was a tile found without a GPU, by simulation?"""
         return self.device.startswith(SIMULATED)
 
 
@@ -120,7 +120,7 @@ def shipped(target: str) -> tuple[Table, ...]:
 
 
 def digest(target: str) -> str:
-    """Of all that :func:`lookup` may answer for a target."""
+    """A digest of all that :func:`lookup` may answer for a target."""
     chosen = _only.get()
     known: list[Any] = (
         [(str(p), asdict(t)) for p, t in chosen.items()]
@@ -144,7 +144,7 @@ def read(path: Path) -> dict[Problem, Entry]:
 
 
 def _entries(path: Path) -> Table:
-    """What :func:`read` copies: a file is parsed anew only when it has changed."""
+    """The entries of a file in the state that it has now, which is parsed only once: `read` copies them."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

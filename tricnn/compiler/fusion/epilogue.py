@@ -17,7 +17,7 @@ class Epilogue(Following):
     equation = "f(anchor(x), y) = anchor[epilogue f](x, y)    f pointwise"
 
     def about(self, node: Node) -> bool:
-        """Every reader that no other rule is for."""
+        """Whether a reader is none that another rule is for."""
         return True
 
     def here(self, kernels: Grouping, site: Site) -> str:

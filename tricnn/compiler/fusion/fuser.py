@@ -37,16 +37,16 @@ from .pooling import Pooling
 from .prologue import Prologue, several_windows
 from .rule import Rule, Site
 from .second_results import RunningStatistics, SecondResult
-from .side_sums import SumOfLoaded, SumOfStored
+from .side_sums import SumBeside, SumOfLoaded, SumOfStored
 
 #: each reader of a kernel's value is a site of the first rule that is about it
 FOLLOWING: tuple[Following, ...] = (SumOfStored(), OfFilters(), Pooling(), Epilogue())
-BESIDE: tuple[Beside, ...] = (SecondResult(), SumOfLoaded(), RunningStatistics())
+BESIDE: tuple[Beside, ...] = (SecondResult(), SumBeside(), SumOfLoaded(), RunningStatistics())
 PROLOGUE, HOSTING = Prologue(), Hosting()
 #: all of them; what ``merging`` is comes before fusion (compiler/siblings.py)
 RULES: tuple[type[Rule], ...] = (
-    Epilogue, Pooling, Prologue, SumOfStored, SumOfLoaded, OfFilters, SecondResult, RunningStatistics, Hosting,
-    Placement, AtHand,
+    Epilogue, Pooling, Prologue, SumOfStored, SumBeside, SumOfLoaded, OfFilters, SecondResult, RunningStatistics,
+    Hosting, Placement, AtHand,
 )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Grouping:
         )
 
     def only_for(self, group: Group, value: str, node: Node) -> bool:
-        """Does a kernel compute a value without storing it, once ``node`` is recomputed by others than itself?"""
+        """Is a kernel's value stored for ``node`` alone, and so not at all if ``node`` is recomputed?"""
         others = [r for r in self.readers[value] if r is not node and self._home.get(r.name) is not group]
         return self._home.get(value) is group and value not in self.results and not others
 

@@ -21,7 +21,7 @@ class Hosting(Rule):
     equation = "(f(z), conv2d(f(z))) = conv2d[prologue f, stored](z)    1x1: each element loaded once"
 
     def about(self, reader: Node) -> bool:
-        """Convolutions."""
+        """Whether a node is a convolution."""
         return reader.row.convolution
 
     def here(self, kernels: Grouping, site: Site) -> str:

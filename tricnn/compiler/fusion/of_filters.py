@@ -10,13 +10,13 @@ from .rule import Site
 
 
 class OfFilters(Following):
-    """The programs of a weight gradient leave parts of it, and of a sum beside it; who adds them up has each filter."""
+    """The rule that the launch that adds a weight gradient's parts up computes what is made of it filter by filter."""
 
     name = "side_sums"
     equation = "(s * wgrad(dy, x), w . wgrad(dy, x)) = wgrad[filters](dy, x, s, w)    where its parts are added up"
 
     def about(self, node: Node) -> bool:
-        """What is of a weight's gradient filter by filter."""
+        """Whether a node is made of a weight's gradient filter by filter."""
         return node.row.of_filters
 
     def here(self, kernels: Grouping, site: Site) -> str:

@@ -33,7 +33,7 @@ class Placement(Rule):
         self.reshaped = {v for k in kernels if _computes_a_view(graph, k, views) for v in (*k.reads, *k.writes)}
 
     def about(self, node: Node) -> bool:
-        """Concatenations."""
+        """Whether a node is a concatenation."""
         return bool(node.row.joins)
 
     def here(self, kernels: Grouping, site: Site) -> str:

@@ -17,7 +17,7 @@ class Pooling(Following):
     equation = "pool(conv2d(x)) = conv2d[windows](x)    windows that do not overlap"
 
     def about(self, node: Node) -> bool:
-        """Poolings."""
+        """Whether the reader is a pooling."""
         return node.row.pools
 
     def here(self, kernels: Grouping, site: Site) -> str:

@@ -25,7 +25,7 @@ class Prologue(Rule):
     equation = "anchor(f(z)) = anchor[prologue f](z)    f recomputed as it is loaded"
 
     def about(self, node: Node) -> bool:
-        """What can be computed at one pixel and channel, or looks at one place of its operand."""
+        """Whether a node can be computed at one pixel and channel, or looks at one place of its operand."""
         return node.row.chains or node.row.gathers
 
     def here(self, kernels: Grouping, site: Site) -> str:

@@ -18,7 +18,7 @@ class SecondResult(Beside):
     equation = "(f(x), g(x)) = [f, g](x)    same loop, two results"
 
     def about(self, kernels: Grouping, first: Node, node: Node) -> bool:
-        """An operation whose row names the other one's loop, over the same operands."""
+        """Whether an operation's row names the other one's loop, and both have the same operands."""
         return node.row.sibling_of == first.op and node.inputs[-len(first.inputs) :] == first.inputs
 
     def here(self, kernels: Grouping, site: Site) -> str:
@@ -41,7 +41,7 @@ class RunningStatistics(Beside):
     equation = "(s = batch_stats(x), running(s)) = batch_stats[update](x)    where the sum ends"
 
     def about(self, kernels: Grouping, first: Node, node: Node) -> bool:
-        """An update by the statistics that the other one computes."""
+        """Whether a node is an update by the statistics that the other one computes."""
         return node.row.updates and kernels.wanted_loop(node) == first.name
 
     def here(self, kernels: Grouping, site: Site) -> str:
@@ -49,7 +49,7 @@ class RunningStatistics(Beside):
         return f"(s = batch_stats(x), {site.reader.op}(s)) = batch_stats[update](x)"
 
     def why_not(self, kernels: Grouping, site: Site) -> Why | None:
-        """It always can."""
+        """None: running statistics can always be updated where the batch's are computed."""
         return None
 
 

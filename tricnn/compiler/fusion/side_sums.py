@@ -19,7 +19,7 @@ class SumOfStored(Following):
     equation = "(conv2d(x), batch_stats(conv2d(x))) = conv2d[side sum](x)    of what is stored, as it is"
 
     def about(self, node: Node) -> bool:
-        """Sums of what a kernel stores."""
+        """Whether a node sums what a kernel stores."""
         return node.row.side_sum == "stored"
 
     def here(self, kernels: Grouping, site: Site) -> str:
@@ -32,6 +32,9 @@ class SumOfStored(Following):
         anchor, types, node = site.group.anchor, kernels.graph.types, site.reader
         if not anchor.row.takes_sums and not anchor.row.chains:
             return why("a kernel of {op} leaves no sums", op=anchor.op)
+        if (at_hand := at_hand_anyway(kernels, node)) is not None:
+            return why("{reader} is taken along by {at_hand}, which loads its operands anyway", reader=node.name,
+                       at_hand=at_hand.name)  # fmt: skip
         if node.inputs[0] != site.value:
             return why("{op} is taken along with {first}, its first operand", op=node.op, first=node.inputs[0])
         if types[site.value].shape != types[anchor.name].shape or site.group.pools:
@@ -39,8 +42,39 @@ class SumOfStored(Following):
         return None
 
     def leaves(self, node: Node, home: Group, group: Group) -> bool:
-        """A sum that has a pass of its own so far leaves it for a pointwise kernel, which is made later."""
+        """Does the sum have a pass of its own so far, which it leaves for the pointwise kernel of ``group``?"""
         return home.anchor is node and group.anchor.row.chains
+
+
+def at_hand_anyway(kernels: Grouping, node: Node) -> Node | None:
+    """The operation whose loop loads all operands of a sum for its own result; None if there is none."""
+    return next((reader for reader in kernels.readers[kernels.base(node.inputs[0])] if shares(reader, node)), None)
+
+
+def shares(first: Node, node: Node) -> bool:
+    """Does the loop of ``first`` load the operands of a sum, for the same statistics?"""
+    own = first.inputs[: len(node.inputs)]
+    return node.row.sibling_of == first.op and own == node.inputs and first.attrs == node.attrs
+
+
+class SumBeside(Beside):
+    """The sums of layer norm's gradient are of what the kernel of its other gradient loads."""
+
+    name = "side_sums"
+    equation = "(dx(dy, x), sums(dy, x)) = dx[side sum](dy, x)    dy and x are loaded once"
+
+    def about(self, kernels: Grouping, first: Node, node: Node) -> bool:
+        """Sums of the operands of a gradient."""
+        return node.row.side_sum == "stored" and shares(first, node)
+
+    def here(self, kernels: Grouping, site: Site) -> str:
+        """The equation with these two operations."""
+        dx, f = site.group.anchor.op, site.reader.op
+        return f"({dx}(dy, x), {f}(dy, x)) = {dx}[side sum](dy, x)"
+
+    def why_not(self, kernels: Grouping, site: Site) -> Why | None:
+        """It always can."""
+        return None
 
 
 class SumOfLoaded(Beside):
@@ -50,7 +84,7 @@ class SumOfLoaded(Beside):
     equation = "(wgrad(dy, x), channel_sum(dy)) = wgrad[side sum](dy, x)    dy is loaded once"
 
     def about(self, kernels: Grouping, first: Node, node: Node) -> bool:
-        """Sums of the first operand of a weight gradient."""
+        """Whether a node sums the first operand of a weight gradient."""
         return (
             node.row.side_sum == "loaded"
             and first.row.weight_gradient

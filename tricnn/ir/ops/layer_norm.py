@@ -116,10 +116,10 @@ def _channel_sums_moved(a: Any, errors: Any, dy: Any, x: Any, stats: Any) -> Any
 def _gradient(g: Any, node: Any, dy: str) -> list[str | None]:
     x, stats, weight, _bias = node.inputs
     eps = {"eps": node.attrs["eps"]}
-    sums = g.add("layer_normalize_grad_sums", dy, x, stats, **eps)
     dx = None
-    if g.wanted(x):
+    if g.wanted(x):  # first: the sums are taken along by its kernel
         dx = g.add("layer_normalize_grad_input", dy, x, stats, weight, **eps)
+    sums = g.add("layer_normalize_grad_sums", dy, x, stats, **eps)
     return [dx, None, g.add("row", sums, index=1), g.add("row", sums, index=0)]
 
 
@@ -178,6 +178,7 @@ register(
     moved=_channel_sums_moved,
     batched=_BATCHED,
     on_load=(0, 1), collapses=True, side_sum="stored",
+    sibling_of="layer_normalize_grad_input", loop_over=0,
     doc="[sum dy, sum dy * xhat] of each channel: the gradients of bias and weight",
 )  # fmt: skip
 register(
