@@ -36,6 +36,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -215,34 +216,35 @@ def looked_at(name: str, stage: str) -> dict[str, Any]:
     if not found["cnn"]:
         return found
     try:
-        tricnn.from_torch(module, (2, channels, size, size), cache=False)
+        if stage != "gradients":  # which imports it in train() itself
+            tricnn.from_torch(module, (2, channels, size, size), cache=False)
+            found["imported"] = True
+        del module
+        if stage != "import":
+            compared(name, (BATCH, channels, size, size), stage, found)
+        return found
     except NotImported as error:
         return found | {"imported": False, "problems": sorted({f"{p.operation}: {p.reason}" for p in error.problems})}
     except TricnnError as error:
-        return found | {"imported": False, "problems": [str(error)]}
-    found["imported"] = True
-    if stage == "import":
-        return found
-    del module
-    try:
-        compared(name, (BATCH, channels, size, size), stage, found)
+        return found | {"imported": found.get("imported", False), "problems": [" ".join(str(error).split())[:300]]}
     except Exception as error:
-        found["problems"] = [f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"]
-    return found
+        return found | {"problems": [f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"]}
 
 
 def compared(name: str, shape: tuple[int, ...], stage: str, found: dict[str, Any]) -> None:
     """Note how far outputs and gradients are from PyTorch's."""
     torch.manual_seed(0)
-    module = lively(made(name)[0])
+    x = torch.randn(shape, dtype=torch.float64)
+    module = settled(lively(made(name)[0]), x)
     for layer in module.modules():  # some call F.dropout with a number of their own
         if isinstance(getattr(layer, "drop_rate", None), float):
             layer.drop_rate = 0.0
     ours = tricnn.Module(module, shape, dtype="fp64", executor="eager", fuse=False)
-    x = torch.randn(shape, dtype=torch.float64)
     module.eval(), ours.eval()
     with torch.no_grad():
-        found["logits"] = furthest(tensors(ours(x)), tensors(module(x)))
+        with Exactly():
+            right = tensors(module(x))
+        found["logits"] = furthest(tensors(ours(x)), right)
     if stage != "gradients":
         return
     for part in (module.train(), ours.train()):
@@ -253,6 +255,7 @@ def compared(name: str, shape: tuple[int, ...], stage: str, found: dict[str, Any
     right, expected = trained(module, x)
     module.load_state_dict(statistics, strict=False)  # the two share their buffers
     given, gradients = trained(ours, x)
+    found["imported"] = True
     found["training"] = furthest(given, right)
     largest = max(float(g.abs().max()) for g in expected.values())
     if gradients.keys() != expected.keys():
@@ -263,11 +266,26 @@ def compared(name: str, shape: tuple[int, ...], stage: str, found: dict[str, Any
     )
 
 
+class Exactly(torch.overrides.TorchFunctionMode):
+    """A mode in which float64 numbers stay so where a layer asks for float32 (EvoNorm's deviation)."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if function is torch.Tensor.float:
+                return args[0]
+            if function is torch.Tensor.to:
+                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+                kwargs |= {"dtype": torch.float64} if kwargs.get("dtype") is torch.float32 else {}
+        return function(*args, **kwargs)
+
+
 def trained(module: torch.nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """Outputs, and the gradients of parameters by name of the sum of (output * fixed random numbers)."""
     for p in module.parameters():
         p.grad = None
-    outputs = tensors(module(x))
+    with nullcontext() if isinstance(module, tricnn.Module) else Exactly():
+        outputs = tensors(module(x))
     generator = torch.Generator().manual_seed(1)
     loss = sum((y * torch.randn(y.shape, generator=generator, dtype=y.dtype)).sum() for y in outputs)
     loss.backward()
@@ -285,6 +303,21 @@ def lively(module: torch.nn.Module) -> torch.nn.Module:
                 x.copy_(0.5 + torch.rand_like(x))
             elif x.numel() < 2 or float(x.std()) == 0:
                 x.add_(0.2 * torch.rand_like(x) - 0.1)
+    return module
+
+
+def settled(module: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
+    """The module with running statistics near those of some images, so that numbers stay of one size from layer to
+    layer. With statistics of nothing they grow, until gates stand at 0 or 1, which hides faults, and a rounding error
+    grows to a tenth of the logits (EfficientNetV2-M), which looks like one."""
+    norms = [layer for layer in module.modules() if getattr(layer, "running_var", None) is not None]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        module.train()(x)
+        for layer, momentum in zip(norms, momenta):
+            layer.momentum = momentum
     return module
 
 
