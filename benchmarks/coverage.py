@@ -10,12 +10,12 @@ Each network is made as published, with random weights, in a process of its own,
 when it takes more than ``--gigabytes``. The images are the smallest of ``SIZES`` that the network itself takes.
 
 import      the network comes in by :func:`tricnn.from_torch` in train(), without weights, and its plan is not made.
-logits      its outputs in eval() are those of PyTorch, in float64: the largest difference is ``LOGITS`` of the largest
-            number at most. Ours are computed node by node through ATen.
-gradients   its outputs in train() and the gradients of all its parameters are PyTorch's, in float64, with dropout and
-            stochastic depth switched off: of each gradient, the difference is ``GRADIENTS`` of its largest number at
-            most, or ``ROUNDING`` of the largest of all gradients, which is what that of a bias before a batch norm is
-            made of.
+logits      it comes in in eval(), and its outputs are PyTorch's, in float64: the largest difference is ``LOGITS`` of
+            the largest number at most. Ours are computed node by node through ATen.
+gradients   the same, and it comes in in train(), where outputs and the gradients of all parameters are PyTorch's, in
+            float64, with dropout and stochastic depth switched off: of each gradient, the difference is ``GRADIENTS``
+            of its largest number at most, or ``ROUNDING`` of the largest of all gradients, which is what that of a bias
+            before a batch norm is made of.
 
 A network is a CNN if it has a 2-d convolution whose windows overlap, and neither a product of two computed tensors
 (matmul, bmm, einsum, attention) nor three-dimensional layers.
@@ -216,12 +216,11 @@ def looked_at(name: str, stage: str) -> dict[str, Any]:
     if not found["cnn"]:
         return found
     try:
-        if stage != "gradients":  # which imports it in train() itself
+        if stage == "import":
             tricnn.from_torch(module, (2, channels, size, size), cache=False)
-            found["imported"] = True
+            return found | {"imported": True}
         del module
-        if stage != "import":
-            compared(name, (BATCH, channels, size, size), stage, found)
+        compared(name, (BATCH, channels, size, size), stage, found)
         return found
     except NotImported as error:
         return found | {"imported": False, "problems": sorted({f"{p.operation}: {p.reason}" for p in error.problems})}
@@ -244,7 +243,9 @@ def compared(name: str, shape: tuple[int, ...], stage: str, found: dict[str, Any
     with torch.no_grad():
         with Exactly():
             right = tensors(module(x))
-        found["logits"] = furthest(tensors(ours(x)), right)
+        given = tensors(ours(x))
+    found["imported"] = True
+    found["logits"] = furthest(given, right)
     if stage != "gradients":
         return
     for part in (module.train(), ours.train()):
@@ -254,6 +255,7 @@ def compared(name: str, shape: tuple[int, ...], stage: str, found: dict[str, Any
     statistics = {k: v.clone() for k, v in module.named_buffers()}
     right, expected = trained(module, x)
     module.load_state_dict(statistics, strict=False)  # the two share their buffers
+    found["imported"] = False
     given, gradients = trained(ours, x)
     found["imported"] = True
     found["training"] = furthest(given, right)

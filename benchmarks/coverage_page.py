@@ -22,7 +22,8 @@ Which networks of torchvision, timm and segmentation-models-pytorch `tricnn.from
 they compute the same. Each is made as published, with random weights; images are the smallest of a few sizes that the
 network takes. *logits*: outputs in `eval()`, in float64 through ATen, differ from PyTorch's by at most {logits:g} of
 the largest number. *gradients*: those of every parameter in `train()`, without dropout, by at most {gradients:g} of its
-largest number. Fused kernels are not compared here: [verification](verification.md) is about them.
+largest number. *imported*: in `eval()` for those of which logits only were compared, in `train()` for the others.
+Fused kernels are not compared here: [verification](verification.md) is about them.
 
 `make compat` makes an environment of its own for it (5.7 GB, about ten minutes); then
 
