@@ -314,12 +314,21 @@ def settled(module: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
     grows to a tenth of the logits (EfficientNetV2-M), which looks like one."""
     norms = [layer for layer in module.modules() if getattr(layer, "running_var", None) is not None]
     momenta = [layer.momentum for layer in norms]
+
+    def divided_by_all(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        # the variance that the batch was divided by: with PyTorch's n/(n-1) the numbers of 12 pixels shrink, the means
+        # that are taken off do not, and what is left of them grows from layer to layer
+        layer.running_var.mul_(1 - layer.running_var.numel() / inputs[0].numel())
+
+    hooks = [layer.register_forward_hook(divided_by_all) for layer in norms]
     for layer in norms:
         layer.momentum = 1.0
     with torch.no_grad():
         module.train()(x)
-        for layer, momentum in zip(norms, momenta):
+        for layer, momentum, hook in zip(norms, momenta, hooks):
             layer.momentum = momentum
+            hook.remove()
+            layer.running_var.mul_(1 + 1e-4 * torch.rand_like(layer.running_var))  # no batch's own
     return module
 
 

@@ -136,3 +136,25 @@ class RowsAndColumns(nn.Module):
         x = x - p.reshape(n, c, 2, 2, h // 2, w // 2).permute(0, 1, 4, 2, 5, 3).reshape(n, c, h, w)
         weights = self.attend(x).view(n, 1, h * w).softmax(-1)
         return self.fc((x.view(n, c, -1) * weights).sum(-1) + x.amax(3).mean(2))
+
+
+class SeparableAttention(nn.Module):
+    """Pixels of patches weighed by a score over the patches, of which there may be one only, as MobileViTv2 has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
+        self.qkv, self.out = nn.Conv2d(6, 1 + 2 * 6, 1), nn.Conv2d(6, 6, 1)
+
+    def attended(self, x):
+        n, c, h, w = x.shape
+        y = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(n, c, 4, -1)
+        y = y + torch.softmax(y, dim=-1) - y.mean(-2, keepdim=True)
+        query, key, value = self.qkv(y).split([1, c, c], dim=1)
+        context = (key * torch.softmax(query, dim=-1)).sum(dim=-1, keepdim=True)
+        y = y + self.out(torch.relu(value) * context.expand_as(value))
+        return x + y.reshape(n, c, 2, 2, h // 2, w // 2).permute(0, 1, 4, 2, 5, 3).reshape(n, c, h, w)
+
+    def forward(self, x):
+        x = self.attended(self.stem(x))
+        return self.fc(self.attended(F.adaptive_avg_pool2d(x, 2)).mean((2, 3)))

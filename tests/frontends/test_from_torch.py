@@ -45,6 +45,7 @@ CASES = {
     "one number": (modules.OneNumber, (3, 6, 5)),
     "normalised by hand": (modules_by_hand.NormalizedByHand, (3, 6, 5)),
     "rows and columns": (modules_by_hand.RowsAndColumns, (3, 8, 6)),
+    "separable attention": (modules_by_hand.SeparableAttention, (3, 4, 6)),
 }
 
 

@@ -163,7 +163,9 @@ def _over_pixels(a: Assembler, op: str, x: Any, dims: Any, keepdim: bool) -> Ten
         else:
             value = a.add(op, x.value) if size == (1, 1) else a.add("adaptive_avg_pool2d", x.value, output_size=size)
         return a.made(value, View((n, c, *size), x.view.without(gone, keep=keepdim).dims))
-    if len(x.shape) == 4 and gone == [2, 3] and not x.view.plain:  # pixels that a view has made, of channels perhaps
+    if all(x.shape[i] == 1 for i in gone):
+        return a.made(x.value, x.view.without(gone, keep=keepdim))
+    if len(x.shape) == 4 and {*gone} <= {2, 3} and not x.view.plain:  # pixels that a view has made, of channels perhaps
         return _over_pixels(a, op, a.made(a.plain(x)), dims, keepdim)
     raise Unsupported(
         f"a reduction of {described(x.shape)} over dimensions {gone}",
@@ -199,7 +201,7 @@ def softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
     if (of_parts := torch_parts.softmax(a, x, dim)) is not None:
         return of_parts
     gone = _gone(x, dim)
-    if (x.view.axes(gone) or {1}) <= {2, 3}:
+    if (x.view.axes(gone) or {1}) <= {2, 3} or (len(x.shape) == 4 and dim % 4 in (2, 3)):
         powers = unary(a, "exp", binary(a, "sub", x, amax(a, x, gone, True)))
         return binary(a, "div", powers, total(a, powers, gone, True))
     value = a.plain(x)
