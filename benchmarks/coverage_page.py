@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.coverage_record import GRADIENTS, LOGITS, STAGES, passed, reaches, read
+from benchmarks.coverage_record import ALL, GRADIENTS, LOGITS, STAGES, passed, reaches, read
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 TITLES = {"torchvision": "torchvision", "timm": "timm", "smp": "segmentation-models-pytorch"}
@@ -77,7 +77,9 @@ def _counts(newest: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         some = next(iter(own.values()))["import"]
         version = some["versions"].get(title, "")
         dates = sorted({stages["import"]["date"] for stages in own.values()})
-        rows.append(f"| {title} | {version} | {len(own)} | {len(cnns)} | {' | '.join(cells)} | {dates[-1]} |")
+        rows.append(
+            f"| {title} | {version} | {len(own)} of {ALL[kind]} | {len(cnns)} | {' | '.join(cells)} | {dates[-1]} |"
+        )
     torch = sorted({stages["import"]["versions"]["torch"] for stages in newest.values()})
     return "\n".join(
         [*rows, "", f"PyTorch {', '.join(torch)}. A share is of the networks on which that was tried.", ""]

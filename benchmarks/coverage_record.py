@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 RECORD = Path(__file__).with_name("coverage.jsonl")
+#: the networks that there are in the versions of constraints-compat.txt, outside files of transformers
+ALL = {"torchvision": 86, "timm": 757, "smp": 10}
 STAGES = ("import", "logits", "gradients")
 #: the largest difference of outputs, and of a parameter's gradient, as a part of its largest number, in float64
 LOGITS, GRADIENTS = 1e-9, 1e-6
