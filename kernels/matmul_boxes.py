@@ -79,6 +79,9 @@ def matmul_boxes(
     so that the next tile's images are on their way while this one is stored. None: of the operands only.
     """
     COLUMN_TILES: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
+    # A branch in the loop over channels holds up all of its steps. Behind the loop it has to load tiles again: where
+    # each of many programs does so for few of its rows, that takes less.
+    BEHIND: tl.constexpr = COLUMN_TILES > 4
     row_tiles = tl.cdiv(ROWS, BLOCK_M)
     column_tile = tl.program_id(0) % COLUMN_TILES
     stream, streams = tl.program_id(0) // COLUMN_TILES, tl.num_programs(0) // COLUMN_TILES
@@ -111,11 +114,21 @@ def matmul_boxes(
                 if C % BLOCK_K != 0:
                     exists = row_mask & (channel < C)
                 x = load_x(pixel, channel, exists, first_row, c, x_args)
-                if keep_x is not None:
+                if keep_x is not None and not BEHIND:
                     mine = c // BLOCK_K % COLUMN_TILES == column_tile  # each of those that load it stores its share
                     if mine:
                         keep_x(x, pixel, channel, exists, first_row, c, keep_args)
             acc = dot(x, b, acc, IEEE)
+        if keep_x is not None and BEHIND:
+            mine = row_tile % COLUMN_TILES == column_tile
+            if mine:
+                for first_kept in tl.static_range(0, C, BLOCK_K):
+                    kept = first_kept + tl.arange(0, BLOCK_K)[None, :]
+                    there = row_mask
+                    if C % BLOCK_K != 0:
+                        there = row_mask & (kept < C)
+                    again = load_x(pixel, kept, there, first_row, first_kept, x_args)
+                    keep_x(again, pixel, kept, there, first_row, first_kept, keep_args)
         for piece in tl.static_range(PIECES):
             begin = first_column + piece * WIDTH
             column = begin + tl.arange(0, WIDTH)[None, :]

@@ -6,7 +6,20 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from tricnn.compiler.cost import BESIDE, CONVERSION, FORMED, GAIN, GATHERED, LAUNCH, REACHED_PRODUCTS, Cost, Work
+from tricnn.compiler.cost import (
+    BESIDE,
+    BOTH_FORMED,
+    CONVERSION,
+    FORMED,
+    GAIN,
+    GATHERED,
+    IN_TURN,
+    LAUNCH,
+    REACHED_PRODUCTS,
+    TO_SHARED,
+    Cost,
+    Work,
+)  # fmt: skip
 from tricnn.compiler.pipeline import planned
 from tricnn.graphs import resnet50
 from tricnn.ir import GraphBuilder
@@ -114,7 +127,7 @@ SIMULATED = (
     ("layer2.3.conv3.grad_weight", 4, 158.4), ("layer2.3.conv1.grad_input", 5, 327.6),
     ("layer2.1.conv1.grad_input", 10, 547.7), ("layer2.0.conv1.grad_input", 6, 688.9),
     ("layer1.2.conv3.grad_weight", 4, 309.7), ("layer1.1.conv1.grad_input", 11, 641.7),
-    ("maxpool.max_pool2d_grad", 2, 333.0),
+    ("maxpool.max_pool2d_grad", 2, 333.0), ("layer3.2.conv3", 6, 106.9), ("layer3.5.conv3.grad_weight", 2, 104.6),
 )  # fmt: skip
 
 
@@ -147,5 +160,33 @@ def test_tensor_cores_wait_for_images_and_sums_beside_a_product():
     plan = planned(graph, "train", "all")
     kernel = next(k for k in plan.kernels if k.anchor.name == "conv.grad_input")
     assert any(node.op == "normalize_grad_sums" for node in kernel.nodes)
-    assert H100.beside(kernel, plan.graph, plan.storage) == pytest.approx(2 * BESIDE * 256 * 14 * 14 * 64)
-    assert Cost(256, "fp32", "sm_90").beside(kernel, plan.graph, plan.storage) == 0  # no matrix units wait
+    once = BESIDE * 256 * 14 * 14 * 64
+    assert H100.beside(kernel, plan.graph, plan.storage) == pytest.approx((once, once))
+    assert Cost(256, "fp32", "sm_90").beside(kernel, plan.graph, plan.storage) == (0, 0)  # no matrix units wait
+    forming = H100.forming(kernel, plan.graph, plan.storage)
+    assert 0 < forming < once  # behind the sums it hides in part
+    assert H100.waiting(kernel, plan.graph, plan.storage) == pytest.approx(2 * once + IN_TURN * forming)
+
+
+def test_a_weight_gradient_that_forms_both_operands_takes_longer_for_each():
+    """256 filters by 256 columns, in tiles of 128: each operand, made of one image, is formed twice."""
+    b = GraphBuilder("net")
+    x = b.relu(b.batch_norm(b.conv2d(b.input("x", (3, 14, 14)), 256, 1, bias=False, name="first")), name="act")
+    x = b.relu(b.batch_norm(b.conv2d(x, 256, 1, bias=False, name="conv"), name="bn"))
+    plan = planned(b.build(b.linear(b.global_avg_pool(x), 5)), "train", "all", H100)
+    kernel = next(k for k in plan.kernels if k.anchor.name == "conv.grad_weight")
+    assert {"act", "bn.grad_input"} <= set(kernel.by_name)
+    elements = 256 * 14 * 14 * 256
+    clocks = H100.forming(kernel, plan.graph, plan.storage)
+    assert clocks == pytest.approx(BOTH_FORMED * TO_SHARED * FORMED * (2 + 2) * elements)
+
+
+def test_what_a_weight_gradient_would_form_twice_over_is_stored_by_the_convolution_that_reads_it():
+    """Layer 3's relu2: simulated, its conv3 takes 98 us to form it and 107 to store it, too, the weight gradient 162 us
+    where it forms relu2 and dz, and 105 where only dz."""
+    plan = planned(resnet50(), "train", "auto", H100)
+    kernels = {kernel.anchor.name: kernel for kernel in plan.kernels}
+    for block in range(6):
+        image, conv = f"layer3.{block}.relu2", kernels[f"layer3.{block}.conv3"]
+        assert image in conv.writes and image in conv.by_name
+        assert image not in kernels[f"layer3.{block}.conv3.grad_weight"].by_name

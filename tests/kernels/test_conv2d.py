@@ -326,29 +326,31 @@ def return_sums(acc, pixel, channel, mask, part, first_pixel, first_channel, arg
 
 @triton.jit
 def leave(sums, count, channel, stream, args):
-    (left,) = args
-    tl.store(left + stream * 72 + channel, count + channel * 0, mask=channel < 24)
-    tl.store(left + stream * 72 + 24 + channel, sums[0], mask=channel < 24)
-    tl.store(left + stream * 72 + 48 + channel, sums[1], mask=channel < 24)
+    left, K = args
+    own, mask = left + stream * (3 * K) + channel, channel < K
+    tl.store(own, count + channel * 0, mask=mask)
+    tl.store(own + K, sums[0], mask=mask)
+    tl.store(own + 2 * K, sums[1], mask=mask)
 
 
 @triton.jit
-def summed_matmul_kernel(x, w, kept, left, ROWS):
+def summed_matmul_kernel(x, w, kept, left, ROWS, K: tl.constexpr):
     matmul_boxes(
-        load_one_more, (x,), w, return_sums, (), ROWS, C=40, K=24, BLOCK_M=32, BLOCK_N=16, BLOCK_K=16, SUMS=2,
-        keep_x=keep_box, keep_args=(kept,), leave_sums=leave, leave_args=(left,),
+        load_one_more, (x,), w, return_sums, (), ROWS, C=40, K=K, BLOCK_M=32, BLOCK_N=16, BLOCK_K=16, SUMS=2,
+        keep_x=keep_box, keep_args=(kept,), leave_sums=leave, leave_args=(left, K),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("streams", [1, 2, 3])
-def test_streams_of_tiles_leave_the_sums_of_their_rows(streams):
-    """Each of its own rows, the last tile with fewer; and every tile of the operand is kept once, whoever loads it."""
-    rows, c, k = 75, 40, 24
+@pytest.mark.parametrize(("streams", "k"), [(1, 24), (2, 24), (3, 24), (2, 72)])
+def test_streams_of_tiles_leave_the_sums_of_their_rows(streams, k):
+    """Each of its own rows, the last tile with fewer; and every tile of the operand is kept once, whoever loads it:
+    within the loop over channels, or behind it where there are many tiles of columns."""
+    rows, c = 75, 40
     g = torch.Generator().manual_seed(2)
     x, w = integers((rows, c), torch.float16, g), integers((k, c), torch.float16, g)
     kept, left = torch.zeros(rows, c), torch.zeros(streams, 3, k)
     boxed = TensorDescriptor.from_tensor(x, [32, 16]), TensorDescriptor.from_tensor(w, [16, 16])
-    summed_matmul_kernel[2 * streams,](*boxed, kept, left, rows)
+    summed_matmul_kernel[-(-k // 16) * streams,](*boxed, kept, left, rows, k)
     assert torch.equal(kept, x.float() + 1)
     y = (x.double() + 1) @ w.double().T
     for stream in range(streams):

@@ -1,8 +1,9 @@
 """How long a kernel will take, from what it moves and what it computes: a roofline with a fixed cost for each launch.
 
-    time = launch + max(bytes / bandwidth, products / matrix rate + forming + beside, arithmetic / vector rate)
+    time = launch + max(bytes / bandwidth, products / matrix rate + waiting, arithmetic / vector rate)
+    waiting = loading + the longer of forming and summing + half of the shorter
     forming = elements loaded * clocks each / (multiprocessors * clock)
-    beside = elements of the result * images and sets of sums beside it * clocks each / (multiprocessors * clock)
+    loading, summing = elements of the result * images, or sums, beside it * clocks each / (multiprocessors * clock)
 
 What a launch moves comes from the last cache where it fits in there (small batches), else from memory; parameters come
 from memory. Arithmetic is what pointwise operations need. Where several programs share a processor, one's arithmetic
@@ -14,7 +15,7 @@ that takes is not the arithmetic but the instructions around it (addresses, mask
 counted in clocks for each element, found by simulating the machine code. An element is formed as often as it is loaded:
 by a 3x3 convolution nine times, and again for every tile of filters. An operand that is stored comes by bulk copies, or
 asynchronous ones, and costs its bytes. Likewise they wait for an epilogue that loads images beside the product, or adds
-up what it stores.
+up what it stores; one program's sums run beside another's forming, half of the time.
 
 The clocks, and the share of a data sheet's products that kernels reach, are fitted to simulated times of ResNet-50's
 kernels, fused and unfused, at batch 256 in bf16 on an H100 (benchmarks/predictions.md: the mean error there is 12 %).
@@ -53,14 +54,17 @@ GAIN, GAIN_IN_CACHE = 0.2, 0.1
 FITTED, GAIN_ELSEWHERE = "sm_90", 0.3
 #: clocks of a multiprocessor to form one element of the left operand of a product with matrix units: for each image
 #: that it is made of, where these come in boxes; where they are gathered, tap by tap. A weight gradient's operands take
-#: half of that: they go to shared memory in the order in which they are loaded
-FORMED, GATHERED, TO_SHARED = 0.11, 0.29, 0.5
+#: half of that: they go to shared memory in the order in which they are loaded. Where both are formed, a program needs
+#: the registers of the one that would run beside it, and nothing hides what it waits for: half as much again
+FORMED, GATHERED, TO_SHARED, BOTH_FORMED = 0.11, 0.29, 0.5, 1.5
 #: numbers for each channel with which registers last for an operand that is formed beside 128 columns, as those of one
 #: batch norm do (mean, deviation, weight and bias); with more of them, a program has 64, and forms it twice as often
 VECTORS = 6
 #: clocks of a multiprocessor for each element of a product's result, and each image that is loaded beside it, or set
 #: of sums over what is stored
 BESIDE = 0.14
+#: of the shorter of the two waits, that for operands and that for the epilogue, what the longer one does not hide
+IN_TURN = 0.5
 #: the share of a data sheet's rate that products on matrix units reach
 REACHED_PRODUCTS = 0.48
 
@@ -201,11 +205,12 @@ class Cost:
 
     def waiting(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
         """Clocks of one multiprocessor for which tensor cores wait: for operands to be formed, and for the epilogue."""
-        return self.forming(kernel, graph, base) + self.beside(kernel, graph, base)
+        forming, (loading, summing) = self.forming(kernel, graph, base), self.beside(kernel, graph, base)
+        return loading + max(forming, summing) + IN_TURN * min(forming, summing)
 
     def forming(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
         """Clocks of one multiprocessor for which tensor cores wait for operands computed as they are loaded."""
-        anchor, clocks = kernel.anchor, 0.0
+        anchor, clocks, operands = kernel.anchor, 0.0, 0
         if not self._waits(anchor, graph):
             return clocks
         for i, operand in enumerate(anchor.inputs):
@@ -215,19 +220,23 @@ class Cost:
                 each = FORMED * max(images, 1) if self._in_boxes(anchor, i, graph) else GATHERED
                 narrow = not anchor.row.weight_gradient and _vectors(kernel, formed, graph, base) > VECTORS
                 clocks += each * self.loaded(anchor, i, graph) * (2 if narrow and self._several(anchor, graph) else 1)
-        return clocks * (TO_SHARED if anchor.row.weight_gradient else 1.0)
+                operands += 1
+        if anchor.row.weight_gradient:
+            clocks *= TO_SHARED * (BOTH_FORMED if operands == 2 else 1)
+        return clocks
 
-    def beside(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> float:
-        """Clocks of one multiprocessor for which tensor cores wait for what an epilogue loads and adds up."""
+    def beside(self, kernel: Kernel, graph: Graph, base: Callable[[str], str]) -> tuple[float, float]:
+        """Clocks of one multiprocessor for which tensor cores wait for what an epilogue loads, and what it adds up."""
         anchor = kernel.anchor
         if not self._waits(anchor, graph) or anchor.row.weight_gradient:
-            return 0.0
+            return 0.0, 0.0
         operands = {base(v) for v in anchor.inputs}
         formed = set().union(*(upstream(kernel, v, base) for v in operands))
         before = operands | {base(v) for name in formed for v in kernel.by_name[name].inputs}
         images = [v for v in kernel.reads if v not in before and graph.types[v].batched]
         sums = [node for node in kernel.nodes if node.row.side_sum == "stored"]
-        return BESIDE * graph.types[anchor.name].elements(self.batch) * (len(images) + len(sums))
+        each = BESIDE * graph.types[anchor.name].elements(self.batch)
+        return each * len(images), each * len(sums)
 
     def _several(self, anchor: Node, graph: Graph) -> bool:
         """Whether a product has several tiles of columns at their widest."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from .answers import Why, why
 from .group import Group
-from .grouping import Grouping
 from .rule import Rule, Site
+
+if TYPE_CHECKING:
+    from .grouping import Grouping
 
 
 class AtHand(Rule):

@@ -9,7 +9,7 @@ from .grouping import Grouping
 from .pooling import whole_windows
 from .rule import Rule, Site
 
-#: a 1x1 convolution of more filters than this computes what it loads too many times over
+#: a 1x1 convolution of more filters than this computes what it loads too many times over, where no time says so
 HOST_FILTERS = 512
 
 
@@ -51,4 +51,4 @@ def _loads_once(kernels: Grouping, conv: Node, group: Group) -> bool:
         return False
     filters, _, r, s = kernels.graph.types[conv.inputs[1]].per_image
     plain = conv.attrs["stride"] == (1, 1) and not any(conv.attrs["padding"]) and conv.attrs["groups"] == 1
-    return plain and r == s == 1 and filters <= HOST_FILTERS
+    return plain and r == s == 1 and (filters <= HOST_FILTERS or kernels.prices.decide)
