@@ -1,13 +1,14 @@
 """The record of whole networks' machine code: what counts as wrong, and what is printed of it."""
 
 import json
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import static_checks
-from benchmarks.static_checks import checked, main, right
+from benchmarks.static_checks import NETWORKS, checked, main, read, right, table
 
 
 def built(**kernel: int | bool) -> SimpleNamespace:
@@ -48,3 +49,14 @@ def test_a_record_is_read_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     other = {"case": [*case[:4], "infer"], "batch": 128, **checked(built(spill_bytes=8))}
     path.write_text(path.read_text() + json.dumps(other) + "\n")
     assert main(["table", str(path)]) == 1
+
+
+def test_the_committed_record_is_whole_and_right_and_the_page_has_it() -> None:
+    path = Path(static_checks.__file__).with_name("static_checks.jsonl")
+    lines = read(path)
+    wanted = set(product(("sm_90", "sm_80"), NETWORKS, ("infer", "train")))
+    missing = {("sm_80", name, "train") for name in ("convnext_tiny", "densenet121", "unet")}
+    missing |= {("sm_80", "densenet121", "infer")}
+    assert {(target, network, mode) for (_, target, _, network, mode), _ in lines} >= wanted - missing
+    assert all(map(right, lines.values()))
+    assert "\n".join(table(lines)) in (path.parents[1] / "docs" / "static-checks.md").read_text()

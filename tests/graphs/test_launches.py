@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks.static_checks import NETWORKS
 from tricnn.graphs import ARCHITECTURES
 from tricnn.lower.from_graph import lowered
 
@@ -234,6 +235,18 @@ def test_bytes_of_a_training_step(name, fuse, most):
 @pytest.mark.parametrize("name", SHARE)
 def test_fusion_saves_bytes_of_depthwise_and_of_concatenated_layers_too(name):
     assert figures(name, "train").moved <= SHARE[name] * figures(name, "train", "none").moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_page_of_machine_code_says_what_fusion_saves(name):
+    """Launches and bytes of both modes, by fewest bytes; and the share of the unfused bytes, of the default, too."""
+    cells = [f"`{name}`"]
+    for mode in ("train", "infer"):
+        fused, unfused, default = (figures(name, mode, fuse) for fuse in ("all", "none", "auto"))
+        cells += [str(fused.launches), str(unfused.launches), f"{fused.moved:.1f}", f"{unfused.moved:.1f}",
+                  f"{fused.moved / unfused.moved:.3f}", f"{default.moved / unfused.moved:.3f}"]  # fmt: skip
+    assert f"| {' | '.join(cells)} |" in (DOCS / "static-checks.md").read_text()
 
 
 def test_every_network_has_its_launches():
