@@ -34,7 +34,7 @@ LAUNCHES = {
     "inception_block": (16, 6),
     "googlenet": (181, 56),
     "googlenet_bn": (166, 54),
-    "inception_bn": (226, 65),
+    "inception_bn": (225, 65),
     "inception_v3": (358, 90),
     "inception_v4": (543, 139),
     "inception_resnet_v2": (724, 197),
