@@ -130,3 +130,13 @@ def runs() -> Graph:
     h = b.relu(b.batch_norm(h, name="b2"))
     h = b.conv2d(b.relu(b.conv2d(h, 32, 3, padding=1, name="c3")), 8, 1, name="c4")
     return b.build(b.linear(b.global_avg_pool(h), 3, name="fc"))
+
+
+def packs() -> Graph:
+    """Grouped convolutions whose groups are multiplied together, and such as do not fill a tile of their own."""
+    b = GraphBuilder("packs")
+    h = b.relu(b.conv2d(b.input("x", (4, 4, 32)), 48, 1, name="c1"))
+    h = b.conv2d(h, 48, 3, padding=1, groups=6, bias=False, name="c2")
+    h = b.relu(b.batch_norm(h, name="b2"))
+    h = b.conv2d(b.relu(b.conv2d(h, 48, 3, padding=1, groups=2, name="c3")), 8, 1, name="c4")
+    return b.build(b.linear(b.global_avg_pool(h), 3, name="fc"))

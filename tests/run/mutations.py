@@ -85,6 +85,7 @@ CASES = {
     "boxes": Case(partial(networks.deep, 8), fuse=False, target="sm_90", dtypes=("fp16", "bf16")),
     "strips": Case(networks.strips, target="sm_90"),
     "runs": Case(networks.runs, dtypes=("fp16", "bf16")),
+    "packs": Case(networks.packs, dtypes=("fp16", "bf16")),
 }
 
 

@@ -1,7 +1,7 @@
 """The byte model, checked by running: a user compares plans by `dram_bytes`, so kernels must load and store just that,
 each address once, and what tiles that overlap load again must be what the plan states."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -115,6 +115,15 @@ def rows() -> Graph:
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 
+def packs() -> Graph:
+    """The same in six groups, of which four are multiplied together, and in two that do not fill their tiles."""
+    b = GraphBuilder("packs")
+    x = b.relu(b.conv2d(b.input("x", (3, 3, 16)), 48, 1, name="c0"))
+    x = b.relu(b.batch_norm(b.conv2d(x, 48, 3, padding=1, groups=6, bias=False, name="c1"), name="b1"))
+    x = b.conv2d(b.relu(b.conv2d(x, 48, 3, padding=1, groups=2, name="c2")), 8, 1, name="c3")
+    return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
+
+
 def pixel_norm() -> Graph:
     """A block of ConvNeXt: layer norm over the channels of each pixel, 6 of them, which fill no tile."""
     b = GraphBuilder("pixel_norm")
@@ -220,13 +229,17 @@ def test_boxes_of_images_too(mode: str) -> None:
     assert differences(launches) == []
 
 
-@pytest.mark.parametrize("mode", ["train", "infer"])
-def test_runs_of_rows_too(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("graph", "mode"),
+    [(rows, "train"), (rows, "infer"), pytest.param(packs, "train", marks=pytest.mark.slow), (packs, "infer")],
+)
+def test_runs_of_rows_too(graph: Callable[[], Graph], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What two programs load where the run of one ends and that of the other begins, and each its own filters."""
     monkeypatch.setattr(tiles, "programs", lambda target: 2)
+    monkeypatch.setattr(tiles, "passing", lambda target: 4)
     monkeypatch.setattr(tiles, "LONG", 1)
-    launches = count(rows(), mode, target="sm_90")
-    texts = {f.name: f.text for f in lower(plan(rows(), mode, True), "bf16", 3, "sm_90").functions}
+    launches = count(graph(), mode, target="sm_90")
+    texts = {f.name: f.text for f in lower(plan(graph(), mode, True), "bf16", 3, "sm_90").functions}
     kinds = [c.launch.kind for c in launches if "conv2d_rows(" in texts[c.launch.function]]
     assert set(kinds) == {"conv2d", *(["conv2d_grad_input"] if mode == "train" else [])}
     assert differences(launches) == []

@@ -117,15 +117,18 @@ class Boxes:
     def parts(self) -> Size:
         """In how many parts sums over all pixels are left: one for each box, or for each stream of tiles."""
         tiles = self.rows.count * prod(self.apart)
-        return at_most(tiles, max(1, self.programs // self._column_tiles)) if self.stays else tiles
+        return at_most(tiles, max(1, self.programs // self.column_tiles)) if self.stays else tiles
 
     @property
     def grid(self) -> tuple[Size]:
         """One program for each tile, or for each stream of tiles."""
-        return (self.parts * self._column_tiles,)
+        return (self.parts * self.column_tiles,)
 
     @property
-    def _column_tiles(self) -> int:
+    def column_tiles(self) -> int:
+        """How many tiles there are beside one another, of all columns."""
+        if self.rowwise:
+            return self.rowwise.packs
         return cdiv(self.conv.c if self.gradient else self.conv.k, self.tile.n)
 
     @property
@@ -135,6 +138,11 @@ class Boxes:
         if not self.stays or self.apart != (1, 1):
             return None
         return ("first_n", "first_p", "first_q", "first_channel") if self.box else ("first_pixel", "first_channel")
+
+    @property
+    def whole(self) -> bool:
+        """Whether no tile has columns that are the next one's."""
+        return self.rowwise is None or self.rowwise.packs == 1 or self.rowwise.columns == self.tile.n
 
     @property
     def stored(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -220,11 +228,13 @@ def going_down(state: Lowering, kernel: Kernel, conv: Convolution) -> Taken | No
 def rowwise(state: Lowering, kernel: Kernel, weight: str, taken: Taken, conv: Convolution) -> Boxes | None:
     """The product as `conv2d_rows` computes it, with its operands in boxes."""
     gradient, own, tile = kernel.anchor.row.product == "by_input", taken.conv, taken.tile
-    whole = as_it_lies(state, kernel, 0, (*own.image, own.c), (*taken.box, own.c))
-    weights = weight_boxes(state, weight, conv, (own.c, tile.n) if gradient else (tile.n, own.c))
+    whole = as_it_lies(state, kernel, 0, (*own.image, own.c), (*taken.box, tile.k if own.groups > 1 else own.c))
+    weights: str | None = weight
+    if conv.groups == 1:
+        weights = weight_boxes(state, weight, conv, (own.c, tile.n) if gradient else (tile.n, own.c))
     if whole is None or weights is None:
         return None
-    return Boxes(whole, 0, weights, tile, taken.box, conv, gradient, True, taken.programs, 1, taken)
+    return Boxes(whole, 0, weights, tile, taken.box, conv, gradient, True, taken.programs * taken.packs, 1, taken)
 
 
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:

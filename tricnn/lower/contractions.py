@@ -85,7 +85,8 @@ class Product:
             shape, box = self.boxes.stored
             if not self.boxes.box:
                 self.load.described = _described(state, shape, (*box, self.boxes.tile.k))
-            self.store.described = _described(state, shape, (*box, self.boxes.tile.n // self.boxes.pieces))
+            if self.boxes.whole:
+                self.store.described = _described(state, shape, (*box, self.boxes.tile.n // self.boxes.pieces))
             self.store.scope.reserve(*corner)
         if self.boxes and self.boxes.stays:
             self.store.terms = []
@@ -279,7 +280,7 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         head = ", ".join(["tile, pixel, channel, mask", *product.corner, "args"])
         keywords["keep_x"] = keep.function(f"{name}_keep_x", head, keep.lines)
     rows, parts = product.row_tiles, product.parts
-    blocks = cdiv(conv.group_filters, tile.n) * conv.groups
+    blocks = product.boxes.column_tiles if product.boxes else cdiv(conv.group_filters, tile.n) * conv.groups
     end = ends(state, kernel, product.store, parts, conv.k, tile, blocks)
     call = product.call(store, **keywords, **({"finish": end.finish} if end else {}))
     side_buffers(state, product.store, parts, conv.k)
@@ -310,12 +311,14 @@ def lower_dgrad(state: Lowering, kernel: Kernel) -> None:
     pixels = cdiv(conv.h, conv.sh) * cdiv(conv.w, conv.sw)
     rule = _rule(state, kernel, conv, pixels, conv.group_channels, conv.taps * conv.k // conv.groups)
     tile = state.tile(name, kernel, KIND_OF["by_input"], conv.constants, rule)
-    tile = replace(tile, k=min(tile.k, max(tiles.power_of_two(conv.group_filters), 16)))
+    taken = going_down(state, kernel, conv)
+    if taken is None or tile.k != taken.tile.k:
+        tile = replace(tile, k=min(tile.k, max(tiles.power_of_two(conv.group_filters), 16)))
     product = Product(state, kernel, BACKWARD, conv, pixels, conv.k, conv.c, tile)
     store = product.finish("conv")
     rows, classes = product.row_tiles, conv.sh * conv.sw
     parts = product.parts if product.boxes else product.parts * classes
-    blocks = cdiv(conv.group_channels, tile.n) * conv.groups
+    blocks = product.boxes.column_tiles if product.boxes else cdiv(conv.group_channels, tile.n) * conv.groups
     end = ends(state, kernel, product.store, parts, conv.c, tile, blocks)
     call = product.call(store, **({"finish": end.finish} if end else {}))
     side_buffers(state, product.store, parts, conv.c)

@@ -20,12 +20,13 @@ from .size import Size, Term, cdiv
 class Taken:
     """A convolution with stride 1, or the gradient of one by its input, that `conv2d_rows` computes.
     ``conv`` is the product itself: that of a gradient has the gradient for its image, and its own padding. ``box`` is
-    (images, 1, columns); there are at most ``programs``."""
+    (images, 1, columns); there are at most ``programs`` for each pack, which has so many groups."""
 
     conv: Convolution
     tile: tiles.Tile
     box: tuple[int, int, int]
     programs: int
+    pack: int = 1
 
     @property
     def constants(self) -> dict[str, int]:
@@ -33,7 +34,25 @@ class Taken:
         conv = self.conv
         sizes = {name: conv.sizes[name] for name in ("C", "K", "R", "S", "P", "Q")}
         options = {key: value for key, value in conv.options.items() if key in ("DW", "PT", "PL")}
-        return {**sizes, "BOX_N": self.box[0], "BOX_W": self.box[2], "BLOCK_N": self.tile.n, **options}
+        packed = {"GROUPS": conv.groups, "PACK": self.pack, "BLOCK_C": self.tile.k} if conv.groups > 1 else {}
+        return {**sizes, "BOX_N": self.box[0], "BOX_W": self.box[2], "BLOCK_N": self.tile.n, **packed, **options}
+
+    @property
+    def packs(self) -> int:
+        """How many packs of groups there are, each of which has programs of its own."""
+        return cdiv(self.conv.groups, self.pack)
+
+    @property
+    def columns(self) -> int:
+        """How many columns of a tile are those of a pack."""
+        return self.pack * self.conv.group_filters
+
+    @property
+    def channels(self) -> int:
+        """How many channels the boxes of all packs have for each pixel: some at the end may be the next pack's, too."""
+        conv, each = self.conv, self.pack * self.conv.group_channels
+        wide = self.tile.k if conv.groups > 1 else conv.c
+        return sum(min(wide, conv.c - first) for first in range(0, conv.c, each))
 
     @cached_property
     def steps(self) -> Size:
@@ -91,13 +110,18 @@ def by_rows(conv: Convolution, gradient: bool, beside: int, batch: int, target: 
         behind = conv.r - 1 - conv.pt, (conv.s - 1) * conv.dw - conv.pl
         sizes = (conv.k, conv.p, conv.q, conv.c, conv.r, conv.s, conv.h, conv.w)
         conv = Convolution(*sizes, conv.sh, conv.sw, conv.dh, conv.dw, *behind, conv.groups, conv.window)
-    if conv.strided or conv.dh > 1 or conv.groups > 1 or conv.pooled or not 0 <= conv.pt < conv.r:
+    if conv.strided or conv.dh > 1 or conv.pooled or not 0 <= conv.pt < conv.r:
         return None
+    pack = tiles.pack(conv.groups, max(conv.group_channels, conv.group_filters))
+    packs, packed = cdiv(conv.groups, pack), conv.groups > 1
     box = tiles.box(tiles.ROW, batch, 1, conv.q)
     if box is None:
         return None
-    rows = cdiv(batch, box[0]) * cdiv(conv.q, box[2]) * conv.p
-    tile = tiles.by_rows(rows, conv.k, conv.c, (conv.r, conv.s), beside, target)
-    if tile is None or (gradient and conv.k != tile.n):  # a box of filters would reach into the next tap
+    rows = cdiv(batch, box[0]) * cdiv(conv.q, box[2]) * conv.p * packs
+    depth, columns = pack * conv.group_channels, pack * conv.group_filters
+    tile = tiles.by_rows(rows, columns, depth, (conv.r, conv.s), beside, target, packed)
+    # Where groups are not packed, a box of filters would reach into the next tap.
+    if tile is None or (tile.k > conv.c if packed else gradient and conv.k != tile.n):
         return None
-    return Taken(conv, tile, box, tiles.programs(target))
+    programs = (tiles.passing if packed else tiles.programs)(target)
+    return Taken(conv, tile, box, max(1, programs // packs), pack)

@@ -219,9 +219,9 @@ def by_rows(load: Body, store: Body, weight: str, taken: Taken) -> list[Traffic]
     """What conv2d_rows moves: each row of a run once for each column of taps, all filters once for each program."""
     conv = taken.conv
     rows = cdiv(N, taken.box[0]) * (cdiv(conv.q, taken.box[2]) * conv.p)
-    x = Calls((1,), (1,), taken.steps * conv.s, ((0, conv.c),), images=taken.pixels)
-    y = Calls((1,) * conv.p, (1,) * conv.q, taken.steps, ((0, taken.tile.n),))
-    filters = loads(weight, at_most(rows, taken.programs) * (conv.taps * conv.c * conv.k))
+    x = Calls((1,), (1,), taken.steps * conv.s, ((0, conv.c),), images=taken.pixels, channels=taken.channels)
+    y = Calls((1,) * conv.p, (1,) * conv.q, taken.steps, _results(taken.packs, taken.columns, taken.tile))
+    filters = loads(weight, at_most(rows, taken.programs) * (conv.taps * conv.group_channels * conv.k))
     return [x.of(load), y.of(store), filters]
 
 

@@ -113,6 +113,8 @@ BESIDE_STEP = 8
 FOR_NOTHING = 0.85
 #: pixels of a tile of `conv2d_rows`, the fewest rows of tiles that a run of it has, and bytes beside its tiles
 ROW, LONG, SCRATCH = 64, 16, 256
+#: channels of the groups that it multiplies together
+PACKED = 32
 #: the longest step that a descriptor's box can have, and how many of them lie in shared memory at once
 LONGEST, COPIES = 256, 3
 GPU = Style(None, None, 1024)
@@ -287,7 +289,16 @@ def boxed(
     return replace(tile, warps=4) if tile.n <= 64 else ahead(tile) if alone else tile
 
 
-def by_rows(rows: int, columns: int, depth: int, taps: tuple[int, int], beside: int, target: str) -> Tile | None:
+def pack(groups: int, width: int) -> int:
+    """How many of a convolution's groups, so many channels wide, are multiplied together (`conv2d_rows`).
+    They are as many as have PACKED channels. A product of 32 channels takes tensor cores as long as two of 16 do, and
+    half as long as one of 64 that has twice as many zeros."""
+    return min(groups, max(1, PACKED // width)) if groups > 1 else 1
+
+
+def by_rows(
+    rows: int, columns: int, depth: int, taps: tuple[int, int], beside: int, target: str, packed: bool = False
+) -> Tile | None:
     """The tile of a convolution whose programs go down an image row by row (`conv2d_rows`), of so many tiles of a row.
 
     Of up to 64 columns the sums of a filter's three rows fit the registers of 4 warps, beside sums over pixels, and two
@@ -295,11 +306,16 @@ def by_rows(rows: int, columns: int, depth: int, taps: tuple[int, int], beside: 
     fit the shared memory. Such programs load a third of what those do that compute tap by tap, where the last cache is
     the limit. None where there is more, or runs of rows would be so short that what two of them load counts. On
     Blackwell's larger GPUs sums of products lie in a memory of their own, which they would leave and enter for every
-    row."""
+    row.
+
+    Groups that are ``packed`` have no other template that takes boxes, so that runs may be short. Their tiles are so
+    small that four programs share a multiprocessor; they wait for one another less than two of twice as many pixels
+    do (by simulation: 70 us and 87)."""
     n, (high, wide) = max(power_of_two(columns), 16), taps
+    depth = power_of_two(depth)
     registers = high * ROW * n // 128
     held = high * wide * n * depth + wide * ROW * depth + (1 + beside) * ROW * n
-    few_rows = _style.get().tiles is None and rows < LONG * programs(target)
+    few_rows = not packed and _style.get().tiles is None and rows < LONG * programs(target)
     if high == 1 or depth not in (32, 64) or registers > 96 or few_rows or target not in SUMS_IN_REGISTERS:
         return None
     return Tile(ROW, n, depth, 4, 2) if share(2 * held + SCRATCH, target) else None
