@@ -366,6 +366,7 @@ DROPPING = {
     "tl.minimum(begin + ROWS, RESULT_H)", "tl.minimum(rows % streams, stream)", "tl.minimum(Q - first_q, BOX_W)",
     "tl.maximum(begin % P, PT)", "tl.maximum(begin // SH + AHEAD, 0)", "tl.maximum(begin, PT // SH)",
     "tl.minimum(final, P - 1 if GRADIENT else (H - 1 + PT) // SH)", "tl.maximum(first, last + 1)",
+    "tl.minimum(first_column + PACK * GROUP_K, K)",
     "tl.maximum(begin, BEFORE)", "tl.minimum(begin + ROWS, P)", "tl.minimum(end + (RING - 2), LOWEST)",
     "tl.maximum(tl.minimum(end + (RING - 2), LOWEST), end - 1)",
 }  # fmt: skip
