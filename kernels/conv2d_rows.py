@@ -25,9 +25,10 @@ def packed_filters(
     w, tap, first_c, first_k, C, K, GROUP_C: tl.constexpr, GROUP_K: tl.constexpr, WIDTH_K: tl.constexpr,
     TAPS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
-    """[BLOCK_C, BLOCK_N] of a tap's weights between channels from first_c on and columns from first_k on, of groups of
-    GROUP_C and GROUP_K, WIDTH_K columns of whole groups. It is 0 where they belong to different groups.
+    """A tap's weights, [BLOCK_C, BLOCK_N], 0 where channel and column are of different groups.
 
+    They are between channels from first_c on and columns from first_k on, in groups of GROUP_C and GROUP_K; the first
+    WIDTH_K columns are those of whole groups.
     w: [K, TAPS, GROUP_C], or with GRADIENT [C, TAPS, GROUP_K]."""
     c = tl.arange(0, BLOCK_C)[:, None]
     j = tl.arange(0, BLOCK_N)[None, :]
