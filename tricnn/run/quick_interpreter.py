@@ -2,10 +2,10 @@
 
 It does the same operations on the same numbers, in about a quarter of the time.
 
-The interpreter spends nearly all its time around NumPy, not in it: it wraps Triton's functions anew at every call of a
-helper, and follows every integer operation by the same one in int64 and two comparisons. Nothing here changes what an
-operation computes. Names of the interpreter that a version of Triton does not have are left alone, which costs only
-time.
+The interpreter spends nearly all its time around NumPy, not in it: it wraps Triton's functions anew at every call of
+a helper, and follows every integer operation by the same one in int64 and two comparisons. Nothing here changes what
+an operation computes, save that masks are made of bits. Names of the interpreter that a version of Triton does not
+have are left alone, which costs only time.
 """
 
 from __future__ import annotations
@@ -138,6 +138,21 @@ def _broadcast_as_before(interpreter: Any, stack: ExitStack) -> None:
     stack.enter_context(patch.object(semantic, "broadcast_impl_value", remembered))
 
 
+def _keep_bits(interpreter: Any, stack: ExitStack) -> None:
+    """Let a comparison of two numbers stay a bit when it is spread over a block.
+    The interpreter of Triton 3.9 makes it as wide as what was compared, and refuses such a mask."""
+    builder = type(interpreter.interpreter_builder)
+    splat = builder.create_splat
+
+    def spread(self: Any, type_: Any, number: Any) -> Any:
+        made = splat(self, type_, number)
+        if number.data.dtype == np.bool_:
+            made.data = made.data.astype(np.bool_)
+        return made
+
+    stack.enter_context(patch.object(builder, "create_splat", spread))
+
+
 def _convert_bfloat16_by_bits(interpreter: Any, stack: ExitStack) -> None:
     """Widen and narrow bfloat16 by shifting bits, where this interpreter's own conversion comes to the same bits."""
     convert, float32, bfloat16 = interpreter._convert_float, interpreter.tl.float32, interpreter.tl.bfloat16
@@ -238,6 +253,7 @@ STEPS = (
     _remember_tensor_shapes,
     _match_operands_once,
     _broadcast_as_before,
+    _keep_bits,
     _convert_bfloat16_by_bits,
 )
 
