@@ -7,7 +7,7 @@ import pytest
 from tricnn.compiler.pipeline import planned
 from tricnn.ir import GraphBuilder
 from tricnn.lower.lower import lower
-from tricnn.machine.candidates import PRODUCTS
+from tricnn.machine.candidates import KIND_OF
 
 
 def head(dense: bool):
@@ -33,7 +33,7 @@ def test_a_dense_layer_and_a_convolution_of_one_pixel_are_the_same_kernels(mode,
     assert [(c.kernel, c.problem, c.tile) for c in programs[0].choices if of_head(c.kernel)] == [
         (c.kernel, c.problem, c.tile) for c in programs[1].choices if of_head(c.kernel)
     ]
-    assert {c.problem.kind for c in programs[0].choices if of_head(c.kernel)} <= set(PRODUCTS.values())
+    assert {c.problem.kind for c in programs[0].choices if of_head(c.kernel)} <= set(KIND_OF.values())
     assert all(templates(programs[0], x) for x in dense)
     assert [templates(programs[0], x) for x in dense] == [templates(programs[1], x) for x in convolution]
 
