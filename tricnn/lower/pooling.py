@@ -51,9 +51,9 @@ class _Blocks:
     wide: int
 
     @classmethod
-    def of(cls, c: dict[str, int]) -> _Blocks:
-        """The blocks of a pooling with those constants."""
-        return cls(*tiles.block((c["R"], c["S"]), (c["SH"], c["SW"]), c["P"]))
+    def of(cls, c: dict[str, int], gradient: bool = False) -> _Blocks:
+        """The blocks of a pooling with those constants, or of its gradient."""
+        return cls(*tiles.block((c["R"], c["S"]), (c["SH"], c["SW"]), c["P"], gradient))
 
     @property
     def several(self) -> bool:
@@ -150,7 +150,7 @@ class _Gradient:
 def lower_max_pool_grad(state: Lowering, kernel: Kernel) -> None:
     """Lower max_pool2d_grad: programs compute tile after tile of blocks of pixels."""
     node, name, gradient = kernel.anchor, kernel.name, _Gradient.of(state, kernel, kept=True)
-    constants, c, blocks = gradient.constants, gradient.constants["C"], _Blocks.of(gradient.constants)
+    constants, c, blocks = gradient.constants, gradient.constants["C"], _Blocks.of(gradient.constants, gradient=True)
     tile = state.tile(name, kernel, node.op, constants, blocks.rule(c))
     index, columns = state.plan.storage(node.inputs[1]), cdiv(c, tile.n)
     places = blocks.count(cdiv(constants["H"], constants["SH"]), cdiv(constants["W"], constants["SW"]))
@@ -176,7 +176,7 @@ def lower_max_pool_grad(state: Lowering, kernel: Kernel) -> None:
 def lower_avg_pool_grad(state: Lowering, kernel: Kernel) -> None:
     """Lower avg_pool2d_grad: each pixel, or block of pixels, gathers from the windows that cover it."""
     node, name, gradient = kernel.anchor, kernel.name, _Gradient.of(state, kernel, kept=False)
-    constants, c, blocks = gradient.constants, gradient.constants["C"], _Blocks.of(gradient.constants)
+    constants, c, blocks = gradient.constants, gradient.constants["C"], _Blocks.of(gradient.constants, gradient=True)
     rows = constants["H"] * constants["W"]
     template, mode = node.op, {}
     if blocks.several and not any(n.row.side_sum == "stored" for n in kernel.nodes):
