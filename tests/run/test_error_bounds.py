@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.ir.samples import ENV, SAMPLES, Sample
-from tricnn.check.error_bounds import beyond_rounding, moved
-from tricnn.ir import OPS, Kind
+from tricnn.check.error_bounds import TINY, beyond_rounding, bounding, exact, moved
+from tricnn.compiler.pipeline import planned
+from tricnn.ir import OPS, GraphBuilder, Kind
 
 OTHERS = [s for s in SAMPLES if OPS[s.op].kind not in (Kind.SOURCE, Kind.CONTRACTION) and s.op != "max_pool2d_index"]
 
@@ -45,3 +46,13 @@ def test_what_rounds_to_a_number_is_no_error_and_what_does_not_is(stored: str, d
     wrong = np.nextafter(got, dtype(np.inf)).astype(np.float64)
     half = np.abs(wrong - got.astype(np.float64)) / 2
     assert np.all((beyond_rounding(wrong, want, stored) > 0) | (np.abs(wrong - want) <= half))
+
+
+def test_what_exp_gives_may_be_flushed_to_zero_before_it_is_multiplied() -> None:
+    """silu(-88) = -88 * 6e-39, and a GPU has 0 for 6e-39, and for every number below 2^-126; -80 is far from that."""
+    b = GraphBuilder("silu")
+    plan = planned(b.build(b.add("silu", b.input("x", (2,)))), "infer")
+    x = np.array([[-88.0, -80.0]])
+    found = bounding(plan, plan.kernels[0], "fp32")(plan.kernels[0].anchor, [exact(x)], ENV)
+    assert abs(found.value[0, 0]) <= found.error[0, 0] <= 89 * TINY
+    assert found.error[0, 1] < 1e-3 * abs(found.value[0, 1])

@@ -26,6 +26,8 @@ from .numpy_ops.nhwc import zero_where
 
 #: half a unit in the last place of fp32, and how many such a function of a GPU's special units may be off by
 HALF_UNIT, SPECIAL = 2.0**-24, 8.0
+#: 2^-126, below which a number may be flushed to 0, in halves of a unit
+FLUSHED = 2.0**-102
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,8 @@ def _special(y: Any, *parts: Any) -> Any:
 
 def _of_exp(y: Any, x: Any) -> Any:
     """exp(x) as 2^(x * log2(e)), the product of which is rounded.
-    Below -128 it is 0, above 128 infinity, whatever that rounding does."""
-    return (SPECIAL + np.minimum(np.abs(x), 128.0)) * np.abs(y)
+    Below -128 it is 0, above 128 infinity, whatever that rounding does; and 0 if it is flushed."""
+    return (SPECIAL + np.minimum(np.abs(x), 128.0)) * np.abs(y) + FLUSHED
 
 
 def _of_difference(y: Any, x: Any) -> Any:
