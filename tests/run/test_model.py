@@ -281,7 +281,7 @@ def test_tensors_of_2_to_the_31_elements_are_indexed_in_64_bits(kind: str) -> No
             if re.search(r"tl\.(load|store)\(\w+ \+ \w*(pixel|window|source|image)", line):
                 assert ".to(tl.int64)" in line, (function.name, line)
     assert ".to(tl.int64) * " in large.source and ".to(tl.int64) * " not in small.source.replace("where = ", "")
-    assert ("WIDE=True" in large.source) == (kind == "grouped"), "the index of a maximum is an image as well"
+    assert ("LONG=True" in large.source) == (kind == "grouped"), "the index of a maximum is an image as well"
     with pytest.raises(TargetError, match="compile for it"):
         small.executor._check_size(2**23)
 
