@@ -137,9 +137,15 @@ def test_what_cannot_be_differentiated_is_refused_in_one_line():
 
 def test_a_layer_without_a_gradient_in_between_is_named():
     b = GraphBuilder("g")
-    y = b.linear(b.input("x", (2,)), 3, name="fc")
-    graph = loss_graph(b, b.add("softmax_grad", y, y, name="twice"))
-    with pytest.raises(GraphError, match=r"layer twice: softmax_grad cannot be differentiated: second derivatives"):
+    y = b.conv2d(b.input("x", (2, 4, 4)), 3, 3, name="conv")
+    graph = loss_graph(b, b.flatten(b.add("local_response_norm_grad", y, y, name="twice")))
+    with pytest.raises(GraphError, match=r"layer twice: local_response_norm_grad cannot be differentiated: second"):
+        differentiate(graph)
+    b = GraphBuilder("g")
+    y = b.conv2d(b.input("x", (2, 4, 4)), 3, 3, name="conv")
+    filters = b.add("standardize_filters_grad", "conv.weight", "conv.weight", name="again")
+    graph = loss_graph(b, b.flatten(b.add("conv2d", "x", filters, name="conv2")))
+    with pytest.raises(GraphError, match=r"layer again: standardize_filters_grad cannot be differentiated by the wei"):
         differentiate(graph)
 
 

@@ -12,32 +12,41 @@ from tests.ir.samples import BATCH, ENV, SAMPLES, Sample
 from tricnn.compiler.differentiate import differentiate
 from tricnn.ir import OPS, Graph, GraphBuilder, Kind, N, Output
 from tricnn.run.interpreter import interpret
+from tricnn.system.errors import GraphError
 
 CLASSES = 4
-#: normalisations, whose gradients include those of the statistics that they are given, and what computes these
-STATISTICS = {"normalize": "batch_stats", "layer_normalize": "pixel_stats"}
+#: normalisations, whose gradients include those of the statistics that they are given: what computes these, of which
+#: operand, and which operand they are
+STATISTICS = {
+    "normalize": ("batch_stats", "x0", "x1"), "layer_normalize": ("pixel_stats", "x0", "x1"),
+    "normalize_grad_sums": ("batch_stats", "x1", "x2"), "normalize_grad_input": ("batch_stats", "x1", "x2"),
+    "layer_normalize_grad_sums": ("pixel_stats", "x1", "x2"),
+    "layer_normalize_grad_input": ("pixel_stats", "x1", "x2"),
+}  # fmt: skip
 DIFFERENTIABLE = [s for s in SAMPLES if callable(OPS[s.op].gradient)]
 
 
-def constant_in_pieces(sample: Sample) -> bool:
-    """Is it dy times a slope that does not change with what it is found by, but for kinks?"""
-    row = OPS[sample.op]
-    return row.kind is Kind.POINTWISE and bool(row.gradient_of) and callable(row.gradient)
+def depends_on(graph: Graph, name: str) -> bool:
+    """Says a gradient rule that there is something to derive? Where it does not, a measured slope must be 0."""
+    try:
+        return bool(differentiate(graph, wrt=[name]).gradients)
+    except GraphError as error:
+        assert "does not depend on it" in str(error)
+        return False
 
 
 def with_loss(sample: Sample) -> tuple[Graph, list[str]]:
     """The sample under a dense layer and cross entropy, a loss that is curved in everything; and what to derive by."""
     b = GraphBuilder("sample", sample.graph())
-    wrt = sample.wrt()[:1] if constant_in_pieces(sample) else sample.wrt()
     y = "y"
     if sample.op in STATISTICS:
+        of, x, stats = STATISTICS[sample.op]
         b = GraphBuilder("sample")
-        for node in sample.graph().nodes[:-1]:
-            if node.name == "x1":
-                b.add(STATISTICS[sample.op], "x0", name="x1")
+        for node in sample.graph().nodes:
+            if node.name == stats:
+                b.add(of, x, name=stats)
             else:
-                b.add(node.op, name=node.name, **node.attrs)
-        b.add(sample.op, "x0", "x1", "x2", "x3", name="y", **sample.attrs)
+                b.add(node.op, *node.inputs, name=node.name, **node.attrs)
     if b.type(y).is_weight or (b.type(y).dtype == "float32" and len(b.type(y).shape) == 2):
         # a weight has no pixels to put a loss on: those of what it makes of an image
         probe = b.add("input", name="probe", shape=(N, *b.type(y).per_image[1:]))
@@ -50,7 +59,8 @@ def with_loss(sample: Sample) -> tuple[Graph, list[str]]:
         weight = b.parameter("head.weight", (CLASSES, b.type(y).channels), "constant(0)")
         labels = b.add("input", name="labels", shape=(N,), dtype="int64")
         y = b.add("cross_entropy", b.add("linear", y, weight, name="head"), labels, name="loss", label_smoothing=0.2)
-    return Graph("sample", tuple(b.nodes), (Output("loss", y),)), wrt
+    graph = Graph("sample", tuple(b.nodes), (Output("loss", y),))
+    return graph, [name for name in sample.wrt() if depends_on(graph, name)]
 
 
 def drawn(graph: Graph, sample: Sample) -> dict[str, np.ndarray]:

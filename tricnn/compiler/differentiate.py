@@ -86,8 +86,9 @@ def differentiate_open(graph: Graph, wrt: Sequence[str]) -> Graph:
 
         gradient of p = sum over outputs y of (dy/dp)^T tangent_y
 
-    What no output depends on has no gradient; where nothing is wanted the graph is as it was. Raises GraphError if a
-    layer in between has no gradient.
+    What no output depends on has no gradient; where nothing is wanted the graph is as it was. The result is a graph as
+    any other: with a layer upon a gradient it can be trained, which differentiates the gradients' rows (what penalties
+    on gradients need: Drucker & LeCun, 1992). Raises GraphError if a layer in between has no gradient.
     """
     g = _Gradients(graph, _dependent(graph, wrt))
     incoming: dict[str, list[str]] = {}

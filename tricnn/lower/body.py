@@ -140,6 +140,8 @@ class Body:
         """The computation of the name of a variable that holds a value.
         The value is in a register already, or a number that the graph gives, or it is loaded or computed here."""
         value = self.plan.storage(raw)
+        if self.plan.graph.by_name[raw].row.row_of:  # another row of the same storage is another vector
+            return self.vector(raw, stem, at)
         if (value, at) in self.known:
             return self.known[value, at]
         node = self.kernel.by_name.get(value)

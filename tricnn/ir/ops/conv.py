@@ -296,7 +296,7 @@ register(
     "channel_sum", Kind.REDUCTION, "dy",
     shape=lambda a, dy: TensorType((dy.channels,), "float32"),
     numpy=lambda env, a, dy: sum_rows(pixel_rows(dy)),
-    gradient="second derivatives are not supported",
+    gradient=lambda g, node, db: [g.add("add", g.add("scale", node.inputs[0], factor=0.0), db)],
     aten=lambda env, a, dy: dy.sum(dim=(0, *range(2, dy.dim())), dtype=_fp32(dy)),
     on_load=(0,), collapses=True,
     side_sum="loaded", loop_over=0,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...system.errors import GraphError
 from ...system.limits import WIDEST
 from ..table import Kind, integer, number, register, require
 from ..types import TensorType
@@ -57,6 +58,31 @@ def _scale_gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
         g.add("scale_filters", dy, scale) if g.wanted(w) else None,
         g.add("filter_scale_grad", dy, w) if g.wanted(scale) else None,
     ]
+
+
+def _scale_again(g: Any, node: Any, dds: str) -> list[str | None]:
+    """It is bilinear: each of two factors has the other one times dds."""
+    dw, w, *vectors = node.inputs
+    pairs = [("scale_filters", dw, w), ("scale_filters", w, dw)]
+    if vectors:
+        pairs += [("mul", vectors[0], vectors[1]), ("mul", vectors[1], vectors[0])]
+    return [g.add(op, other, dds) if g.wanted(value) else None for op, value, other in pairs]
+
+
+def _sum_again(g: Any, node: Any, dy: str) -> list[str]:
+    """Each number of a filter has that of its sum."""
+    ones = g.add("shift", g.add("scale", node.inputs[0], factor=0.0), amount=1.0)
+    return [g.add("scale_filters", ones, dy)]
+
+
+def _standard_again(g: Any, node: Any, ddx: str) -> list[str | None]:
+    """It is J dw with a symmetric J, so by dw it is the same row. By the weight there is none."""
+    dw, weight = node.inputs
+    if g.wanted(weight):
+        raise GraphError(
+            f"layer {node.name}: standardize_filters_grad cannot be differentiated by the weight: freeze it"
+        )
+    return [g.add(node.op, ddx, weight, **node.attrs) if g.wanted(dw) else None, None]
 
 
 def _numpy_grad(env: Any, a: Any, dw: Any, w: Any, *vectors: Any) -> Any:
@@ -205,7 +231,7 @@ register(
     attrs=STANDARD,
     shape=_standard_grad_shape,
     numpy=_numpy_standard_grad,
-    gradient="second derivatives are not supported",
+    gradient=_standard_again,
     aten=_aten_standard_grad,
     rounding=_standard_grad_rounding,
     moved=_standard_grad_moved,
@@ -225,7 +251,7 @@ register(
     "filter_scale_grad", Kind.REDUCTION, "weight_gradient weight bias_gradient? bias?",
     shape=_gradient_shape,
     numpy=_numpy_grad,
-    gradient="second derivatives are not supported",
+    gradient=_scale_again,
     aten=_aten_grad,
     moved=_moved,
     collapses=True, of_filters=True, operations=2,
@@ -246,7 +272,7 @@ register(
     "filter_sum", Kind.REDUCTION, "weight_gradient",
     shape=lambda a, dw: TensorType(dw.shape[:1], "float32"),
     numpy=lambda env, a, dw: dw.sum(axis=tuple(range(1, dw.ndim))),
-    gradient="second derivatives are not supported",
+    gradient=_sum_again,
     aten=lambda env, a, dw: dw.flatten(1).sum(1),
     collapses=True, operations=1,
     doc="y[k] = sum over (c,r,s) of weight_gradient[k]: the gradient of a number that is repeated",

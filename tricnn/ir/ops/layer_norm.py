@@ -19,7 +19,6 @@ from ..types import N, TensorType
 from .norm import EPS, per_channel
 from .pointwise import same_shape
 
-_TWICE = "second derivatives are not supported"
 #: whose channels are those of the image: one number for each
 _BATCHED = {"stats": True}
 
@@ -123,6 +122,52 @@ def _gradient(g: Any, node: Any, dy: str) -> list[str | None]:
     return [dx, None, g.add("row", sums, index=1), g.add("row", sums, index=0)]
 
 
+def _sums_again(g: Any, node: Any, dsums: str) -> list[str | None]:
+    """Of the sums of dy and of dy * xhat, given u and v: dy has u + v * xhat, and xhat has v * dy."""
+    dy, x, stats = node.inputs
+    u, v = (g.add("row", dsums, index=i) for i in (0, 1))
+    return [
+        g.add("layer_normalize", x, stats, v, u, **node.attrs) if g.wanted(dy) else None,
+        g.add("layer_normalize_grad_input", dy, x, stats, v, **node.attrs) if g.wanted(x) else None,
+        None,
+    ]
+
+
+def _input_again(g: Any, node: Any, ddx: str) -> list[str | None]:
+    """The gradients of dx = J (weight * dy) given u, that of dx. J is symmetric; means are over the channels.
+
+        of dy       weight * J u
+        of weight   sum(dy * J u)
+        of x        by xhat: J q with q = -(u * mean(h * xhat) + h * mean(u * xhat)), h = weight * dy, times rstd
+                    by rstd: -mean(u * dx) * rstd * xhat, for d rstd / dx = -rstd^2 * xhat/C
+
+    Those of the statistics are in that of x.
+    """
+    dy, x, stats, weight = node.inputs
+    nothing = g.add("scale", weight, factor=0.0)
+    ones = g.add("shift", nothing, amount=1.0)
+    ju = g.add("layer_normalize_grad_input", ddx, x, stats, ones, **node.attrs)
+    by_x = None
+    if g.wanted(x):
+        xhat = g.add("layer_normalize", x, stats, ones, nothing, **node.attrs)
+        var = g.add("slice_channels", stats, start=1, stop=2)
+        rstd = g.add("reciprocal", g.add("sqrt", g.add("shift", var, amount=node.attrs["eps"])))
+        h = g.add("mul", dy, weight)
+        parts = [g.add("mul", a, _mean(g, g.add("mul", other, xhat))) for a, other in ((ddx, h), (h, ddx))]
+        q = g.add("neg", g.add("mul", g.add("add", *parts), rstd))
+        along = g.add("mul", _mean(g, g.add("mul", ddx, node.name)), rstd)
+        by_x = g.add(
+            "sub", g.add("layer_normalize_grad_input", q, x, stats, ones, **node.attrs), g.add("mul", xhat, along)
+        )
+    by_dy = g.add("mul", ju, weight) if g.wanted(dy) else None
+    return [by_dy, by_x, None, g.add("channel_sum", g.add("mul", dy, ju)) if g.wanted(weight) else None]
+
+
+def _mean(g: Any, x: str) -> str:
+    """The layer of the mean over the channels of each pixel."""
+    return str(g.add("scale", g.add("sum_channels", x), factor=1 / g.type(x).channels))
+
+
 def _wide(x: Any) -> Any:
     import torch
 
@@ -173,7 +218,7 @@ register(
     attrs=EPS,
     shape=_channels_summed,
     numpy=_channel_sums,
-    gradient=_TWICE,
+    gradient=_sums_again,
     aten=_t_channel_sums,
     moved=_channel_sums_moved,
     batched=_BATCHED,
@@ -186,7 +231,7 @@ register(
     attrs=EPS,
     shape=_input_gradient,
     numpy=lambda env, a, dy, x, stats, w: _grad_input(a, dy, x, stats, w),
-    gradient=_TWICE,
+    gradient=_input_again,
     aten=lambda env, a, dy, x, stats, w: _grad_input(a, _wide(dy), _wide(x), stats, w).to(x.dtype),
     moved=_grad_input_moved, terms=lambda a, y, *arrays: int(y.shape[1]),
     batched=_BATCHED,

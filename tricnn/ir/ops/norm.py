@@ -21,7 +21,6 @@ from .pointwise import same_shape
 
 EPS = {"eps": number(1e-5, 0.0)}
 MOMENTUM = {"momentum": number(0.1, 0.0, 1.0)}
-_TWICE = "second derivatives are not supported"
 
 
 def _axes(x: Any) -> tuple[int, ...]:
@@ -153,6 +152,81 @@ def _normalize_gradient(g: Any, node: Any, dy: str) -> list[str | None]:
     return [dx, None, g.add("row", sums, index=1), g.add("row", sums, index=0)]
 
 
+def _frozen_again(g: Any, node: Any, ddx: str) -> list[str | None]:
+    """It is linear in dy; with S = sum(dy * ddx) weight has S * rstd, and var weight * S * -rstd^3/2."""
+    dy, weight, var = node.inputs
+    by_weight = by_var = None
+    if g.wanted(weight) or g.wanted(var):
+        along, rstd = g.add("channel_sum", g.add("mul", dy, ddx)), _rstd(g, var, node)
+        by_weight = g.add("mul", along, rstd)
+        slope = g.add("scale", g.add("mul", g.add("square", rstd), rstd), factor=-0.5)
+        by_var = g.add("mul", g.add("mul", weight, along), slope)
+    return [g.add("batch_norm_grad_input", ddx, weight, var, **node.attrs) if g.wanted(dy) else None, by_weight, by_var]
+
+
+def _rstd(g: Any, var: str, node: Any) -> str:
+    """The layer of 1 / sqrt(var + eps)."""
+    return str(g.add("reciprocal", g.add("sqrt", g.add("shift", var, amount=node.attrs["eps"]))))
+
+
+def _sums_again(g: Any, node: Any, dsums: str) -> list[str | None]:
+    """Of the sums of dy and of dy * xhat, given u and v: dy has u + v * xhat, and xhat has v * dy.
+    That of xhat is what normalize passes on, with the weight v, to x and the statistics that x has."""
+    dy, x, stats = node.inputs
+    u, v = (g.add("row", dsums, index=i) for i in (0, 1))
+    return [
+        g.add("normalize", x, stats, v, u, **node.attrs) if g.wanted(dy) else None,
+        g.add("normalize_grad_input", dy, x, stats, v, node.name, **node.attrs) if g.wanted(x) else None,
+        None,
+    ]
+
+
+def _input_again(g: Any, node: Any, ddx: str) -> list[str | None]:
+    """The gradients of dx = weight * rstd * (dy - s0/m - xhat * s1/m), given u, that of dx, whose sums are t.
+
+        of dy       weight * rstd * u
+        of weight   rstd * (sum(u * dy) - t0 * s0/m - t1 * s1/m)
+        of sums     -weight * rstd/m * [t0, t1]
+        of x        by xhat: as normalize passes u on, with the weight -weight * rstd * s1/m
+                    by rstd: -rstd/m * sum(u * dx) * xhat, for d rstd / dx = -rstd^2 * xhat/m
+
+    Those of the statistics are in that of x. m has the images in it, so it is counted: a sum of ones.
+    """
+    dy, x, stats, weight, sums = node.inputs
+    attrs, var = node.attrs, g.add("row", stats, index=1)
+    rstd = _rstd(g, var, node)
+    scale = g.add("mul", weight, rstd)
+    ones = g.add("shift", g.add("scale", x, factor=0.0), amount=1.0)
+    share = g.add("reciprocal", g.add("channel_sum", ones))
+    t = g.add("normalize_grad_sums", ddx, x, stats, **attrs)
+    t0, t1, s0, s1 = (g.add("row", rows, index=i) for rows in (t, sums) for i in (0, 1))
+    by_x = by_weight = by_sums = None
+    if g.wanted(x):
+        by_xhat = g.add("neg", g.add("mul", g.add("mul", scale, s1), share))
+        along = g.add("channel_sum", g.add("mul", ddx, node.name))
+        by_rstd = g.add("neg", g.add("mul", g.add("mul", along, rstd), share))
+        nothing = g.add("scale", weight, factor=0.0)
+        by_x = g.add(
+            "add", g.add("normalize_grad_input", ddx, x, stats, by_xhat, t, **attrs),
+            g.add("normalize", x, stats, by_rstd, nothing, **attrs),
+        )  # fmt: skip
+    if g.wanted(weight):
+        products = g.add("add", g.add("mul", t0, s0), g.add("mul", t1, s1))
+        whole = g.add("sub", g.add("channel_sum", g.add("mul", ddx, dy)), g.add("mul", products, share))
+        by_weight = g.add("mul", whole, rstd)
+    if g.wanted(sums):
+        factor = g.add("neg", g.add("mul", scale, share))
+        by_sums = g.add("stack", g.add("mul", factor, t0), g.add("mul", factor, t1))
+    by_dy = g.add("batch_norm_grad_input", ddx, weight, var, **attrs) if g.wanted(dy) else None
+    return [by_dy, by_x, None, by_weight, by_sums]
+
+
+def _row_again(g: Any, node: Any, dy: str) -> list[str]:
+    """Of two rows: the other one has none."""
+    nothing = g.add("scale", dy, factor=0.0)
+    return [g.add("stack", dy, nothing) if node.attrs["index"] == 0 else g.add("stack", nothing, dy)]
+
+
 def _t() -> Any:
     import torch
 
@@ -205,7 +279,7 @@ register(
     attrs=EPS,
     shape=_bn_shape,
     numpy=lambda env, a, dy, w, var: dy * per_channel(w / np.sqrt(var + var.dtype.type(a["eps"])), dy),
-    gradient=_TWICE,
+    gradient=_frozen_again,
     aten=lambda env, a, dy, w, var: (dy * per_channel(w * (var + a["eps"]).rsqrt(), dy)).to(dy.dtype),
     doc="dx = dy * weight * rsqrt(running_var + eps)",
 )  # fmt: skip
@@ -235,7 +309,7 @@ register(
     attrs=EPS,
     shape=_sums_shape,
     numpy=_sums,
-    gradient=_TWICE,
+    gradient=_sums_again,
     aten=_t_sums,
     moved=_sums_moved,
     on_load=(0, 1), collapses=True, side_sum="stored", finds_rows=True, of_batch=True,
@@ -246,7 +320,7 @@ register(
     attrs=EPS,
     shape=_grad_shape,
     numpy=_grad_input,
-    gradient=_TWICE,
+    gradient=_input_again,
     aten=_t_grad_input,
     finds_rows=True, finds_vectors=True, operations=14,
     per_channel=True,
@@ -282,7 +356,7 @@ register(
     attrs={"index": integer(0)},
     shape=_row_shape,
     numpy=lambda env, a, x: x[a["index"]],
-    gradient=_TWICE,
+    gradient=_row_again,
     aten=lambda env, a, x: x[a["index"]],
     finds_rows=True,
     row_of=True,
@@ -292,7 +366,7 @@ register(
     "stack", Kind.POINTWISE, "a b",
     shape=lambda a, x, y: TensorType((2, *same_shape(a, x, y).per_image), x.dtype),
     numpy=lambda env, a, x, y: np.stack([x, y]),
-    gradient=_TWICE,
+    gradient=lambda g, node, dy: [g.add("row", dy, index=i) for i in (0, 1)],
     aten=lambda env, a, x, y: _t().stack([x, y]),
     copies=True,
     doc="two [C] vectors as the rows of [2, C]",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import scalar, scalar_facts
+from ..compose import compose
 from ..scalar import (
     Attribute,
     Expression,
@@ -38,7 +39,6 @@ from ..types import TensorType
 #: the operands' names in expressions
 X, Y, A, B, WEIGHT = Value("x"), Value("y"), Value("a"), Value("b"), Value("weight")
 DY = Value("dy")
-_TWICE = "second derivatives are not supported"
 
 
 def same_shape(a: Any, *types: TensorType) -> TensorType:
@@ -119,9 +119,10 @@ def pointwise(
         row = f"{name}_grad" if len(names) == 1 else f"{name}_grad_{operand}"
         if len(read) and not isinstance(slope, Value):
             gradient = scalar.times(DY, slope)
-            _row(row, ["dy", *sorted(read, key=lambda v: (v == "y", v))], gradient, f"the gradient of {name} by "
-                 f"{operand}: dy times its slope", attrs, aten=aten_gradient, gradient=_second(row, slope, read),
-                 gradient_of=name, instead=_instead(gradient, expression, names))  # fmt: skip
+            operands = ["dy", *sorted(read, key=lambda v: (v == "y", v))]
+            _row(row, operands, gradient, f"the gradient of {name} by {operand}: dy times its slope", attrs,
+                 aten=aten_gradient, gradient=_second(row, gradient, operands), gradient_of=name,
+                 instead=_instead(gradient, expression, names))  # fmt: skip
         by_operand[operand] = slope, row, read
 
     def rule(g: Any, node: Any, dy: str) -> list[str | None]:
@@ -150,18 +151,24 @@ def pointwise(
          rises=alone and (scalar_facts.rises(expression) if rises is None else rises))  # fmt: skip
 
 
-def _second(row: str, slope: Expression, read: Sequence[str]) -> Callable[..., list[str | None]] | str:
-    """The gradient of dx = dy * slope where the slope is constant in pieces; elsewhere, why there is none.
-    ddy = dx * slope is the same row, and nothing reaches what the slope is found by."""
-    if any(scalar.derivative(slope, value) != scalar.ZERO for value in read):
-        return _TWICE
+def _second(row: str, gradient: Expression, names: Sequence[str]) -> Callable[..., list[str | None]]:
+    """The gradient of a gradient dx = dy * slope, given that of dx.
+    It is linear in dy, so dy's is the same row; those of what the slope is found by are put together of rows."""
 
-    def rule(g: Any, node: Any, dx: str) -> list[str | None]:
-        dy, *others = node.inputs
-        found = None
-        if g.wanted(dy):
-            found = summed(g, g.add(row, dx, *others, **node.attrs), g.type(node.name), g.type(dy))
-        return [found, *[None] * len(others)]
+    def rule(g: Any, node: Any, ddx: str) -> list[str | None]:
+        found: list[str | None] = []
+        for value, operand in zip(node.inputs, names, strict=True):
+            slope = scalar.derivative(gradient, operand)
+            if not g.wanted(value) or slope == scalar.ZERO:
+                found.append(None)
+                continue
+            if operand == DY.name:
+                made = g.add(row, ddx, *node.inputs[1:], **node.attrs)
+            else:
+                whole = scalar.times(Value("ddx"), slope)
+                made = compose(g, whole, {**dict(zip(names, node.inputs, strict=True)), "ddx": ddx}, node.attrs)
+            found.append(summed(g, made, g.type(node.name), g.type(value)))
+        return found
 
     return rule
 
@@ -200,7 +207,7 @@ def _row(
         shape=first_shape if len(names) == 1 else broadcast,
         numpy=numpy,
         aten=aten or by_torch,
-        batched=dict.fromkeys(names, True if len(names) == 1 else None),
+        batched=dict.fromkeys(names),
         scalar=expression, rounding=rounding,
         elementwise=True, finds_vectors=True,
         keeps_zero=scalar_facts.of_zeros(expression, {}, zeros) == 0.0,

@@ -27,6 +27,24 @@ def _softmax_grad_moved(a: Any, errors: Any, dy: Any, y: Any) -> Any:
     return ey * abs(dy - (dy * y).sum(axis=1, keepdims=True)) + abs(y) * (edy + inner)
 
 
+def _again(g: Any, node: Any, ddx: str) -> list[str | None]:
+    """By dy it is the same row, for dx = J dy with a symmetric J.
+    By y it is ddx * (dy - sum dy*y) - dy * sum ddx*y."""
+    dy, y = node.inputs
+    by_y = None
+    if g.wanted(y):
+        inner = g.add("sub", dy, _dot(g, dy, y))
+        by_y = g.add("sub", g.add("mul", ddx, inner), g.add("mul", dy, _dot(g, ddx, y)))
+    return [g.add("softmax_grad", ddx, y) if g.wanted(dy) else None, by_y]
+
+
+def _dot(g: Any, a: str, b: str) -> str:
+    """The sum of a*b over the classes, beside each of them."""
+    classes = g.type(b).channels
+    images = g.add("unflatten", g.add("mul", a, b), shape=(classes, 1, 1))
+    return str(g.add("flatten", g.add("spread_channels", g.add("sum_channels", images), channels=classes)))
+
+
 def _classes(a: Any, result: Any, *arrays: Any) -> int:
     """Each sum is over the classes."""
     return int(arrays[0].shape[1])
@@ -46,7 +64,7 @@ register(
     "softmax_grad", Kind.REDUCTION, "dy y",
     shape=_softmax_shape,
     numpy=lambda env, a, dy, y: y * (dy - (dy * y).sum(axis=1, keepdims=True)),
-    gradient="second derivatives are not supported",
+    gradient=_again,
     aten=lambda env, a, dy, y: y * (dy - (dy * y).sum(dim=1, keepdim=True)),
     moved=_softmax_grad_moved, terms=_classes,
     doc="dx = y * (dy - sum_k dy*y)",
