@@ -182,7 +182,7 @@ class Branches(nn.Module):
         n, c, h, w = x.shape
         x = x.reshape((n, 2, c // 2, h, w))
         gate = self.weigh(x.sum(dim=1).mean((2, 3), keepdim=True))
-        gate = F.softmax(gate.view(n, 1, 2, -1).transpose(1, 2), dim=1).reshape(n, -1)
+        gate = F.softmax(gate.view(n, 2, 2, -1).transpose(1, 2), dim=1).reshape(n, -1)
         return self.fc((gate.view(n, 2, c // 2, 1, 1) * x).sum(dim=1).mean((2, 3)))
 
 

@@ -1,7 +1,8 @@
 """Channels in equal parts: tensors that are stacked, and sums and softmax over the parts, as split attention has them.
 
 A stack of B values [N, C, H, W] is a concatenation [N, B*C, H, W] whose channels are seen as [B, C]: the dimension that
-counts the values is the outermost factor of the channels (views.py), and to go along it is to go over slices.
+counts the values is a factor of the channels (views.py), and to go along it is to go over slices. Where it is not the
+outermost one, [G, B, C] with G groups (ResNeSt's cardinality, Zhang et al., 2020), each value is made of G slices.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 from .assembler import Assembler, Tensor, Unsupported
-from .views import View, joined
+from .views import Factor, View, joined
 
 
 def stacked(a: Assembler, xs: Sequence[Tensor], dim: int) -> Tensor:
@@ -28,16 +29,37 @@ def stacked(a: Assembler, xs: Sequence[Tensor], dim: int) -> Tensor:
 
 def parts(a: Assembler, x: Tensor, dims: Sequence[int], *, keep: bool) -> tuple[list[str], View] | None:
     """The values that some dimensions count, and the view of each that is left without these.
-    None where they are not the outermost factor of the channels."""
+    None where they are no single factor of the channels."""
+    factor = _factor(x, dims)
+    if factor is None:
+        return None
+    base, (count, channels) = x.view.base, (factor.extent, factor.step)
+    starts = range(0, base[1], count * channels)
+    values = []
+    for i in range(count):
+        cut = [a.add("slice_channels", x.value, start=g + i * channels, stop=g + (i + 1) * channels) for g in starts]
+        values.append(a.add("concat", *cut) if len(cut) > 1 else cut[0])
+    left = _outermost(x.view, factor).without(dims, keep=keep)
+    return values, View((base[0], base[1] // count, *base[2:]), left.dims)
+
+
+def _factor(x: Tensor, dims: Sequence[int]) -> Factor | None:
+    """The factor of the channels that some dimensions are, if they are one, but neither all nor the innermost."""
     base, factors = x.view.base, joined([f for d in dims for f in x.view.dims[d]])
-    if len(base) not in (2, 4) or len(factors) != 1 or factors[0].axis != 1:
+    if len(base) not in (2, 4) or len(factors) != 1 or factors[0].axis != 1 or factors[0].step == 1:
         return None
-    count, channels = factors[0].extent, factors[0].step
-    if count == base[1] or count * channels != base[1]:
-        return None
-    values = [a.add("slice_channels", x.value, start=i * channels, stop=(i + 1) * channels) for i in range(count)]
-    left = x.view.without(dims, keep=keep)
-    return values, View((base[0], channels, *base[2:]), left.dims)
+    return factors[0]
+
+
+def _outermost(view: View, factor: Factor) -> View:
+    """The view of the same numbers where the channels that the factor counts come one after the other."""
+
+    def moved(f: Factor) -> Factor:
+        if f.axis != 1 or f.step < factor.step:
+            return f
+        return Factor(1, f.extent, view.base[1] // f.extent if f == factor else f.step // factor.extent)
+
+    return View(view.base, tuple(tuple(moved(f) for f in dim) for dim in view.dims))
 
 
 def total(a: Assembler, values: Sequence[str]) -> str:
@@ -49,14 +71,15 @@ def softmax(a: Assembler, x: Tensor, dim: int) -> Tensor | None:
     """Softmax over the parts, at each of their elements; None where the dimension counts no parts.
 
     As everywhere the largest is taken off first: exp(x_i - max) / sum over j of exp(x_j - max)."""
-    found = parts(a, x, [dim % len(x.shape)], keep=True)
-    if found is None:
+    dims = [dim % len(x.shape)]
+    factor, found = _factor(x, dims), parts(a, x, dims, keep=True)
+    if factor is None or found is None:
         return None
     values, _ = found
     largest = reduce(lambda p, q: a.add("maximum", p, q), values)
     powers = [a.add("exp", a.add("sub", value, largest)) for value in values]
     sum_ = total(a, powers)
-    return a.made(a.add("concat", *[a.add("div", power, sum_) for power in powers]), x.view)
+    return a.made(a.add("concat", *[a.add("div", power, sum_) for power in powers]), _outermost(x.view, factor))
 
 
 def merged(whole: Tensor, part: Tensor) -> tuple[Tensor, Tensor] | None:
