@@ -19,7 +19,7 @@ def one_candidate(monkeypatch):
     monkeypatch.setattr(tune, "candidates", lambda problem: [OTHER])
 
 
-def test_the_simulated_times_of_tiles_decide_by_five_percent(tricnn, tiny, tmp_path, one_candidate):
+def test_the_simulated_times_of_tiles_decide_by_three_percent(tricnn, tiny, tmp_path, one_candidate):
     """The command, the compilers and the simulator as they are, on two tiles of each problem."""
     out = tmp_path / "mine.toml"
     ran = tricnn("tune", tiny, *HOW, "--out", out)
@@ -30,7 +30,7 @@ def test_the_simulated_times_of_tiles_decide_by_five_percent(tricnn, tiny, tmp_p
         times = row["us"]
         assert set(times) | set(row["refused"]) == set(row["candidates"]) and times
         best = min(times, key=times.get)
-        assert row["winner"] == (best if times[best] <= 0.95 * times[row["rule"]] else None) and not row["wrong"]
+        assert row["winner"] == (best if times[best] <= 0.97 * times[row["rule"]] else None) and not row["wrong"]
     known = tuning.read(out) if out.exists() else {}
     assert len(known) == ran.json["winners"] and all(entry.simulated for entry in known.values())
 
@@ -71,7 +71,7 @@ def test_a_measured_tile_comes_before_a_simulated_one_in_whichever_file(tmp_path
         for name, which in (("mine.toml", mine), ("sm_90.toml", shipped)):
             tuning.write(tmp_path / name, {problem: entries[which]})
         with tuning.using(str(tmp_path / "mine.toml")):
-            assert tuning.lookup(problem) == entries[wanted].tile
+            assert tuning.lookup(problem)[0] == entries[wanted]
             digests.append(tuning.digest("sm_90"))
     assert len(set(digests)) == 3  # what a build remembers must not outlive a change of the files
 

@@ -23,10 +23,10 @@ from tests.kernels.test_pool import by_pytorch, special_windows
 from tricnn.build.build import spec as build_spec
 from tricnn.build.compile import CompiledKernel, KernelSpec, compile_kernels
 from tricnn.compiler.fusion.fuser import fuse
-from tricnn.emit.templates import module_text
 from tricnn.ir import OPS, Kind
 from tricnn.kernels.numerics import INTERPRETED
 from tricnn.lower.lower import lower
+from tricnn.lower.templates import module_text
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="of Triton's interpreter")
 

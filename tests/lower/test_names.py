@@ -18,7 +18,6 @@ import tricnn
 from tricnn.check.verify import verify
 from tricnn.compiler.pipeline import planned
 from tricnn.emit.emit import emit
-from tricnn.emit.templates import library
 from tricnn.ir import OPS, Graph, GraphBuilder
 from tricnn.ir.graph import NAME
 from tricnn.ir.ops.pointwise import pointwise
@@ -26,6 +25,7 @@ from tricnn.ir.scalar import Value
 from tricnn.lower.lower import lower
 from tricnn.lower.names import SUM_TABLE, Scope, StepNumber, copy_name, descriptor_name, workspace_name
 from tricnn.lower.program import Program
+from tricnn.lower.templates import library
 
 GOLDEN = Path(__file__).parent / "golden" / "lenet_train_bf16.py.txt"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..emit.emit import kernel_starts
-from ..emit.templates import module_sources
 from ..lower.program import Function, Program
+from ..lower.templates import module_sources
 from ..machine import sass
 from ..system.errors import TargetError
 from .build import SYMBOL, spec

@@ -83,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
     from ..report.page.machine_code import machine_code
     from ..report.page.measured import measured
     from ..report.page.write import page
+    from ..report.tables import stale
     from .compile_command import compile_shown
     from .screen import Screen
 
@@ -119,6 +120,8 @@ def run(options: argparse.Namespace) -> int:
     screen.json({**facts, "page": str(out), "verification": verification, **({"machine_code": shown} if shown else {})})
     what = f"{plural(facts['launches'], 'launch')}, {plural(len(facts['kernels']), 'kernel')}"
     screen.show(f"{out}: {size(len(text))}, {what}")
+    if fused.passed:
+        screen.show(stale(fused))
     return 0 if verification is None or verification["ok"] else 1
 
 

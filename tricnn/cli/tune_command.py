@@ -60,12 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from tricnn.lower.from_graph import lowered
+    from tricnn.lower.lower import lower
     from tricnn.machine import tuned_files as tuning
     from tricnn.machine.tiles import GPU, chosen_for
     from tricnn.measure.simulate import check_target
     from tricnn.measure.tune import sites
     from tricnn.run.model import device_target, gpu_present
 
+    from ..report.tables import stale
     from .screen import Screen
 
     screen = Screen(options.json)
@@ -84,14 +86,18 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(
                 f"tune times kernels on the GPU at hand, a {device_target()}, not {target}; leave --target out"
             )
-    with chosen_for(GPU), tuning.only({}):
-        program = lowered(graph, options.mode, options.batch, options.dtype, target, fuse=True)
+    with chosen_for(GPU):
+        with tuning.only({}):
+            program = lowered(graph, options.mode, options.batch, options.dtype, target, fuse=True)
+        with tuning.using(str(out) if known else None):
+            today = lower(program.plan, options.dtype, options.batch, target)
     wanted = sites(program)
     if options.simulate:
         wanted = [site for site in wanted if site.problem not in known or known[site.problem].simulated]
     result: dict[str, Any] = {
         "graph": graph.name, "mode": options.mode, "batch": options.batch, "dtype": options.dtype, "target": target,
         "dry_run": options.dry_run, "simulated": options.simulate, "file": str(out),
+        "tuned": list(today.tuned), "stale": list(today.passed),
     }  # fmt: skip
     if options.dry_run:
         result["problems"] = [described(site) for site in wanted]
@@ -100,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
         result |= find(graph, options, program, wanted, out, known, screen)
     screen.json(result)
     show(result, screen)
+    if today.passed:
+        screen.show(f"before: {stale(today)}")
     return 0
 
 
@@ -146,7 +154,7 @@ def simulated(
     compiler = partial(compile_kernels, target=program.target, return_errors=True)
     with chosen_for(GPU), tuning.only({}), quick_interpreter():
         tuner = SimulatedTuner(program.plan, options.dtype, options.batch, program.target, compiler)
-        return tuned(tuner, make, DEVICE, wanted, options.budget, out, known, screen)
+        return tuned(tuner, make, DEVICE, tuner.far(wanted), options.budget, out, known, screen)
 
 
 def tuned(
@@ -177,7 +185,8 @@ def tuned(
     if entries:
         tuning.write(aside, {**left, **entries})  # should the check not come to its end
     try:
-        wrong = faulty(make, {problem: entry.tile for problem, entry in entries.items()}) if entries else set()
+        chosen = {problem: entry.tile for problem, entry in entries.items()}
+        wrong = faulty(make, chosen, tuner.verified_batch) if chosen else set()
     except Exception as error:
         so_far = f"the winners so far are in {aside}, and the next run checks them"
         raise TargetError(f"what won could not be checked: {one_line(error)}; {so_far}") from error

@@ -12,11 +12,11 @@ from ..ir.wording import plural
 from ..lower.call import Line, wrapped
 from ..lower.names import StepNumber
 from ..lower.program import Function, Launch, Program
+from ..lower.templates import closure, library, module_text
 from ..machine.tiles import programs
 from .interface import interface
 from .page import UNBROKEN, WIDTH, fitting
 from .shared_helpers import shared
-from .templates import closure, library, module_text
 from .tensors import allocation, pointing, rounding
 
 SIGNATURE = re.compile(r"def (\w+)\((.*)\):")

@@ -156,7 +156,7 @@ def _common(ways: Iterable[Windows]) -> Packing:
 
 def _reads_windows(plan: Plan, kernel: Kernel, image: Node, dtype: str, batch: int, target: str) -> Windows | None:
     """How a kernel reads an input as windows, or None where it does not.
-    It does not if it reads the input otherwise too, or a tile was measured for it that gathers."""
+    It does not if it reads the input otherwise too, or a tile is given for every function of it, and so gathers."""
     node, value = kernel.anchor, image.name
     operand = {"forward": 0, "by_weight": 1}.get(node.row.product or "")
     if operand is None or not node.row.over_images or plan.type(value).dtype != "float":
@@ -168,9 +168,10 @@ def _reads_windows(plan: Plan, kernel: Kernel, image: Node, dtype: str, batch: i
         return None
     conv = Convolution.of(plan, node, kernel.window)
     windows, problem = windows_of(conv, target), Problem.of(target, node.op, dtype, {"N": batch, **conv.constants})
-    if windows is None or tiles.box(64, batch, conv.p, windows.columns) is None or tuned_files.lookup(problem):
+    if windows is None or tiles.box(64, batch, conv.p, windows.columns) is None:
         return None
-    return windows
+    gathered = any(not entry.functions for entry in tuned_files.lookup(problem))  # those of functions gather elsewhere
+    return None if gathered else windows
 
 
 def _box(windows: Windows, tile: tiles.Tile, batch: int) -> tuple[tuple[int, int, int], tiles.Tile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.table import Kind
@@ -122,17 +123,11 @@ def lower(
     ``kernels`` names those to lower, if not all of them.
     """
     check_dtype(dtype)
-    state = Lowering(plan, dtype, batch, target, dict(forms or {}))
-    packed = pack(state)
-    for kernel in plan.kernels:
-        if kernels is None or kernel.name in kernels:
-            touched = map(plan.storage, (*kernel.reads, *kernel.writes))
-            strips = goes_by_strips(plan, kernel, state.storage)
-            lowering_of(kernel, any(v in packed for v in touched), strips)(state, kernel)
-            if plan.bucket_bytes is not None and sums_waiting(state) >= plan.bucket_bytes:
-                lower_many_sums(state)
-    if sums_waiting(state):
-        lower_many_sums(state)
+    gathered = partial(_gathered, plan, dtype, batch, target, kernels)
+    state = gathered(forms or {}, {})
+    if any(entry.functions for entry in state.tuned.values()):
+        passed = passed_over(partial(gathered, {}))  # whether a tile was found for a function, its first form tells
+        state = gathered(forms or {}, passed)
     used = {argument for launch in state.launches for argument in launch.arguments}
     descriptors = {name: d for name, d in state.descriptors.items() if name in used}
     return Program(
@@ -149,7 +144,37 @@ def lower(
         rounded=state.rounded,
         descriptors=descriptors,
         wide=state.wide,
+        tuned=tuple(state.tuned),
+        passed=tuple(state.passed),
     )
+
+
+def passed_over(gathered: Callable[[Mapping[str, int]], Lowering]) -> dict[str, int]:
+    """How many tuned tiles of its problem each function passes over, until one was found for it or there is no other.
+    ``gathered``: what is lowered where functions pass over so many."""
+    passed: dict[str, int] = {}
+    while misfits := gathered(passed).misfits:
+        passed |= {name: passed.get(name, 0) + 1 for name in misfits}
+    return passed
+
+
+def _gathered(
+    plan: Plan, dtype: str, batch: int, target: str, kernels: Collection[str] | None, forms: Mapping[str, Form],
+    passed: Mapping[str, int],
+) -> Lowering:  # fmt: skip
+    """All that is lowered of a plan's kernels."""
+    state = Lowering(plan, dtype, batch, target, dict(forms), passed=passed)
+    packed = pack(state)
+    for kernel in plan.kernels:
+        if kernels is None or kernel.name in kernels:
+            touched = map(plan.storage, (*kernel.reads, *kernel.writes))
+            strips = goes_by_strips(plan, kernel, state.storage)
+            lowering_of(kernel, any(v in packed for v in touched), strips)(state, kernel)
+            if plan.bucket_bytes is not None and sums_waiting(state) >= plan.bucket_bytes:
+                lower_many_sums(state)
+    if sums_waiting(state):
+        lower_many_sums(state)
+    return state
 
 
 def lowering_of(kernel: Kernel, packed: bool = False, strips: bool = False) -> Callable[[Lowering, Kernel], None]:

@@ -15,6 +15,7 @@ from ..machine.dtypes import DTYPES
 from ..machine.targets import TARGETS
 from .body import Body
 from .call import Call, Parameters
+from .function_digest import function_digest
 from .names import Argument, Scope, StepNumber, copy_name, descriptor_name, workspace_name
 from .program import Buffer, Descriptor, Function, Launch, PartialSum, plan_buffers
 from .size import N, Size, cdiv
@@ -43,6 +44,10 @@ class Lowering:
     rounded: dict[str, str] = field(default_factory=dict)
     descriptors: dict[str, Descriptor] = field(default_factory=dict)
     counters: set[Size] = field(default_factory=set)  # numbers of counters that launches use, see last_programs.py
+    #: how many of the tuned tiles of its problem a function passes over; which one it has; who has one found for others
+    passed: Mapping[str, int] = field(default_factory=dict)
+    tuned: dict[str, tuning.Entry] = field(default_factory=dict)
+    misfits: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.storage, self.precision = DTYPES[self.dtype]
@@ -66,12 +71,14 @@ class Lowering:
 
     def tile(self, name: str, kernel: Kernel, kind: str, shape: Mapping[str, int], rule: Rule) -> tiles.Tile:
         """The tile of a function for a problem of this kind and shape, at the batch size compiled for.
-        It is the one that was measured to be fastest, if any was and the compiler did not spill it, else what ``rule``
-        says after so many attempts; of one stage where its form is not pipelined."""
+        It is the one that was found to be fastest, if any was and the compiler did not spill it, else what ``rule``
+        says after so many attempts; of one stage where its form is not pipelined. Tuned tiles that it ``passed`` over
+        were found for other functions."""
         problem = tiles.Problem.of(self.target, kind, self.dtype, {"N": self.batch, **shape})
-        tuned, form = tuning.lookup(problem), self.form(name)
-        if tuned is not None:
-            tile = rule(form.smaller - 1) if form.smaller else tuned
+        known, form = tuning.lookup(problem)[self.passed.get(name, 0) :], self.form(name)
+        if known:
+            self.tuned[name] = known[0]
+            tile = rule(form.smaller - 1) if form.smaller else known[0].tile
         else:
             tile = rule(form.smaller)
         if not form.pipelined:
@@ -170,14 +177,19 @@ class Lowering:
         and store; ``flops`` are for each image; ``handed_on`` and ``finishes`` as of a Launch.
         """
         parameters = self._parameters(call)
+        function = self._made(name, call, parameters, tile)
+        launched = tuple(map(Size.of, grid))
+        tuned = self.tuned.get(name)
+        if tuned and tuned.functions and function_digest(function, launched, self.batch) not in tuned.functions:
+            self.misfits.append(name)
         moved = reduce(Traffic.add, traffic, Traffic())
         tensors = tuple(self.described(a) for a in parameters if not isinstance(a, StepNumber))
         writes = tuple(dict.fromkeys(self.described(a) for operand in call.every for a in operand.writes))
         self.launches.append(
             Launch(
-                function=self._function(name, call, parameters, tile),
+                function=self._kept(function, call),
                 arguments=tuple(parameters),
-                grid=tuple(map(Size.of, grid)),
+                grid=launched,
                 kernel=kernel.name,
                 kind=kind,
                 layers=kernel.layers,
@@ -202,16 +214,20 @@ class Lowering:
                 names[argument] = argument.value if isinstance(argument, StepNumber) else scope.take(stem)
         return names if StepNumber.BATCH in names else {**names, StepNumber.BATCH: StepNumber.BATCH.value}
 
-    def _function(self, name: str, call: Call, parameters: Parameters, tile: tiles.Tile) -> str:
-        """The name of the function that makes the call: a new one, or the one that has the same text."""
+    def _made(self, name: str, call: Call, parameters: Parameters, tile: tiles.Tile) -> Function:
+        """The function that makes the call."""
         types = tuple((parameter, self.type(argument)) for argument, parameter in parameters.items())
         helpers = tuple(h.lines for h in call.helpers)
-        function = Function(name, helpers, call.text(parameters), types, tile.warps, tile.stages)
+        return Function(name, helpers, call.text(parameters), types, tile.warps, tile.stages)
+
+    def _kept(self, function: Function, call: Call) -> str:
+        """The name of a function: a new one, or the one that has the same text."""
+        name = function.name
         for made in (name, *(h.name for h in call.helpers)):
             assert made not in self.scope, f"two functions are called {made}"
             self.scope.reserve(made)
         words = function.text.replace(name, "@").split()  # under a longer name, lines break elsewhere
-        key = f"{' '.join(words)} {types} {tile.warps} {tile.stages}"
+        key = f"{' '.join(words)} {function.parameters} {function.num_warps} {function.num_stages}"
         if key not in self._same:
             self._same[key] = name
             self.functions[name] = function

@@ -185,7 +185,9 @@ class Program:
     ``order`` gives (C, H, W) for values ``[*, C*H*W]`` kept in pixel order; ``sums`` is what the last launch adds,
     by a table of addresses; ``choices`` the tiles, and for what they were chosen. ``rounded`` says which buffer
     holds a weight in the type in which products read it: whoever changes the weight writes it. ``descriptors`` are
-    arguments beside the buffers. ``wide`` kernels count elements in 64 bits, for tensors of 2**31 and more.
+    arguments beside the buffers. ``wide`` kernels count elements in 64 bits, for tensors of 2**31 and more. ``tuned``:
+    functions whose tile is a tuned one; ``passed``: those that pass over one of their problem, for it was found for
+    others, or for what they were once.
     """
 
     plan: Plan
@@ -201,6 +203,8 @@ class Program:
     rounded: Mapping[str, str] = field(default_factory=dict)
     descriptors: Mapping[str, Descriptor] = field(default_factory=dict)
     wide: bool = False
+    tuned: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
 
     @property
     def storage(self) -> str:

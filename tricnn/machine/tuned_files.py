@@ -4,11 +4,13 @@
     "N256 C64 H56 W56 K64 R3 S3 P56 Q56 PT1 PL1" = { m = 128, n = 64, k = 64, warps = 4, stages = 3, us = 41.2, ... }
 
 One line is one problem: its tile, the microseconds measured for it and for the tile that the static rule gives, on
-which device and when. A device that begins with "simulated" is a model of one, and what was measured comes before what
-was simulated, in whichever file it stands. ``tricnn tune`` writes such lines; ``tuned/`` beside this file holds those
-that everybody gets, one file an architecture. ``--tuned FILE``, or TRICNN_TUNED, adds a user's own, which come first.
-Nothing is ever timed while a network is compiled: a problem that no file has gets the tile of its rule. Same files,
-same kernels.
+which device and when, and ``functions``, digests of the functions that were timed (lower/function_digest.py). A device
+that begins with "simulated" is a model of one, and what was measured comes before what was simulated, in whichever file
+it stands. A function that is none of those that were timed, for the templates have changed since, or another layer is
+fused with it, passes the line over and gets the next one's tile, or its rule's; a line without digests is for every
+function. ``tricnn tune`` writes such lines; ``tuned/`` beside this file holds those that everybody gets, one file an
+architecture. ``--tuned FILE``, or TRICNN_TUNED, adds a user's own, which come first. Nothing is ever timed while a
+network is compiled: a problem that no file has gets the tile of its rule. Same files, same kernels.
 """
 
 from __future__ import annotations
@@ -42,19 +44,24 @@ SIMULATED = "simulated"
 HEAD = """\
 # Tiles that were the fastest: `tricnn tune` writes this file, machine/tuned_files.py reads it.
 # us: microseconds of the kernels that have the tile; rule_us: of the same kernels with the tile of the static rule;
-# measured on the device, or, where it is called simulated, by the model of one.
+# measured on the device, or, where it is called simulated, by the model of one. functions: digests of those
+# kernels; the line is of no other.
 """
+#: what a digest of a function looks like
+DIGEST = re.compile("[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tile, and how it was found: microseconds with it and with the rule's tile, the device, the date."""
+    """A tile, and how it was found: microseconds with it and with the rule's tile, the device, the date.
+    ``functions``: digests of those that it was found for; it is for every function of its problem if there are none."""
 
     tile: Tile
-    us: float
-    rule_us: float
-    device: str
-    date: str
+    us: float = 0.0
+    rule_us: float = 0.0
+    device: str = ""
+    date: str = ""
+    functions: tuple[str, ...] = ()
 
     @property
     def simulated(self) -> bool:
@@ -70,16 +77,16 @@ _file: ContextVar[Path | None] = ContextVar("file", default=None)
 # --- looking up -----------------------------------------------------------------------------------------------------
 
 
-def lookup(problem: Problem) -> Tile | None:
-    """The tile that was found to be fastest for a problem, if any was.
-    It is the first file's that measured it, or else the first one's that has it."""
+def lookup(problem: Problem) -> tuple[Entry, ...]:
+    """What was found of a problem, the best first.
+    What was measured comes before what was simulated, and of equals what the first file has."""
     if not for_a_gpu():
-        return None
+        return ()
     only = _only.get()
     if only is not None:
-        return only.get(problem)
-    entries = [table[problem] for table in tables(problem.target) if problem in table]
-    return min(entries, key=lambda entry: entry.simulated).tile if entries else None
+        return (Entry(only[problem]),) if problem in only else ()
+    entries = (table[problem] for table in tables(problem.target) if problem in table)
+    return tuple(sorted(entries, key=lambda entry: entry.simulated))
 
 
 @contextmanager
@@ -126,7 +133,7 @@ def digest(target: str) -> str:
         [(str(p), asdict(t)) for p, t in chosen.items()]
         if chosen is not None
         else [
-            (str(p), asdict(e.tile), e.simulated)
+            (str(p), asdict(e.tile), e.simulated, e.functions)
             for table in tables(target)
             for p, e in table.items()
             if p.target == target
@@ -223,9 +230,9 @@ def _problem(target: str, kind: str, dtype: str, shape: str) -> Problem:
 def _entry(kind: str, values: Any) -> Entry:
     sizes = {f.name: f for f in fields(Tile)}
     notes = {"us": float, "rule_us": float, "device": str, "date": str}
-    if not isinstance(values, dict) or (unknown := [k for k in values if k not in sizes and k not in notes]):
+    if not isinstance(values, dict) or (unknown := [k for k in values if k not in (*sizes, *notes, "functions")]):
         what = f"{unknown[0]!r} is unknown" if isinstance(values, dict) else f"{values!r} is no tile"
-        raise ValueError(f"{what}; accepted: {', '.join([*sizes, *notes])}")
+        raise ValueError(f"{what}; accepted: {', '.join([*sizes, *notes, 'functions'])}")
     for name in ("m", "n", "k", "warps", "stages"):
         if type(values.get(name)) is not int:
             raise ValueError(f"{name} must be a whole number; a tile is {{ m, n, k, warps, stages }}")
@@ -242,8 +249,11 @@ def _entry(kind: str, values: Any) -> Entry:
             raise ValueError(f"{name} must be text, not {shown(value)}")
         if kinds is float and (type(value) not in (int, float) or (type(value) is int and abs(value) >= 1 << 1000)):
             raise ValueError(f"{name} must be a number that a float can hold, not {shown(value)}")
+    digests = values.get("functions", [])
+    if not isinstance(digests, list) or not all(isinstance(d, str) and DIGEST.fullmatch(d) for d in digests):
+        raise ValueError("functions must be a list of digests of 12 hexadecimal digits, as `tricnn tune` writes them")
     return Entry(tile, float(values.get("us", 0)), float(values.get("rule_us", 0)), values.get("device", ""),
-                 values.get("date", ""))  # fmt: skip
+                 values.get("date", ""), tuple(digests))  # fmt: skip
 
 
 def text(entries: Table) -> str:
@@ -260,6 +270,8 @@ def text(entries: Table) -> str:
         values = {**asdict(entry.tile), "us": round(entry.us, 2), "rule_us": round(entry.rule_us, 2)}
         shown = [f"{name} = {str(value).lower()}" for name, value in values.items()]
         shown += [f'{name} = "{_plain(value)}"' for name, value in (("device", entry.device), ("date", entry.date))]
+        if entry.functions:
+            shown.append("functions = [" + ", ".join(f'"{_plain(digest)}"' for digest in entry.functions) + "]")
         parts.append(f'"{problem.text}" = {{ {", ".join(shown)} }}\n')
     return "".join(parts)
 

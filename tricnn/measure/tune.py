@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,11 @@ from ..check.verify import verify_model
 from ..check.verify_inputs import random_batch
 from ..compiler.plan import Plan
 from ..emit.emit import launched
-from ..emit.templates import module_text
+from ..lower.function_digest import function_digest
 from ..lower.lower import lower
 from ..lower.predicted_time import least_us
 from ..lower.program import Launch, Program, step_numbers
+from ..lower.templates import module_text
 from ..machine import tuned_files as tuning
 from ..machine.candidates import CONTRACTIONS, candidates
 from ..machine.tiles import Problem, Tile
@@ -85,6 +86,8 @@ class Outcome:
     us: dict[Tile, float] = field(default_factory=dict)
     refused: dict[Tile, str] = field(default_factory=dict)
     winner: Tile | None = None
+    #: digests of the functions that a tile is faster for, or was timed with
+    functions: dict[Tile, tuple[str, ...]] = field(default_factory=dict)
 
     def refuse(self, tile: Tile, reason: str) -> None:
         """A tile takes no part any more, and why."""
@@ -111,6 +114,15 @@ def counts(launch: Launch) -> bool:
     return not launch.finishes_many
 
 
+def digests(program: Program, kernels: Collection[str]) -> tuple[str, ...]:
+    """The digests of the functions of some kernels that were given tiles, each once."""
+    functions = {f.name: f for f in program.functions}
+    tiled = {choice.function for choice in program.choices}
+    launches = [launch for launch in program.launches if launch.kernel in kernels and launch.function in tiled]
+    found = {function_digest(functions[launch.function], launch.grid, program.batch) for launch in launches}
+    return tuple(sorted(found))
+
+
 class Contest(ABC):
     """A contest of tiles: how each site's programs are made, compiled and compared.
 
@@ -119,8 +131,9 @@ class Contest(ABC):
     compile  machine code for kernels, or the reason why there is none (compile_kernels, with ``return_errors``).
     """
 
-    #: a winner must need at most so much of the time of the rule's tile
+    #: a winner must need at most so much of the time of the rule's tile; images that it is held to float64 with
     worth_it = WORTH_IT
+    verified_batch = VERIFIED_BATCH
 
     def __init__(self, plan: Plan, dtype: str, batch: int, target: str, compile: Compiler):
         self.plan, self.dtype, self.batch, self.target, self.compile = plan, dtype, batch, target, compile
@@ -143,36 +156,18 @@ class Contest(ABC):
             self.lost = error
         return outcomes
 
+    @abstractmethod
     def measure(self, site: Site) -> Outcome:
         """A site's tiles, timed, and the fastest one that is right."""
-        outcome = Outcome(site)
-        programs = {tile: self.lowered(site, tile) for tile in site.tiles}
-        code = self.compiled(programs)
-        outcome.refused = {tile: found for tile, found in code.items() if isinstance(found, str)}
-        fit = {tile: found for tile, found in code.items() if not isinstance(found, str)}
-        self.time_tiles(outcome, programs, fit)
-        # Only what would win is compiled by itself and checked.
-        while (best := fastest(outcome, self.worth_it)) is not None:
-            wrong = self.wrong_numbers(outcome, best) if site.problem.kind in CONTRACTIONS else 0
-            if wrong:
-                outcome.refuse(best, f"{wrong} wrong numbers")
-            elif wrong == 0:
-                outcome.winner = best
-                break
-        return outcome
-
-    @abstractmethod
-    def time_tiles(self, outcome: Outcome, programs: Mapping[Tile, Program], code: Mapping[Tile, Code]) -> None:
-        """Put into ``outcome.us`` the microseconds of each tile that has machine code, or say why it has none."""
 
     @abstractmethod
     def wrong_numbers(self, outcome: Outcome, tile: Tile) -> int | None:
         """How many numbers a tile gets wrong on small integers; None where it was refused instead."""
 
-    def lowered(self, site: Site, tile: Tile) -> Program:
-        """The site's kernels, with this tile for their problem."""
+    def lowered(self, site: Site, tile: Tile, kernels: Collection[str] | None = None) -> Program:
+        """The site's kernels, or some of them, with this tile for their problem."""
         with tuning.only({site.problem: tile}):
-            return lower(self.plan, self.dtype, self.batch, self.target, kernels=site.kernels)
+            return lower(self.plan, self.dtype, self.batch, self.target, kernels=kernels or site.kernels)
 
     def compiled(self, programs: Mapping[Tile, Program]) -> dict[Tile, Code | str]:
         """For each tile its functions' machine code, or why it cannot take part. All are compiled at once."""
@@ -206,7 +201,27 @@ class Tuner(Contest):
         model.executor.run(given, model.batch, seed, 0)  # so that memory holds what a step leaves there
         self.tensors: dict[str, Any] = model.executor.bind(model.batch)
 
+    def measure(self, site: Site) -> Outcome:
+        """A site's tiles, timed, and the fastest one that is right."""
+        outcome = Outcome(site)
+        programs = {tile: self.lowered(site, tile) for tile in site.tiles}
+        code = self.compiled(programs)
+        outcome.refused = {tile: found for tile, found in code.items() if isinstance(found, str)}
+        fit = {tile: found for tile, found in code.items() if not isinstance(found, str)}
+        self.time_tiles(outcome, programs, fit)
+        outcome.functions = {tile: digests(programs[tile], site.kernels) for tile in outcome.us}
+        # Only what would win is compiled by itself and checked.
+        while (best := fastest(outcome, self.worth_it)) is not None:
+            wrong = self.wrong_numbers(outcome, best) if site.problem.kind in CONTRACTIONS else 0
+            if wrong:
+                outcome.refuse(best, f"{wrong} wrong numbers")
+            elif wrong == 0:
+                outcome.winner = best
+                break
+        return outcome
+
     def time_tiles(self, outcome: Outcome, programs: Mapping[Tile, Program], code: Mapping[Tile, Code]) -> None:
+        """Put into ``outcome.us`` the microseconds of each tile that has machine code, or say why it has none."""
         timers: dict[Tile, Callable[[], float]] = {}
         for tile in code:
             work = self.attempt(outcome, tile, partial(self.work, programs[tile]))
@@ -288,18 +303,23 @@ def one_line(error: Exception) -> str:
 def winners(outcomes: Sequence[Outcome], device: str, date: str) -> dict[Problem, tuning.Entry]:
     """What a file of tuned tiles says about them. Where the rule's tile takes no part its time is infinite."""
     return {
-        o.site.problem: tuning.Entry(o.winner, o.us[o.winner], o.us.get(o.site.rule, math.inf), device, date)
+        o.site.problem: tuning.Entry(
+            o.winner, o.us[o.winner], o.us.get(o.site.rule, math.inf), device, date, o.functions.get(o.winner, ())
+        )
         for o in outcomes
         if o.winner is not None
     }
 
 
-def faulty(make: Callable[[], Model], chosen: Mapping[Problem, Tile]) -> set[Problem]:
+def faulty(
+    make: Callable[[], Model], chosen: Mapping[Problem, Tile], batch: int = VERIFIED_BATCH
+) -> set[Problem]:  # fmt: skip
     """The problems among ``chosen`` whose kernels, as the network has them, leave what float64 NumPy does not accept.
 
-    ``make`` compiles the model, within whose lowering the chosen tiles hold.
+    ``make`` compiles the model, within whose lowering the chosen tiles hold; so many images run through it.
     """
     with tuning.only(chosen):
         model = make()
-        failed = {c.kernel for c in verify_model(model, VERIFIED_BATCH) if not c.ok}
+        kernels = {c.kernel for c in model.program.choices if c.problem in chosen}
+        failed = {c.kernel for c in verify_model(model, batch, kernels=kernels) if not c.ok}
     return {c.problem for c in model.program.choices if c.kernel in failed and c.problem in chosen}

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ..lower.program import Program
 from .figures import brief, milliseconds, plural, scaled, size, times
 from .fit import Words
 
@@ -290,6 +291,12 @@ def tuning(tuned: Mapping[str, Any]) -> Table:
             cells += [r["winner"] or "", f"{us[best]:.1f} us" if r["winner"] else ""]
         row(made, *cells)
     return made
+
+
+def stale(program: Program) -> str:
+    """What is said of a program whose functions pass over tuned tiles."""
+    count = plural(len(program.passed), "function")
+    return f"{count} passed over a tuned tile of the same problem: it was found for other code, or an older one"
 
 
 def predictions(rows: Sequence[Mapping[str, Any]]) -> Table:

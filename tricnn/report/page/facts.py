@@ -69,6 +69,8 @@ def gathered(declared: Graph, fused: Program, unfused: Program, machine: Machine
         "dtype": fused.dtype,
         "target": fused.target,
         "fuse": fused.plan.policy,
+        "tuned": list(fused.tuned),
+        "stale": list(fused.passed),
         **figures,
         "parameters": declared.num_parameters,
         "macs_per_image": declared.macs,

@@ -9,8 +9,8 @@ from typing import Any
 from ...build.compile import CompiledKernel
 from ...build.listing import Listing, listings
 from ...emit.emit import kernel_lines
-from ...emit.templates import library
 from ...lower.program import Program
+from ...lower.templates import library
 
 
 def machine_code(program: Program, names: Sequence[str], compiled: Mapping[str, CompiledKernel]) -> dict[str, Any]:
