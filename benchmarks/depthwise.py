@@ -84,8 +84,12 @@ CASES = (
     Case(NEXT, 96, 56, 7, 1, "layer_norm"),
     Case(NEXT, 384, 14, 7, 1, "layer_norm"),
     Case("resnext50_32x4d", 128, 56, 3, groups=32),
+    Case("resnext50_32x4d", 256, 56, 3, 2, groups=32),
+    Case("resnext50_32x4d", 256, 28, 3, groups=32),
     Case("resnext50_32x4d", 512, 14, 3, groups=32),
+    Case("resnext50_32x4d", 1024, 7, 3, groups=32),
     Case("regnet_x_400mf", 160, 14, 3, groups=10),
+    Case("regnet_x_1_6gf", 168, 28, 3, groups=7),
     Case("regnet_x_3_2gf", 432, 14, 3, groups=9),
 )
 

@@ -124,6 +124,13 @@ def packs() -> Graph:
     return b.build(b.linear(b.global_avg_pool(x), 3, name="fc"))
 
 
+def groups_with_a_stride() -> Graph:
+    """Five groups of 8 channels, of which four are multiplied together in the gradient by the weights."""
+    b = GraphBuilder("groups_with_a_stride")
+    x = b.relu(b.conv2d(b.input("x", (40, 4, 16)), 40, 3, padding=1, stride=2, groups=5, bias=False, name="c1"))
+    return b.build(b.linear(b.global_avg_pool(b.conv2d(x, 8, 1, name="c2")), 3, name="fc"))
+
+
 def pixel_norm() -> Graph:
     """A block of ConvNeXt: layer norm over the channels of each pixel, 6 of them, which fill no tile."""
     b = GraphBuilder("pixel_norm")
@@ -242,6 +249,14 @@ def test_runs_of_rows_too(graph: Callable[[], Graph], mode: str, monkeypatch: py
     texts = {f.name: f.text for f in lower(plan(graph(), mode, True), "bf16", 3, "sm_90").functions}
     kinds = [c.launch.kind for c in launches if "conv2d_rows(" in texts[c.launch.function]]
     assert set(kinds) == {"conv2d", *(["conv2d_grad_input"] if mode == "train" else [])}
+    assert differences(launches) == []
+
+
+def test_weights_of_groups_too() -> None:
+    """Boxes that reach into the next column's channels, and each row of the gradient as often as rows of taps want."""
+    launches = count(groups_with_a_stride(), "train", target="sm_90")
+    functions = lower(plan(groups_with_a_stride(), "train", True), "bf16", 3, "sm_90").functions
+    assert any("conv2d_wgrad_packs(" in function.text for function in functions)
     assert differences(launches) == []
 
 

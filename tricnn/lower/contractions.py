@@ -32,6 +32,7 @@ from .epilogue import epilogue, leave_sums
 from .filters import finish_weight_gradient, found_by_filter
 from .last_programs import ends
 from .lowering import Lowering
+from .packed_sums import packed_sums
 from .partial_sums import PartialResults, finish_sides, side_buffers
 from .positions import At
 from .size import N, Size, cdiv
@@ -352,13 +353,19 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     bias = next((n for n in kernel.nodes if n.row.side_sum == "loaded"), None)
     formed = _passes_registers(state, kernel, conv, bias is not None)
     shape, machine = (filters, columns, pixels), (state.dtype, state.target)
+    packed = None if bias else packed_sums(state, kernel, conv)
     rule = partial(weight_gradient_tile, *shape, *machine, formed=formed, tap=tap, groups=conv.groups)
+    if packed:
+        rule = partial(_first, packed.tile, rule)
     tile = state.tile(name, kernel, KIND_OF["by_weight"], conv.constants, rule)
+    if packed and replace(tile, stages=packed.tile.stages) != packed.tile:
+        packed = None
     boxes = None if bias else summed_boxes(state, kernel, conv, tile)
     beside = boxes.beside if boxes else 1
     programs = cdiv(filters, tile.m) * cdiv(columns, tile.n * beside)
     wide = replace(tile, n=tile.n * beside)
     split = weight_gradient(*shape, wide, *machine, formed=formed, groups=conv.groups).split
+    split = packed.split(state) if packed else split
     dy, x, bodies = _wgrad_operands(state, kernel, conv, tile, bias is not None)
     total = conv.k * columns
     everything = total + (conv.k if bias else 0)
@@ -371,16 +378,21 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     state.add(
         name,
         kernel,
-        boxes.call(store_dw, split) if boxes else gathered,
-        (programs, conv.groups, split),
+        packed.call(state, store_dw, split) if packed else boxes.call(store_dw, split) if boxes else gathered,
+        (packed.packs, 1, split) if packed else (programs, conv.groups, split),
         tile,
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
-        traffic=traffic.wgrad(*bodies, conv, tile, blocks, beside),
+        traffic=packed.moved if packed else traffic.wgrad(*bodies, conv, tile, blocks, beside),
     )
     if partials:
         results = PartialResults(partials, Size.of(split), total, everything)
         finish_weight_gradient(state, kernel, results, node.name, bias.name if bias else None)
+
+
+def _first(tile: tiles.Tile, rule: Callable[[int], tiles.Tile], attempt: int = 0) -> tiles.Tile:
+    """This tile at first, and after attempts that a compiler spilled those of the rule."""
+    return rule(attempt - 1) if attempt else tile
 
 
 def _passes_registers(state: Lowering, kernel: Kernel, conv: Convolution, bias: bool) -> tuple[bool, bool]:

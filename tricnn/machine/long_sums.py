@@ -32,6 +32,9 @@ BESIDE_FORMED, BESIDE_BOXES = 112, 48
 MOST_SUMS = 96
 #: the most programs between which a sum is dealt out, and the fewest blocks of each
 MOST, FEWEST_BLOCKS = 256, 16
+#: programs of `conv2d_wgrad_packs` that share a multiprocessor, and what instructions of a warp (mma.sync) do of what
+#: those of four do (wgmma; Luo et al. 2024)
+PACKED_TOGETHER, OF_A_WARP = 2, Fraction(62, 100)
 #: of how many waves a launch is thought; and a gain that is not worth more partial results
 WAVES, CLOSE = 4, Fraction(1, 20)
 
@@ -113,6 +116,17 @@ def weight_gradient(
         together(tile, dtype, target, any(formed)),
         tile.warps,
     )
+
+
+def packed_gradient(
+    packs: int, boxes: int, tile: Tile, taps: tuple[int, int], dtype: str, target: str
+) -> LongSum:  # fmt: skip
+    """The sum over so many ``boxes`` of a grouped weight gradient in so many ``packs`` (`conv2d_wgrad_packs`)."""
+    machine, (r, s) = machine_of(target), taps
+    products = Fraction(2 * r * s * tile.m * tile.n * tile.k, machine.products_a_clock(dtype)) / OF_A_WARP
+    loading = 2 * (r + s) * tile.m * tile.k / machine.cache_bytes_a_clock
+    partial = 4 * r * s * tile.m * tile.n
+    return LongSum(target, packs, boxes, max(products, loading), Fraction(0), partial, PACKED_TOGETHER, tile.warps)
 
 
 def weight_gradient_tile(

@@ -115,6 +115,8 @@ FOR_NOTHING = 0.85
 ROW, LONG, SCRATCH = 64, 16, 256
 #: channels of the groups that it multiplies together
 PACKED = 32
+#: filters of a warp's block in `conv2d_wgrad_packs`, and the most sums of all taps that one of its threads has
+BLOCK_OF_FILTERS, MOST_SUMS = 16, 144
 #: the longest step that a descriptor's box can have, and how many of them lie in shared memory at once
 LONGEST, COPIES = 256, 3
 GPU = Style(None, None, 1024)
@@ -319,6 +321,21 @@ def by_rows(
     if high == 1 or depth not in (32, 64) or registers > 96 or few_rows or target not in SUMS_IN_REGISTERS:
         return None
     return Tile(ROW, n, depth, 4, 2) if share(2 * held + SCRATCH, target) else None
+
+
+def packed_sums(channels: int, width: int, taps: int, strided: bool, target: str) -> Tile | None:
+    """The tile of a weight gradient whose groups, ``width`` of all ``channels`` wide, are multiplied together.
+
+    Each warp has a block of 16 filters by 16 channels, or by 32 of wider groups, and 64 pixels a step: instructions of
+    a warp (mma.sync) do six tenths of what those of four warps do, which have 64 rows by 64 channels, and multiply a
+    quarter as many zeros. Three stages are two boxes of each operand, and two programs a multiprocessor; a strided
+    gradient's boxes are more, and two stages leave it three programs. None where blocks do not divide into groups, or
+    sums do not fit the registers."""
+    n = next((n for n in (BLOCK_OF_FILTERS, 2 * BLOCK_OF_FILTERS) if n % width == 0), None)
+    if n is None or channels < 32 or taps * BLOCK_OF_FILTERS * n > 32 * MOST_SUMS or target not in SUMS_IN_REGISTERS:
+        return None
+    m = 64 if channels > 32 else 32
+    return Tile(m, n, 64, m // BLOCK_OF_FILTERS, 2 if strided else 3)
 
 
 def ahead(tile: Tile) -> Tile:
