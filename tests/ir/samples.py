@@ -234,6 +234,7 @@ def _samples() -> list[Sample]:
     sample("scale_filters", fixed(5, 2, 3, 2), fixed(5))
     sample("scale_filters", fixed(5), fixed(5))
     sample("repeat_number", fixed(1), channels=5)
+    sample("round_weight", fixed(5, 2, 3, 2))
     sample("filter_sum", fixed(5, 2, 3, 2))
     sample("filter_sum", fixed(1, 7))
     sample("standardize_filters", fixed(5, 2, 3, 2), eps=1e-3, factor=1.7)

@@ -18,8 +18,8 @@ spec.loader.exec_module(operations)
 #: what only the compiler makes, besides gradients: not what a network is declared of
 MADE = {
     "batch_stats", "channel_sum", "concat_filters", "diagonal_weight", "fill", "filter_sum", "fold_bias", "fold_weight",
-    "max_pool2d_index", "normalize", "pad_window", "row", "running_mean", "running_var", "slice_filters",
-    "spread_channels", "stack",
+    "max_pool2d_index", "normalize", "pad_window", "round_weight", "row", "running_mean", "running_var",
+    "slice_filters", "spread_channels", "stack",
 }  # fmt: skip
 
 

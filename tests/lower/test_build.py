@@ -35,6 +35,16 @@ def one_convolution() -> Graph:
     return b.build(b.conv2d(b.input("x", (16, 8, 8)), 16, 3, name="conv"))
 
 
+def computed_weights() -> Graph:
+    """Standardised weights (NFNets), and what a function makes of a weight: in training products read them rounded."""
+    b = GraphBuilder("computed")
+    x = b.input("x", (16, 8, 8))
+    for i, op in enumerate(("standardize_filters", "tanh")):
+        w = b.add(op, b.parameter(f"w{i}", (16, 16, 3, 3), "he_normal"))
+        x = b.relu(b.add("conv2d", x, w, padding=1))
+    return b.build(b.linear(b.global_avg_pool(x), 8))
+
+
 #: network, batch, type, target; products of the step, and how many of them may read registers while they multiply
 STEPS = [
     (block, 64, "bf16", "sm_90", 11, 3),
@@ -91,6 +101,16 @@ def test_a_manifest_says_where_every_parameter_and_gradient_is() -> None:
     folded = json.loads(json.dumps(tensors_of(infer)))
     assert folded["prepared"]["bn1.folded_weight"]["inputs"] == ["conv1.weight", "bn1.weight", "bn1.running_var"]
     assert not folded["gradients"] and not folded["sums"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("tf32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["train", pytest.param("infer", marks=pytest.mark.slow)])
+def test_weights_that_a_step_computes_are_multiplied_on_tensor_cores(mode: str, dtype: str, tmp_path: Path) -> None:
+    """Both operands of a product are of one type, or it does not compile; the interpreter takes any two."""
+    result = build(planned(computed_weights(), mode, "all"), dtype, 8, "sm_90", cache_dir=tmp_path)
+    products = [k for k in result.kernels if k["kind"].startswith(("conv2d", "linear"))]
+    assert sum(k["launches"] for k in products) == (8 if mode == "train" else 3)
+    assert all(k["tensor_core"] for k in products)
 
 
 def test_ieee_fp32_uses_no_tensor_cores(tmp_path: Path) -> None:

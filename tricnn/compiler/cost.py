@@ -101,6 +101,11 @@ class Cost:
         return machine_of(self.target)
 
     @property
+    def narrow(self) -> bool:
+        """Are activations of 16 bits?"""
+        return STORED[self.dtype] == 2
+
+    @property
     def together(self) -> int:
         """How many programs of a product must run at once for arithmetic to hide behind it.
         Their sum over pixels is dealt out between them."""

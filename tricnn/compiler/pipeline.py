@@ -17,6 +17,7 @@ from ..ir.graph import Graph
 from ..ir.objective import Loss
 from ..system.errors import TargetError
 from .branches import join_branches
+from .computed_weights import round_weights
 from .cost import Cost
 from .differentiate import differentiate, differentiate_open
 from .expand import expand
@@ -122,6 +123,8 @@ PASSES = (
          lambda graph, aim: compact_strided_gradients(graph), ("train", OPEN), ("prologue",)),
     Pass("slices-joined", "concat(slice(m), y) = slice(concat(m, y))",
          lambda graph, aim: join_slices(graph), (), MERGING),
+    Pass("weights-rounded", "conv2d(x, f(w)) = conv2d(x, round_weight(f(w))), of products in 16 bits",
+         lambda graph, aim: round_weights(graph, aim.mode) if aim.cost is None or aim.cost.narrow else graph),
 )  # fmt: skip
 
 

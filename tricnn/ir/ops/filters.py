@@ -18,6 +18,7 @@ import numpy as np
 
 from ...system.errors import GraphError
 from ...system.limits import WIDEST
+from ..scalar import Value
 from ..table import Kind, integer, number, register, require
 from ..types import TensorType
 from .norm import EPS
@@ -276,4 +277,14 @@ register(
     aten=lambda env, a, dw: dw.flatten(1).sum(1),
     collapses=True, operations=1,
     doc="y[k] = sum over (c,r,s) of weight_gradient[k]: the gradient of a number that is repeated",
+)  # fmt: skip
+register(
+    "round_weight", Kind.POINTWISE, "w",
+    shape=lambda a, w: TensorType(w.shape, "float"),
+    numpy=lambda env, a, w: w,
+    gradient="weights are rounded only after differentiation",
+    aten=lambda env, a, w: w,
+    scalar=Value("w"),
+    keeps_zero=True, elementwise=True, operations=0,
+    doc="a weight that is computed at every step, in the type of activations, as products take it",
 )  # fmt: skip
