@@ -158,3 +158,24 @@ class SeparableAttention(nn.Module):
     def forward(self, x):
         x = self.attended(self.stem(x))
         return self.fc(self.attended(F.adaptive_avg_pool2d(x, 2)).mean((2, 3)))
+
+
+class ComputedWeights(nn.Module):
+    """Weights that forward makes of parameters: a function of each number, weight norm (Salimans & Kingma, 2016), a
+    number for each filter, one for all; and scalars that forward does not read, beside those that it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 6, 3, padding=1))
+        self.raw, self.each = nn.Parameter(torch.randn(6, 6, 3, 3) / 8), nn.Parameter(torch.rand(6, 1, 1, 1))
+        self.gain, self.bias = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(6))
+        self.temperature, self.unread = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("steps", torch.tensor(7.0))
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.normed(x))
+        weight = torch.tanh(self.raw) * self.each
+        x = F.conv2d(x, weight * 0.5, F.softplus(self.bias), padding=1) + F.conv2d(x, self.raw * 2 + 0.01, padding=1)
+        x = torch.relu(x) * self.gain.exp().view(1, -1, 1, 1)
+        return self.fc(x.mean((2, 3))) * self.temperature.exp()

@@ -44,6 +44,7 @@ CASES = {
     "branches": (modules.Branches, (3, 6, 5)),
     "one number": (modules.OneNumber, (3, 6, 5)),
     "normalised by hand": (modules_by_hand.NormalizedByHand, (3, 6, 5)),
+    "computed weights": (modules_by_hand.ComputedWeights, (3, 6, 5)),
     "rows and columns": (modules_by_hand.RowsAndColumns, (3, 8, 6)),
     "separable attention": (modules_by_hand.SeparableAttention, (3, 4, 6)),
 }
@@ -284,3 +285,14 @@ def test_nothing_of_the_module_is_changed() -> None:
     assert all(torch.equal(before[n], x) for n, x in module.state_dict().items())
     assert list(state) == list(before)
     assert all(torch.equal(before[n], x) for n, x in state.items())
+
+
+@pytest.mark.parametrize("executor", ["numpy", "eager", "triton"])
+def test_a_state_with_scalars_goes_in_and_comes_out_as_it_was(executor: str) -> None:
+    """Also those that forward does not read, as counters and thresholds are."""
+    module, graph = case("computed weights")
+    model = tricnn.compile(graph, "train", 2, "fp32", executor)
+    model.load_state_dict(module.state_dict())
+    state = model.state_dict()
+    assert state["temperature"].shape == () and state["temperature"] == np.float32(module.temperature.item())
+    model.load_state_dict(state)

@@ -298,7 +298,7 @@ class Assembler:
         if not isinstance(x, Stored):
             raise Unsupported(f"its {what} is computed in forward", "give it a parameter or a buffer as it is stored")
         if x.factor != 1:
-            raise Unsupported(f"its {what} is {x.factor:g} times {x.name}", "store it as it is used")
+            return self.add("scale", self.parameter(replace(x, factor=1.0), what, shape), owner=x.name, factor=x.factor)
         if x.value:
             return self.viewed(x.value, x.shape)
         declared = self.stored[x.name]
@@ -334,7 +334,7 @@ class Assembler:
         """Declare names that forward never reads, as buffers that nothing reads.
         So a state of the network fits the graph."""
         for name, declared in self.stored.items():
-            wanted = declared.kept and declared.shape and not name.endswith("num_batches_tracked")
+            wanted = declared.kept and not name.endswith("num_batches_tracked")
             if wanted and name not in self.builder.types:
                 self.builder.add("buffer", name=name, shape=declared.shape)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.norms import group_normalized, pixels_normalized
+from . import torch_weights
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
@@ -207,6 +208,12 @@ def standardized(a: Assembler, x: Stored, scale: Any, bias: Any, eps: float) -> 
         gain = a.parameter(Stored(scale.name, a.stored[scale.name].shape), "gain")
         value = a.add("scale_filters", value, a.viewed(gain, (filters,)), owner=x.name)
     return Stored(x.name, x.shape, value)
+
+
+@reads("_weight_norm.default", "_weight_norm_interface.default")
+def weight_norm(a: Assembler, direction: Any, length: Any, dim: int = 0) -> Any:
+    found = torch_weights.normalised(a, direction, length, dim)
+    return [found, None] if a.site.operation.startswith("aten._weight_norm_interface") else found
 
 
 @reads("_native_batch_norm_legit_functional.default")

@@ -13,7 +13,7 @@ from math import inf, log2, prod
 from numbers import Number
 from typing import Any
 
-from . import torch_parts
+from . import torch_parts, torch_weights
 from .assembler import BATCH, Assembler, Stored, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
@@ -30,8 +30,11 @@ SAME_NAME = (
 )  # fmt: skip
 
 
-def unary(a: Assembler, op: str, x: Any, **attrs: Any) -> Tensor:
-    """A pointwise operation: it takes place on the value as it lies, and its result is seen as its operand was."""
+def unary(a: Assembler, op: str, x: Any, **attrs: Any) -> Any:
+    """A pointwise operation: it takes place on the value as it lies, and its result is seen as its operand was.
+    Of a parameter it is a weight that forward computes."""
+    if isinstance(x, Stored):
+        return torch_weights.computed(a, op, [x], **attrs)
     x = a.tensor(x)
     return a.made(a.add(op, x.value, **attrs), x.view)
 
@@ -105,12 +108,12 @@ def clamp_max(a: Assembler, x: Any, most: Any) -> Tensor:
 
 
 @reads("pow.Tensor_Scalar")
-def power(a: Assembler, x: Any, exponent: Any) -> Tensor:
+def power(a: Assembler, x: Any, exponent: Any) -> Any:
     """``x^exponent`` for 1/4, 1/2, 1, 2 and 4, as roots or squares one after the other, and the reciprocal of these."""
     doublings = log2(abs(exponent)) if _number(exponent) and exponent else inf
     if doublings not in (-2, -1, 0, 1, 2):
         raise Unsupported(f"a power of {exponent}", "supported are powers of 1/4, 1/2, 1, 2, 4, and of these negative")
-    value = a.tensor(x)
+    value = x if isinstance(x, Stored) else a.tensor(x)
     for _ in range(abs(int(doublings))):
         value = unary(a, "square" if doublings > 0 else "sqrt", value)
     return unary(a, "reciprocal", value) if exponent < 0 else value
@@ -194,10 +197,12 @@ def _number(x: Any) -> bool:
     return isinstance(x, Number) and not isinstance(x, bool | complex)
 
 
-def binary(a: Assembler, op: str, x: Any, y: Any) -> Tensor:
+def binary(a: Assembler, op: str, x: Any, y: Any) -> Any:
     """A pointwise operation of two values, or of a value and a parameter.
     One may be smaller: [C], [N, C, 1, 1] or [N, 1, H, W] beside [N, C, H, W], wherever a permutation has put those
     axes."""
+    if isinstance(x, Stored) and isinstance(y, Stored):
+        return torch_weights.computed(a, op, [x, y])
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
         a.tensor(x)
     operands = [v if isinstance(v, Stored) else a.tensor(v) for v in (x, y)]
@@ -351,9 +356,9 @@ def minimum(a: Assembler, x: Any, y: Any) -> Tensor:
     return binary(a, "minimum", x, y)
 
 
-def by_number(a: Assembler, x: Any, factor: Any, term: Any) -> Tensor:
+def by_number(a: Assembler, x: Any, factor: Any, term: Any) -> Any:
     """The value ``factor * x + term``."""
-    x = a.tensor(x)
+    x = x if isinstance(x, Stored) else a.tensor(x)
     if factor == -1:
         x = unary(a, "neg", x)
     elif factor != 1:

@@ -128,7 +128,7 @@ def as_given(result: Any, like: Any, wide: str) -> Any:
     if is_tensor(like):
         import torch
 
-        tensor = result if is_tensor(result) else torch.as_tensor(np.ascontiguousarray(result))
+        tensor = result if is_tensor(result) else torch.as_tensor(np.asarray(result, order="C"))
         return tensor.to(like.device, getattr(torch, wide), copy=True)
     if is_tensor(result):
         import torch

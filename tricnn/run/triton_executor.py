@@ -175,7 +175,7 @@ class TritonExecutor:
         """Storage -> a NumPy array in PyTorch's layout."""
         shape = tuple(self.plan.type(name).per_image)
         host = x.detach().float().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
-        return np.ascontiguousarray(to_logical(host, shape, self.program.order.get(name)))
+        return np.asarray(to_logical(host, shape, self.program.order.get(name)), order="C")
 
     def to_storage(self, name: str, x: Any) -> Any:
         """A NumPy array in PyTorch's layout -> flat storage on the device."""

@@ -98,17 +98,20 @@ def _moved(a: Any, errors: Sequence[Any], dw: Any, w: Any, *vectors: Any) -> Any
     return found
 
 
-def _aten_grad(env: Any, a: Any, dw: Any, w: Any, *vectors: Any) -> Any:
-    found = (dw * w).flatten(1).sum(1) if w.dim() > 1 else dw * w
-    return found + vectors[0] * vectors[1] if vectors else found
-
-
 # --- in PyTorch: functions whose text emitted files have, so that each needs nothing but torch ------------------------
 
 
 def scale_filters(w: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Each filter of a weight times a number of its own."""
     return w * scale.reshape(-1, *[1] * (w.dim() - 1))
+
+
+def filter_scale_grad(
+    dw: torch.Tensor, w: torch.Tensor, db: torch.Tensor | None = None, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The sum of dw * w over each filter, plus db * bias."""
+    found = (dw * w).flatten(1).sum(1) if w.dim() > 1 else dw * w
+    return found if db is None or bias is None else found + db * bias
 
 
 def repeat_number(w: torch.Tensor, channels: int) -> torch.Tensor:
@@ -253,7 +256,7 @@ register(
     shape=_gradient_shape,
     numpy=_numpy_grad,
     gradient=_scale_again,
-    aten=_aten_grad,
+    torch=filter_scale_grad,
     moved=_moved,
     collapses=True, of_filters=True, operations=2,
     doc="gradient of a number that a filter's results are multiplied by: ds[k] = sum over (c,r,s) of "
