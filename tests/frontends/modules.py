@@ -186,6 +186,21 @@ class Branches(nn.Module):
         return self.fc((gate.view(n, 2, c // 2, 1, 1) * x).sum(dim=1).mean((2, 3)))
 
 
+class Probabilities(nn.Module):
+    """Softmax and its logarithm over channels and features, features of length 1, gated linear units, a cube."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(36, 5)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = F.glu(x, 1) + x[:, :3] ** 3
+        x = F.log_softmax(x, dim=1) + 2 * x.softmax(1)
+        x = F.normalize(self.fc(F.normalize(x.flatten(1), dim=1)), dim=1)
+        return F.log_softmax(x - x.amax(1, keepdim=True) * x.sum(1, keepdim=True), -1)
+
+
 class OneNumber(nn.Module):
     """Parameters that all channels have in common: PReLU as it is made unsaid, a skipped block's gain (ReZero, NFNets),
     the scale and the bias of an activation (StarReLU). Layer norms with less than weight and bias."""

@@ -65,6 +65,19 @@ def i64(*values: int) -> np.ndarray:
 
 F32 = np.float32
 node = helper.make_node
+
+
+def group_norm_of_exporters() -> Any:
+    """Group norm as PyTorch's exporter writes it up to operator set 20."""
+    nodes = [
+        node("Reshape", ["x", "groups"], ["r"]), node("InstanceNormalization", ["r", "ones", "zeros"], ["n"]),
+        node("Shape", ["x"], ["s"]), node("Reshape", ["n", "s"], ["z"]), node("Mul", ["z", "g"], ["m"]),
+        node("Add", ["m", "b"], ["y"]),
+    ]  # fmt: skip
+    return model(nodes, {"groups": i64(0, 2, -1), "ones": np.ones(2, F32), "zeros": np.zeros(2, F32),
+                         "g": weights(4, 1, 1), "b": weights(4, 1, 1)})  # fmt: skip
+
+
 ALIKE = ["Relu", "Sigmoid", "Tanh", "HardSwish", "Mish", "Softplus", "Neg", "Abs", "Exp"]
 CASES: dict[str, Any] = {
     "Conv": lambda: one("Conv", weights(6, 2, 3, 3), weights(6), group=2, strides=[2, 1], pads=[0, 1, 2, 1]),
@@ -129,6 +142,22 @@ CASES: dict[str, Any] = {
     "SiLU": lambda: model([node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])], {}),
     "a gate": lambda: model([node("GlobalAveragePool", ["x"], ["g"]), node("Mul", ["x", "g"], ["y"])],
                             {}),
+    "InstanceNormalization": lambda: one("InstanceNormalization", positive(4), weights(4), epsilon=1e-2),
+    "GroupNormalization": lambda: one("GroupNormalization", positive(2), weights(2), num_groups=2),
+    "group norm of exporters": lambda: group_norm_of_exporters(),
+    "RMSNormalization": lambda: model(
+        [node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]), node("RMSNormalization", ["t", "g"], ["m"]),
+         node("Transpose", ["m"], ["y"], perm=[0, 3, 1, 2])], {"g": weights(4)}, opset=23),
+    "Softmax": lambda: one("Softmax", axis=1),
+    "LogSoftmax": lambda: one("LogSoftmax", axis=-3),
+    "LogSoftmax of features": lambda: model(
+        [node("Flatten", ["x"], ["f"]), node("LogSoftmax", ["f"], ["y"])], {}),
+    "Max of a number": lambda: one("Max", F32(0.3)),
+    "ConvTranspose SAME_UPPER": lambda: one("ConvTranspose", weights(4, 3, 4, 3), auto_pad="SAME_UPPER",
+                                            strides=[3, 2]),
+    "ConvTranspose output_shape": lambda: one("ConvTranspose", weights(4, 3, 3, 3), strides=[3, 2],
+                                              output_shape=[25, 17]),
+    "ReduceSum of nothing": lambda: one("ReduceSum", i64(), noop_with_empty_axes=1),
     **{op: (lambda op=op: one(op)) for op in ALIKE},
 }  # fmt: skip
 
@@ -138,11 +167,58 @@ def test_operators(name: str) -> None:
     check(CASES[name]())
 
 
+SIGNAL = (4, 9)
+SIGNALS: dict[str, Any] = {
+    "Conv": lambda: [node("Conv", ["x", "w"], ["y"], pads=[1, 2], strides=[2], auto_pad="NOTSET")],
+    "ConvTranspose": lambda: [node("ConvTranspose", ["x", "u"], ["y"], strides=[2], output_padding=[1])],
+    "MaxPool": lambda: [node("MaxPool", ["x"], ["y"], kernel_shape=[3], pads=[1, 1], strides=[2])],
+    "GlobalAveragePool": lambda: [node("GlobalAveragePool", ["x"], ["y"])],
+    "BatchNormalization": lambda: [node("BatchNormalization", ["x", "p", "p", "p", "p"], ["y"])],
+    "Mul": lambda: [node("Mul", ["x", "column"], ["y"])],
+    "Softmax": lambda: [node("Softmax", ["x"], ["y"], axis=2)],
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_signals_are_images_of_one_column(name: str) -> None:
+    constants = {"w": weights(6, 4, 3), "u": weights(4, 6, 3), "p": positive(4), "column": weights(4, 1)}
+    proto = model(SIGNALS[name](), constants, shape=SIGNAL)
+    graph, state = tricnn.from_onnx(proto)
+    m = tricnn.compile(graph, batch=3)
+    m.load_state_dict(state)
+    x = RNG.normal(size=(3, *SIGNAL)).astype(np.float32)
+    (right,) = ReferenceEvaluator(proto).run(None, {"x": x})
+    np.testing.assert_allclose(m(x[..., None]), right.reshape(3, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: one("Cast", to=TensorProto.INT32), "a cast to INT32; supported are FLOAT, FLOAT16, DOUBLE, BFLOAT16"),
+        (lambda: one("CastLike", i64(1)), "a cast to INT64"),
+        (lambda: one("ReduceMean", i64()), "a reduction over everything"),
+        (lambda: one("Pow", F32(5)), "a power of 5; supported are powers of 1/4, 1/2, 1, 2, 3, 4"),
+    ],
+)
+def test_what_would_give_other_numbers_is_refused(make: Any, says: str) -> None:
+    with pytest.raises(tricnn.TricnnError) as caught:
+        tricnn.from_onnx(make())
+    assert says in str(caught.value)
+
+
 def test_lrn_is_pytorchs() -> None:
     """onnx's reference evaluator normalises as many channels as there are images."""
     graph, _ = tricnn.from_onnx(one("LRN", size=3, alpha=0.1, beta=0.6, bias=1.5))
     x = RNG.normal(size=(2, *SHAPE)).astype(np.float32)
     right = torch.nn.functional.local_response_norm(torch.from_numpy(x), 3, 0.1, 0.6, 1.5)
+    np.testing.assert_allclose(tricnn.compile(graph)(x), right, rtol=1e-5)
+
+
+def test_softmax_before_operator_set_13_is_of_all_axes_from_one_on() -> None:
+    """Which onnx's reference evaluator does not know."""
+    graph, _ = tricnn.from_onnx(model([node("Softmax", ["x"], ["y"], axis=2)], {}, opset=11))
+    x = RNG.normal(size=(2, *SHAPE)).astype(np.float32)
+    right = torch.from_numpy(x).flatten(2).softmax(2).view(x.shape)
     np.testing.assert_allclose(tricnn.compile(graph)(x), right, rtol=1e-5)
 
 

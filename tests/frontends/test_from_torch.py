@@ -42,6 +42,7 @@ CASES = {
     "gates and borders": (modules_by_hand.GatesAndBorders, (3, 6, 5)),
     "channel masks": (modules_by_hand.ChannelMasks, (3, 6, 5)),
     "branches": (modules.Branches, (3, 6, 5)),
+    "probabilities": (modules.Probabilities, (3, 6, 5)),
     "one number": (modules.OneNumber, (3, 6, 5)),
     "normalised by hand": (modules_by_hand.NormalizedByHand, (3, 6, 5)),
     "computed weights": (modules_by_hand.ComputedWeights, (3, 6, 5)),

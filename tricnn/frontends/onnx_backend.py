@@ -60,8 +60,7 @@ class TricnnRep(BackendRep):
         known = self._constants is not None and all(map(np.array_equal, constants, self._constants))
         if self._compiled is None or not known:
             self._compiled = self._compile(constants)
-        rows = x if x.ndim in (2, 4) else x.reshape(len(x), prod(x.shape[1:]))
-        found = self._compiled(rows)
+        found = self._compiled(x[..., None] if x.ndim == 3 else x if x.ndim in (2, 4) else x.reshape(len(x), -1))
         values = list(found.values()) if isinstance(found, dict) else [found]
         names = [output.name for output in self.model.graph.output]
         shaped = [self._shaped(y, output) for y, output in zip(values, self.model.graph.output, strict=True)]

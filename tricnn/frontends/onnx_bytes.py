@@ -12,12 +12,15 @@ from .assembler import Stored, Tensor, Unsupported
 REAL = {1: "FLOAT", 10: "FLOAT16", 11: "DOUBLE", 16: "BFLOAT16"}
 
 
-def cast(a: Any, x: Any, to: int | None) -> Any:
-    """``x`` as real numbers: bytes by a layer of their own, all else as it is; ``to`` is ONNX's type, if given."""
+def cast(a: Any, x: Any, to: int) -> Any:
+    """``x`` as real numbers: bytes by a layer of their own, all else as it is; ``to`` is ONNX's number of the type.
+    Raises Unsupported for any other type, for what would be rounded or cut off is not."""
+    from onnx import TensorProto
+
+    if isinstance(x, Tensor) and to not in REAL:
+        raise Unsupported(f"a cast to {TensorProto.DataType.Name(to)}", f"supported are {', '.join(REAL.values())}")
     if not isinstance(x, Tensor) or a.type(x.value).dtype != "uint8":
         return x
-    if to is not None and to not in REAL:
-        raise Unsupported("bytes cast to integers", f"supported are {', '.join(REAL.values())}")
     channels = a.type(x.value).channels
     return real(a, x.value, np.ones(channels), np.zeros(channels), x.view)
 

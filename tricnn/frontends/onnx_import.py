@@ -34,9 +34,9 @@ def from_onnx(
     """The graph of an ONNX model, and its weights by name in float32: ``m.load_state_dict(state)``.
 
     source       the path of a ``.onnx`` file (weights in files beside it are read too), or an ``onnx.ModelProto``.
-                 Operator sets 7 to 28; docs/onnx.md lists the operators. An input that is neither [N, F] nor
-                 [N, C, H, W] comes in as rows [N, F]. Images of bytes (UINT8) stay bytes; the Cast and the arithmetic
-                 that normalise them become one layer.
+                 Operator sets 7 to 28; docs/onnx.md lists the operators. An input [N, C, L] comes in as images
+                 [N, C, L, 1], one of another rank than 2, 3 or 4 as rows [N, F]. Images of bytes (UINT8) stay bytes;
+                 the Cast and the arithmetic that normalise them become one layer.
     input_shape  (C, H, W), for files that leave these open. The batch is open always.
     name         of the graph; the file's otherwise.
 
@@ -192,7 +192,8 @@ class _Reader:
                 f"bytes (UINT8) with at most {MOST_CHANNELS} channels"
             )
         self.a.batch = sizes[0]
-        kept = per_image if len(sizes) in (2, 4) else [prod(per_image)]  # any other rank lies in rows
+        signals = len(sizes) == 3  # [N, C, L] are images of one column; any other rank lies in rows
+        kept = [*per_image, 1] if signals else per_image if len(sizes) in (2, 4) else [prod(per_image)]
         dtype = "uint8" if of_bytes else "float"
         value = self.a.made(self.a.builder.input(self.a.fresh(accepted_name(x.name, "x")), kept, dtype))
         view = value.view.reshaped((BATCH, *per_image))

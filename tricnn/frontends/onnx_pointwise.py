@@ -187,9 +187,12 @@ def power(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
 
 @reads("Max", "Min")
 def extreme(a: Any, node: Any, inputs: Any, attributes: Any) -> Tensor:
-    result, *others = inputs
+    op, bound = ("maximum", "min") if node.op_type == "Max" else ("minimum", "max")
+    result, *others = sorted((scalar(a, x) for x in inputs), key=lambda x: isinstance(x, int | float))
     for other in others:
-        result = torch_pointwise.binary(a, "maximum" if node.op_type == "Max" else "minimum", result, other)
+        number = isinstance(other, int | float)
+        result = unary(a, "clamp", result, **{bound: float(other)}) if number else (
+            torch_pointwise.binary(a, op, result, other))  # fmt: skip
     return result
 
 
@@ -201,7 +204,10 @@ def identity(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
 @reads("Cast", "CastLike")
 def cast(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
     """The value itself, if it is of real numbers: types are chosen when a network is compiled."""
-    return onnx_bytes.cast(a, inputs[0], attributes.get("to"))
+    from onnx import helper
+
+    like = inputs[1].dtype if len(inputs) > 1 and isinstance(inputs[1], np.ndarray) else np.dtype(np.float32)
+    return onnx_bytes.cast(a, inputs[0], attributes.get("to", helper.np_dtype_to_tensor_dtype(like)))
 
 
 @reads("Dropout")

@@ -180,9 +180,6 @@ def rms_norm(a: Assembler, x: Any, shape: Sequence[int], weight: Any = None, eps
             f"RMS norm over {list(shape)} of {described(x.shape)}",
             "supported is that of [N, F], or of images permuted to [N, H, W, C], over the last axis",
         )
-    if len(x.view.base) == 2:
-        image = a.made(a.add("unflatten", x.value, shape=(*shape, 1, 1)))
-        x = replace(image, view=image.view.without([2, 3], keep=False))
     squares = mean(a, unary(a, "square", x), [-1], True)
     least = float(np.finfo(np.float32).eps) if eps is None else eps
     value = binary(a, "mul", x, power(a, by_number(a, squares, 1, least), -0.5))

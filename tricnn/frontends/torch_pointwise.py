@@ -109,11 +109,15 @@ def clamp_max(a: Assembler, x: Any, most: Any) -> Tensor:
 
 @reads("pow.Tensor_Scalar")
 def power(a: Assembler, x: Any, exponent: Any) -> Any:
-    """``x^exponent`` for 1/4, 1/2, 1, 2 and 4, as roots or squares one after the other, and the reciprocal of these."""
+    """``x^exponent`` for 1/4, 1/2, 1, 2, 3 and 4, as roots or squares one after the other, and the reciprocals."""
+    value = x if isinstance(x, Stored) else a.tensor(x)
+    if _number(exponent) and abs(exponent) == 3 and isinstance(value, Tensor):
+        cube = binary(a, "mul", unary(a, "square", value), value)
+        return unary(a, "reciprocal", cube) if exponent < 0 else cube
     doublings = log2(abs(exponent)) if _number(exponent) and exponent else inf
     if doublings not in (-2, -1, 0, 1, 2):
-        raise Unsupported(f"a power of {exponent}", "supported are powers of 1/4, 1/2, 1, 2, 4, and of these negative")
-    value = x if isinstance(x, Stored) else a.tensor(x)
+        what = f"{exponent:g}" if _number(exponent) else "a tensor"
+        raise Unsupported(f"a power of {what}", "supported are powers of 1/4, 1/2, 1, 2, 3, 4, and of these negative")
     for _ in range(abs(int(doublings))):
         value = unary(a, "square" if doublings > 0 else "sqrt", value)
     return unary(a, "reciprocal", value) if exponent < 0 else value
@@ -219,12 +223,26 @@ def narrowed(x: Tensor) -> Tensor:
     return replace(x, view=x.view.narrow)
 
 
+def of_channels(a: Assembler, x: Tensor) -> Tensor:
+    """A value of features [N, F] as one of channels [N, F, 1, 1], seen as it was; any other one as it is."""
+    if len(x.shape) == 2 and len(x.view.base) == 4 and x.shape[1] not in (1, x.view.base[1]):  # a flattened image
+        x = a.made(a.plain(x))
+    if len(x.view.base) != 2:
+        return x
+    value = a.add("unflatten", x.value, shape=(x.view.base[1], 1, 1), stem="image")
+    return Tensor(value, View((*x.view.base, 1, 1), x.view.dims), site=x.site)
+
+
 def _narrowly(a: Assembler, op: str, operands: list[Any]) -> Tensor:
     """A pointwise operation of operands without copies."""
     tensors = [v for v in operands if isinstance(v, Tensor)]
     if len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
         values, view = together(a, tensors)
         return a.made(a.add(op, *values), view)
+    if len(tensors) == 2 and all(len(v.shape) == 2 for v in tensors):  # [N, F] and [N, 1]
+        operands = tensors = [of_channels(a, v) for v in tensors]
+    if (found := _as_images(a, op, operands)) is not None:
+        return found
     if len(tensors) == 2:
         tensors = _as_wide(a, tensors)
         operands = [*tensors]
@@ -241,6 +259,25 @@ def _narrowly(a: Assembler, op: str, operands: list[Any]) -> Tensor:
     back = [order.index(i) for i in range(len(order))]
     values = [_beside(a, v, whole, back) for v in operands]
     return a.made(a.add(op, *values), View.of(a.type(values[place]).at(BATCH)).permuted(order))
+
+
+def _as_images(a: Assembler, op: str, operands: list[Any]) -> Tensor | None:
+    """A pointwise operation of values [N, C] or [N, C, L] that lie as images, as one of these; None of others."""
+    tensors = [v for v in operands if isinstance(v, Tensor)]
+    rank = max(len(v.shape) for v in tensors)
+    if rank > 3 or any(len(v.view.base) != 4 or len(v.shape) != rank for v in tensors):
+        return None
+    ones = 4 - rank
+    images = [
+        replace(v, shape=(*v.shape, *[1] * ones))
+        if isinstance(v, Stored)
+        else replace(v, view=View(v.view.base, (*v.view.dims, *[()] * ones)))
+        for v in operands
+    ]
+    if any(isinstance(v, Tensor) and order_of(v.view) is None for v in images):
+        return None
+    found = _narrowly(a, op, images)
+    return replace(found, view=found.view.without(range(rank, 4), keep=False))
 
 
 def _as_wide(a: Assembler, tensors: list[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from . import torch_parts
 from .assembler import Assembler, Tensor, Unsupported, described
 from .readers import Reader, entering
 from .torch_names import aten_name
-from .torch_pointwise import binary, by_number, unary
+from .torch_pointwise import binary, by_number, of_channels, unary
 from .views import View, joined
 
 READERS: dict[str, Reader] = {}
@@ -40,8 +40,7 @@ def _largest_part(extent: int) -> int:
 @reads("mean.dim")
 def mean(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """A mean over all pixels, over the channels of each pixel, or over all pixels of groups of channels."""
-    x = a.tensor(x)
-    gone = _gone(x, dims)
+    x, gone = _reducible(a, x, dims)
     if count := _channels_in_a_group(x, gone):
         return _mean_of_groups(a, x, gone, count, keepdim)
     if _over_channels(x, gone):
@@ -109,8 +108,7 @@ def variance_and_mean(a: Assembler, x: Any, dims: Any = None, *, keepdim: bool =
 @reads("amax.default")
 def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
     """The largest pixel of each channel, or channel of each pixel: equal channels share the gradient of theirs."""
-    x = a.tensor(x)
-    gone = _gone(x, dims or None)
+    x, gone = _reducible(a, x, dims or None)
     if _over_channels(x, gone):
         return _mask(a, "max_channels", x, gone, keepdim, ties="shared")
     return _over_pixels(a, "amax", x, dims or None, keepdim)
@@ -119,8 +117,7 @@ def amax(a: Assembler, x: Any, dims: Any = (), keepdim: bool = False) -> Tensor:
 @reads("max.dim")
 def max_along(a: Assembler, x: Any, dim: int, keepdim: bool = False) -> list[Any]:
     """The largest channel of each pixel; of equal ones the first has the gradient. Where it is, is not known."""
-    x = a.tensor(x)
-    gone = _gone(x, dim)
+    x, gone = _reducible(a, x, dim)
     if not _over_channels(x, gone):
         raise Unsupported(f"a maximum of {described(x.shape)} over dimension {dim}", "supported is that over channels")
     return [_mask(a, "max_channels", x, gone, keepdim, ties="first"), None]
@@ -134,6 +131,7 @@ def total(a: Assembler, x: Any, dims: Any = None, keepdim: bool = False, *, dtyp
     gone = _gone(x, dims)
     if (found := torch_parts.parts(a, x, gone, keep=keepdim)) is not None:
         return a.made(torch_parts.total(a, found[0]), found[1])
+    x, gone = _reducible(a, x, dims)
     if _over_channels(x, gone):
         return _mask(a, "sum_channels", x, gone, keepdim)
     mean_ = mean(a, x, dims, keepdim)
@@ -190,24 +188,35 @@ def _gone(x: Tensor, dims: Any) -> list[int]:
     return sorted(d % rank for d in (range(rank) if dims is None else [dims] if isinstance(dims, int) else dims))
 
 
+def _reducible(a: Assembler, x: Any, dims: Any) -> tuple[Tensor, list[int]]:
+    """A value and the dimensions that a reduction takes away of it: features [N, F] are the channels of one pixel."""
+    x = a.tensor(x)
+    gone = _gone(x, dims)
+    of_features = len(x.view.base) == 2 or (len(x.shape) == 2 and gone == [1])
+    return of_channels(a, x) if of_features else x, gone
+
+
 def _pixel_axes(shape: Sequence[int]) -> frozenset[int]:
     return frozenset(axis for axis in (2, 3) if shape[axis] > 1)
 
 
 @reads("softmax.int", "_softmax.default")
 def softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
-    """Softmax of [N, classes], over parts of the channels, or over pixels: exp(x - largest) / sum of these."""
+    """Softmax of [N, classes], of images over their channels or pixels, or over parts of the channels.
+    It is exp(x - largest) / sum of these."""
     x = a.tensor(x)
     if (of_parts := torch_parts.softmax(a, x, dim)) is not None:
         return of_parts
-    gone = _gone(x, dim)
-    if (x.view.axes(gone) or {1}) <= {2, 3} or (len(x.shape) == 4 and dim % 4 in (2, 3)):
-        powers = unary(a, "exp", binary(a, "sub", x, amax(a, x, gone, True)))
-        return binary(a, "div", powers, total(a, powers, gone, True))
-    value = a.plain(x)
-    if dim not in (1, -1) or len(a.type(value).shape) != 2:
-        raise Unsupported(
-            f"softmax of {described(x.shape)} over dimension {dim}",
-            "supported is that of [N, classes] over 1, and of images over pixels",
-        )
-    return a.made(a.add("softmax", value))
+    if len(x.shape) == 2 and dim in (1, -1):
+        return a.made(a.add("softmax", a.plain(x)))
+    gone = [dim % len(x.shape)]
+    powers = unary(a, "exp", binary(a, "sub", x, amax(a, x, gone, True)))
+    return binary(a, "div", powers, total(a, powers, gone, True))
+
+
+@reads("log_softmax.int", "_log_softmax.default")
+def log_softmax(a: Assembler, x: Any, dim: int, *_: Any) -> Tensor:
+    """The logarithm of softmax: x - largest - log(sum of exp(x - largest))."""
+    x = a.tensor(x)
+    lower = binary(a, "sub", x, amax(a, x, [dim], True))
+    return binary(a, "sub", lower, unary(a, "log", total(a, unary(a, "exp", lower), [dim], True)))

@@ -17,7 +17,7 @@ from .readers import Reader, entering
 from .torch_layers import bordered
 from .torch_names import aten_name
 from .torch_parts import stacked
-from .torch_pointwise import order_of, sum_of
+from .torch_pointwise import multiply, order_of, sum_of, unary
 from .views import View
 
 READERS: dict[str, Reader] = {}
@@ -162,6 +162,13 @@ def split_with_sizes(a: Assembler, x: Any, sizes: Sequence[int], dim: int = 0) -
 def chunk(a: Assembler, x: Any, count: int, dim: int = 0) -> list[Any]:
     x = a.tensor(x)
     return split(a, x, -(-x.shape[dim] // count), dim)
+
+
+@reads("glu.default")
+def glu(a: Assembler, x: Any, dim: int = -1) -> Tensor:
+    """The first half times the sigmoid of the second (Dauphin et al., 2017, equation 1)."""
+    first, second = chunk(a, x, 2, dim)
+    return multiply(a, first, unary(a, "sigmoid", second))
 
 
 @reads("select.int")
