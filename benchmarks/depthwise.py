@@ -87,6 +87,7 @@ CASES = (
     Case("resnext50_32x4d", 256, 56, 3, 2, groups=32),
     Case("resnext50_32x4d", 256, 28, 3, groups=32),
     Case("resnext50_32x4d", 512, 14, 3, groups=32),
+    Case("resnext50_32x4d", 1024, 14, 3, 2, groups=32),
     Case("resnext50_32x4d", 1024, 7, 3, groups=32),
     Case("regnet_x_400mf", 160, 14, 3, groups=10),
     Case("regnet_x_1_6gf", 168, 28, 3, groups=7),

@@ -30,6 +30,7 @@ needs. Nothing here is launched as it stands: a kernel is a function around a ca
 | `conv2d_boxes` | convolution with stride 1, its input's gradient: operands in boxes | boxes x columns |
 | `conv2d_rows` | the same of few channels, row by row: programs stay, with all filters | what fills the GPU |
 | `conv2d_streams` | the same with a stride, or with side sums: programs stay | what fills the GPU |
+| `conv2d_packs` | the same of groups with a stride, which are multiplied together: programs stay | what fills the GPU |
 | `conv2d_wgrad_boxes` | its gradient by the weights: operands in boxes | rows x columns, 1, splits |
 | `conv2d_wgrad_packs` | the same of groups, which are multiplied together | packs, 1, splits |
 | `depthwise`, `depthwise_wgrad` | channel by channel: convolution and its gradients | what fills the GPU, columns |

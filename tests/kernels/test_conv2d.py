@@ -20,7 +20,6 @@ from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
 from tricnn.kernels.conv2d_fprop import conv2d_fprop
 from tricnn.kernels.conv2d_wgrad import conv2d_wgrad
 from tricnn.kernels.conv2d_wgrad_boxes import conv2d_wgrad_boxes
-from tricnn.kernels.conv2d_wgrad_packs import conv2d_wgrad_packs
 from tricnn.kernels.matmul_boxes import matmul_boxes
 from tricnn.kernels.window import mask_over_window, max_over_window
 
@@ -456,46 +455,3 @@ def test_images_in_boxes(channels, taps, padding, dilation, box):
         )
         assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)
         dw.fill_(float("nan"))
-
-
-@triton.jit
-def wgrad_packs_kernel(
-    dy, x, dw, N, C: tl.constexpr, H: tl.constexpr, R: tl.constexpr, S: tl.constexpr, Q: tl.constexpr,
-    GROUPS: tl.constexpr, SPLIT: tl.constexpr, BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr,
-    BLOCK_N: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr,
-    PL: tl.constexpr,
-):  # fmt: skip
-    conv2d_wgrad_packs(
-        dy, x, store_partial, (dw, C, R * S * (C // GROUPS)), N, C, H, C, R, S, Q, GROUPS, SPLIT, BOX_N, BOX_H, BOX_W,
-        WIDE=64, BLOCK_M=16, BLOCK_N=BLOCK_N, SH=SH, SW=SW, DH=DH, DW=DW, PT=PT, PL=PL,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("channels", "width", "taps", "stride", "dilation"),
-    [
-        (96, 8, (3, 2), (1, 1), (1, 2)),  # the last box ends beyond the channels
-        (64, 32, (2, 3), (1, 1), (2, 1)),
-        (96, 16, (3, 3), (2, 2), (1, 1)),
-        (64, 4, (3, 4), (3, 1), (1, 1)),
-    ],
-)
-def test_weights_of_groups_packed_together(channels, width, taps, stride, dilation):
-    """Each filter has what its own group's channels give it, whatever else is multiplied beside them."""
-    n, size, box, split, groups = 3, (6, 10), (2, 2, 4), 2, channels // width
-    conv = Convolution(
-        3, n, channels, channels, *size, taps, stride=stride, padding=(1, 1, 1, 0), dilation=dilation, groups=groups,
-        dtype=torch.bfloat16,
-    )  # fmt: skip
-    shape, wide = [n, *size, channels], [*box, 64]
-    if stride != (1, 1):
-        shape = [n, size[0] // stride[0], stride[0], size[1] // stride[1], stride[1] * channels]
-        wide = [*box[:2], 1, box[2], 64]
-    dy = TensorDescriptor.from_tensor(conv.dy.permute(0, 2, 3, 1).contiguous(), [*box, 64])
-    x = TensorDescriptor.from_tensor(conv.x.permute(0, 2, 3, 1).reshape(shape), wide)
-    dw = unwritten((split, channels, *taps, width))
-    wgrad_packs_kernel[cdiv(channels, 64), 1, split](
-        dy, x, dw, n, channels, size[0], *taps, conv.y.shape[3], groups, split, *box, max(width, 16), *stride,
-        *dilation, 1, 1,
-    )  # fmt: skip
-    assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)

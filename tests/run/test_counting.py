@@ -125,9 +125,10 @@ def packs() -> Graph:
 
 
 def groups_with_a_stride() -> Graph:
-    """Five groups of 8 channels, of which four are multiplied together in the gradient by the weights."""
+    """Five groups of 8 channels, which are multiplied together by blocks of 16."""
     b = GraphBuilder("groups_with_a_stride")
-    x = b.relu(b.conv2d(b.input("x", (40, 4, 16)), 40, 3, padding=1, stride=2, groups=5, bias=False, name="c1"))
+    x = b.relu(b.conv2d(b.input("x", (3, 4, 16)), 40, 1, name="c0"))
+    x = b.relu(b.conv2d(x, 40, 3, padding=1, stride=2, groups=5, bias=False, name="c1"))
     return b.build(b.linear(b.global_avg_pool(b.conv2d(x, 8, 1, name="c2")), 3, name="fc"))
 
 
@@ -252,11 +253,12 @@ def test_runs_of_rows_too(graph: Callable[[], Graph], mode: str, monkeypatch: py
     assert differences(launches) == []
 
 
-def test_weights_of_groups_too() -> None:
+def test_groups_in_blocks_too() -> None:
     """Boxes that reach into the next column's channels, and each row of the gradient as often as rows of taps want."""
     launches = count(groups_with_a_stride(), "train", target="sm_90")
     functions = lower(plan(groups_with_a_stride(), "train", True), "bf16", 3, "sm_90").functions
-    assert any("conv2d_wgrad_packs(" in function.text for function in functions)
+    called = [f"conv2d_{name}packs(" in function.text for function in functions for name in ("", "wgrad_")]
+    assert sum(called) == 3  # forward, by the input, by the weights
     assert differences(launches) == []
 
 

@@ -1,9 +1,9 @@
 """Products of operands that lie in memory just as they are multiplied: they come in boxes, by tensor descriptors.
 
-Five templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after tile;
-for larger ones of few channels `conv2d_rows`, whose programs go down images row by row; `conv2d_streams`, where
-programs compute tile after tile, if they have a stride, or leave sums which they have registers for; `conv2d_boxes` for
-all others; `conv2d_wgrad_boxes` for the gradients by their weights. Whatever else is
+Six templates take them: `matmul_boxes` for dense layers and 1x1 convolutions, whose programs compute tile after tile;
+for larger ones of few channels `conv2d_rows`, whose programs go down images row by row; `conv2d_packs` for groups with
+a stride; `conv2d_streams`, where programs compute tile after tile, if they have a stride, or leave sums which they have
+registers for; `conv2d_boxes` for all others; `conv2d_wgrad_boxes` for the gradients by their weights. Whatever else is
 multiplied is gathered, by generated functions.
 """
 
@@ -80,7 +80,7 @@ class Boxes:
     ``first`` on are multiplied. ``box`` = (images, rows, columns) are the pixels of a tile, or () where a tile is any
     rows of a matrix. Where programs stay (``stays``), each computes tile after tile of the same columns, and there are
     at most ``programs`` of them, or one for each of the columns' tiles. The columns of such a tile are stored in so
-    many ``pieces``. ``rowwise`` is how `conv2d_rows` computes it, where that does."""
+    many ``pieces``. ``rowwise`` is how `conv2d_rows` computes it, where that does; ``packed``: `conv2d_packs` does."""
 
     image: str | None
     first: int
@@ -93,6 +93,7 @@ class Boxes:
     programs: int
     pieces: int
     rowwise: Taken | None = None
+    packed: bool = False
 
     @property
     def result(self) -> tuple[int, int]:
@@ -116,7 +117,7 @@ class Boxes:
     @property
     def parts(self) -> Size:
         """In how many parts sums over all pixels are left: one for each box, or for each stream of tiles."""
-        tiles = self.rows.count * prod(self.apart)
+        tiles = self.rows.count if self.packed else self.rows.count * prod(self.apart)
         return at_most(tiles, max(1, self.programs // self.column_tiles)) if self.stays else tiles
 
     @property
@@ -168,6 +169,9 @@ class Boxes:
         if self.rowwise:
             options = {key: True for key, value in (("GRADIENT", self.gradient),) if value}
             return Call("conv2d_rows", operands, {**self.rowwise.constants, **options}, keywords)
+        if self.packed:
+            options = {key: True for key, value in (("GRADIENT", self.gradient),) if value}
+            return Call("conv2d_packs", operands, {**self._packs(), **options}, keywords)
         if self.box:
             constants = {**self._axes("C", "K", "R", "S", "P", "Q"), **_named(self.box)}
             constants |= self._strided() if self.stays else self._moved()
@@ -193,6 +197,12 @@ class Boxes:
     def _strided(self) -> dict[str, int]:
         """Stride, dilation and padding, for `conv2d_streams`."""
         return {key: value for key, value in self.conv.options.items() if key[0] in "SDP"}
+
+    def _packs(self) -> dict[str, int]:
+        """The constants of `conv2d_packs`."""
+        blocks = {"WIDE": self.tile.n, "BLOCK": self.tile.k}
+        sizes = {**self._axes("C", "R", "S", "P", "Q"), "GROUPS": self.conv.groups, **_named(self.box)}
+        return {**sizes, **blocks, **self._strided()}
 
     @property
     def repeats(self) -> int:
@@ -237,6 +247,34 @@ def rowwise(state: Lowering, kernel: Kernel, weight: str, taken: Taken, conv: Co
     return Boxes(whole, 0, weights, tile, taken.box, conv, gradient, True, taken.programs * taken.packs, 1, taken)
 
 
+def in_packs(state: Lowering, kernel: Kernel, conv: Convolution) -> tiles.Tile | None:
+    """The tile with which `conv2d_packs` computes a product, or None where another template does.
+    The product has groups and a stride, and its image lies in memory as it is multiplied."""
+    gradient = kernel.anchor.row.product == "by_input"
+    image = conv.result if gradient else conv.image
+    if conv.groups == 1 or conv.c != conv.k or not conv.strided or conv.pooled or (conv.dh, conv.dw) != (1, 1):
+        return None
+    if not state.describes or not divided(conv, gradient) or not lies_alone(state, kernel, 0, (*image, conv.c)):
+        return None
+    return tiles.packs(conv.c, conv.group_channels, conv.taps, state.target)
+
+
+def packwise(state: Lowering, kernel: Kernel, weight: str, tile: tiles.Tile, conv: Convolution) -> Boxes | None:
+    """The product as `conv2d_packs` computes it, with its image in boxes."""
+    gradient = kernel.anchor.row.product == "by_input"
+    apart = cdiv(conv.h, conv.sh), cdiv(conv.w, conv.sw)
+    box = tiles.box(tile.m, state.batch, *(apart if gradient else conv.result))
+    if box is None:
+        return None
+    if gradient:
+        whole = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*box, tile.n))
+    else:  # every other row and column is an image of its own
+        shape = (apart[0], conv.sh, apart[1], conv.sw * conv.c)
+        whole = as_it_lies(state, kernel, 0, shape, (*box[:2], 1, box[2], tile.n))
+    programs = tiles.multiprocessors(state.target) * tiles.PACKS_TOGETHER
+    return Boxes(whole, 0, weight, tile, box, conv, gradient, True, programs, 1, packed=True) if whole else None
+
+
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
     """The product with operands in boxes, or None where that cannot be, or would waste much.
     Operands must be multiplied as they lie in memory. Where each row of the result is made of one row of the image, the
@@ -245,6 +283,9 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
     taken = going_down(state, kernel, conv)
     if taken and replace(tile, stages=taken.tile.stages) == taken.tile:
         return rowwise(state, kernel, weight, replace(taken, tile=tile), conv)
+    packs = in_packs(state, kernel, conv)
+    if packs and replace(tile, stages=packs.stages) == packs:
+        return packwise(state, kernel, weight, tile, conv)
     image, result, depth = conv.image, conv.result, conv.c
     if gradient:
         image, result, depth = conv.result, conv.image, conv.k

@@ -21,6 +21,7 @@ from .boxes import (
     divided,
     going_down,
     in_boxes,
+    in_packs,
     lies_alone,
     summed_boxes,
     sums_in_boxes,
@@ -33,6 +34,7 @@ from .filters import finish_weight_gradient, found_by_filter
 from .last_programs import ends
 from .lowering import Lowering
 from .packed_sums import packed_sums
+from .packs import traffic_of_packs
 from .partial_sums import PartialResults, finish_sides, side_buffers
 from .positions import At
 from .size import N, Size, cdiv
@@ -137,6 +139,12 @@ class Product:
         """The traffic of the product: what its template and its functions load and store."""
         if self.boxes and self.boxes.rowwise:
             return traffic.by_rows(self.load, self.store, self.weight, self.boxes.rowwise)
+        if self.boxes and self.boxes.packed:
+            operand, gradient = self.state.plan.storage(self.kernel.anchor.inputs[0]), self.roles is BACKWARD
+            return traffic_of_packs(
+                operand, self.store, self.weight, self.conv, self.boxes.tile.n, self.row_tiles, self.parts,
+                gradient=gradient,
+            )  # fmt: skip
         count = traffic.fprop if self.roles is FORWARD else traffic.dgrad
         return count(self.load, self.store, self.weight, self.conv, tile, self.row_tiles, bool(self.corner))
 
@@ -180,7 +188,8 @@ class Product:
             leave = leave_sums(self.leave, self.store, self.columns, f"{self.name}_leave_sums")
             call = self.boxes.call(store, self.operand, **keywords, leave_sums=leave)
             constants = {**call.constants, "SUMS": len(self.store.terms), **({"AHEAD": AHEAD} if self.ahead else {})}
-            repeats = self.boxes.repeats if self.boxes.box and not self.boxes.rowwise else 1
+            chosen = self.boxes.box and not self.boxes.rowwise and not self.boxes.packed
+            repeats = self.boxes.repeats if chosen else 1
             return replace(call, constants={**constants, **({"REPEATS": repeats} if repeats != 1 else {})})
         state, conv, tile = self.state, self.conv, self.tile
         forward = self.roles is FORWARD
@@ -237,9 +246,10 @@ def _rule(
     state: Lowering, kernel: Kernel, conv: Convolution, rows: int, columns: int, depth: int
 ) -> Callable[[int], tiles.Tile]:
     """The rule for the tile of a product with so many rows in each image.
-    Where programs go down images row by row, they do so in one tile only."""
+    Where programs go down images row by row, or groups are packed, they do so in one tile only."""
     taken, rule = going_down(state, kernel, conv), _rule_of_tiles(state, kernel, conv, rows, columns, depth)
-    return (lambda attempt: rule(attempt - 1) if attempt else taken.tile) if taken else rule
+    tile = taken.tile if taken else in_packs(state, kernel, conv)
+    return partial(_first, tile, rule) if tile else rule
 
 
 def _rule_of_tiles(

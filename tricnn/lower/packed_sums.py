@@ -11,6 +11,7 @@ from .boxes import covering, divided, lies_alone
 from .call import BATCH, Call, Helper, Pointer
 from .convolution import Convolution
 from .lowering import Lowering
+from .packs import columns_of_taps, moved
 from .size import N, cdiv
 from .traffic import RowTiles, Traffic
 
@@ -63,16 +64,8 @@ class PackedSums:
     def moved(self) -> list[Traffic]:
         """What the template loads: dy once for each row of taps, unless two find the same box; x for each column."""
         conv, (high, wide) = self.conv, self.blocks.covered
-        firsts = range(0, conv.c, self.tile.m)
-        shifts = {(r * conv.dh - conv.pt) // conv.sh for r in range(conv.r)}
-        rows = [h - shift for shift in shifts for h in range(high) if 0 <= h - shift < conv.p]
-        loaded, columns = 0, set()
-        across, channels = conv.w // conv.sw, conv.sw * conv.c
-        for s in range(conv.s):
-            shift, first = divmod(s * conv.dw - conv.pl, conv.sw)
-            found = {(q + shift) * conv.sw + first for q in range(wide) if 0 <= q + shift < across}
-            loaded += len(found) * sum(min(self.tile.m, channels - first * conv.c - at) for at in firsts)
-            columns |= found
+        rows = moved(conv.p, high, {-((r * conv.dh - conv.pt) // conv.sh) for r in range(conv.r)})
+        loaded, columns = columns_of_taps(conv, wide, self.tile.m)
         return [
             Traffic().load(self.dy, N * (len(rows) * conv.q * conv.k), len(set(rows)) / conv.p),
             Traffic().load(self.x, N * (conv.h * loaded), len(columns) / conv.w),

@@ -167,9 +167,14 @@ def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]
     """The channels (first, how many) of all tiles of a result.
     In a tile that a group does not fill, the rest has the number after all groups' channels."""
     if groups == 1:
-        return ((0, _padded(count, tile.n)),)
+        return results_of(count, tile.n)
     beyond = groups * (_padded(count, tile.n) - count)
     return ((0, groups * count), *((groups * count, 1),) * beyond)
+
+
+def results_of(count: int, block: int) -> tuple[tuple[int, int], ...]:
+    """The channels (first, how many) of all tiles of a result, in blocks of so many, that has no groups."""
+    return ((0, _padded(count, block)),)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,8 @@ ROW, LONG, SCRATCH = 64, 16, 256
 PACKED = 32
 #: filters of a warp's block in `conv2d_wgrad_packs`, and the most sums of all taps that one of its threads has
 BLOCK_OF_FILTERS, MOST_SUMS = 16, 144
+#: programs of `conv2d_packs` that share a multiprocessor
+PACKS_TOGETHER = 3
 #: the longest step that a descriptor's box can have, and how many of them lie in shared memory at once
 LONGEST, COPIES = 256, 3
 GPU = Style(None, None, 1024)
@@ -321,6 +323,17 @@ def by_rows(
     if high == 1 or depth not in (32, 64) or registers > 96 or few_rows or target not in SUMS_IN_REGISTERS:
         return None
     return Tile(ROW, n, depth, 4, 2) if share(2 * held + SCRATCH, target) else None
+
+
+def packs(channels: int, width: int, taps: int, target: str) -> Tile | None:
+    """The tile of a grouped convolution with a stride, or of its gradient by the input (`conv2d_packs`).
+    Each warp has 16 columns, made of the 16 channels of whole groups, and the filters of all ``taps`` in registers.
+    None where they do not fit, or groups, so many channels wide, do not divide 16 channels: as blocks of 32 by 16
+    groups of 32 take longer than as tiles (by simulation: 82 us and 75 forward, 210 and 137 by the input)."""
+    k = BLOCK_OF_FILTERS
+    if k % width or channels <= 32 or taps * k * k > 32 * MOST_SUMS // 2 or target not in SUMS_IN_REGISTERS:
+        return None
+    return Tile(32, 64, k, 4, 3)
 
 
 def packed_sums(channels: int, width: int, taps: int, strided: bool, target: str) -> Tile | None:
