@@ -19,7 +19,6 @@ from tricnn.kernels.conv2d_boxes import conv2d_boxes
 from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
 from tricnn.kernels.conv2d_fprop import conv2d_fprop
 from tricnn.kernels.conv2d_wgrad import conv2d_wgrad
-from tricnn.kernels.conv2d_wgrad_boxes import conv2d_wgrad_boxes
 from tricnn.kernels.matmul_boxes import matmul_boxes
 from tricnn.kernels.window import mask_over_window, max_over_window
 
@@ -391,18 +390,6 @@ def boxes_kernel(
     )  # fmt: skip
 
 
-@triton.jit
-def wgrad_boxes_kernel(
-    dy, x, dw, N, C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
-    SPLIT: tl.constexpr, BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, DH: tl.constexpr,
-    DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, BESIDE: tl.constexpr,
-):  # fmt: skip
-    conv2d_wgrad_boxes(
-        dy, x, store_partial, (dw, K, R * S * C), N, C, K, R, S, P, Q, SPLIT, BOX_N, BOX_H, BOX_W, BLOCK_M=32,
-        BLOCK_N=16, DH=DH, DW=DW, PT=PT, PL=PL, BESIDE=BESIDE,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("channels", "taps", "padding", "dilation", "box"),
     [
@@ -442,16 +429,3 @@ def test_images_in_boxes(channels, taps, padding, dilation, box):
     )
     assert torch.equal(y.double(), conv.y)
     assert torch.equal(dx.double(), conv.dx)
-
-    split = 3
-    dw = unwritten((split, k, *taps, c))
-    dy_boxes, x_boxes = (
-        TensorDescriptor.from_tensor(tensor.permute(0, 2, 3, 1).contiguous(), [*box, channels])
-        for tensor, channels in ((conv.dy, 32), (conv.x, 16))
-    )
-    for beside in (1, taps[1]) if c % 16 == 0 else ():
-        wgrad_boxes_kernel[cdiv(k, 32) * taps[0] * taps[1] * c // 16 // beside, 1, split](
-            dy_boxes, x_boxes, dw, n, c, k, *taps, p, q, split, *box, *dilation, padding[0], padding[2], beside
-        )
-        assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)
-        dw.fill_(float("nan"))

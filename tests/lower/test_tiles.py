@@ -29,9 +29,9 @@ def test_the_equation():
     [
         (264, 128, 128),  # one full wave
         (265, 128, 128),  # a second one, hardly filled; but tiles half as high need three, each 3/4 as long
-        (132, 128, 64),  # half a wave: 264 tiles half as high take 3/4 of the time
+        (132, 128, 128),  # one for each multiprocessor, not two of 3/4 of its time
         (133, 128, 128),
-        (40, 128, 32),  # never fewer than 32, unless not every multiprocessor has a program
+        (40, 128, 128),  # of 64 columns: 80 tiles, each alone, not 160 of 32 rows, two of which share a multiprocessor
         (300, 16, 64),  # narrow tiles load little but rows: three waves of 80/144 each, against two
         (396, 64, 128),  # three waves of 2/3, against two: equal, so the larger tile
     ],

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from tricnn.machine import tiles
-from tricnn.machine.long_sums import LongSum, together, weight_gradient, weight_gradient_tile
+from tricnn.machine.long_sums import LongSum, beside_one_another, together, weight_gradient, weight_gradient_tile
 from tricnn.machine.tiles import Tile
 
 
@@ -23,6 +23,20 @@ def test_a_program_alone_with_few_warps_waits():
     assert sums.clocks(132) == 8 * 200 and sums.clocks(264) == 2 * 4 * 100
 
 
+def test_a_program_alone_with_few_boxes_waits():
+    """With two stages it takes half as long again as with three; two programs do not."""
+    sums = LongSum("sm_90", 1, 1024, Fraction(100), Fraction(0), 0, together=2, warps=8, stages=2)
+    assert sums.clocks(128) == 8 * 150 and sums.clocks(256) == 2 * 4 * 100
+
+
+def test_tiles_of_a_filter_s_row_have_one_program():
+    """AlexNet's 5x5 of 64 channels at batch 256: five tiles of 64x64 leave 96 of 255 registers, and two programs fit
+    with (64 + 5 * 64) * 64 * 2 bytes for each of two stages."""
+    tile = weight_gradient_tile(192, 1600, 186624, "bf16", "sm_90", formed=(False, False), tap=64, taps=5)
+    assert (tile.m, tile.n, tile.stages, beside_one_another(tile, 5, "sm_90")) == (64, 64, 2, 5)
+    assert beside_one_another(Tile(128, 64, 64, 8, 3), 5, "sm_90") == 1  # 160 sums on eight warps: one program only
+
+
 @pytest.mark.parametrize("tiles_", [1, 2, 9, 36, 72, 100, 131])
 def test_no_multiprocessor_is_left_without_work(tiles_):
     """72 tiles are not left to 72 programs: of the programs that fill whole waves, at most a quarter is missing."""
@@ -34,7 +48,7 @@ def test_no_multiprocessor_is_left_without_work(tiles_):
 
 def test_registers_and_shared_memory_say_how_many_programs_there_are():
     """65536 registers and 228 KB. 128x128 on eight warps: 256 * (64 + 112) registers where operands are formed, with
-    (128 + 128) * 64 * 2 bytes for each of three stages; in boxes 256 * (64 + 48)."""
+    (128 + 128) * 64 * 2 bytes for each of three stages; in boxes 256 * (64 + 32)."""
     assert together(Tile(128, 128, 64, 8, 3), "bf16", "sm_90", formed=True) == 1
     assert together(Tile(128, 128, 64, 8, 3), "bf16", "sm_90", formed=False) == 2
     assert together(Tile(64, 64, 64, 4, 3), "bf16", "sm_90", formed=True) == 3  # 128 * 144 registers

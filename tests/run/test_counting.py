@@ -98,7 +98,7 @@ def boxes() -> Graph:
     y = b.relu(b.batch_norm(b.conv2d(x, 32, 3, padding=1, bias=False, name="c1"), name="b1"))
     x = b.relu(b.add_(x, b.batch_norm(b.conv2d(y, 40, 3, padding=1, name="c2"), name="b2")))
     x = b.relu(b.conv2d(x, 64, (3, 1), padding=(2, 0), dilation=(2, 1), name="c3"))
-    x = b.relu(b.conv2d(x, 32, 3, padding=1, bias=False, name="c4"))
+    x = b.relu(b.conv2d(x, 32, 3, padding=1, name="c4"))
     one, two = (b.relu(b.conv2d(x, 32, 1, name=name)) for name in ("one", "two"))  # one kernel: two lies amid one
     x = b.concat([one, b.relu(b.conv2d(two, 64, 3, padding=1, name="three"))])
     x = b.relu(b.conv2d(x, 32, 1, name="c5"))

@@ -33,7 +33,7 @@ ELSEWHERE = {
     "conv2d_streams": "tests/kernels/test_conv2d_streams.py",
     "conv2d_windows": "tests/lower/test_first_layers.py",
     "conv2d_windows_wgrad": "tests/lower/test_first_layers.py",
-    "conv2d_wgrad_boxes": "tests/kernels/test_conv2d.py",
+    "conv2d_wgrad_boxes": "tests/kernels/test_conv2d_wgrad_boxes.py",
     "conv2d_packs": "tests/kernels/test_conv2d_packs.py",
     "conv2d_wgrad_packs": "tests/kernels/test_conv2d_packs.py",
     "packed_images": "tests/lower/test_byte_images.py",

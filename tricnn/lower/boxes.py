@@ -365,22 +365,29 @@ class SummedBoxes:
         """How many boxes there are, and what they cover."""
         return covering(self.box, self.conv.result)
 
-    def call(self, store: Helper, split: int) -> Call:
-        """The call of `conv2d_wgrad_boxes`, with this function that stores."""
-        names = ("C", "K", "R", "S", "P", "Q")
+    def call(self, store: Helper, store_bias: tuple[Operand, ...], split: int, bias: bool) -> Call:
+        """The call of `conv2d_wgrad_boxes`, with these functions that store the gradients of weight and ``bias``."""
+        names = ("C", "H", "W", "K", "R", "S", "P", "Q")
         placed = {key: value for key, value in self.conv.options.items() if key in ("DH", "DW", "PT", "PL")}
         constants = {name: self.conv.sizes[name] for name in names} | placed | {"SPLIT": split} | _named(self.box)
         constants |= {"BLOCK_M": self.tile.m, "BLOCK_N": self.tile.n}
         constants |= {"BESIDE": self.beside} if self.beside > 1 else {}
-        return Call("conv2d_wgrad_boxes", [Pointer(self.dy, "dy"), Pointer(self.x, "x"), store, BATCH], constants)
+        constants |= {"BIAS": True} if bias else {}
+        operands = [Pointer(self.dy, "dy"), Pointer(self.x, "x"), store, *store_bias, BATCH]
+        return Call("conv2d_wgrad_boxes", operands, constants)
 
 
 def summed_boxes(state: Lowering, kernel: Kernel, conv: Convolution, tile: tiles.Tile) -> SummedBoxes | None:
     """A weight gradient with both operands in boxes, or None where that cannot be, or would waste much.
-    :func:`sums_in_boxes` says where it cannot be."""
-    box = tiles.box(tile.k, state.batch, *conv.result)
+    :func:`sums_in_boxes` says where it cannot be. Boxes have a pixel of each of so many images where none would be
+    missing: as rows of a matrix both operands are multiplied where they lie, in shared memory."""
+    box = (tile.k, 1, 1) if state.batch % tile.k == 0 else tiles.box(tile.k, state.batch, *conv.result)
     if box is None or conv.c % tile.n or not sums_in_boxes(state, kernel, conv):
         return None
-    dy = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*box, tile.m))
-    x = as_it_lies(state, kernel, 1, (*conv.image, conv.c), (*box, tile.n))
-    return SummedBoxes(dy, x, box, tile, conv, beside_one_another(tile, conv.s)) if dy and x else None
+    if box[1:] == (1, 1):  # a matrix, of a row for each image
+        dy = as_it_lies(state, kernel, 0, (prod(conv.result) * conv.k,), (box[0], tile.m))
+        x = as_it_lies(state, kernel, 1, (prod(conv.image) * conv.c,), (box[0], tile.n))
+    else:
+        dy = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*box, tile.m))
+        x = as_it_lies(state, kernel, 1, (*conv.image, conv.c), (*box, tile.n))
+    return SummedBoxes(dy, x, box, tile, conv, beside_one_another(tile, conv.s, state.target)) if dy and x else None

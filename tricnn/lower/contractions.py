@@ -11,7 +11,7 @@ from ..compiler.plan import Kernel, Place
 from ..ir.graph import Node
 from ..machine import tiles
 from ..machine.candidates import KIND_OF
-from ..machine.long_sums import weight_gradient, weight_gradient_tile
+from ..machine.long_sums import beside_one_another, weight_gradient, weight_gradient_tile, wide
 from ..machine.targets import TARGETS
 from . import traffic
 from .body import Body, Described
@@ -361,20 +361,22 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     filters, columns, pixels = conv.group_filters, conv.taps * conv.c // conv.groups, conv.p * conv.q * state.batch
     tap = conv.group_channels if conv.taps > 1 else 0
     bias = next((n for n in kernel.nodes if n.row.side_sum == "loaded"), None)
-    formed = _passes_registers(state, kernel, conv, bias is not None)
     shape, machine = (filters, columns, pixels), (state.dtype, state.target)
     packed = None if bias else packed_sums(state, kernel, conv)
-    rule = partial(weight_gradient_tile, *shape, *machine, formed=formed, tap=tap, groups=conv.groups)
+    rule = partial(weight_gradient_tile, *shape, *machine, tap=tap, taps=conv.s, groups=conv.groups)
+    formed = _passes_registers(state, kernel, conv, rule(formed=(False, False)) if bias else None)
+    rule = partial(rule, formed=formed)
     if packed:
         rule = partial(_first, packed.tile, rule)
     tile = state.tile(name, kernel, KIND_OF["by_weight"], conv.constants, rule)
     if packed and replace(tile, stages=packed.tile.stages) != packed.tile:
         packed = None
-    boxes = None if bias else summed_boxes(state, kernel, conv, tile)
+    boxes = None if any(formed) else summed_boxes(state, kernel, conv, tile)
     beside = boxes.beside if boxes else 1
     programs = cdiv(filters, tile.m) * cdiv(columns, tile.n * beside)
-    wide = replace(tile, n=tile.n * beside)
-    split = weight_gradient(*shape, wide, *machine, formed=formed, groups=conv.groups).split
+    summing = cdiv(filters, tile.m) if boxes and bias else 0  # programs that add up dy
+    every = wide(tile, beside)
+    split = weight_gradient(*shape, every, *machine, formed=formed, groups=conv.groups, others=summing).split
     split = packed.split(state) if packed else split
     dy, x, bodies = _wgrad_operands(state, kernel, conv, tile, bias is not None)
     total = conv.k * columns
@@ -384,16 +386,17 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     store_dw, store_db = wgrad_results(name, node, bias, partials, columns, (total, everything))
     constants = {**conv.constants, "SPLIT": split, "BIAS": bias is not None, **product_blocks(tile)}
     gathered = Call("conv2d_wgrad", [dy, x, store_dw, *store_db, BATCH], {**constants, "PRECISION": state.precision})
+    call = boxes.call(store_dw, store_db, split, bias is not None) if boxes else gathered
     blocks = boxes.blocks if boxes else RowTiles(cdiv(N * (conv.p * conv.q), tile.k), conv.result)
     state.add(
         name,
         kernel,
-        packed.call(state, store_dw, split) if packed else boxes.call(store_dw, split) if boxes else gathered,
-        (packed.packs, 1, split) if packed else (programs, conv.groups, split),
+        packed.call(state, store_dw, split) if packed else call,
+        (packed.packs, 1, split) if packed else (programs + summing, conv.groups, split),
         tile,
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
-        traffic=packed.moved if packed else traffic.wgrad(*bodies, conv, tile, blocks, beside),
+        traffic=packed.moved if packed else traffic.wgrad(*bodies, conv, tile, blocks, beside, adding=summing > 0),
     )
     if partials:
         results = PartialResults(partials, Size.of(split), total, everything)
@@ -405,10 +408,15 @@ def _first(tile: tiles.Tile, rule: Callable[[int], tiles.Tile], attempt: int = 0
     return rule(attempt - 1) if attempt else tile
 
 
-def _passes_registers(state: Lowering, kernel: Kernel, conv: Convolution, bias: bool) -> tuple[bool, bool]:
+def _passes_registers(
+    state: Lowering, kernel: Kernel, conv: Convolution, adding: tiles.Tile | None
+) -> tuple[bool, bool]:  # fmt: skip
     """Which of dy and x pass through registers on their way to the product.
-    They are those that are computed, or cannot come in boxes."""
-    if not bias and sums_in_boxes(state, kernel, conv):
+    They are those that are computed, or cannot come in boxes. Where dy is added up beside the product, ``adding`` is
+    the tile of one in boxes. Those cost programs of their own for that sum, which is worth it where others have several
+    tiles beside one another (by simulation: 97 us and 101 for one of 128x128)."""
+    alone = adding is not None and beside_one_another(adding, conv.s, state.target) == 1
+    if sums_in_boxes(state, kernel, conv) and not alone:
         return False, False
     boxes = TARGETS[state.target].bulk_copies and state.storage != "fp32"
     dy = boxes and conv.groups == 1 and lies_alone(state, kernel, 0, (conv.k,))

@@ -195,7 +195,7 @@ def contraction(
         n = halved(columns, n)
     some = [m >> i for i in range(9) if m >> i >= min(m, 32)]
     if style.tiles is None:
-        m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target))
+        m = min(some, key=lambda m: clocks(rows, columns, m, n, dtype, target, dense=tap == 0))
         if dtype in NARROW and -(-rows // m) * -(-columns // n) * beside <= multiprocessors(target):
             m, n, k = few(rows, columns, depth, tap or depth, dtype, target, beside)
     else:
@@ -255,6 +255,8 @@ def streamed(
     if not formed and from_cache > CACHE_OVER_MEMORY * (depth + columns * (1 + beside)):
         return ahead(contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0)))
     m = min(tile.m, 64) if _style.get().tiles is None else tile.m
+    if formed and m < tile.m and tile.n < 128:  # each tile of columns forms its rows anew
+        tile = replace(tile, n=min(tile.n * (tile.m // m), max(power_of_two(columns), tile.n)))
     shorter = min(tile.k, max(tile.k // 2, 32))
     smaller = ((tile.n, tile.k), (tile.n, shorter), (min(tile.n, 64), tile.k), (min(tile.n, 64), shorter))
     n, k = smaller[min(attempt, 3)]
@@ -411,7 +413,7 @@ def windows_wgrad(filters: int, taps: int, depth: int, attempt: int = 0) -> tupl
     return Tile(64 >> (attempt > 1), n, depth, 4, 1 if attempt else 2), -(-taps // -(-taps // taken))
 
 
-def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> Fraction:
+def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str, *, dense: bool = False) -> Fraction:
     """Clocks for each step of a product's depth, in tiles of m by n:
 
         waves * max(2mn / products, size * (m + n) / bytes),   waves = ceil(tiles / programs at once)
@@ -419,10 +421,15 @@ def clocks(rows: int, columns: int, m: int, n: int, dtype: str, target: str) -> 
     where a multiprocessor of the target does so many operations of products, and gets so many bytes from the last
     cache, each clock (machines.py). So a small product takes smaller tiles, until they fill the GPU; but these load
     more for what they multiply, and one tile more than fits at once takes a wave of its own. Exact, so that equals
-    are equal: then the larger tile is taken.
+    are equal: then the larger tile is taken. Where the tiles of a ``dense`` product, without taps, all run at once,
+    what counts is how many of them a multiprocessor has: half a wave is one each. (With taps that was worse as often as
+    not, by simulation.)
     """
     machine = machine_of(target)
-    waves = -(-(-(-rows // m) * -(-columns // n)) // (TOGETHER * machine.multiprocessors))
+    tiles, each = -(-rows // m) * -(-columns // n), machine.multiprocessors
+    waves = Fraction(-(-tiles // (TOGETHER * each)))
+    if dense and tiles <= TOGETHER * each:
+        waves = Fraction(-(-tiles // each), TOGETHER)
     size = 2 if dtype in NARROW else 4
     multiply, load = Fraction(2 * m * n, machine.products_a_clock(dtype)), size * (m + n) / machine.cache_bytes_a_clock
     return waves * max(multiply, load)
