@@ -1,7 +1,10 @@
 """Weights files: what others publish is read, what is saved others read, and a bad file is one clear line."""
 
+import argparse
 import os
 import pickle
+from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,71 @@ def test_what_does_not_fit_is_listed_by_name_with_the_file(tmp_path: Path) -> No
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model.module.", "net._orig_mod.model.model."])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_prefixes_in_any_order_are_taken_off_in_a_mapping_too(prefix: str, averaged: bool) -> None:
+    model, other = (tricnn.compile(network("residual"), "infer", seed=s) for s in (1, 2))
+    state: dict[str, object] = {prefix + name: x for name, x in model.state_dict().items()}
+    counter = {"n_averaged": torch.tensor(3)} if averaged else {}  # of torch.optim.swa_utils.AveragedModel
+    assert other.load_state_dict(counter | state) == ([], [], [])
+    assert all(np.array_equal(x, other.state_dict()[n]) for n, x in model.state_dict().items())
+
+
+def test_an_average_is_chosen_by_its_name(tmp_path: Path) -> None:
+    model, averaged = (tricnn.compile(network("residual"), "infer", seed=s).state_dict() for s in (1, 2))
+    states = ({n: torch.from_numpy(x) for n, x in state.items()} for state in (model, averaged))
+    torch.save(dict(zip(("model", "model_ema"), states), epoch=3), tmp_path / "w.pth")
+    found = tricnn.compile(network("residual"), "infer")
+    for key, expected in ((None, model), ("model_ema", averaged)):
+        found.load_state_dict(tmp_path / "w.pth", key=key)
+        assert all(np.array_equal(x, expected[n]) for n, x in found.state_dict().items())
+    says = r"no weights under 'model_emma'; did you mean model_ema\? there are: model, model_ema"
+    with pytest.raises(CheckpointError, match=says):
+        found.load_state_dict(tmp_path / "w.pth", key="model_emma")
+
+
+def test_another_number_of_classes_leaves_the_last_layer_as_it_was() -> None:
+    published, mine = (tricnn.compile(tricnn.graphs.lenet(num_classes=c), "infer", seed=c) for c in (10, 7))
+    before, state = mine.state_dict(), published.state_dict()
+    del state["conv1.bias"]
+    with pytest.warns(UserWarning, match="needs .7,.: conv1.bias, fc3.weight, fc3.bias stay as they were$") as said:
+        left = mine.load_state_dict({**state, "fc9.bias": np.zeros(3)}, strict=False)
+    assert len(said) == 1
+    assert left == (["conv1.bias"], ["fc9.bias"], ["fc3.weight", "fc3.bias"])
+    for name, x in mine.state_dict().items():
+        kept = name in left.missing + left.other_shapes
+        np.testing.assert_array_equal(x, (before if kept else state)[name])
+    with pytest.raises(CheckpointError, match=r"do not fit lenet: missing conv1\.weight"):
+        mine.load_state_dict({"nothing": np.zeros(3)}, strict=False)
+
+
+def test_timms_vgg_has_torchvisions_names_here() -> None:
+    """timm computes the dense layers as convolutions, ``pre_logits`` and ``head``."""
+    model, other = (tricnn.compile(tricnn.graphs.vgg11(width=1 / 16), "infer", seed=s) for s in (1, 2))
+    state = model.state_dict()
+    theirs = {n: x for n, x in state.items() if not n.startswith("classifier.")}
+    for name, layer, size in (("pre_logits.fc1", 0, 7), ("pre_logits.fc2", 3, 1)):
+        weight = state[f"classifier.{layer}.weight"]
+        theirs[f"{name}.weight"] = weight.reshape(len(weight), -1, size, size)
+        theirs[f"{name}.bias"] = state[f"classifier.{layer}.bias"]
+    theirs |= {f"head.fc.{what}": state[f"classifier.6.{what}"] for what in ("weight", "bias")}
+    other.load_state_dict(theirs)
+    assert all(np.array_equal(x, other.state_dict()[n]) for n, x in state.items())
+
+
+def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path: Path) -> None:
+    model, other = (tricnn.compile(network("residual"), "infer", seed=s) for s in (1, 2))
+    beside = {
+        "args": argparse.Namespace(lr=0.1), "when": datetime.now(), "folder": tmp_path, "groups": defaultdict(list),
+        "best": np.float64(3), "criterion": torch.nn.CrossEntropyLoss(), "names": {"a", "b"}, "of": torch.float16,
+    }  # fmt: skip
+    state = {name: torch.from_numpy(x) for name, x in model.state_dict().items()}
+    for legacy in (False, True):
+        torch.save({**beside, "model": state}, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+        other.load_state_dict(tmp_path / "w.pth")
+        assert all(np.array_equal(x, other.state_dict()[n]) for n, x in model.state_dict().items())
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("ran",)
@@ -177,6 +245,38 @@ def test_a_file_that_is_not_weights_is_refused_in_one_line(
     assert all(np.array_equal(x, before[n]) for n, x in model.state_dict().items())
     if "code" in what:
         assert "mkdir" in text
+
+
+class Calls:
+    """An object whose pickle calls a function, by any name."""
+
+    def __init__(self, function: object, *arguments: object):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_no_code_in_a_file_of_weights_runs(tmp_path: Path) -> None:
+    """Neither what acts on a machine, which is refused, nor what is anybody's own, which is not called."""
+    model = tricnn.compile(network("residual"), "infer")
+    state = {name: torch.from_numpy(x) for name, x in model.state_dict().items()}
+    torch.save({"model": state, "x": Calls(note, 1)}, tmp_path / "own.pth")
+    model.load_state_dict(tmp_path / "own.pth")
+    assert CALLED == []
+    for function, arguments in ((os.mkdir, ("ran",)), (eval, ("1",)), (getattr, (1, "real")), (exec, ("",))):
+        torch.save({"model": state, "a": argparse.Namespace(), "x": Calls(function, *arguments)}, tmp_path / "w.pth")
+        with pytest.raises(
+            CheckpointError, match=f"{function.__name__}, which is code and not weights, and is not run"
+        ):
+            model.load_state_dict(tmp_path / "w.pth")
+
+
+CALLED: list[int] = []
+
+
+def note(number: int) -> None:
+    CALLED.append(number)
 
 
 def test_saving_where_it_cannot_be_done_says_so_and_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:

@@ -150,6 +150,7 @@ def train_step(graph: Graph, folder: Path, epochs: int | None, on_gpu: bool, scr
     settings: dict[str, Any] = {
         **DEFAULTS, "epochs": epochs or DEFAULTS["epochs"], "dtype": "fp32", "executor": "auto",
         "fuse": "auto", "nesterov": False, "milestones": (), "out": str(folder), "resume": False, "weights": None,
+        "weights_key": None,
         "shift": None, "optimiser": "sgd", **LOSS, "clip": None, "accumulate": 1, "ema": None,
         "mixup": 0.0, "cutmix": 0.0, "freeze": (), "groups": (), "sizes": (), "sync_batch_norm": False,
     }  # fmt: skip

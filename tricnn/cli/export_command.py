@@ -25,6 +25,7 @@ IMAGES = 4  # that --check runs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--weights", type=file_path, metavar="FILE", help="the initial ones if none are given")
+    parser.add_argument("--weights-key", metavar="NAME", help="which of several in that file: model_ema")
     parser.add_argument("--out", type=file_path, required=True, metavar="FILE.onnx", help="the file to write")
     parser.add_argument("--fold", action="store_true", help="batch norm becomes part of the convolutions")
     parser.add_argument(
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     graph = load_graph(options)
     model = compile(graph, executor="numpy", fuse="none")
     if options.weights:
-        model.load_state_dict(options.weights)
+        model.load_state_dict(options.weights, key=options.weights_key)
     file = to_onnx(graph, model.state_dict(), options.out, fold=options.fold)
     result: dict[str, Any] = {"graph": graph.name, "out": options.out, "bytes": file.ByteSize()}
     checked = checks(options.out, graph, model) if options.check else None

@@ -90,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=file_path, metavar="FILE", help="parameters to start from: a .safetensors, .pth or .pt file"
     )
+    parser.add_argument("--weights-key", metavar="NAME", help="which of several in that file: model_ema")
     parser.add_argument("--out", type=file_path, metavar="DIR", help="keep the checkpoint and the training curve there")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     setting(parser, "--checkpoint-seconds", real(), "T", "save every T seconds between epochs, too")
@@ -342,6 +343,7 @@ def train(
 ) -> tuple[Model, TrainResult]:
     """Compile for training and for inference, and run the loop, which says ``about`` first."""
     from tricnn.run.model import compile
+    from tricnn.run.weight_names import fitted
     from tricnn.run.weights import load_weights
     from tricnn.training import train
     from tricnn.training.checkpoint import state_sha256
@@ -362,8 +364,10 @@ def train(
         )  # fmt: skip
     executor = model.executor.name
     if options.weights:
-        state, left = without_head(graph, load_weights(options.weights), model.state_dict())
-        model.load_state_dict(state if left else options.weights)
+        own = model.state_dict()
+        loaded = fitted(load_weights(options.weights, options.weights_key), {n: x.shape for n, x in own.items()})
+        state, left = without_head(graph, loaded, own)
+        model.load_state_dict(state if left else options.weights, key=None if left else options.weights_key)
         if left and screen.progress:
             count = graph.types[left[0]].per_image[0]
             screen.progress.print(

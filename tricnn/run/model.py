@@ -39,6 +39,7 @@ from .loss_targets import read_by_loss
 from .numpy_executor import NumpyExecutor
 from .rounded_weights import RoundedWeights
 from .triton_executor import TritonExecutor, interpreting, pick_device
+from .weight_names import COUNTERS, NotLoaded, fitted, unwrapped
 from .weights import PYTORCH, as_array, load_weights, save_weights, without_absent_heads
 
 ALL_DTYPES = (*DTYPES, "fp64")
@@ -219,43 +220,57 @@ class Model:
         with self.executor.lock:
             return {n.name: self.executor.state(n.name) for n in self._state_nodes()}
 
-    def load_state_dict(self, state: Mapping[str, Any] | str | Path) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any] | str | Path, strict: bool = True, key: str | None = None
+    ) -> NotLoaded:
         """Take parameters and buffers by name, NumPy arrays or tensors in PyTorch's layout, or a file of them.
 
-        A file is ``.safetensors``, ``.pth`` or ``.pt`` (see :func:`tricnn.run.weights.load_weights`).
+        state   a file is ``.safetensors``, ``.pth`` or ``.pt`` (see :func:`tricnn.run.weights.load_weights`). Prefixes
+                that all names have are taken away (``module.``, ``_orig_mod.``, ``model.``); timm's VGG is understood.
+        strict  if False, what fits is loaded, and one warning says what stays as it was: so the last layer of a network
+                of another number of classes is left at its initial values.
+        key     which one to take of several, such as ``"model_ema"``.
 
-        Raises CheckpointError that lists every missing, unexpected and misshaped tensor by name, or says what is wrong
-        with the file; nothing is loaded then. PyTorch's ``num_batches_tracked`` is ignored, and so are auxiliary heads
-        that this network or this mode does not have. Warns if the weights are PyTorch's and published ones expect other
-        images than the network was declared for (``graphs/published.py``).
+        Returns what was not loaded, which is nothing where it is strict. Raises CheckpointError that lists every
+        missing, unexpected and misshaped tensor by name, or says what is wrong with the file; nothing is loaded then.
+        PyTorch's ``num_batches_tracked`` is ignored, and so are auxiliary heads that this network or this mode does not
+        have. Warns if the weights are PyTorch's and published ones expect other images than the network was declared
+        for (``graphs/published.py``).
         """
         source = "" if isinstance(state, Mapping) else f"{state}: "
-        if isinstance(state, Mapping):
-            elsewhere = any(is_tensor(x) for x in state.values())
-        else:
-            elsewhere, state = Path(state).suffix in PYTORCH, load_weights(state)
+        elsewhere = not isinstance(state, Mapping) and str(state).endswith(PYTORCH)
+        state = unwrapped(state, key) if isinstance(state, Mapping) else load_weights(state, key)
+        elsewhere |= not source and any(is_tensor(x) for x in state.values())
         elsewhere |= any(name.endswith("num_batches_tracked") for name in state)
-        nodes = {n.name: n for n in self._state_nodes()}
-        declared = {n.name for n in (*self.graph.parameters, *self.graph.buffers)}
+        shapes = {n.name: self.graph.types[n.name].per_image for n in self._state_nodes()}
+        declared = {n.name: self.graph.types[n.name].per_image for n in (*self.graph.parameters, *self.graph.buffers)}
         arrays = {
             name: as_array(x)
-            for name, x in without_absent_heads(state, declared).items()
-            if not name.endswith("num_batches_tracked") and (name in nodes or name not in declared)
+            for name, x in without_absent_heads(fitted(state, declared), {*declared}).items()
+            if not name.endswith(COUNTERS) and (name in shapes or name not in declared)
         }
-        problems = [f"missing {n}" for n in nodes if n not in arrays]
-        problems += [f"unexpected {n}" for n in arrays if n not in nodes]
-        for name, node in nodes.items():
-            want = self.graph.types[node.name].per_image
-            if name in arrays and tuple(arrays[name].shape) != want:
-                problems.append(f"{name} has shape {tuple(arrays[name].shape)}, needs {want}")
-        if problems:
-            shown = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
+        left = NotLoaded(
+            [name for name in shapes if name not in arrays],
+            [name for name in arrays if name not in shapes],
+            [name for name, want in shapes.items() if name in arrays and tuple(arrays[name].shape) != want],
+        )
+        problems = [f"missing {name}" for name in left.missing] + [f"unexpected {name}" for name in left.unexpected]
+        for name in left.other_shapes:
+            problems.append(f"{name} has shape {tuple(arrays[name].shape)}, needs {shapes[name]}")
+        shown = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
+        fits = {name: x for name, x in arrays.items() if name in shapes and name not in left.other_shapes}
+        if problems and (strict or not fits):
             raise CheckpointError(f"{source}weights do not fit {self.graph.name}: {shown}")
         with self.executor.lock:
-            self.executor.load(arrays)
+            kept = {name: self.executor.state(name) for name in (*left.missing, *left.other_shapes)}
+            self.executor.load(fits | kept)
             self._drawn = False
+        if problems:
+            stay = f"{', '.join(kept)} stay as they were" if kept else "all of the network is loaded"
+            warnings.warn(f"{source}{self.graph.name}: {shown}: {stay}", stacklevel=2)
         if elsewhere and (note := about_images(self.graph)):
             warnings.warn(note, stacklevel=2)
+        return left
 
     def save_state_dict(self, path: str | Path) -> None:
         """Write :meth:`state_dict` to ``.safetensors``, or ``.pth`` (``.pt``) as ``torch.save`` would.

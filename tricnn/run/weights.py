@@ -1,5 +1,6 @@
 """Weights files: ``.safetensors``, and PyTorch's ``.pth`` and ``.pt``.
-PyTorch's are read with weights only, so that no code in them runs. What torchvision and timm publish is read as it is.
+No code in PyTorch's runs: other objects beside the tensors come as stand-ins (inert_pickles.py). What torchvision and
+timm publish is read as it is; names come to fit a network in weight_names.py.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ import numpy as np
 from ..system.errors import CheckpointError, shown
 from ..system.files import write_atomically
 from ..system.paths import user_path
+from . import inert_pickles
+from .weight_names import unwrapped
 
 PYTORCH = (".pth", ".pt", ".bin", ".tar")
 ACCEPTED = "a .safetensors file, or a .pth or .pt file of torch.save(model.state_dict(), file)"
-CONTAINERS = ("state_dict", "model_state_dict", "model")  # what training scripts keep a state_dict under
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 MOMENTUM = "momentum/"  # the optimiser's part of tricnn's own checkpoints
 #: auxiliary heads in torchvision's files, which a network may be declared without
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
-def load_weights(path: str | Path) -> dict[str, Any]:
+def load_weights(path: str | Path, key: str | None = None) -> dict[str, Any]:
     """The tensors of a file by name, as torch tensors on the CPU in the types they are stored in.
 
     A state_dict inside a container (``{"state_dict": ...}``, ``{"model": ...}``) is found, and ``module.`` before every
-    name is taken away; so is the optimiser's part of a checkpoint of ``tricnn train``.
+    name is taken away; so is the optimiser's part of a checkpoint of ``tricnn train``. ``key`` chooses among several,
+    as ``"model_ema"`` or ``"state_dict_ema"``.
 
-    Raises CheckpointError, in one line, for a file that is absent, damaged, of another format, or holds anything but
-    tensors (pickled code, which is not run).
+    Raises CheckpointError, in one line, for a file that is absent, damaged, of another format, or holds no tensors or
+    code that acts on a machine (which is not run), and for a ``key`` that it has not.
     """
     if not isinstance(path, str | os.PathLike):
         raise CheckpointError(f"weights of type {type(path).__name__}; accepted: tensors by name, {ACCEPTED}")
@@ -48,7 +50,7 @@ def load_weights(path: str | Path) -> dict[str, Any]:
         stored = _read_pytorch(path)
     else:
         raise CheckpointError(f"{path}: not a name of a weights file; accepted: {ACCEPTED}")
-    state = _unwrapped(stored)
+    state = unwrapped(stored, key, f"{path}: ")
     for name, x in state.items():
         if not _is_dense(x):
             raise CheckpointError(f"{path}: {shown(name)} is {_kind(x)}, not a dense tensor; accepted: {ACCEPTED}")
@@ -117,6 +119,11 @@ def _read_pytorch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged pickle or archive leads to
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        try:
+            if code and _has_tensors(stored := inert_pickles.load(path)):
+                return stored
+        except Exception as acting:
+            code = re.search(r"GLOBAL ([\w.]+)", str(acting)) or code
         if code:
             problem = f"it holds {code[1]}, which is code and not weights, and is not run"
         else:
@@ -124,27 +131,14 @@ def _read_pytorch(path: Path) -> Any:
         raise CheckpointError(f"{path}: {problem}; accepted: {ACCEPTED}") from None
 
 
+def _has_tensors(stored: Any) -> bool:
+    return any(map(_has_tensors, stored.values())) if isinstance(stored, Mapping) else _is_dense(stored)
+
+
 def _reason(error: Exception) -> str:
     """The first sentence of an error, on one line."""
     text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
     return re.split(r"(?<=\w)[.:!]\s|\sCheck the ", text)[0][:100] or type(error).__name__
-
-
-# --- containers -----------------------------------------------------------------------------------------------------
-
-
-def _unwrapped(stored: Any) -> dict[str, Any]:
-    """The state_dict inside ``stored``, its names without the wrappers' prefixes."""
-    while isinstance(stored, Mapping):
-        inner = next((stored[c] for c in CONTAINERS if isinstance(stored.get(c), Mapping)), None)
-        if inner is None:
-            break
-        stored = inner
-    state = {str(n): x for n, x in stored.items()} if isinstance(stored, Mapping) else {"the file's content": stored}
-    for prefix in WRAPPERS:
-        while state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): x for name, x in state.items()}
-    return state
 
 
 def _is_dense(x: Any) -> bool:
