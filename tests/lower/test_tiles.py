@@ -8,7 +8,7 @@ from tricnn.compiler.cost import Cost
 from tricnn.compiler.pipeline import planned
 from tricnn.graphs import resnet50
 from tricnn.lower.lower import lower
-from tricnn.machine.tiles import boxed, clocks, contraction, step
+from tricnn.machine.tiles import boxed, clocks, contraction, step, windows
 
 
 def rows_chosen(row_tiles, columns, dtype="bf16"):
@@ -38,6 +38,15 @@ def test_the_equation():
 )
 def test_tiles_fill_the_gpu_and_no_more(row_tiles, columns, rows):
     assert rows_chosen(row_tiles, columns) == rows
+
+
+def test_two_programs_of_a_first_layer_share_a_multiprocessor():
+    """AlexNet's 11x11: weights of 11 * 64 * 64 numbers beside one box of 128 windows, twice, are 212,992 of 232,448
+    bytes; with a box for each row of taps there is one program. At batch 1 there are not 264 tiles of 128 pixels."""
+    found = windows(64, 11, 64, 232448, pixels=256 * 55 * 55, target="sm_90")
+    alone = windows(64, 11, 64, 232448, pixels=55 * 55, target="sm_90")
+    assert (found.m, found.stages) == (128, 1) and alone.stages == 2
+    assert windows(64, 7, 32, 232448, pixels=256 * 112 * 112, target="sm_90").stages == 2  # ResNet's: two have room
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,8 @@ def lower_windows(state: Lowering, kernel: Kernel) -> None:
     windows = windows_of(conv, state.target)
     form = state.form(name)
     assert windows is not None
-    tile = tiles.windows(conv.k, conv.r, windows.depth, TARGETS[state.target].shared_limit, form.smaller)
+    limit, pixels = TARGETS[state.target].shared_limit, state.batch * conv.p * conv.q
+    tile = tiles.windows(conv.k, conv.r, windows.depth, limit, form.smaller, pixels=pixels, target=state.target)
     assert tile is not None
     box, tile = _box(windows, tile if form.pipelined else replace(tile, stages=1), state.batch)
     x, packing = _described(state, windows, state.plan.storage(node.inputs[0]), (*box, windows.depth))
