@@ -96,6 +96,11 @@ class Boxes:
     packed: bool = False
 
     @property
+    def small(self) -> bool:
+        """Whether tiles are those of packed groups, so small that four programs share a multiprocessor."""
+        return self.rowwise is not None and self.conv.groups > 1 and self.tile.n <= tiles.PACKED
+
+    @property
     def result(self) -> tuple[int, int]:
         """Rows and columns of the image that is computed."""
         return self.conv.image if self.gradient else self.conv.result

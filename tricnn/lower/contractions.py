@@ -292,7 +292,8 @@ def lower_fprop(state: Lowering, kernel: Kernel) -> None:
         keywords["keep_x"] = keep.function(f"{name}_keep_x", head, keep.lines)
     rows, parts = product.row_tiles, product.parts
     blocks = product.boxes.column_tiles if product.boxes else cdiv(conv.group_filters, tile.n) * conv.groups
-    end = ends(state, kernel, product.store, parts, conv.k, tile, blocks)
+    small = product.boxes is not None and product.boxes.small
+    end = ends(state, kernel, product.store, parts, conv.k, tile, blocks, small=small)
     call = product.call(store, **keywords, **({"finish": end.finish} if end else {}))
     side_buffers(state, product.store, parts, conv.k)
     state.add(

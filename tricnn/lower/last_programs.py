@@ -29,8 +29,9 @@ from .size import Size, cdiv
 
 #: what a template tells of a program that has left its part
 ARRIVED = "block, first, end, part, parts, args"
-#: numbers of a part that a thread has at once
-AT_ONCE = 32
+#: numbers of a part that a thread has at once; and where programs are so small that four share a multiprocessor, which
+#: more than 128 registers for the merge of statistics would leave to two of them
+AT_ONCE, FEWER_AT_ONCE = 32, 16
 #: a program of more warps adds up only as many parts at once as one of so many warps would: its threads then need no
 #: more than 128 registers for it, and two programs of 8 warps fit a multiprocessor
 ADDING = 4
@@ -88,12 +89,12 @@ class Parts:
 
 def ends(
     state: Lowering, kernel: Kernel, body: Body, count: Size, channels: int, tile: tiles.Tile, blocks: int,
-    rounds: int = 1,
+    rounds: int = 1, small: bool = False,
 ) -> Ends | None:  # fmt: skip
     """How a launch ends that leaves side sums in ``count`` parts, if its last programs finish them.
     The sums are left by ``blocks`` of at most ``tile.n`` channels. None where launches of their own finish them: it
     leaves none, the target cannot say that all programs have come, the launch that adds all weight gradients does it,
-    or that is predicted to be faster."""
+    or that is predicted to be faster. ``small``: four programs share a multiprocessor."""
     sides = body.sides
     if not sides or not TARGETS[state.target].arrivals:
         return None
@@ -103,17 +104,20 @@ def ends(
     warps = WARPS if any(load.kind == "tile" for load in body.loads) else 2 * WARPS
     if not _pays(parts, max(1, warps // tile.warps), [node for node, _ in sides], state):
         return None
-    parts = _parts(count, channels, blocks, tile, min(tile.warps, ADDING), state.batch, rounds)
+    parts = _parts(count, channels, blocks, tile, min(tile.warps, ADDING), state.batch, rounds, small)
     _count_arrivals(state, parts.counters)
     return _finishing(state, kernel, sides, parts)
 
 
 def _parts(
-    count: Size, channels: int, blocks: int, tile: tiles.Tile, warps: int, batch: int, rounds: int
+    count: Size, channels: int, blocks: int, tile: tiles.Tile, warps: int, batch: int, rounds: int, small: bool = False
 ) -> Parts:  # fmt: skip
     """The parts of sums, added up by so many warps at once."""
-    rows, at = max(1, 32 * warps * AT_ONCE // tile.n), count.at(batch)
-    return Parts(count, channels, blocks, tile.n, min(rows, tiles.power_of_two(at)), at > rows * rounds)
+    each, at = FEWER_AT_ONCE if small else AT_ONCE, count.at(batch)
+    rows = max(1, 32 * warps * each // tile.n)
+    return Parts(
+        count, channels, blocks, tile.n, min(rows, tiles.power_of_two(at)), at > rows * rounds * AT_ONCE // each
+    )
 
 
 def _pays(parts: Parts, programs: int, sides: Sequence[Node], state: Lowering) -> bool:
