@@ -39,12 +39,15 @@ Record = Mapping[Case, Mapping[str, Any]]
 
 
 def figures_of(case: Case, batch: int, dtype: str, text: bool = True) -> dict[str, Any]:
-    """The figures of one network, mode, policy and target; with ``text``, the sha256 of the emitted file, too."""
+    """The figures of one network, mode, policy and target; with ``text``, the sha256 of the emitted file, too.
+    Tiles are the rules': a file of tuned ones changes no figure."""
     from tricnn.emit.emit import emit
     from tricnn.lower.from_graph import lowered, static_figures
+    from tricnn.machine import tuned_files
 
     network, mode, policy, target = case
-    program = lowered(ARCHITECTURES[network](), mode, batch, dtype, target, fuse=policy)
+    with tuned_files.only({}):
+        program = lowered(ARCHITECTURES[network](), mode, batch, dtype, target, fuse=policy)
     found: dict[str, Any] = {**static_figures(program)}
     return {**found, "sha256": hashlib.sha256(emit(program).encode()).hexdigest()} if text else found
 

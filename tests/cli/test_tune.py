@@ -257,7 +257,7 @@ def test_a_full_disk_is_no_result_of_a_tile(tuned, tmp_path, monkeypatch):
 
 
 def test_a_gpu_that_fails_in_the_last_check_loses_no_winners(tuned, tmp_path, monkeypatch):
-    def fail(model, batch, kernels):
+    def fail(model, batch):
         raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
 
     with monkeypatch.context() as patch, pytest.raises(TricnnError) as caught:
@@ -283,7 +283,7 @@ def test_an_error_while_waiting_for_the_gpu_is_one_line(tiny):
 
 
 def test_a_winner_that_is_outside_its_tolerance_in_the_network_is_not_written(tuned, monkeypatch):
-    def strict(model, batch, kernels):
+    def strict(model, batch):
         return [SimpleNamespace(kernel=k.name, ok=k.anchor.name != "conv") for k in model.plan.kernels]
 
     monkeypatch.setattr(tune, "verify_model", strict)

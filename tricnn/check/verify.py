@@ -32,7 +32,7 @@ from ..run.one_launch import prepared
 from ..run.poison import first_written, poison
 from ..run.triton_executor import interpreting, launching
 from .error_bounds import TINY, Bounded, beyond_rounding, bounding, exact, relative, worst
-from .verify_inputs import random_batch, random_state
+from .verify_inputs import made_up, random_batch, random_state
 
 #: what surrounds each launch
 Watch = Callable[[Launch], AbstractContextManager[None]]
@@ -102,7 +102,7 @@ def verify_model(
 ) -> list[Check]:  # fmt: skip
     """A check of each value that each kernel of a compiled model wrote, as :func:`verify` gives them for a graph.
     The model's parameters are replaced by random ones. Each launch is made inside ``watch(launch)``. ``kernels``: those
-    to check, if not all; the others only run."""
+    to run and check, if not all, on made-up values where they read what others would have left."""
     rng = np.random.default_rng(seed)
     given = random_batch(model, batch, rng)
     model.load_state_dict(random_state(model, given, rng))
@@ -133,15 +133,18 @@ def verify_model(
             if on_done is not None:
                 on_done(checks[-1])
 
+    made = {value for kernel in plan.kernels for value in kernel.writes}
     first = dict(zip(map(id, program.launches), first_written(program.launches), strict=True))
     late = {s.target for s in program.sums}  # what the last launch finishes, for many kernels
     last = [launch for launch in program.launches if set(launch.writes) & late]
     waiting: list[tuple[Kernel, dict[str, Bounded]]] = []
     for kernel in plan.kernels:
         launches = [x for x in program.launches if x.kernel == kernel.name and x not in last]
-        if kernels is not None and kernel.name not in kernels:
-            _run(model, launches, arguments, batch, watch)
-            continue
+        if kernels is not None:
+            if kernel.name not in kernels:
+                continue
+            for value in made & set(kernel.reads):
+                executor.fetch(tensors, value, batch).copy_(executor.torch.as_tensor(made_up(plan, value, batch, rng)))
         memory = {v: exact(multiplied(v)) for v in kernel.reads}
         _poison(model, tensors, kernel, [b for x in launches for b in first[id(x)]], batch)
         beside = _Beside(model, tensors, kernel, batch)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..compiler.plan import Plan
 from ..ir.graph import Graph
 from ..ir.table import Environment, Source
 from ..run.inputs import random_images
@@ -25,6 +26,17 @@ def random_batch(model: Model, batch: int, rng: np.random.Generator) -> dict[str
         else:
             given[node.name] = rng.standard_normal(type_.at(batch), dtype=np.float32)
     return given
+
+
+def made_up(plan: Plan, value: str, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """A value as a kernel might have left it: activations and their gradients are normal.
+    What is known of channels lies between a half and three halves, so that it may be a variance; positions are 0."""
+    type_ = plan.type(value)
+    if not type_.dtype.startswith("float"):
+        return np.zeros(type_.at(batch), np.int64)
+    if type_.dtype == "float" and type_.batched:
+        return rng.standard_normal(type_.at(batch), dtype=np.float32)
+    return rng.uniform(0.5, 1.5, type_.at(batch)).astype(np.float32)
 
 
 def random_state(model: Model, images: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -186,7 +186,7 @@ def tuned(
         tuning.write(aside, {**left, **entries})  # should the check not come to its end
     try:
         chosen = {problem: entry.tile for problem, entry in entries.items()}
-        wrong = faulty(make, chosen, tuner.verified_batch) if chosen else set()
+        wrong = faulty(make, chosen, tuner.check) if chosen else set()
     except Exception as error:
         so_far = f"the winners so far are in {aside}, and the next run checks them"
         raise TargetError(f"what won could not be checked: {one_line(error)}; {so_far}") from error

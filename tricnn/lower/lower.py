@@ -126,8 +126,9 @@ def lower(
     gathered = partial(_gathered, plan, dtype, batch, target, kernels)
     state = gathered(forms or {}, {})
     if any(entry.functions for entry in state.tuned.values()):
-        passed = passed_over(partial(gathered, {}))  # whether a tile was found for a function, its first form tells
-        state = gathered(forms or {}, passed)
+        # Whether a tile was found for a function, its first form tells.
+        passed = passed_over(partial(gathered, {}), gathered({}, {}) if forms else state)
+        state = gathered(forms or {}, passed) if forms or passed else state
     used = {argument for launch in state.launches for argument in launch.arguments}
     descriptors = {name: d for name, d in state.descriptors.items() if name in used}
     return Program(
@@ -149,12 +150,13 @@ def lower(
     )
 
 
-def passed_over(gathered: Callable[[Mapping[str, int]], Lowering]) -> dict[str, int]:
+def passed_over(gathered: Callable[[Mapping[str, int]], Lowering], state: Lowering) -> dict[str, int]:
     """How many tuned tiles of its problem each function passes over, until one was found for it or there is no other.
-    ``gathered``: what is lowered where functions pass over so many."""
+    ``gathered``: what is lowered where functions pass over so many; ``state``: where they pass over none."""
     passed: dict[str, int] = {}
-    while misfits := gathered(passed).misfits:
-        passed |= {name: passed.get(name, 0) + 1 for name in misfits}
+    while state.misfits:
+        passed |= {name: passed.get(name, 0) + 1 for name in state.misfits}
+        state = gathered(passed)
     return passed
 
 

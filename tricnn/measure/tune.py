@@ -28,7 +28,7 @@ from ..build.emitted_module import load_module
 from ..build.worker_pool import NoPlace
 from ..build.workplace import place_at_fault
 from ..check.exact import mistakes
-from ..check.verify import verify_model
+from ..check.verify import Check, verify_model
 from ..check.verify_inputs import random_batch
 from ..compiler.plan import Plan
 from ..emit.emit import launched
@@ -131,9 +131,8 @@ class Contest(ABC):
     compile  machine code for kernels, or the reason why there is none (compile_kernels, with ``return_errors``).
     """
 
-    #: a winner must need at most so much of the time of the rule's tile; images that it is held to float64 with
+    #: a winner must need at most so much of the time of the rule's tile
     worth_it = WORTH_IT
-    verified_batch = VERIFIED_BATCH
 
     def __init__(self, plan: Plan, dtype: str, batch: int, target: str, compile: Compiler):
         self.plan, self.dtype, self.batch, self.target, self.compile = plan, dtype, batch, target, compile
@@ -163,6 +162,10 @@ class Contest(ABC):
     @abstractmethod
     def wrong_numbers(self, outcome: Outcome, tile: Tile) -> int | None:
         """How many numbers a tile gets wrong on small integers; None where it was refused instead."""
+
+    def check(self, model: Model, kernels: Collection[str]) -> list[Check]:
+        """What is checked of a network whose tiles have won, in some of its kernels: all that a step writes."""
+        return verify_model(model, VERIFIED_BATCH)
 
     def lowered(self, site: Site, tile: Tile, kernels: Collection[str] | None = None) -> Program:
         """The site's kernels, or some of them, with this tile for their problem."""
@@ -312,14 +315,15 @@ def winners(outcomes: Sequence[Outcome], device: str, date: str) -> dict[Problem
 
 
 def faulty(
-    make: Callable[[], Model], chosen: Mapping[Problem, Tile], batch: int = VERIFIED_BATCH
+    make: Callable[[], Model], chosen: Mapping[Problem, Tile],
+    check: Callable[[Model, Collection[str]], Sequence[Check]],
 ) -> set[Problem]:  # fmt: skip
     """The problems among ``chosen`` whose kernels, as the network has them, leave what float64 NumPy does not accept.
 
-    ``make`` compiles the model, within whose lowering the chosen tiles hold; so many images run through it.
+    ``make`` compiles the model, within whose lowering the chosen tiles hold; ``check`` checks its kernels of these.
     """
     with tuning.only(chosen):
         model = make()
         kernels = {c.kernel for c in model.program.choices if c.problem in chosen}
-        failed = {c.kernel for c in verify_model(model, batch, kernels=kernels) if not c.ok}
+        failed = {c.kernel for c in check(model, kernels) if not c.ok}
     return {c.problem for c in model.program.choices if c.kernel in failed and c.problem in chosen}

@@ -12,7 +12,7 @@ integers under Triton's interpreter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from ..build.build import spec
 from ..build.settle import settle
 from ..check.exact import mistakes
+from ..check.verify import Check, verify_model
 from ..compiler.plan import Plan
 from ..lower.program import Launch, Program
 from ..machine import tuned_files as tuning
@@ -28,6 +29,7 @@ from ..machine.quick_times import quick_clocks
 from ..machine.simulator import VERSION
 from ..machine.tiles import Tile
 from ..machine.tuned_files import SIMULATED
+from ..run.model import Model
 from ..system.cores import workers
 from ..system.errors import TargetError
 from .simulate import REACHED_BYTES_PER_US, REACHED_FLOPS_PER_US, check_target, how_launched, kept
@@ -56,7 +58,6 @@ class SimulatedTuner(Contest):
     """Tunes a plan by the simulator. Raises TargetError for other targets than sm_90."""
 
     worth_it = 0.97
-    verified_batch = CHECKED_BATCH
 
     def __init__(
         self, plan: Plan, dtype: str, batch: int, target: str, compile: Compiler, cache_dir: Path | None = None
@@ -85,27 +86,13 @@ class SimulatedTuner(Contest):
         found: dict[tuple[str, ...], list[str]] = {}
         for kernel in site.kernels:
             found.setdefault(digests(self.rule, {kernel}), []).append(kernel)
-        times = [self.us(self.rule, self.code, kernels[0]) for kernels in found.values()]
+        times = [kernel_us(self.rule, self.code, kernels[0], self.cache_dir) for kernels in found.values()]
         if any(isinstance(us, str) for us in times):
             return []
         return [
             Same(tuple(kernels), us, self.limit_us(kernels[0]))
             for kernels, us in zip(found.values(), times, strict=True) if not isinstance(us, str)
         ]  # fmt: skip
-
-    def us(self, program: Program, code: Code, kernel: str) -> float | str:
-        """Simulated microseconds of a kernel's launches, or why there are none.
-        Partial sums that one launch adds up for all kernels count by their bytes."""
-        launches = own(program, kernel)
-        jobs = [(code[launch.function], how_launched(program, launch)) for launch in launches]
-        with ThreadPoolExecutor(workers()) as pool:  # the simulator's loops do not hold the interpreter's lock
-            results = list(pool.map(lambda job: kept(job[0], job[1], cache_dir=self.cache_dir), jobs))
-        problem = next((result for result in results if isinstance(result, str)), None)
-        if problem is not None:
-            return f"cannot be simulated: {problem}"
-        written = {buffer for launch in launches for buffer in launch.writes}
-        waiting = sum(4 * s.parts * s.length for s in program.sums if s.source in written)
-        return sum(r.us for r in results if not isinstance(r, str)) + waiting / REACHED_BYTES_PER_US
 
     def limit_us(self, kernel: str) -> float:
         """What a kernel would take at the rates that kernels reach."""
@@ -149,7 +136,7 @@ class SimulatedTuner(Contest):
         self, outcome: Outcome, tile: Tile, program: Program, code: Code, same: Sequence[Same]
     ) -> None:  # fmt: skip
         """Put into ``outcome`` the time of a site with a tile, where it is worth it, and of which functions it is."""
-        times = {s: self.us(program, code, s.kernels[0]) for s in same}
+        times = {s: kernel_us(program, code, s.kernels[0], self.cache_dir) for s in same}
         problem = next((us for us in times.values() if isinstance(us, str)), None)
         if problem is not None:
             outcome.refused[tile] = problem
@@ -160,12 +147,32 @@ class SimulatedTuner(Contest):
         taken = better or same
         outcome.us[tile] = sum((us[s] if s in taken else s.rule_us) * len(s.kernels) for s in same)
 
+    def check(self, model: Model, kernels: Collection[str]) -> list[Check]:
+        """What is checked of some kernels of a network: only these run, for a step takes the interpreter long."""
+        return verify_model(model, CHECKED_BATCH, kernels=kernels)
+
     def wrong_numbers(self, outcome: Outcome, tile: Tile) -> int | None:
         try:
             return mistakes(outcome.site.problem, tile, CHECKED_BATCH)
         except TargetError as error:
             outcome.refuse(tile, one_line(error))
             return None
+
+
+def kernel_us(program: Program, code: Code, kernel: str, cache_dir: Path | None = None) -> float | str:
+    """Simulated microseconds of a kernel's launches, or why there are none.
+    Partial sums that one launch adds up for all kernels count by their bytes."""
+    launches = own(program, kernel)
+    jobs = [(code[launch.function], how_launched(program, launch)) for launch in launches]
+    with ThreadPoolExecutor(workers()) as pool:  # the simulator's loops do not hold the interpreter's lock
+        results = list(pool.map(lambda job: kept(job[0], job[1], cache_dir=cache_dir), jobs))
+    us = 0.0
+    for result in results:
+        if isinstance(result, str):
+            return f"cannot be simulated: {result}"
+        us += result.us
+    written = {buffer for launch in launches for buffer in launch.writes}
+    return us + sum(4 * s.parts * s.length for s in program.sums if s.source in written) / REACHED_BYTES_PER_US
 
 
 def own(program: Program, kernel: str) -> list[Launch]:
