@@ -14,6 +14,7 @@ reads one of them. Of the gradient a program computes all of them, of the few bo
 import triton
 import triton.language as tl
 
+from .conv2d_streams import over_rows_apart
 from .matmul_boxes import over_all_rows
 from .numerics import IEEE, dot, existing
 
@@ -35,14 +36,6 @@ def blocks_of_filters(
     else:
         element = (column * TAPS + tap) * WIDTH + depth % WIDTH
     return tl.load(w + existing(element, known), mask=known, other=0.0)
-
-
-@triton.jit
-def over_rows_alike(tile):
-    """[1, 16, columns] sums of those rows of an fp32 tile [M, columns] that lie 16 apart.
-
-    A thread has them, whether it holds the tile as tensor cores leave it or as memory takes it."""
-    return tl.sum(tile.reshape(tile.shape[0] // 16, 16, tile.shape[1]), axis=0)[None]
 
 
 @triton.jit
@@ -146,11 +139,11 @@ def conv2d_packs(
                         result, pixel, column, mask, tile, first_n, first_p, first_q, first_channel, y_args
                     )  # fmt: skip
                 if SUMS > 0:
-                    sum_0 += over_rows_alike(terms[0])
+                    sum_0 += over_rows_apart(terms[0], 16)
                 if SUMS > 1:
-                    sum_1 += over_rows_alike(terms[1])
+                    sum_1 += over_rows_apart(terms[1], 16)
                 if SUMS > 2:
-                    sum_2 += over_rows_alike(terms[2])
+                    sum_2 += over_rows_apart(terms[2], 16)
     if SUMS > 0:
         totals = over_all_rows(sum_0), over_all_rows(sum_1), over_all_rows(sum_2)
         leave_sums(totals, count, column, stream, leave_args)

@@ -15,7 +15,7 @@ than the memory takes for the image.
 import triton
 import triton.language as tl
 
-from .conv2d_streams import over_rows_of_thread
+from .conv2d_streams import over_rows_apart, over_rows_of_thread
 from .matmul_boxes import over_all_rows
 from .numerics import IEEE, dot, existing
 
@@ -41,13 +41,23 @@ def packed_filters(
 
 
 @triton.jit
+def over_near_rows_of(tile, APART: tl.constexpr):
+    """Sums of those rows of a tile that a thread has: as tensor cores leave it, or of rows APART from one another."""
+    if APART > 0:
+        sums = over_rows_apart(tile, APART)
+    else:
+        sums = over_rows_of_thread(tile, 1)
+    return sums
+
+
+@triton.jit
 def conv2d_rows(
     x, w, store_y: tl.constexpr, y_args, N,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     BOX_N: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr,
     DW: tl.constexpr = 1, PT: tl.constexpr = 0, PL: tl.constexpr = 0, X_FIRST: tl.constexpr = 0,
     GRADIENT: tl.constexpr = False, GROUPS: tl.constexpr = 1, PACK: tl.constexpr = 1, BLOCK_C: tl.constexpr = 0,
-    SUMS: tl.constexpr = 0,
+    SUMS: tl.constexpr = 0, APART: tl.constexpr = 0,
     leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """y: [N, P, Q, K] of x: [N, H, W, C], or of C channels from X_FIRST on of more; K is at most BLOCK_N, PT < R.
@@ -65,7 +75,8 @@ def conv2d_rows(
     Strips of BOX_N images and BOX_W columns lie one behind the other, and each of the programs, any number up to that
     of all their rows, has as many rows in a run. store_y(acc, pixel, channel, mask, part, first_n, first_p, first_q,
     first_channel, args), SUMS, leave_sums and finish as in `conv2d_streams`, with part the number of the row's tile.
-    Rows of others, of which a program has some sums only, have first_p = -1, and no mask is set.
+    Rows of others, of which a program has some sums only, have first_p = -1, and no mask is set. APART > 0: sums are
+    first of rows so far apart (`over_rows_apart`), as is quick where store_y loads tiles, and not in boxes.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_W
     ACROSS: tl.constexpr = (Q + BOX_W - 1) // BOX_W
@@ -99,13 +110,14 @@ def conv2d_rows(
     steps = (last_strip - strip) * (LAST - PT) + last_t - t + 1
 
     column = first_column + tl.arange(0, BLOCK_N)[None, :]
-    if GROUPS > 1 and PACK * GROUP_K < BLOCK_N:
-        column = tl.where(column < first_column + PACK * GROUP_K, column, K)  # beyond a pack lies the next one's
+    last_column = K
+    if GROUPS > 1 and PACK * GROUP_K < BLOCK_N:  # beyond a pack lies the next one's
+        last_column = tl.minimum(first_column + PACK * GROUP_K, K)
     row = tl.arange(0, BLOCK_M)[:, None]
     count = 0
-    sum_0 = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
-    sum_1 = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
-    sum_2 = tl.zeros([BLOCK_M // 16, 8, BLOCK_N], tl.float32)
+    sum_0 = tl.zeros([1, APART, BLOCK_N] if APART > 0 else [BLOCK_M // 16, 8, BLOCK_N], tl.float32)
+    sum_1 = tl.zeros([1, APART, BLOCK_N] if APART > 0 else [BLOCK_M // 16, 8, BLOCK_N], tl.float32)
+    sum_2 = tl.zeros([1, APART, BLOCK_N] if APART > 0 else [BLOCK_M // 16, 8, BLOCK_N], tl.float32)
     kept = ()  # of the rows of y that t - 1 has a part in, the sums of those that t has one in, too
     for _ in tl.static_range(R - 1):
         kept += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
@@ -126,17 +138,17 @@ def conv2d_rows(
         n, q = first_n + row // BOX_W, first_q + row % BOX_W
         exists = (n < N) & (q < tl.where(own, Q, 0))
         count += tl.where(own, tl.minimum(N - first_n, BOX_N) * tl.minimum(Q - first_q, BOX_W), 0)
-        mask = exists & (column < K)
+        mask = exists & (column < last_column)
         tile = (strip // ACROSS * P + first_p) * ACROSS + strip % ACROSS
         terms = store_y(
             sums[OLDEST], (n * P + p) * Q + q, column, mask, tile, first_n, first_p, first_q, first_column, y_args
         )  # fmt: skip
         if SUMS > 0:
-            sum_0 += over_rows_of_thread(terms[0], 1)
+            sum_0 += over_near_rows_of(terms[0], APART)
         if SUMS > 1:
-            sum_1 += over_rows_of_thread(terms[1], 1)
+            sum_1 += over_near_rows_of(terms[1], APART)
         if SUMS > 2:
-            sum_2 += over_rows_of_thread(terms[2], 1)
+            sum_2 += over_near_rows_of(terms[2], APART)
 
         t += 1
         ended = t == LAST
@@ -147,7 +159,7 @@ def conv2d_rows(
             kept += (tl.where(ended, 0.0, sums[i + 1]),)
     if SUMS > 0:
         totals = over_all_rows(sum_0), over_all_rows(sum_1), over_all_rows(sum_2)
-        leave_sums(totals, count, column, stream, leave_args)
+        leave_sums(totals, count, tl.where(column < last_column, column, K), stream, leave_args)
     if finish is not None:
         end = tl.minimum(first_column + PACK * GROUP_K, K)
         finish(pack, first_column, end, stream, streams, finish_args)

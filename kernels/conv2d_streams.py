@@ -34,6 +34,15 @@ def over_rows_of_thread(tile, REPEATS: tl.constexpr):
 
 
 @triton.jit
+def over_rows_apart(tile, APART: tl.constexpr):
+    """[1, APART, columns] sums of those rows of an fp32 tile [M, columns] that lie APART from one another.
+
+    A thread has them if the tile lies as memory takes it, 16 bytes of 16-bit numbers a thread, and APART rows are what
+    all threads of the program have at once."""
+    return tl.sum(tile.reshape(tile.shape[0] // APART, APART, tile.shape[1]), axis=0)[None]
+
+
+@triton.jit
 def conv2d_streams(
     x, w, store_y: tl.constexpr, y_args, N,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,

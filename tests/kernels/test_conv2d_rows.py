@@ -19,10 +19,12 @@ def rows_kernel(
     x, w, y, left, N, C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
     Q: tl.constexpr, BOX_N: tl.constexpr, BOX_W: tl.constexpr, DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr,
     GRADIENT: tl.constexpr, GROUPS: tl.constexpr = 1, PACK: tl.constexpr = 1, BLOCK_C: tl.constexpr = 0,
+    APART: tl.constexpr = 0,
 ):  # fmt: skip
     conv2d_rows(
         x, w, store_box, (y, K), N, C, K, R, S, P, Q, BOX_N, BOX_W, BLOCK_N=32, DW=DW, PT=PT, PL=PL,
-        GRADIENT=GRADIENT, GROUPS=GROUPS, PACK=PACK, BLOCK_C=BLOCK_C, SUMS=2, leave_sums=leave, leave_args=(left, K),
+        GRADIENT=GRADIENT, GROUPS=GROUPS, PACK=PACK, BLOCK_C=BLOCK_C, SUMS=2, APART=APART,
+        leave_sums=leave, leave_args=(left, K),
     )  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def test_groups_packed_together(channels, filters, groups, pack):
         boxes = TensorDescriptor.from_tensor(operand.permute(0, 2, 3, 1).contiguous(), [box[0], 1, box[1], wide])
         rows_kernel[programs * packs,](
             boxes, weight, result, sums, n, depth, columns, *taps, *expected.shape[2:], *box, 1, *first, gradient,
-            groups, pack, wide,
+            groups, pack, wide, APART=8 if gradient else 0,
         )  # fmt: skip
         assert torch.equal(result.double(), expected)
         count, total, squares = sums.double().sum(0)

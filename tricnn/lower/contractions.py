@@ -190,6 +190,8 @@ class Product:
             constants = {**call.constants, "SUMS": len(self.store.terms), **({"AHEAD": AHEAD} if self.ahead else {})}
             chosen = self.boxes.box and not self.boxes.rowwise and not self.boxes.packed
             repeats = self.boxes.repeats if chosen else 1
+            if not self.boxes.whole and any(load.kind == "tile" for load in self.store.loads):
+                constants["APART"] = tiles.rows_at_once(self.boxes.tile)  # that is how it has them, and the product
             return replace(call, constants={**constants, **({"REPEATS": repeats} if repeats != 1 else {})})
         state, conv, tile = self.state, self.conv, self.tile
         forward = self.roles is FORWARD

@@ -172,6 +172,11 @@ def _results(groups: int, count: int, tile: Tile) -> tuple[tuple[int, int], ...]
     return ((0, groups * count), *((groups * count, 1),) * beyond)
 
 
+def _beside(count: int, each: int, tile: Tile) -> tuple[tuple[int, int], ...]:
+    """The channels (first, how many) of tiles that begin ``each`` channels apart, and may reach into the next one's."""
+    return tuple((first, min(tile.n, count - first)) for first in range(0, count, each))
+
+
 def results_of(count: int, block: int) -> tuple[tuple[int, int], ...]:
     """The channels (first, how many) of all tiles of a result, in blocks of so many, that has no groups."""
     return ((0, _padded(count, block)),)
@@ -225,7 +230,7 @@ def by_rows(load: Body, store: Body, weight: str, taken: Taken) -> list[Traffic]
     conv = taken.conv
     rows = cdiv(N, taken.box[0]) * (cdiv(conv.q, taken.box[2]) * conv.p)
     x = Calls((1,), (1,), taken.steps * conv.s, ((0, conv.c),), images=taken.pixels, channels=taken.channels)
-    y = Calls((1,) * conv.p, (1,) * conv.q, taken.steps, _results(taken.packs, taken.columns, taken.tile))
+    y = Calls((1,) * conv.p, (1,) * conv.q, taken.steps, _beside(conv.k, taken.columns, taken.tile))
     filters = loads(weight, at_most(rows, taken.programs) * (conv.taps * conv.group_channels * conv.k))
     return [x.of(load), y.of(store), filters]
 

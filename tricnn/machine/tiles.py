@@ -359,6 +359,11 @@ def ahead(tile: Tile) -> Tile:
     return replace(tile, stages=tile.stages + 1) if tile.warps > 4 and tile.stages > 2 else tile
 
 
+def rows_at_once(tile: Tile) -> int:
+    """How many rows of a tile its threads load or store at once, 16 bytes of 16-bit numbers each."""
+    return 32 * tile.warps * 8 // tile.n
+
+
 def alone(tile: Tile) -> bool:
     """Whether a tile is that of programs that have a multiprocessor for themselves (:func:`ahead`).
     As many are launched as there are multiprocessors: a second one would begin when the first has ended."""
