@@ -63,6 +63,18 @@ def test_a_file_of_tiles_is_used_and_a_damaged_one_refused(tricnn, tiny, tmp_pat
         assert ran.status == 2 and ran.out == "" and f"{path}: line 2" in ran.err and ran.err.count("\n") == 1
 
 
+def test_tune_and_report_say_which_tuned_tiles_are_passed_over(tricnn, tiny, tmp_path):
+    choice = next(c for c in program_of(tiny).choices if c.problem.kind == "conv2d")
+    path, page = tmp_path / "mine.toml", tmp_path / "page.html"
+    entry = tuning.Entry(tuning.Tile(64, 16, 16, 4, 1), 1.0, 2.0, "none", "never", ("0" * 12,))
+    tuning.write(path, {choice.problem: entry})
+    how = (tiny, "--mode", "train", "--batch", BATCH, "--dtype", "bf16", "--target", TARGET)
+    ran = tricnn("tune", *how, "--dry-run", "--out", path)
+    assert "1 function passed over a tuned tile" in " ".join(ran.out.split())
+    assert tricnn("report", *how, "--tuned", path, "--out", page, "--json").json["stale"] == [choice.function]
+    assert "1 passed over one that was found for other code" in page.read_text()
+
+
 # --- the loop, with a clock of ours ---------------------------------------------------------------------------------
 
 
