@@ -43,9 +43,9 @@ FOLDER = Path(__file__).with_name("tuned")
 SIMULATED = "simulated"
 HEAD = """\
 # Tiles that were the fastest: `tricnn tune` writes this file, machine/tuned_files.py reads it.
-# us: microseconds of the kernels that have the tile; rule_us: of the same kernels with the tile of the static rule;
-# measured on the device, or, where it is called simulated, by the model of one. functions: digests of those
-# kernels; the line is of no other.
+# functions: digests of the kernels that have the tile, and no other of its problem has. us: microseconds of all kernels
+# that were tuned together, these with the tile, others with the rule's; rule_us: of the same, all with the rule's;
+# measured on the device, or, where it is called simulated, by the model of one.
 """
 #: what a digest of a function looks like
 DIGEST = re.compile("[0-9a-f]{12}")
