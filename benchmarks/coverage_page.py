@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.coverage_record import ALL, GRADIENTS, LOGITS, STAGES, passed, reaches, read
+from benchmarks.coverage_record import ALL, GRADIENTS, LOGITS, STAGES, passed, reaches, read, says
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 TITLES = {"torchvision": "torchvision", "timm": "timm", "smp": "segmentation-models-pytorch"}
@@ -54,7 +54,7 @@ def page(lines: Iterable[Mapping[str, Any]]) -> str:
     newest: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)  # network -> stage -> its last line
     for line in lines:
         for stage in STAGES:
-            if reaches(line, stage):
+            if says(line, stage) or (reaches(line, stage) and stage not in newest[line["model"]]):
                 newest[line["model"]][stage] = line
     parts = [HEAD.format(logits=LOGITS, gradients=GRADIENTS)]
     parts.append(_counts(newest))
