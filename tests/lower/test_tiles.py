@@ -8,7 +8,8 @@ from tricnn.compiler.cost import Cost
 from tricnn.compiler.pipeline import planned
 from tricnn.graphs import resnet50
 from tricnn.lower.lower import lower
-from tricnn.machine.tiles import boxed, clocks, contraction, step, windows
+from tricnn.machine.tiles import Tile, boxed, clocks, contraction, step, tall
+from tricnn.machine.window_tiles import windows
 
 
 def rows_chosen(row_tiles, columns, dtype="bf16"):
@@ -38,6 +39,14 @@ def test_the_equation():
 )
 def test_tiles_fill_the_gpu_and_no_more(row_tiles, columns, rows):
     assert rows_chosen(row_tiles, columns) == rows
+
+
+def test_tiles_of_64_columns_are_as_high_as_four_warps_have_registers_for():
+    """256 * 64 sums are 128 registers a thread. 192 filters are 3 tiles of 64 columns or 2 of 128."""
+    assert tall(256 * 729, 192, 1600, "bf16", "sm_90", tap=64) == Tile(256, 64, 64, 4, 3)
+    assert tall(256 * 729, 192, 1600, "bf16", "sm_90", 1, tap=64) == contraction(256 * 729, 192, 1600, "bf16", "sm_90")
+    assert tall(256 * 169, 256, 2304, "bf16", "sm_90", tap=256).n == 128
+    assert tall(32 * 169, 192, 3456, "bf16", "sm_90", tap=384).m < 256  # 66 tiles
 
 
 def test_two_programs_of_a_first_layer_share_a_multiprocessor():

@@ -55,6 +55,8 @@ FLATTENED = 16
 #: of a strided 1x1 product's depth: with less, programs of 128 rows spend too much of their time on storing tiles
 #: (`conv2d_streams`, by simulation)
 ENOUGH = 1024
+#: rows of the highest tile, as many as a box can have images
+HIGH = 256
 #: stages of copies where a program loads ahead what its epilogue wants (`matmul_boxes`). With 3 it is alone on its
 #: multiprocessor, and yet faster than two with 2 of them (by simulation: 642 us and 694, where it was 993)
 AHEAD = 3
@@ -274,7 +276,11 @@ def _rule_of_tiles(
     classes = conv.sh * conv.sw if gradient else 1
     if state.describes and sums and not computed and conv.groups == 1 and not conv.pooled:
         return partial(tiles.boxed, *product, alone=beside > 0, tap=tap, beside=classes)
-    return partial(tiles.contraction, *product, tap=tap, beside=classes * conv.groups)
+    image, result = (conv.result, conv.image) if gradient else (conv.image, conv.result)
+    alone = state.describes and conv.groups == 1 and not conv.pooled and not conv.strided and channels % 64 == 0
+    high = alone and tiles.box(HIGH, state.batch, *result) and lies_alone(state, kernel, 0, (*image, channels))
+    rule = tiles.tall if high else tiles.contraction
+    return partial(rule, *product, tap=tap, beside=classes * conv.groups)
 
 
 def lower_fprop(state: Lowering, kernel: Kernel) -> None:

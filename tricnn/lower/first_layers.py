@@ -18,7 +18,7 @@ import numpy as np
 
 from ..compiler.plan import Kernel, Plan
 from ..ir.graph import Node
-from ..machine import tiles, tuned_files
+from ..machine import tiles, tuned_files, window_tiles
 from ..machine.targets import TARGETS
 from ..machine.tiles import Problem
 from . import traffic
@@ -118,7 +118,7 @@ def windows_of(conv: Convolution, target: str) -> Windows | None:
     depth = max(16, tiles.power_of_two(conv.s * conv.c + ALIGNED - gcd(ALIGNED, step)))
     if depth > DEEPEST or conv.c >= 16 or conv.dw > 1 or conv.groups > 1 or conv.pooled:
         return None
-    if tiles.windows(conv.k, conv.r, depth, TARGETS[target].shared_limit) is None:
+    if window_tiles.windows(conv.k, conv.r, depth, TARGETS[target].shared_limit) is None:
         return None
     return Windows(conv, step, ALIGNED // gcd(ALIGNED, step), depth)
 
@@ -189,7 +189,7 @@ def lower_windows(state: Lowering, kernel: Kernel) -> None:
     form = state.form(name)
     assert windows is not None
     limit, pixels = TARGETS[state.target].shared_limit, state.batch * conv.p * conv.q
-    tile = tiles.windows(conv.k, conv.r, windows.depth, limit, form.smaller, pixels=pixels, target=state.target)
+    tile = window_tiles.windows(conv.k, conv.r, windows.depth, limit, form.smaller, pixels=pixels, target=state.target)
     assert tile is not None
     box, tile = _box(windows, tile if form.pipelined else replace(tile, stages=1), state.batch)
     x, packing = _described(state, windows, state.plan.storage(node.inputs[0]), (*box, windows.depth))
@@ -231,7 +231,7 @@ def lower_windows_wgrad(state: Lowering, kernel: Kernel) -> None:
     windows = windows_of(conv, state.target)
     form = state.form(name)
     assert windows is not None
-    tile, taken = tiles.windows_wgrad(conv.k, conv.r, windows.depth, form.smaller)
+    tile, taken = window_tiles.windows_wgrad(conv.k, conv.r, windows.depth, form.smaller)
     box, tile = _box(windows, tile if form.pipelined else replace(tile, stages=1), state.batch)
     image = state.plan.storage(node.inputs[1])
     x, packing = _described(state, windows, image, (*box, windows.depth))
