@@ -67,6 +67,18 @@ F32 = np.float32
 node = helper.make_node
 
 
+def gather_of_exporters() -> Any:
+    """A mean over pixels as PyTorch's exporter writes ConvNeXt's, by places that are counted from the open batch."""
+    nodes = [
+        node("ReduceMean", ["x", "pixels"], ["m"]), node("Reshape", ["m", "row"], ["r"]), node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"]), node("Range", ["zero", "n", "one"], ["images"]),
+        node("Mul", ["images", "four"], ["starts"]), node("Reshape", ["starts", "column"], ["c"]),
+        node("Add", ["c", "channels"], ["places"]), node("Gather", ["r", "places"], ["y"]),
+    ]  # fmt: skip
+    counted = {"zero": np.int64(0), "one": np.int64(1), "four": i64(4), "row": i64(-1), "column": i64(-1, 1, 1, 1)}
+    return model(nodes, {**counted, "pixels": i64(2, 3), "channels": np.arange(4).reshape(1, 4, 1, 1)})
+
+
 def group_norm_of_exporters() -> Any:
     """Group norm as PyTorch's exporter writes it up to operator set 20."""
     nodes = [
@@ -120,6 +132,13 @@ CASES: dict[str, Any] = {
     "Pad by axes": lambda: one("Pad", i64(1, 2), None, i64(3)),
     "Slice": lambda: one("Slice", i64(1, 2), i64(3, 100), i64(1, 3)),
     "Slice by steps": lambda: one("Slice", i64(1, 0), i64(8, 8), i64(2, 3), i64(2, 3)),
+    "Gather of one": lambda: model(
+        [node("Gather", ["x", "i"], ["g"], axis=1), node("Unsqueeze", ["g", "axis"], ["y"])],
+        {"i": np.int64(-2), "axis": i64(1)}),
+    "Gather of some": lambda: one("Gather", i64(2, 0, -1), axis=1),
+    "Gather of rows": lambda: one("Gather", i64(1, 3, 5), axis=2),
+    "Gather of channels": lambda: one("Gather", i64(1, 2), axis=1),
+    "Gather of exporters": lambda: gather_of_exporters(),
     "Flatten": lambda: one("Flatten"),
     "Reshape": lambda: one("Reshape", i64(0, -1)),
     "Shuffle": lambda: model(

@@ -19,6 +19,9 @@ from .readers import Reader, entering
 READERS: dict[str, Reader] = {}
 reads = entering(READERS)
 
+#: how many places that are at no equal distances are taken one by one
+MOST_PLACES = 64
+
 #: PyTorch's names of the ways in which an image's own pixels are repeated around it
 PADDING = {"edge": "replicate", "wrap": "circular"}
 
@@ -95,6 +98,31 @@ def slice_(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
     for axis, start, end, step in zip(axes, starts, ends, steps):
         x = torch_shapes.sliced(a, x, axis, start, end, step)
     return x
+
+
+@reads("Gather")
+def gather(a: Any, node: Any, inputs: Any, attributes: Any) -> Any:
+    """Places along an axis; or all numbers of a row of all, under another shape.
+    So PyTorch's exporter writes ConvNeXt's mean over pixels where the batch is open."""
+    x, axis = a.tensor(inputs[0]), attributes.get("axis", 0)
+    places = inputs[1]
+    if not isinstance(places, np.ndarray) or not places.size:
+        raise Unsupported("places that the network computes, or none", "supported are constants")
+    if len(x.shape) == 1 and np.array_equal(places.reshape(-1), np.arange(x.shape[0])):
+        return seen_as(a, x, places.shape)
+    if axis % len(x.shape) == 0:
+        raise Unsupported("images of the batch that are chosen", "the batch must stay open")
+    if places.ndim == 0:
+        return torch_shapes.select(a, x, axis, int(places))
+    if places.ndim > 1:
+        raise Unsupported(f"places {list(places.shape)}", "supported are one, or a list")
+    first, *more = chosen = (places % x.shape[axis]).tolist()
+    step = more[0] - first if more else 1
+    if step > 0 and chosen == list(range(first, chosen[-1] + 1, step)):
+        return torch_shapes.sliced(a, x, axis, first, chosen[-1] + 1, step)
+    if len(chosen) > MOST_PLACES:
+        raise Unsupported(f"{len(chosen)} places of an axis", f"at unequal distances supported are {MOST_PLACES}")
+    return torch_shapes.concat(a, [torch_shapes.sliced(a, x, axis, p, p + 1, 1) for p in chosen], axis)
 
 
 @reads("Pad")
