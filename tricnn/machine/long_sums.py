@@ -35,9 +35,9 @@ BESIDE_FORMED, BESIDE_BOXES = 112, 32
 MOST_SUMS = 160
 #: the most programs between which a sum is dealt out, and the fewest blocks of each
 MOST, FEWEST_BLOCKS = 256, 16
-#: programs of `conv2d_wgrad_packs` that share a multiprocessor, and what instructions of a warp (mma.sync) do of what
-#: those of four do (wgmma; Luo et al. 2024)
-PACKED_TOGETHER, OF_A_WARP = 2, Fraction(62, 100)
+#: programs of `conv2d_wgrad_packs` that share a multiprocessor, the fewest boxes that each has, and what instructions
+#: of a warp (mma.sync) do of what those of four do (wgmma; Luo et al. 2024)
+PACKED_TOGETHER, PACKED_BLOCKS, OF_A_WARP = 2, 8, Fraction(62, 100)
 #: of how many waves a launch is thought; and a gain that is not worth more partial results
 WAVES, CLOSE = 4, Fraction(1, 20)
 
@@ -55,7 +55,7 @@ class LongSum:
     """A product with few results, each of which is a long sum: ``tiles`` results of ``blocks`` blocks each.
     A block takes so many clocks of ``products`` and of operands ``formed``; a partial result has ``partial_bytes``, and
     up to ``together`` programs of so many ``warps`` share a multiprocessor. Operands come in so many ``stages`` of
-    boxes, or, of three, not all do."""
+    boxes, or, of three, not all do. Each program has the ``fewest`` blocks or more."""
 
     target: str
     tiles: int
@@ -66,6 +66,7 @@ class LongSum:
     together: int
     warps: int
     stages: int = BUSY_STAGES
+    fewest: int = FEWEST_BLOCKS
 
     def clocks(self, split: int) -> Fraction:
         """The clocks that a long sum takes if it is dealt out between so many programs."""
@@ -89,7 +90,7 @@ class LongSum:
 @cache
 def _split(long_sum: LongSum, at_once: int) -> int:
     """The split of a long sum where so many programs run at once, found once for all layers that are alike."""
-    most = max(1, min(MOST, long_sum.blocks // FEWEST_BLOCKS))
+    most = max(1, min(MOST, long_sum.blocks // long_sum.fewest))
     whole = {wave * at_once // long_sum.tiles for wave in range(1, WAVES * long_sum.together + 1)}
     clocks = {split: long_sum.clocks(split) for split in sorted({1, most, *whole} - {0}) if split <= most}
     least = min(clocks.values())
@@ -141,7 +142,8 @@ def packed_gradient(
     products = Fraction(2 * r * s * tile.m * tile.n * tile.k, machine.products_a_clock(dtype)) / OF_A_WARP
     loading = 2 * (r + s) * tile.m * tile.k / machine.cache_bytes_a_clock
     partial = 4 * r * s * tile.m * tile.n
-    return LongSum(target, packs, boxes, max(products, loading), Fraction(0), partial, PACKED_TOGETHER, tile.warps)
+    clocks, kind = max(products, loading), (PACKED_TOGETHER, tile.warps)
+    return LongSum(target, packs, boxes, clocks, Fraction(0), partial, *kind, fewest=PACKED_BLOCKS)
 
 
 def weight_gradient_tile(
