@@ -11,6 +11,9 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from ..ir.compose import compose
+from ..ir.scalar import ZERO, derivative, values
+from ..ir.table import OPS
 from .assembler import Assembler, Stored, Unsupported
 
 
@@ -20,19 +23,20 @@ def computed(a: Assembler, op: str, operands: Sequence[Stored], **attrs: Any) ->
     if all(x.shape == whole.shape for x in operands):
         made = a.add(op, *[_value(a, x) for x in operands], owner=whole.name, **attrs)
         return Stored(whole.name, whole.shape or (1,), made)
-    x, y = operands
     filters = whole.shape[:1]
-    part = y if x is whole else x
+    part = next(x for x in operands if x.shape != whole.shape)
     if prod(part.shape) != prod(filters) or part.shape[: len(part.shape) - len(whole.shape) + 1] != filters:
         raise Unsupported(
             f"arithmetic between {whole.name}, {list(whole.shape)}, and {part.name}, {list(part.shape)}",
             "beside a weight may be another of its shape, or one with a number for each filter, [K, 1, 1, 1]",
         )
-    if op == "mul" or (op == "div" and x is whole):
-        factor = replace(part, shape=filters)
-        factor = computed(a, "reciprocal", [factor]) if op == "div" else factor
-        return _scaled(a, whole, _value(a, factor))
-    raise Unsupported(f"{op} of a weight and a number for each filter", "supported are products and quotients")
+    names = dict(zip(OPS[op].operand_names(2), operands, strict=True))
+    own, other = sorted(names, key=lambda name: names[name] is part)
+    expression = OPS[op].scalar
+    slope = derivative(expression, own) if expression is not None else ZERO
+    if values(slope) != (other,):  # neither whole * f(part) nor anything else that a factor for each filter is
+        raise Unsupported(f"{op} of a weight and a number for each filter", "supported are products and quotients")
+    return _scaled(a, whole, compose(a, slope, {other: _value(a, replace(part, shape=filters))}, attrs))
 
 
 def _value(a: Assembler, x: Stored) -> str:
