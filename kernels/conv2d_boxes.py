@@ -2,9 +2,10 @@
 
     y[n,p,q,j] = sum over r,s,c of  x[n, p + r*STEP_H + FIRST_H, q + s*STEP_W + FIRST_W, c] * w(r, s, c, j)
 
-A row of the matrix product is a pixel of a box [BOX_N, BOX_H, BOX_W] of y. The box of x that a tap needs is the same
+A row of the matrix product is a pixel of a box [BOX_H, BOX_W, BOX_N] of y. The box of x that a tap needs is the same
 one moved, so one bulk copy (Hopper's TMA) brings it, no address is computed for any pixel, and what lies outside the
-image reads as 0: padding costs nothing.
+image reads as 0: padding costs nothing. Images are its last axis: a box of one pixel of each is a matrix as it comes,
+which tensor cores read where it lies. Of other boxes Triton makes one in registers first.
 """
 
 import triton
@@ -20,12 +21,12 @@ def conv2d_boxes(
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     FIRST_H: tl.constexpr, FIRST_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
     BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False, finish: tl.constexpr = None, finish_args=None,
+    GRADIENT: tl.constexpr = False, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
     """y[n,p,q,j] = sum over r,s,c of x[n, p + r*STEP_H + FIRST_H, q + s*STEP_W + FIRST_W, c] * w(r, s, c, j)
 
-    for x: [N, H, W, C] and y: [N, P, Q, K]. x is a descriptor in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K]; or, if C is a
-    multiple of BLOCK_K, it has more channels, of which C from X_FIRST are multiplied.
+    for x: [N, H, W, C] and y: [N, P, Q, K]. x is a descriptor of [H, W, N, C] in boxes of
+    [BOX_H, BOX_W, BOX_N, BLOCK_K].
 
     Forward: w, a descriptor of [K, R*S*C] in boxes of [BLOCK_N, BLOCK_K], has w(r, s, c, j) at [j, (r, s, c)]. Padding
     is -FIRST, dilation STEP. GRADIENT: x is the gradient of a convolution's result, y that of its operand, and w, a
@@ -53,7 +54,7 @@ def conv2d_boxes(
     # divided out of one: a few scalars, and no address of any pixel, depend on them.
     r, s, c = 0, 0, 0
     for _ in range(R * S * ((C + BLOCK_K - 1) // BLOCK_K)):
-        tile = x.load([first_n, first_p + (r * STEP_H + FIRST_H), first_q + (s * STEP_W + FIRST_W), X_FIRST + c])
+        tile = x.load([first_p + (r * STEP_H + FIRST_H), first_q + (s * STEP_W + FIRST_W), first_n, c])
         if GRADIENT and R * S > 1 and K % BLOCK_N != 0:
             b = w.load([c, r * S + s, first_column]).reshape(BLOCK_K, BLOCK_N)
         elif GRADIENT:
@@ -70,9 +71,9 @@ def conv2d_boxes(
         s = tl.where(s == S, 0, s)
 
     row = tl.arange(0, BLOCK_M)[:, None]
-    n = first_n + row // (BOX_H * BOX_W)
-    p = first_p + row // BOX_W % BOX_H
-    q = first_q + row % BOX_W
+    n = first_n + row % BOX_N
+    p = first_p + row // (BOX_N * BOX_W)
+    q = first_q + row // BOX_N % BOX_W
     exists = (n < N) & (p < P) & (q < Q)
     if P % BOX_H != 0 or Q % BOX_W != 0:
         acc = tl.where(exists, acc, 0.0)

@@ -50,10 +50,10 @@ def conv2d_packs(
 ):  # fmt: skip
     """y: [N, P, Q, C] of x with C channels, by filters w: [C, R, S, C/GROUPS], the weights themselves.
 
-    x is a descriptor in boxes of [BOX_N, BOX_H, BOX_W, WIDE]; with a stride, forward, of [N, H/SH, SH, W/SW, SW*C] in
-    boxes of [BOX_N, BOX_H, 1, BOX_W, WIDE]. GRADIENT: x is the gradient of a convolution's result, y that of its
-    operand; no filter is shorter than the stride. A warp has BLOCK of a program's WIDE columns, made of as many
-    channels, which C/GROUPS divides.
+    x is a descriptor of [H, W, N, C] in boxes of [BOX_H, BOX_W, BOX_N, WIDE]; with a stride, forward, of
+    [H/SH, SH, W/SW, N, SW*C] in boxes of [BOX_H, 1, BOX_W, BOX_N, WIDE]. GRADIENT: x is the gradient of a convolution's
+    result, y that of its operand; no filter is shorter than the stride. A warp has BLOCK of a program's WIDE columns,
+    made of as many channels, which C/GROUPS divides.
 
     Grid: (streams * cdiv(C, WIDE),) with any number of streams up to that of boxes: stream s computes boxes s,
     s + streams, and so on, of pixels of y, or of each of its SH by SW images. store_y, SUMS, leave_sums and finish as
@@ -96,20 +96,20 @@ def conv2d_packs(
         if GRADIENT:
             for h in tl.static_range(LOW_H, HIGH_H + 1):
                 for v in tl.static_range(LOW_W, HIGH_W + 1):
-                    dy = x.load([first_n, first_p + h, first_q + v, first_channel])
+                    dy = x.load([first_p + h, first_q + v, first_n, first_channel])
                     moved += (dy.reshape(PIXELS, BLOCKS, BLOCK).permute(1, 0, 2),)
         else:
             for r in tl.static_range(R):
                 for s in tl.static_range(S):
                     if STRIDED:
                         operand = x.load([
-                            first_n, first_p + (r - PT) // SH, (r - PT) % SH, first_q + (s - PL) // SW,
+                            first_p + (r - PT) // SH, (r - PT) % SH, first_q + (s - PL) // SW, first_n,
                             (s - PL) % SW * C + first_channel,
                         ])  # fmt: skip
                     else:
-                        operand = x.load([first_n, first_p + (r - PT), first_q + (s - PL), first_channel])
+                        operand = x.load([first_p + (r - PT), first_q + (s - PL), first_n, first_channel])
                     moved += (operand.reshape(PIXELS, BLOCKS, BLOCK).permute(1, 0, 2),)
-        n = first_n + row // (BOX_H * BOX_W)
+        n = first_n + row % BOX_N
         for class_h in tl.static_range(APART_H):
             for class_w in tl.static_range(APART_W):
                 acc = tl.zeros([BLOCKS, PIXELS, BLOCK], tl.float32)
@@ -122,8 +122,8 @@ def conv2d_packs(
                                 moved[((class_h + PT - r) // SH - LOW_H) * MOVES_W + (class_w + PL - s) // SW - LOW_W],
                                 taps[r * S + s], acc, IEEE,
                             )  # fmt: skip
-                p = (first_p + row // BOX_W % BOX_H) * APART_H + class_h
-                q = (first_q + row % BOX_W) * APART_W + class_w
+                p = (first_p + row // (BOX_N * BOX_W)) * APART_H + class_h
+                q = (first_q + row // BOX_N % BOX_W) * APART_W + class_w
                 mask = (n < N) & (p < P) & (q < Q)
                 if C % WIDE != 0:
                     mask = mask & (column < C)
@@ -136,7 +136,7 @@ def conv2d_packs(
                     terms = store_y(result, pixel, column, mask, tile, y_args)
                 else:
                     terms = store_y(
-                        result, pixel, column, mask, tile, first_n, first_p, first_q, first_channel, y_args
+                        result, pixel, column, mask, tile, first_p, first_q, first_n, first_channel, y_args
                     )  # fmt: skip
                 if SUMS > 0:
                     sum_0 += over_rows_apart(terms[0], 16)

@@ -55,25 +55,25 @@ def conv2d_rows(
     x, w, store_y: tl.constexpr, y_args, N,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     BOX_N: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr,
-    DW: tl.constexpr = 1, PT: tl.constexpr = 0, PL: tl.constexpr = 0, X_FIRST: tl.constexpr = 0,
+    DW: tl.constexpr = 1, PT: tl.constexpr = 0, PL: tl.constexpr = 0,
     GRADIENT: tl.constexpr = False, GROUPS: tl.constexpr = 1, PACK: tl.constexpr = 1, BLOCK_C: tl.constexpr = 0,
     SUMS: tl.constexpr = 0, APART: tl.constexpr = 0,
     leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
-    """y: [N, P, Q, K] of x: [N, H, W, C], or of C channels from X_FIRST on of more; K is at most BLOCK_N, PT < R.
+    """y: [N, P, Q, K] of x: [N, H, W, C]; K is at most BLOCK_N, PT < R.
 
-    x is a descriptor in boxes of [BOX_N, 1, BOX_W, C]. Forward: w, a descriptor of [K, R*S*C] in boxes of [BLOCK_N, C],
-    has w(r, s, c, j) at [j, (r, s, c)]. GRADIENT: x is the gradient of a convolution's result, y that of its operand,
-    PT and PL are R - 1 and (S - 1)*DW less the convolution's padding, and w, a descriptor of [C, R*S*K] in boxes of
-    [C, BLOCK_N], has w(R-1-r, S-1-s, c, j) at [c, (r, s, j)].
+    x is a descriptor of [H, W, N, C] in boxes of [1, BOX_W, BOX_N, C]. Forward: w, a descriptor of [K, R*S*C] in boxes
+    of [BLOCK_N, C], has w(r, s, c, j) at [j, (r, s, c)]. GRADIENT: x is the gradient of a convolution's result, y that
+    of its operand, PT and PL are R - 1 and (S - 1)*DW less the convolution's padding, and w, a descriptor of [C, R*S*K]
+    in boxes of [C, BLOCK_N], has w(R-1-r, S-1-s, c, j) at [c, (r, s, j)].
 
     GROUPS > 1: w are the weights themselves, [K, R, S, C/GROUPS], or with GRADIENT [C, R, S, K/GROUPS]. PACK groups
-    have at most BLOCK_N columns and BLOCK_C channels, a power of two, which is how many a box of x has; X_FIRST is 0.
+    have at most BLOCK_N columns and BLOCK_C channels, a power of two, which is how many a box of x has.
     Each of the cdiv(GROUPS, PACK) packs has programs of its own, those of a run side by side. Where BLOCK_N or BLOCK_C
     are more than a pack has, channels of the next one are multiplied by 0, and no column of it is stored.
 
     Strips of BOX_N images and BOX_W columns lie one behind the other, and each of the programs, any number up to that
-    of all their rows, has as many rows in a run. store_y(acc, pixel, channel, mask, part, first_n, first_p, first_q,
+    of all their rows, has as many rows in a run. store_y(acc, pixel, channel, mask, part, first_p, first_q, first_n,
     first_channel, args), SUMS, leave_sums and finish as in `conv2d_streams`, with part the number of the row's tile.
     Rows of others, of which a program has some sums only, have first_p = -1, and no mask is set. APART > 0: sums are
     first of rows so far apart (`over_rows_apart`), as is quick where store_y loads tiles, and not in boxes.
@@ -88,7 +88,7 @@ def conv2d_rows(
     DEPTH: tl.constexpr = BLOCK_C if GROUPS > 1 else C
     pack = tl.program_id(0) % PACKS
     stream, streams = tl.program_id(0) // PACKS, tl.num_programs(0) // PACKS
-    first_channel, first_column = X_FIRST + pack * (PACK * GROUP_C), pack * (PACK * GROUP_K)
+    first_channel, first_column = pack * (PACK * GROUP_C), pack * (PACK * GROUP_K)
     taps = ()
     for r in tl.static_range(R):
         for s in tl.static_range(S):
@@ -126,7 +126,7 @@ def conv2d_rows(
         sums = kept
         sums += (tl.zeros([BLOCK_M, BLOCK_N], tl.float32),)
         for s in tl.static_range(S):
-            operand = x.load([first_n, t - PT, first_q + (s * DW - PL), first_channel]).reshape(BLOCK_M, DEPTH)
+            operand = x.load([t - PT, first_q + (s * DW - PL), first_n, first_channel]).reshape(BLOCK_M, DEPTH)
             added = ()
             for i in tl.static_range(R):
                 added += (dot(operand, taps[(R - 1 - i) * S + s], sums[i], IEEE),)
@@ -135,13 +135,13 @@ def conv2d_rows(
         p = t - (R - 1)
         own = (strip * P + p >= begin) & (p >= 0)
         first_p = tl.where(own, p, -1)
-        n, q = first_n + row // BOX_W, first_q + row % BOX_W
+        n, q = first_n + row % BOX_N, first_q + row // BOX_N
         exists = (n < N) & (q < tl.where(own, Q, 0))
         count += tl.where(own, tl.minimum(N - first_n, BOX_N) * tl.minimum(Q - first_q, BOX_W), 0)
         mask = exists & (column < last_column)
         tile = (strip // ACROSS * P + first_p) * ACROSS + strip % ACROSS
         terms = store_y(
-            sums[OLDEST], (n * P + p) * Q + q, column, mask, tile, first_n, first_p, first_q, first_column, y_args
+            sums[OLDEST], (n * P + p) * Q + q, column, mask, tile, first_p, first_q, first_n, first_column, y_args
         )  # fmt: skip
         if SUMS > 0:
             sum_0 += over_near_rows_of(terms[0], APART)

@@ -48,21 +48,21 @@ def conv2d_streams(
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SH: tl.constexpr = 1, SW: tl.constexpr = 1, DH: tl.constexpr = 1, DW: tl.constexpr = 1,
-    PT: tl.constexpr = 0, PL: tl.constexpr = 0, X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False,
+    PT: tl.constexpr = 0, PL: tl.constexpr = 0, GRADIENT: tl.constexpr = False,
     SUMS: tl.constexpr = 0, REPEATS: tl.constexpr = 1, PIECES: tl.constexpr = 1,
     leave_sums: tl.constexpr = None, leave_args=None, finish: tl.constexpr = None, finish_args=None,
 ):  # fmt: skip
-    """y: [N, P, Q, K] of x with C channels, or, if they are a multiple of BLOCK_K, C from X_FIRST on of more.
+    """y: [N, P, Q, K] of x: [N, H, W, C].
 
-    x is a descriptor in boxes of [BOX_N, BOX_H, BOX_W, BLOCK_K]; with a stride, forward, of [N, H/SH, SH, W/SW, SW*C]
-    in boxes of [BOX_N, BOX_H, 1, BOX_W, BLOCK_K], and X_FIRST is 0. Forward: w is a descriptor of [K, R*S*C] in boxes
-    of [BLOCK_N, BLOCK_K]. GRADIENT: x is the gradient of a convolution's result, y that of its operand, and w one of
-    [C, R*S*K] in boxes of [BLOCK_K, BLOCK_N]; with a stride, dilation is 1 and no filter shorter than the stride. Where
-    boxes of w would reach into the next tap's channels, it has a dimension of taps, as in `conv2d_boxes`.
+    x is a descriptor of [H, W, N, C] in boxes of [BOX_H, BOX_W, BOX_N, BLOCK_K]; with a stride, forward, of
+    [H/SH, SH, W/SW, N, SW*C] in boxes of [BOX_H, 1, BOX_W, BOX_N, BLOCK_K]. Forward: w is a descriptor of [K, R*S*C] in
+    boxes of [BLOCK_N, BLOCK_K]. GRADIENT: x is the gradient of a convolution's result, y that of its operand, and w one
+    of [C, R*S*K] in boxes of [BLOCK_K, BLOCK_N]; with a stride, dilation is 1 and no filter shorter than the stride.
+    Where boxes of w would reach into the next tap's channels, it has a dimension of taps, as in `conv2d_boxes`.
 
     Grid: (streams * cdiv(K, BLOCK_N),) with any number of streams up to that of tiles: stream s computes tiles s,
-    s + streams, and so on. store_y(acc, pixel, channel, mask, part, first_n, first_p, first_q, first_channel, args)
-    as in `conv2d_fprop`, with part the tile and the box's corner among images, rows and columns, for loads and stores
+    s + streams, and so on. store_y(acc, pixel, channel, mask, part, first_p, first_q, first_n, first_channel, args)
+    as in `conv2d_fprop`, with part the tile and the box's corner among rows, columns and images, for loads and stores
     by descriptors; the corner is left out of a GRADIENT with a stride. SUMS, leave_sums, PIECES and finish as in
     `matmul_boxes`. REPEATS: how many times the program's warps take 16 rows each to have all rows of a tile; 0: sums
     over a tile's rows do not wait in registers to the end, only those over tiles do.
@@ -111,7 +111,7 @@ def conv2d_streams(
         for _ in range(steps):
             if GRADIENT:
                 h, v = class_h + PT - r * DH + R * DH * SH, class_w + PL - s * DW + S * DW * SW  # not negative
-                operand = x.load([first_n, first_p + (h // SH - R * DH), first_q + (v // SW - S * DW), X_FIRST + c])
+                operand = x.load([first_p + (h // SH - R * DH), first_q + (v // SW - S * DW), first_n, c])
                 if R * S > 1 and K % BLOCK_N != 0:
                     b = w.load([c, r * S + s, first_column]).reshape(BLOCK_K, BLOCK_N)
                 else:
@@ -120,10 +120,10 @@ def conv2d_streams(
                 h, v = r * DH - PT + PT * SH, s * DW - PL + PL * SW
                 if STRIDED:
                     operand = x.load(
-                        [first_n, first_p + (h // SH - PT), h % SH, first_q + (v // SW - PL), v % SW * C + c]
+                        [first_p + (h // SH - PT), h % SH, first_q + (v // SW - PL), first_n, v % SW * C + c]
                     )
                 else:
-                    operand = x.load([first_n, first_p + (h - PT), first_q + (v - PL), X_FIRST + c])
+                    operand = x.load([first_p + (h - PT), first_q + (v - PL), first_n, c])
                 if R * S > 1 and C % BLOCK_K != 0:
                     b = w.load([first_column, r * S + s, c]).reshape(BLOCK_N, BLOCK_K).T
                 else:
@@ -136,9 +136,9 @@ def conv2d_streams(
             s = tl.where(s >= S, first_s, s)
 
         row = tl.arange(0, BLOCK_M)[:, None]
-        n = first_n + row // (BOX_H * BOX_W)
-        p = (first_p + row // BOX_W % BOX_H) * APART_H + class_h
-        q = (first_q + row % BOX_W) * APART_W + class_w
+        n = first_n + row % BOX_N
+        p = (first_p + row // (BOX_N * BOX_W)) * APART_H + class_h
+        q = (first_q + row // BOX_N % BOX_W) * APART_W + class_w
         exists = (n < N) & (p < P) & (q < Q)
         high = tl.minimum((P - class_h + APART_H - 1) // APART_H - first_p, BOX_H)
         wide = tl.minimum((Q - class_w + APART_W - 1) // APART_W - first_q, BOX_W)
@@ -153,7 +153,7 @@ def conv2d_streams(
             if GRADIENT and STRIDED:
                 terms = store_y(part, pixel, column, mask, tile, y_args)
             else:
-                terms = store_y(part, pixel, column, mask, tile, first_n, first_p, first_q, begin, y_args)
+                terms = store_y(part, pixel, column, mask, tile, first_p, first_q, first_n, begin, y_args)
             if piece == 0:
                 if SUMS > 0:
                     sum_0 += over_rows_of_thread(terms[0], REPEATS)

@@ -27,11 +27,11 @@ def conv2d_wgrad_packs(
     """dy: [N, P, Q, K], x: [N, H, W, C], C = K  ->  SPLIT partial sums of dw: [K, R, S, C/GROUPS].
 
     A program has WIDE filters and channels, in blocks of BLOCK_M filters and of BLOCK_N channels, which whole groups
-    have: BLOCK_M divides BLOCK_N, that WIDE, and C/GROUPS divides BLOCK_N. dy and x are descriptors in boxes of
-    [BOX_N, BOX_H, BOX_W, WIDE]; with a stride x is one of [N, H/SH, SH, W/SW, SW*C] in boxes of [BOX_N, BOX_H, 1,
-    BOX_W, WIDE]: SH divides H and is at most R, SW divides W, there is no dilation. The sum runs over boxes of rows of
-    x, every SH of them, by columns of dy. Grid: (cdiv(C, WIDE), 1, SPLIT). store_dw as in `conv2d_wgrad`, but for tiles
-    of [WIDE/BLOCK_M, BLOCK_M, BLOCK_N].
+    have: BLOCK_M divides BLOCK_N, that WIDE, and C/GROUPS divides BLOCK_N. dy and x are descriptors, with images as
+    their last axis but one, in boxes of [BOX_H, BOX_W, BOX_N, WIDE]; with a stride x is one of [H/SH, SH, W/SW, N,
+    SW*C] in boxes of [BOX_H, 1, BOX_W, BOX_N, WIDE]: SH divides H and is at most R, SW divides W, there is no dilation.
+    The sum runs over boxes of rows of x, every SH of them, by columns of dy. Grid: (cdiv(C, WIDE), 1, SPLIT). store_dw
+    as in `conv2d_wgrad`, but for tiles of [WIDE/BLOCK_M, BLOCK_M, BLOCK_N].
     """
     WIDTH: tl.constexpr = C // GROUPS
     PIXELS: tl.constexpr = BOX_N * BOX_H * BOX_W
@@ -60,16 +60,16 @@ def conv2d_wgrad_packs(
             if r > 0 and (r * DH - PT) // SH == ((r - 1) * DH - PT) // SH:
                 filters += (filters[r - 1],)
             else:
-                box = dy.load([n, h - (r * DH - PT) // SH, q, first])
+                box = dy.load([h - (r * DH - PT) // SH, q, n, first])
                 filters += (box.reshape(PIXELS, BLOCKS, BLOCK_M).permute(1, 2, 0),)
         added = ()
         for s in tl.static_range(S):
             channels = ()  # of the first rows of SH, the second ones, and so on
             for row in tl.static_range(SH):
                 if SH * SW > 1:
-                    box = x.load([n, h, row, q + (s - PL) // SW, (s - PL) % SW * C + first])
+                    box = x.load([h, row, q + (s - PL) // SW, n, (s - PL) % SW * C + first])
                 else:
-                    box = x.load([n, h, q + (s * DW - PL), first])
+                    box = x.load([h, q + (s * DW - PL), n, first])
                 if BLOCK_M < BLOCK_N:  # as many times as there are blocks of its filters
                     box = box.reshape(PIXELS, ACROSS, 1, BLOCK_N)
                     box = box.broadcast_to(PIXELS, ACROSS, BLOCK_N // BLOCK_M, BLOCK_N)

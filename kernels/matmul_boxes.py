@@ -45,7 +45,7 @@ def columns_of(tile, PIECE: tl.constexpr, PIECES: tl.constexpr):
 def matmul_boxes(
     load_x: tl.constexpr, x_args, w, store_y: tl.constexpr, y_args, ROWS,
     C: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    X_FIRST: tl.constexpr = 0, GRADIENT: tl.constexpr = False, SUMS: tl.constexpr = 0, PIECES: tl.constexpr = 1,
+    GRADIENT: tl.constexpr = False, SUMS: tl.constexpr = 0, PIECES: tl.constexpr = 1,
     keep_x: tl.constexpr = None, keep_args=None, leave_sums: tl.constexpr = None, leave_args=None,
     finish: tl.constexpr = None, finish_args=None, AHEAD: tl.constexpr = None,
 ):  # fmt: skip
@@ -53,8 +53,7 @@ def matmul_boxes(
 
     load_x(pixel, channel, mask, first_pixel, first_channel, args) gives the tile of x at a pixel, [BLOCK_M, 1], and a
     channel, [1, BLOCK_K]; what it gives where there is no row does not matter. load_x = None: x_args is a descriptor of
-    x in boxes of [BLOCK_M, BLOCK_K]; or its rows are wider, and C elements from X_FIRST are multiplied, C then a
-    multiple of BLOCK_K.
+    x in boxes of [BLOCK_M, BLOCK_K].
 
     Forward: w, a descriptor of [K, C] in boxes of [BLOCK_N, BLOCK_K], has w(c, j) at [j, c]. GRADIENT: x is the
     gradient of a product's result, y that of its operand, and w, a descriptor of [C, K] in boxes of [BLOCK_K, BLOCK_N],
@@ -107,7 +106,7 @@ def matmul_boxes(
             else:
                 b = w.load([first_column, c]).T
             if load_x is None:
-                x = x_args.load([first_row, X_FIRST + c])
+                x = x_args.load([first_row, c])
             else:
                 channel = c + tl.arange(0, BLOCK_K)[None, :]
                 exists = row_mask

@@ -6,6 +6,7 @@ With TRITON_INTERPRET=0 and a GPU, the same tests run compiled.
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tricnn.kernels.numerics import INTERPRETED, round_to
 
@@ -31,6 +32,11 @@ def unwritten(shape, dtype=torch.float32):
 
 def channels_last(tensor):
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def images_last(images, box):
+    """A descriptor of images [N, H, W, C], by rows, columns, images and channels, in boxes of so many of each."""
+    return TensorDescriptor.from_tensor(images.movedim(0, -2), [*box[1:-1], box[0], box[-1]])
 
 
 @triton.jit

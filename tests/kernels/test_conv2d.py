@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tests.kernels.helpers import cdiv, integers, load_tile, store_row, store_tile, unwritten
+from tests.kernels.helpers import cdiv, images_last, integers, load_tile, store_row, store_tile, unwritten
 from tricnn.kernels.conv2d_boxes import conv2d_boxes
 from tricnn.kernels.conv2d_dgrad import conv2d_dgrad
 from tricnn.kernels.conv2d_fprop import conv2d_fprop
@@ -398,6 +398,7 @@ def boxes_kernel(
         ((16, 48), (1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
         ((16, 48), (3, 3), (0, 0, 0, 0), (1, 1), (4, 2, 1)),
         ((24, 40), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),  # boxes end beyond the channels of either
+        ((16, 48), (3, 3), (1, 1, 1, 1), (1, 1), (16, 1, 1)),  # a pixel of each image
     ],
 )
 def test_images_in_boxes(channels, taps, padding, dilation, box):
@@ -407,8 +408,8 @@ def test_images_in_boxes(channels, taps, padding, dilation, box):
     p, q = conv.y.shape[2:]
     weight = conv.w.to(torch.bfloat16).permute(0, 2, 3, 1).reshape(k, -1).contiguous()
 
-    def image(tensor):
-        return TensorDescriptor.from_tensor(tensor.permute(0, 2, 3, 1).contiguous(), [*box, 16])
+    def image(tensor, channels=16):
+        return images_last(tensor.permute(0, 2, 3, 1).contiguous(), (*box, channels))
 
     def programs(height, width, columns):
         return cdiv(n, box[0]) * cdiv(height, box[1]) * cdiv(width, box[2]) * cdiv(columns, 32)

@@ -5,9 +5,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tests.kernels.helpers import cdiv, unwritten
+from tests.kernels.helpers import cdiv, images_last, unwritten
 from tests.kernels.test_conv2d import Convolution, store_partial
 from tests.kernels.test_conv2d_streams import leave, store_box, store_class
 from tricnn.kernels.conv2d_packs import conv2d_packs
@@ -57,11 +56,11 @@ def test_groups_packed_together(channels, width, taps, stride, size):
 
     image = conv.x.permute(0, 2, 3, 1).contiguous()
     if sh * sw == 1:
-        computed(TensorDescriptor.from_tensor(image, [*box, 64]), conv.y, False)
+        computed(images_last(image, (*box, 64)), conv.y, False)
     elif size[0] % sh == size[1] % sw == 0:
         images = image.reshape(n, size[0] // sh, sh, size[1] // sw, sw * channels)
-        computed(TensorDescriptor.from_tensor(images, [*box[:2], 1, box[2], 64]), conv.y, False)
-    computed(TensorDescriptor.from_tensor(conv.dy.permute(0, 2, 3, 1).contiguous(), [*box, 64]), conv.dx, True)
+        computed(images_last(images, (*box[:2], 1, box[2], 64)), conv.y, False)
+    computed(images_last(conv.dy.permute(0, 2, 3, 1).contiguous(), (*box, 64)), conv.dx, True)
 
 
 @triton.jit
@@ -97,8 +96,8 @@ def test_weights_of_groups_packed_together(channels, width, taps, stride, dilati
     if stride != (1, 1):
         shape = [n, size[0] // stride[0], stride[0], size[1] // stride[1], stride[1] * channels]
         wide = [*box[:2], 1, box[2], 64]
-    dy = TensorDescriptor.from_tensor(conv.dy.permute(0, 2, 3, 1).contiguous(), [*box, 64])
-    x = TensorDescriptor.from_tensor(conv.x.permute(0, 2, 3, 1).reshape(shape), wide)
+    dy = images_last(conv.dy.permute(0, 2, 3, 1).contiguous(), (*box, 64))
+    x = images_last(conv.x.permute(0, 2, 3, 1).reshape(shape), wide)
     dw = unwritten((split, channels, *taps, width))
     wgrad_packs_kernel[cdiv(channels, 64), 1, split](
         dy, x, dw, n, channels, size[0], *taps, conv.y.shape[3], groups, split, *box, max(width, 16), *stride,

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tests.kernels.helpers import unwritten
+from tests.kernels.helpers import images_last, unwritten
 from tests.kernels.test_conv2d import Convolution
 from tests.kernels.test_conv2d_streams import leave, store_box
 from tricnn.kernels.conv2d_rows import conv2d_rows
@@ -47,7 +47,7 @@ def test_rows_of_an_image(taps, padding, dilation, box, size, programs):
 
     def computed(operand, depth, weight, columns, expected, first, gradient):
         result, sums = unwritten(expected.shape), torch.zeros(programs, 3, columns)
-        boxes = TensorDescriptor.from_tensor(operand.permute(0, 2, 3, 1).contiguous(), [box[0], 1, box[1], depth])
+        boxes = images_last(operand.permute(0, 2, 3, 1).contiguous(), (box[0], 1, box[1], depth))
         rows_kernel[programs,](
             boxes, weight, result, sums, n, depth, columns, *taps, *expected.shape[2:], *box, dilation, *first, gradient
         )
@@ -79,7 +79,7 @@ def test_groups_packed_together(channels, filters, groups, pack):
     def computed(operand, depth, columns, expected, first, gradient):
         wide = 1 << (pack * depth // groups - 1).bit_length()
         result, sums = unwritten(expected.shape), torch.zeros(programs, 3, columns)
-        boxes = TensorDescriptor.from_tensor(operand.permute(0, 2, 3, 1).contiguous(), [box[0], 1, box[1], wide])
+        boxes = images_last(operand.permute(0, 2, 3, 1).contiguous(), (box[0], 1, box[1], wide))
         rows_kernel[programs * packs,](
             boxes, weight, result, sums, n, depth, columns, *taps, *expected.shape[2:], *box, 1, *first, gradient,
             groups, pack, wide, APART=8 if gradient else 0,

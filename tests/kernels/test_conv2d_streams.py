@@ -8,13 +8,13 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tests.kernels.helpers import cdiv, unwritten
+from tests.kernels.helpers import cdiv, images_last, unwritten
 from tests.kernels.test_conv2d import Convolution
 from tricnn.kernels.conv2d_streams import conv2d_streams
 
 
 @triton.jit
-def store_box(acc, pixel, channel, mask, part, first_n, first_p, first_q, first_channel, args):
+def store_box(acc, pixel, channel, mask, part, first_p, first_q, first_n, first_channel, args):
     y, K = args
     tl.store(y + pixel * K + channel, acc, mask=mask)
     kept = tl.where(mask, acc, 0.0)
@@ -95,9 +95,10 @@ def test_streams_of_boxes(channels, taps, stride, padding, dilation, box, size, 
 
     image, (high, wide) = conv.x.permute(0, 2, 3, 1), size
     if stride == (1, 1):
-        computed(boxes(image, *box, 16), filters(32, 16), k, conv.y, False)
+        computed(images_last(image.contiguous(), (*box, 16)), filters(32, 16), k, conv.y, False)
     elif high % sh == 0 and wide % sw == 0:
-        images = image.reshape(n, high // sh, sh, wide // sw, sw * c)
-        computed(boxes(images, *box[:2], 1, box[2], 16), filters(32, 16), k, conv.y, False)
+        images = images_last(image.reshape(n, high // sh, sh, wide // sw, sw * c), (*box[:2], 1, box[2], 16))
+        computed(images, filters(32, 16), k, conv.y, False)
     if taps[0] >= sh and taps[1] >= sw:
-        computed(boxes(conv.dy.permute(0, 2, 3, 1), *box, 16), filters(16, 32), c, conv.dx, True)
+        dy = images_last(conv.dy.permute(0, 2, 3, 1).contiguous(), (*box, 16))
+        computed(dy, filters(16, 32), c, conv.dx, True)

@@ -4,32 +4,23 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tests.kernels.helpers import cdiv, store_row, unwritten
+from tests.kernels.helpers import cdiv, images_last, store_row, unwritten
 from tests.kernels.test_conv2d import Convolution, store_partial
 from tricnn.kernels.conv2d_wgrad_boxes import conv2d_wgrad_boxes
 
 
 @triton.jit
 def wgrad_boxes_kernel(
-    dy, x, dw, bias, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    dy, x, dw, bias, N, C: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     SPLIT: tl.constexpr, BOX_N: tl.constexpr, BOX_H: tl.constexpr, BOX_W: tl.constexpr, DH: tl.constexpr,
     DW: tl.constexpr, PT: tl.constexpr, PL: tl.constexpr, BESIDE: tl.constexpr,
 ):  # fmt: skip
     conv2d_wgrad_boxes(
-        dy, x, store_partial, (dw, K, R * S * C), store_row, (bias, K), N, C, H, W, K, R, S, P, Q, SPLIT,
+        dy, x, store_partial, (dw, K, R * S * C), store_row, (bias, K), N, C, K, R, S, P, Q, SPLIT,
         BOX_N, BOX_H, BOX_W, BLOCK_M=32, BLOCK_N=16, DH=DH, DW=DW, PT=PT, PL=PL, BESIDE=BESIDE, BIAS=True,
     )  # fmt: skip
-
-
-def summed(image, box, channels):
-    """The boxes of pixels that are summed over: of several images a pixel each, or of rows and columns too."""
-    lying = image.permute(0, 2, 3, 1).contiguous()
-    if box[1:] == (1, 1):
-        return TensorDescriptor.from_tensor(lying.flatten(1), [box[0], channels])
-    return TensorDescriptor.from_tensor(lying, [*box, channels])
 
 
 @pytest.mark.parametrize(
@@ -39,6 +30,7 @@ def summed(image, box, channels):
         ((32, 48), (3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
         ((16, 48), (1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
         ((16, 48), (3, 2), (1, 1, 0, 1), (1, 1), (2, 1, 1)),  # a pixel of each image
+        ((24, 40), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),  # boxes end beyond the channels of either
     ],
 )
 def test_sums_over_boxes(channels, taps, padding, dilation, box):
@@ -49,10 +41,13 @@ def test_sums_over_boxes(channels, taps, padding, dilation, box):
     p, q = conv.y.shape[2:]
     split, corner = 3, (padding[0], padding[2])
     dw, db = unwritten((split, k, *taps, c)), unwritten((split, k))
-    dy_boxes, x_boxes = (summed(tensor, box, channels) for tensor, channels in ((conv.dy, 32), (conv.x, 16)))
+    dy_boxes, x_boxes = (
+        images_last(tensor.permute(0, 2, 3, 1).contiguous(), (*box, channels))
+        for tensor, channels in ((conv.dy, 32), (conv.x, 16))
+    )
     for beside in (1, taps[1]):
-        wgrad_boxes_kernel[cdiv(k, 32) * (taps[0] * taps[1] * c // 16 // beside + 1), 1, split](
-            dy_boxes, x_boxes, dw, db, n, c, h, w, k, *taps, p, q, split, *box, *dilation, *corner, beside
+        wgrad_boxes_kernel[cdiv(k, 32) * (taps[0] * taps[1] * cdiv(c, 16) // beside + 1), 1, split](
+            dy_boxes, x_boxes, dw, db, n, c, k, *taps, p, q, split, *box, *dilation, *corner, beside
         )
         assert torch.equal(dw.double().sum(0).permute(0, 3, 1, 2), conv.dw)
         assert torch.equal(db.double().sum(0), conv.dy.double().sum((0, 2, 3)))

@@ -5,7 +5,14 @@ from fractions import Fraction
 import pytest
 
 from tricnn.machine import tiles
-from tricnn.machine.long_sums import LongSum, beside_one_another, together, weight_gradient, weight_gradient_tile
+from tricnn.machine.long_sums import (
+    LongSum,
+    beside_one_another,
+    boxed_tile,
+    together,
+    weight_gradient,
+    weight_gradient_tile,
+)
 from tricnn.machine.tiles import Tile
 
 
@@ -32,9 +39,9 @@ def test_a_program_alone_with_few_boxes_waits():
 def test_tiles_of_a_filter_s_row_have_one_program():
     """AlexNet's 5x5 of 64 channels at batch 256: five tiles of 64x64 leave 96 of 255 registers, and two programs fit
     with (64 + 5 * 64) * 64 * 2 bytes for each of two stages."""
-    tile = weight_gradient_tile(192, 1600, 186624, "bf16", "sm_90", formed=(False, False), tap=64, taps=5)
-    assert (tile.m, tile.n, tile.stages, beside_one_another(tile, 5, "sm_90")) == (64, 64, 2, 5)
-    assert beside_one_another(Tile(128, 64, 64, 8, 3), 5, "sm_90") == 1  # 160 sums on eight warps: one program only
+    tile = boxed_tile(192, 64, 25, 186624, "bf16", "sm_90")
+    assert (tile.m, tile.n, tile.stages, beside_one_another(tile, 25, "sm_90")) == (64, 64, 2, 5)
+    assert beside_one_another(Tile(128, 64, 64, 8, 3), 25, "sm_90") == 1  # 160 sums on eight warps: one program only
 
 
 @pytest.mark.parametrize("tiles_", [1, 2, 9, 36, 72, 100, 131])

@@ -112,7 +112,8 @@ class Build:
                                  **({"packing": asdict(b.packing)} if b.packing else {})}
                         for b in program.buffers.values()},
             "descriptors": {d.name: {"buffer": d.buffer, "shape": list(d.shape), "box": list(d.box),
-                                     **({"window": list(d.window)} if d.window else {})}
+                                     **({"window": list(d.window)} if d.window else {}),
+                                     **({"channels": list(d.channels)} if d.channels else {})}
                             for d in program.descriptors.values()},
             "pixel_ordered": {name: list(shape) for name, shape in program.order.items()},
             **tensors_of(program),

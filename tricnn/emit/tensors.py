@@ -79,6 +79,22 @@ WINDOWS = [
 ]
 """
 
+SOME = """\
+# Descriptors of some channels: name, tensor, the shape of a row or image of it, (first channel, how many), the shape of
+# a box.
+SOME = [
+{rows}
+]
+"""
+
+FILL_SOME = """\
+    for name, tensor, shape, channels, box in SOME:
+        tensor = t[tensor].view(-1, *shape).narrow(-1, *channels)
+        if len(shape) > 2:  # images are the last axis but one
+            tensor = tensor.movedim(0, -2)
+        t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(tensor, box)
+"""
+
 FILL_WINDOWS = """\
     for name, tensor, shape, window, box in WINDOWS:
         tensor = t[tensor].view(-1, *shape).unfold(-1, *window)
@@ -88,6 +104,8 @@ FILL_WINDOWS = """\
 FILL_DESCRIPTORS = """\
     for name, tensor, shape, box in DESCRIPTORS:
         tensor = t[tensor].view(-1, *shape)
+        if len(shape) > 2:  # images are the last axis but one
+            tensor = tensor.movedim(0, -2)
         t[name] = triton.tools.tensor_descriptor.TensorDescriptor.from_tensor(tensor, box)
 """
 
@@ -143,11 +161,13 @@ def pointing(program: Program) -> str:
     """The text of descriptors and tables of addresses, and of ``point(t)``, which makes them of the tensors in t."""
     sums = [(s.source, s.start, s.parts, s.stride, s.target, s.length) for s in program.sums]
     described = program.descriptors.values()
-    boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in described if d.window is None]
+    boxes = [(d.name, d.buffer, list(d.shape), list(d.box)) for d in described if d.window is d.channels is None]
+    some = [(d.name, d.buffer, list(d.shape), d.channels, list(d.box)) for d in described if d.channels is not None]
     windows = [(d.name, d.buffer, list(d.shape), d.window, list(d.box)) for d in described if d.window is not None]
     kinds: list[tuple[Sequence[Sequence[object]], str, str]] = [
         (sums, SUMS, FILL_SUMS),
         (boxes, DESCRIPTORS, FILL_DESCRIPTORS),
+        (some, SOME, FILL_SOME),
         (windows, WINDOWS, FILL_WINDOWS),
     ]
     lists = [filled(text, rows=_rows(rows)) for rows, text, _ in kinds if rows]

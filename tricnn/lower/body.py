@@ -53,11 +53,9 @@ def _names(line: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Described:
-    """The descriptor by which tiles with a corner are loaded or stored at a place, in boxes of this size.
-    ``first`` is the first of their channels there."""
+    """The descriptor by which tiles with a corner are loaded or stored at a place, in boxes of this size."""
 
     name: str
-    first: int
     box: tuple[int, ...]
 
     def loaded(self, argument: str, corner: str) -> str:
@@ -173,7 +171,7 @@ class Body:
         if described:
             descriptor = described.name
             argument = self.args.setdefault(descriptor, self.written.get(descriptor) or self.name(stem))
-            load = described.loaded(argument, self.corner(at, described.first)) + suffix
+            load = described.loaded(argument, self.corner(at)) + suffix
         else:
             argument = self.argument(value, stem)
             load = f"tl.load({argument} + {self.offset(at, value)}, mask={at.mask}, other={other}){suffix}"
@@ -188,10 +186,10 @@ class Body:
         return f"{self.row(at.pixel, width)} + {at.channel}" + (f" + {start}" if start else "")
 
     @staticmethod
-    def corner(at: At, first: int) -> str:
-        """The text of a tile's first pixel and channel, where the value's own channels begin at ``first``."""
+    def corner(at: At) -> str:
+        """The text of a tile's first pixel and channel."""
         assert at.corner is not None
-        return ", ".join(at.corner) + (f" + {first}" if first else "")
+        return ", ".join(at.corner)
 
     def row(self, pixel: str, width: int) -> str:
         """The text of the index at which a pixel's elements begin; of 64 bits where it may be 2**31 or more."""
@@ -446,7 +444,7 @@ class Body:
             rounded = self.let(f"{variable}_stored", rounded)
             self.known[Rounded(value), at] = rounded
         if described:
-            self.write(described.stored(argument, self.corner(at, described.first), rounded))
+            self.write(described.stored(argument, self.corner(at), rounded))
         else:
             self.write(f"tl.store({argument} + {self.offset(at, value)}, {rounded}, mask={at.mask})")
         self.layer = before

@@ -16,49 +16,52 @@ from ..compiler.plan import Kernel
 from ..machine import tiles
 from ..machine.long_sums import beside_one_another
 from ..machine.targets import TARGETS
-from .body import Body
 from .call import BATCH, Call, Helper, InBoxes, Operand, Pointer, Text
 from .convolution import Convolution
-from .lowering import Lowering
+from .lowering import ALIGNED, Lowering
 from .runs import Taken, by_rows
 from .size import N, Size, at_most, cdiv
 from .traffic import RowTiles
 
-#: up to so many columns a forward product's programs stay where they leave sums: those of more would keep so many of
-#: them that only one program fits a multiprocessor, instead of two
-MOST_KEPT = 64
-#: boxes begin at a multiple of 16 bytes: so many 16-bit numbers
-ALIGNED = 8
+#: up to so many columns a forward product's programs stay where they leave sums; those of more columns do so up to so
+#: many terms of a product, beyond which the end of a tile counts for little (by simulation: 3x3 of 512 channels)
+MOST_KEPT, MOST_TERMS = 64, 9 * 256
 
 
-def lies_alone(state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...]) -> bool:
-    """Whether an operand of the anchor has a buffer of its own, and nothing is computed of it as it is loaded.
-    The buffer is a matrix of pixels (or rows) by channels, or images of this shape."""
+def lying(
+    state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...]
+) -> tuple[str, int, tuple[int, int]] | None:
+    """Where an operand of the anchor lies: a buffer, how many channels its pixels have, and (first, count) of its own.
+    It is a matrix of pixels (or rows) by channels, or images of this shape. None where it is computed as it is loaded,
+    or its channels begin where no bulk copy may."""
     plan, value = state.plan, state.plan.storage(kernel.anchor.inputs[index])
-    apart = plan.place(value).buffer == value and plan.place(value).pitch in (shape[-1], plan.type(value).channel_count)
-    return value not in kernel.by_name and apart and prod(plan.type(value).per_image) % prod(shape) == 0
-
-
-def as_it_lies(state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...], box: tuple[int, ...]) -> str | None:
-    """A descriptor of the anchor's operand as images or rows of this shape, if it :func:`lies_alone`."""
-    value = state.plan.storage(kernel.anchor.inputs[index])
-    return state.descriptor(value, shape, box) if lies_alone(state, kernel, index, shape) else None
-
-
-def within(state: Lowering, kernel: Kernel, shape: tuple[int, ...], box: tuple[int, ...]) -> tuple[str, int] | None:
-    """A descriptor of the buffer in which the anchor's first operand is some of the channels, and the first of these.
-    None where a box of channels would end beyond them, or begin where no bulk copy may."""
-    plan, value = state.plan, state.plan.storage(kernel.anchor.inputs[0])
-    node = kernel.by_name.get(value)
-    first = 0
+    node, first = kernel.by_name.get(value), 0
+    whole = plan.type(value)
     if node is not None and node.row.cuts:
         first, value = node.attrs["start"], plan.storage(node.inputs[0])
     place = plan.place(value)
     first += place.offset
-    if value in kernel.by_name or shape[-1] % box[-1] or first % ALIGNED or len(plan.type(value).shape) != 4:
+    if value in kernel.by_name or first % ALIGNED or shape[-1] % ALIGNED or prod(whole.per_image) % prod(shape):
         return None
-    descriptor = state.descriptor(place.buffer, (*shape[:-1], place.pitch), box)
-    return (descriptor, first) if descriptor else None
+    if place.buffer == value and place.pitch in (shape[-1], whole.channel_count):
+        return place.buffer, shape[-1], (0, shape[-1])
+    amid = len(whole.shape) == 4 and shape[-1] == whole.channel_count and place.pitch % ALIGNED == 0
+    return (place.buffer, place.pitch, (first, shape[-1])) if amid else None
+
+
+def lies_alone(state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...]) -> bool:
+    """Whether an operand of the anchor lies as it is multiplied, with no other channels beside its own."""
+    found = lying(state, kernel, index, shape)
+    return found is not None and found[1] == shape[-1]
+
+
+def as_it_lies(state: Lowering, kernel: Kernel, index: int, shape: tuple[int, ...], box: tuple[int, ...]) -> str | None:
+    """A descriptor of the anchor's operand as images or rows of this shape, if boxes of it can come as it lies."""
+    found = lying(state, kernel, index, shape)
+    if found is None:
+        return None
+    buffer, pitch, channels = found
+    return state.descriptor(buffer, (*shape[:-1], pitch), box, channels)
 
 
 def weight_boxes(
@@ -76,14 +79,13 @@ def weight_boxes(
 @dataclass(frozen=True)
 class Boxes:
     """A product whose weights come in boxes, and its other operand too, or each of its tiles is computed of such.
-    ``image`` and ``weight`` are descriptors, ``image`` None where it is computed; of the image's channels, those from
-    ``first`` on are multiplied. ``box`` = (images, rows, columns) are the pixels of a tile, or () where a tile is any
-    rows of a matrix. Where programs stay (``stays``), each computes tile after tile of the same columns, and there are
-    at most ``programs`` of them, or one for each of the columns' tiles. The columns of such a tile are stored in so
-    many ``pieces``. ``rowwise`` is how `conv2d_rows` computes it, where that does; ``packed``: `conv2d_packs` does."""
+    ``image`` and ``weight`` are descriptors, ``image`` None where it is computed. ``box`` = (images, rows, columns) are
+    the pixels of a tile, or () where a tile is any rows of a matrix. Where programs stay (``stays``), each computes
+    tile after tile of the same columns, and there are at most ``programs`` of them, or one for each of the columns'
+    tiles. The columns of such a tile are stored in so many ``pieces``. ``rowwise`` is how `conv2d_rows` computes it,
+    where that does; ``packed``: `conv2d_packs` does."""
 
     image: str | None
-    first: int
     weight: str
     tile: tiles.Tile
     box: tuple[int, ...]
@@ -143,7 +145,7 @@ class Boxes:
         The first pixel of a box has an image, a row and a column."""
         if not self.stays or self.apart != (1, 1):
             return None
-        return ("first_n", "first_p", "first_q", "first_channel") if self.box else ("first_pixel", "first_channel")
+        return ("first_p", "first_q", "first_n", "first_channel") if self.box else ("first_pixel", "first_channel")
 
     @property
     def whole(self) -> bool:
@@ -153,7 +155,7 @@ class Boxes:
     @property
     def stored(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shape and box, but for channels, of the descriptors by which tiles with a corner are loaded and stored."""
-        return (self.result, self.box) if self.box else ((), (self.tile.m,))
+        return (self.result, images_last(self.box)) if self.box else ((), (self.tile.m,))
 
     @property
     def head(self) -> str:
@@ -183,7 +185,7 @@ class Boxes:
         else:
             template, constants = "matmul_boxes", {**self._axes("C", "K"), "BLOCK_M": self.tile.m}
         constants |= {"BLOCK_N": self.tile.n, "BLOCK_K": self.tile.k}
-        constants |= {key: value for key, value in (("X_FIRST", self.first), ("GRADIENT", self.gradient)) if value}
+        constants |= {"GRADIENT": True} if self.gradient else {}
         constants |= {"PIECES": self.pieces} if self.pieces > 1 else {}
         return Call(template, operands, constants, keywords)
 
@@ -216,6 +218,11 @@ class Boxes:
         return 0 if self.tile.warps > 4 and self.tile.n > 64 else max(1, self.tile.m // (16 * self.tile.warps))
 
 
+def images_last(box: tuple[int, ...]) -> tuple[int, ...]:
+    """A box of (images, rows, columns) in the order that descriptors have of images: rows, columns, images."""
+    return (*box[1:], box[0])
+
+
 def _named(box: tuple[int, ...]) -> dict[str, int]:
     """The constants by which templates know a box of (images, rows, columns)."""
     return dict(zip(("BOX_N", "BOX_H", "BOX_W"), box, strict=True))
@@ -235,7 +242,7 @@ def going_down(state: Lowering, kernel: Kernel, conv: Convolution) -> Taken | No
     image, depth, columns = (conv.result, conv.k, conv.c) if gradient else (conv.image, conv.c, conv.k)
     operand = state.plan.storage(kernel.anchor.inputs[0])
     beside = sum(value != operand and state.plan.type(value).batched for value in kernel.reads)
-    if not state.describes or not lies_alone(state, kernel, 0, (*image, depth)) or columns % ALIGNED:
+    if not state.describes or not lying(state, kernel, 0, (*image, depth)) or columns % ALIGNED:
         return None
     return by_rows(conv, gradient, beside, state.batch, state.target)
 
@@ -243,13 +250,14 @@ def going_down(state: Lowering, kernel: Kernel, conv: Convolution) -> Taken | No
 def rowwise(state: Lowering, kernel: Kernel, weight: str, taken: Taken, conv: Convolution) -> Boxes | None:
     """The product as `conv2d_rows` computes it, with its operands in boxes."""
     gradient, own, tile = kernel.anchor.row.product == "by_input", taken.conv, taken.tile
-    whole = as_it_lies(state, kernel, 0, (*own.image, own.c), (*taken.box, tile.k if own.groups > 1 else own.c))
+    boxed = (*images_last(taken.box), tile.k if own.groups > 1 else own.c)
+    whole = as_it_lies(state, kernel, 0, (*own.image, own.c), boxed)
     weights: str | None = weight
     if conv.groups == 1:
         weights = weight_boxes(state, weight, conv, (own.c, tile.n) if gradient else (tile.n, own.c))
     if whole is None or weights is None:
         return None
-    return Boxes(whole, 0, weights, tile, taken.box, conv, gradient, True, taken.programs * taken.packs, 1, taken)
+    return Boxes(whole, weights, tile, taken.box, conv, gradient, True, taken.programs * taken.packs, 1, taken)
 
 
 def in_packs(state: Lowering, kernel: Kernel, conv: Convolution) -> tiles.Tile | None:
@@ -272,12 +280,12 @@ def packwise(state: Lowering, kernel: Kernel, weight: str, tile: tiles.Tile, con
     if box is None:
         return None
     if gradient:
-        whole = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*box, tile.n))
+        whole = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*images_last(box), tile.n))
     else:  # every other row and column is an image of its own
         shape = (apart[0], conv.sh, apart[1], conv.sw * conv.c)
-        whole = as_it_lies(state, kernel, 0, shape, (*box[:2], 1, box[2], tile.n))
+        whole = as_it_lies(state, kernel, 0, shape, (box[1], 1, box[2], box[0], tile.n))
     programs = tiles.multiprocessors(state.target) * tiles.PACKS_TOGETHER
-    return Boxes(whole, 0, weight, tile, box, conv, gradient, True, programs, 1, packed=True) if whole else None
+    return Boxes(whole, weight, tile, box, conv, gradient, True, programs, 1, packed=True) if whole else None
 
 
 def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, tile: tiles.Tile) -> Boxes | None:
@@ -297,39 +305,40 @@ def in_boxes(state: Lowering, kernel: Kernel, weight: str, conv: Convolution, ti
     box: tuple[int, ...] | None = ()
     shape: tuple[int, ...] = (depth,)
     sums = any(n.row.side_sum == "stored" for n in kernel.nodes)
-    stays = conv.pixel_by_pixel or conv.strided or (sums and (gradient or tile.n <= MOST_KEPT))
+    operand = state.plan.storage(kernel.anchor.inputs[0])
+    beside = sum(value != operand and state.plan.type(value).batched for value in kernel.reads)
+    few = tile.n <= MOST_KEPT or conv.taps * depth <= MOST_TERMS
+    stays = conv.pixel_by_pixel or conv.strided or (sums and (gradient or few))
     if not conv.pixel_by_pixel:
         if conv.groups > 1 or conv.pooled or not (divided(conv, gradient) if conv.strided else conv.taps > 1):
             return None
         shape = (*image, depth)
         if gradient:
             result = cdiv(result[0], conv.sh), cdiv(result[1], conv.sw)
-        box = tiles.box(tile.m, state.batch, *result)
-    # A box must not reach into other channels, of which an image has none that lies alone. Else it has so many as
-    # divide them, a power of two.
-    alone = lies_alone(state, kernel, 0, shape) or Body.is_computed(state.plan, kernel, kernel.anchor.inputs[0])
-    padded = bool(box) and not conv.strided and lies_alone(state, kernel, 0, shape)
-    k = tile.k if alone and not box else tiles.step(depth, tile.k) if padded else min(tile.k, depth & -depth)
+        box = tiles.box(tile.m, state.batch, *result, of_images=True)
+    # Boxes end with the operand's channels: beyond them are zeros. But where rows and columns of a stride are images
+    # of their own, the next column's channels are, and boxes have so many as divide them, a power of two.
+    padded = not conv.strided or gradient
+    k = tile.k if not box else tiles.step(depth, tile.k) if padded else min(tile.k, depth & -depth)
     if box is None or k < min(32, depth) or min(k, depth) < 16:
         return None
     weights = weight_boxes(state, weight, conv, (k, tile.n) if gradient else (tile.n, k), padded=gradient or padded)
     if weights is None:
         return None
-    boxed = (*(box or (tile.m,)), k)
+    boxed = (*images_last(box), k) if box else (tile.m, k)
     if box and conv.strided and not gradient:  # every other row and column is an image of its own
         shape = (image[0] // conv.sh, conv.sh, image[1] // conv.sw, conv.sw * depth)
-        boxed = (*box[:2], 1, box[2], k)
+        boxed = (box[1], 1, box[2], box[0], k)
     whole = as_it_lies(state, kernel, 0, shape, boxed)
-    found = (whole, 0) if whole else None if conv.strided else within(state, kernel, shape, boxed)
-    if found is None and box:
+    if whole is None and box:
         return None
-    descriptor, channel = found or (None, 0)
     tile = tiles.Tile(tile.m, tile.n, k, tile.warps, tile.stages)
     pieces = tiles.pieces(tile.n, state.form(kernel.name).smaller) if stays else 1
     if 0 < (conv.c if gradient else conv.k) % tile.n <= tile.n // 2:
         pieces = 1  # a piece of the last tile would lie wholly beyond the columns
-    programs = (tiles.multiprocessors if tiles.alone(tile) else tiles.programs)(state.target)
-    return Boxes(descriptor, channel, weights, tile, box, conv, gradient, stays, programs, pieces)
+    alone = tile.warps > 4 and beside > 0 if box else tiles.alone(tile)
+    programs = (tiles.multiprocessors if alone else tiles.programs)(state.target)
+    return Boxes(whole, weights, tile, box, conv, gradient, stays, programs, pieces)
 
 
 def divided(conv: Convolution, gradient: bool) -> bool:
@@ -343,13 +352,14 @@ def divided(conv: Convolution, gradient: bool) -> bool:
 
 def sums_in_boxes(state: Lowering, kernel: Kernel, conv: Convolution) -> bool:
     """Whether dy and x of a weight gradient can both come in boxes of pixels.
-    They can if they are multiplied as they lie, in a convolution of several taps with stride 1, and a tile of channels
-    need not reach into the next tap."""
-    if conv.taps == 1 or conv.strided or conv.groups > 1 or conv.c & -conv.c < 32:
+    They can if they are multiplied as they lie, in a convolution of several taps with stride 1. Where tiles of 64 would
+    have half as many zeros as a tap has channels, as of 80, tiles that reach into the next tap multiply less."""
+    padded = 0 if conv.c % 32 == 0 else -conv.c % 64
+    if conv.taps == 1 or conv.strided or conv.groups > 1 or conv.c < 32 or 2 * padded > conv.c:
         return False
-    described = TARGETS[state.target].bulk_copies and state.storage != "fp32" and conv.k % ALIGNED == 0
+    described = TARGETS[state.target].bulk_copies and state.storage != "fp32"
     dy, x = ((*conv.result, conv.k), (*conv.image, conv.c))
-    return described and lies_alone(state, kernel, 0, dy) and lies_alone(state, kernel, 1, x)
+    return described and bool(lying(state, kernel, 0, dy) and lying(state, kernel, 1, x))
 
 
 @dataclass(frozen=True)
@@ -372,7 +382,7 @@ class SummedBoxes:
 
     def call(self, store: Helper, store_bias: tuple[Operand, ...], split: int, bias: bool) -> Call:
         """The call of `conv2d_wgrad_boxes`, with these functions that store the gradients of weight and ``bias``."""
-        names = ("C", "H", "W", "K", "R", "S", "P", "Q")
+        names = ("C", "K", "R", "S", "P", "Q")
         placed = {key: value for key, value in self.conv.options.items() if key in ("DH", "DW", "PT", "PL")}
         constants = {name: self.conv.sizes[name] for name in names} | placed | {"SPLIT": split} | _named(self.box)
         constants |= {"BLOCK_M": self.tile.m, "BLOCK_N": self.tile.n}
@@ -382,17 +392,16 @@ class SummedBoxes:
         return Call("conv2d_wgrad_boxes", operands, constants)
 
 
-def summed_boxes(state: Lowering, kernel: Kernel, conv: Convolution, tile: tiles.Tile) -> SummedBoxes | None:
+def summed_boxes(
+    state: Lowering, kernel: Kernel, conv: Convolution, tile: tiles.Tile, bias: bool
+) -> SummedBoxes | None:
     """A weight gradient with both operands in boxes, or None where that cannot be, or would waste much.
-    :func:`sums_in_boxes` says where it cannot be. Boxes have a pixel of each of so many images where none would be
-    missing: as rows of a matrix both operands are multiplied where they lie, in shared memory."""
-    box = (tile.k, 1, 1) if state.batch % tile.k == 0 else tiles.box(tile.k, state.batch, *conv.result)
-    if box is None or conv.c % tile.n or not sums_in_boxes(state, kernel, conv):
+    :func:`sums_in_boxes` says where it cannot be. With a ``bias`` programs of their own add up dy, which is worth it
+    where others have several tiles beside one another (by simulation: 97 us and 101 for one of 128x128)."""
+    box = tiles.box(tile.k, state.batch, *conv.result, of_images=True)
+    if box is None or not sums_in_boxes(state, kernel, conv):
         return None
-    if box[1:] == (1, 1):  # a matrix, of a row for each image
-        dy = as_it_lies(state, kernel, 0, (prod(conv.result) * conv.k,), (box[0], tile.m))
-        x = as_it_lies(state, kernel, 1, (prod(conv.image) * conv.c,), (box[0], tile.n))
-    else:
-        dy = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*box, tile.m))
-        x = as_it_lies(state, kernel, 1, (*conv.image, conv.c), (*box, tile.n))
-    return SummedBoxes(dy, x, box, tile, conv, beside_one_another(tile, conv.s, state.target)) if dy and x else None
+    dy = as_it_lies(state, kernel, 0, (*conv.result, conv.k), (*images_last(box), tile.m))
+    x = as_it_lies(state, kernel, 1, (*conv.image, conv.c), (*images_last(box), tile.n))
+    beside = beside_one_another(tile, conv.taps * cdiv(conv.c, tile.n), state.target)
+    return SummedBoxes(dy, x, box, tile, conv, beside) if dy and x and not (bias and beside == 1) else None

@@ -11,18 +11,23 @@ from ..compiler.plan import Kernel, Place
 from ..ir.graph import Node
 from ..machine import tiles
 from ..machine.candidates import KIND_OF
-from ..machine.long_sums import beside_one_another, weight_gradient, weight_gradient_tile, wide
+from ..machine.long_sums import (
+    boxed_tile,
+    summed_in_boxes,
+    weight_gradient,
+    weight_gradient_tile,
+)
 from ..machine.targets import TARGETS
 from . import traffic
 from .body import Body, Described
 from .boxes import (
-    ALIGNED,
     as_it_lies,
     divided,
     going_down,
     in_boxes,
     in_packs,
     lies_alone,
+    lying,
     summed_boxes,
     sums_in_boxes,
     weight_boxes,
@@ -231,17 +236,16 @@ def stored_product(
 def _described(
     state: Lowering, shape: tuple[int, ...], box: tuple[int, ...]
 ) -> Callable[[Place, At], Described | None]:
-    """What gives the descriptor by which tiles are loaded or stored at a place, and the first of their channels.
-    It is of rows, or of images of this ``shape``, in boxes. It gives None where there is no such descriptor: amid other
-    channels only whole tiles may be."""
+    """What gives the descriptor by which tiles are loaded or stored at a place: of the channels that they have there.
+    It is of rows, or of images of this ``shape``, in boxes. It gives None where there is no such descriptor."""
 
     def described(place: Place, at: At) -> Described | None:
-        (begin, end), first = at.channels, place.offset + at.channels[0]
-        whole = first == 0 and end == place.pitch
-        if at.width > place.pitch or not (whole or ((end - begin) % box[-1] == 0 and first % ALIGNED == 0)):
+        begin, end = at.channels
+        if at.width > place.pitch:
             return None
-        descriptor = state.descriptor(place.buffer, (*shape, place.pitch), box)
-        return Described(descriptor, first, box) if descriptor else None
+        channels = place.offset + begin, end - begin
+        descriptor = state.descriptor(place.buffer, (*shape, place.pitch), box, channels)
+        return Described(descriptor, box) if descriptor else None
 
     return described
 
@@ -275,7 +279,7 @@ def _rule_of_tiles(
     tap = channels if channels >= FLATTENED or gradient else 0
     classes = conv.sh * conv.sw if gradient else 1
     if state.describes and sums and not computed and conv.groups == 1 and not conv.pooled:
-        return partial(tiles.boxed, *product, alone=beside > 0, tap=tap, beside=classes)
+        return partial(tiles.boxed, *product, alone=beside > 0, low=classes > 1, tap=tap, beside=classes)
     image, result = (conv.result, conv.image) if gradient else (conv.image, conv.result)
     alone = state.describes and conv.groups == 1 and not conv.pooled and not conv.strided and channels % 64 == 0
     high = alone and tiles.box(HIGH, state.batch, *result) and lies_alone(state, kernel, 0, (*image, channels))
@@ -368,25 +372,24 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
     node, name = kernel.anchor, kernel.name
     conv = Convolution.of(state.plan, node)
     filters, columns, pixels = conv.group_filters, conv.taps * conv.c // conv.groups, conv.p * conv.q * state.batch
-    tap = conv.group_channels if conv.taps > 1 else 0
     bias = next((n for n in kernel.nodes if n.row.side_sum == "loaded"), None)
-    shape, machine = (filters, columns, pixels), (state.dtype, state.target)
+    machine = state.dtype, state.target
     packed = None if bias else packed_sums(state, kernel, conv)
-    rule = partial(weight_gradient_tile, *shape, *machine, tap=tap, taps=conv.s, groups=conv.groups)
-    formed = _passes_registers(state, kernel, conv, rule(formed=(False, False)) if bias else None)
-    rule = partial(rule, formed=formed)
+    rule = _rule_of_sums(state, kernel, conv, bias is not None)
     if packed:
         rule = partial(_first, packed.tile, rule)
     tile = state.tile(name, kernel, KIND_OF["by_weight"], conv.constants, rule)
     if packed and replace(tile, stages=packed.tile.stages) != packed.tile:
         packed = None
-    boxes = None if any(formed) else summed_boxes(state, kernel, conv, tile)
-    beside = boxes.beside if boxes else 1
-    programs = cdiv(filters, tile.m) * cdiv(columns, tile.n * beside)
+    boxes = summed_boxes(state, kernel, conv, tile, bias is not None)
+    beside = boxes.beside if boxes else 0
     summing = cdiv(filters, tile.m) if boxes and bias else 0  # programs that add up dy
-    every = wide(tile, beside)
-    split = weight_gradient(*shape, every, *machine, formed=formed, groups=conv.groups, others=summing).split
-    split = packed.split(state) if packed else split
+    if boxes:
+        sums = summed_in_boxes(filters, conv.c, conv.taps, pixels, tile, *machine, others=summing)
+    else:
+        formed = _passes_registers(state, kernel, conv)
+        sums = weight_gradient(filters, columns, pixels, tile, *machine, formed=formed, groups=conv.groups)
+    programs, split = sums.tiles // conv.groups, packed.split(state) if packed else sums.split
     dy, x, bodies = _wgrad_operands(state, kernel, conv, tile, bias is not None)
     total = conv.k * columns
     everything = total + (conv.k if bias else 0)
@@ -401,7 +404,7 @@ def lower_wgrad(state: Lowering, kernel: Kernel) -> None:
         name,
         kernel,
         packed.call(state, store_dw, split) if packed else call,
-        (packed.packs, 1, split) if packed else (programs + summing, conv.groups, split),
+        (packed.packs, 1, split) if packed else (programs, conv.groups, split),
         tile,
         kind=node.op,
         flops=2 * state.plan.graph.node_macs(node),
@@ -417,19 +420,25 @@ def _first(tile: tiles.Tile, rule: Callable[[int], tiles.Tile], attempt: int = 0
     return rule(attempt - 1) if attempt else tile
 
 
-def _passes_registers(
-    state: Lowering, kernel: Kernel, conv: Convolution, adding: tiles.Tile | None
-) -> tuple[bool, bool]:  # fmt: skip
-    """Which of dy and x pass through registers on their way to the product.
-    They are those that are computed, or cannot come in boxes. Where dy is added up beside the product, ``adding`` is
-    the tile of one in boxes. Those cost programs of their own for that sum, which is worth it where others have several
-    tiles beside one another (by simulation: 97 us and 101 for one of 128x128)."""
-    alone = adding is not None and beside_one_another(adding, conv.s, state.target) == 1
-    if sums_in_boxes(state, kernel, conv) and not alone:
-        return False, False
+def _rule_of_sums(state: Lowering, kernel: Kernel, conv: Convolution, bias: bool) -> Callable[[int], tiles.Tile]:
+    """The rule for the tile of a weight gradient: of boxes, if both operands come in them.
+    Beside a ``bias`` they do where gathered tiles would have few columns: those that :func:`summed_boxes` takes."""
+    pixels, machine = conv.p * conv.q * state.batch, (state.dtype, state.target)
+    shape = conv.group_filters, conv.taps * conv.group_channels, pixels
+    tap = conv.group_channels if conv.taps > 1 else 0
+    formed = _passes_registers(state, kernel, conv)
+    gathered = partial(weight_gradient_tile, *shape, *machine, formed=formed, tap=tap, groups=conv.groups)
+    if not sums_in_boxes(state, kernel, conv) or (bias and gathered(0).n >= 128):
+        return gathered
+    return partial(boxed_tile, conv.k, conv.c, conv.taps, pixels, *machine)
+
+
+def _passes_registers(state: Lowering, kernel: Kernel, conv: Convolution) -> tuple[bool, bool]:
+    """Which of dy and x are gathered in registers on their way to the product of `conv2d_wgrad`.
+    They are those that are computed, or cannot come in boxes."""
     boxes = TARGETS[state.target].bulk_copies and state.storage != "fp32"
-    dy = boxes and conv.groups == 1 and lies_alone(state, kernel, 0, (conv.k,))
-    x = boxes and conv.pixel_by_pixel and lies_alone(state, kernel, 1, (conv.c,))
+    dy = boxes and conv.groups == 1 and lying(state, kernel, 0, (conv.k,))
+    x = boxes and conv.pixel_by_pixel and lying(state, kernel, 1, (conv.c,))
     return not dy, not x
 
 

@@ -21,6 +21,8 @@ from .program import Buffer, Descriptor, Function, Launch, PartialSum, plan_buff
 from .size import N, Size, cdiv
 from .traffic import Traffic
 
+#: boxes begin at a multiple of 16 bytes: so many 16-bit numbers
+ALIGNED = 8
 #: how many programs a launch has, along up to three axes
 Grid = tuple[int | Size, ...]
 #: a tile, after so many attempts that a compiler spilled
@@ -121,13 +123,24 @@ class Lowering:
         self.descriptors[name] = Descriptor(name, buffer, shape, box, window)
         return name
 
-    def descriptor(self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...]) -> str | None:
+    def descriptor(
+        self, buffer: str, shape: tuple[int, ...], box: tuple[int, ...], channels: tuple[int, int] | None = None
+    ) -> str | None:
         """The name of a descriptor of a buffer as rows or images of a ``shape``; None where there can be none.
         There is one if the target has the instructions (Hopper's TMA) and they can read the buffer: 16-bit numbers for
-        the tensor cores, the last axis a multiple of 16 bytes."""
+        the tensor cores, the last axis a multiple of 16 bytes. It is of all ``channels``, or of (first, count) of them,
+        which begin at such a multiple."""
         dtype = self.buffers[buffer].dtype
-        if dtype not in ("fp16", "bf16") or shape[-1] % 8 or not self.describes:
+        if dtype not in ("fp16", "bf16") or shape[-1] % ALIGNED or not self.describes:
             return None
+        if channels == (0, shape[-1]):
+            channels = None
+        if channels is not None:
+            if channels[0] % ALIGNED:
+                return None
+            name = descriptor_name(buffer, box, channels=channels)
+            self.descriptors[name] = Descriptor(name, buffer, shape, box, channels=channels)
+            return name
         name = descriptor_name(buffer, box)
         if name in self.descriptors and self.descriptors[name].shape != shape:
             name = descriptor_name(buffer, box, shape)  # the same memory, seen as rows of another length

@@ -57,9 +57,13 @@ def copy_name(weight: str, storage: str) -> str:
     return f"{weight}:{storage}"
 
 
-def descriptor_name(buffer: str, box: Sequence[int], shape: Sequence[int] = ()) -> str:
-    """The name of a tensor descriptor of a buffer in boxes, with the shape of its rows where two differ in it only."""
-    return f"{buffer}{list(shape) if shape else ''}{list(box)}"
+def descriptor_name(
+    buffer: str, box: Sequence[int], shape: Sequence[int] = (), channels: tuple[int, int] | None = None
+) -> str:
+    """The name of a tensor descriptor of a buffer in boxes, with the shape of its rows where two differ in it only.
+    Of some channels, the first and the one behind the last are part of it: ``siblings[64:160][128, 64]``."""
+    some = f"[{channels[0]}:{sum(channels)}]" if channels else ""
+    return f"{buffer}{list(shape) if shape else ''}{some}{list(box)}"
 
 
 def identifier(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..compiler.plan import Kernel
 from ..machine import tiles
 from ..machine.long_sums import packed_gradient
-from .boxes import covering, divided, lies_alone
+from .boxes import covering, divided, images_last, lies_alone
 from .call import BATCH, Call, Helper, Pointer
 from .convolution import Convolution
 from .lowering import Lowering
@@ -47,10 +47,10 @@ class PackedSums:
         """The call of the template, with this function that stores."""
         conv, wide = self.conv, self.tile.m
         shape: tuple[int, ...] = (*conv.image, conv.c)
-        box: tuple[int, ...] = (*self.box, wide)
+        box = (*images_last(self.box), wide)
         if conv.strided:  # every other row and column is an image of its own
-            shape, box = _apart(conv), (*self.box[:2], 1, self.box[2], wide)
-        dy = state.descriptor(self.dy, (*conv.result, conv.k), (*self.box, wide))
+            shape, box = _apart(conv), (self.box[1], 1, self.box[2], self.box[0], wide)
+        dy = state.descriptor(self.dy, (*conv.result, conv.k), (*images_last(self.box), wide))
         x = state.descriptor(self.x, shape, box)
         assert dy and x, "both were asked for"
         constants = {name: conv.sizes[name] for name in ("C", "H", "K", "R", "S", "Q")}

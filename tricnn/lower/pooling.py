@@ -10,6 +10,7 @@ from math import prod
 from ..compiler.plan import Kernel
 from ..ir.graph import Node
 from ..machine import tiles
+from ..machine.blocks import block
 from . import traffic
 from .body import Body
 from .call import BATCH, Call, Helper, Pointer
@@ -53,7 +54,7 @@ class _Blocks:
     @classmethod
     def of(cls, c: dict[str, int], gradient: bool = False) -> _Blocks:
         """The blocks of a pooling with those constants, or of its gradient."""
-        return cls(*tiles.block((c["R"], c["S"]), (c["SH"], c["SW"]), c["P"], gradient))
+        return cls(*block((c["R"], c["S"]), (c["SH"], c["SW"]), c["P"], gradient))
 
     @property
     def several(self) -> bool:

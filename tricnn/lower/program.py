@@ -148,17 +148,27 @@ class Descriptor:
     """A tensor descriptor, by which a kernel reads whole tiles.
     It is of ``buffer`` as any number of rows, or images, of this ``shape``, in boxes of so many of them, and in them.
     Where there is a ``window`` = (size, step), what it describes are all windows of so many elements, so far apart, of
-    the rows that are the last axis of ``shape``."""
+    the rows that are the last axis of ``shape``. Else, of images of rows and columns, images are the last axis but one:
+    ``[H, W, N, C]``, so that one pixel of each of them is a matrix. With ``channels`` = (first, count), it is of these
+    only, and beyond them boxes are zeros, or store nothing."""
 
     name: str
     buffer: str
     shape: tuple[int, ...]
     box: tuple[int, ...]
     window: tuple[int, int] | None = None
+    channels: tuple[int, int] | None = None
+
+    @property
+    def images_last(self) -> bool:
+        """Whether images are the last axis but one, not the first."""
+        return self.window is None and len(self.shape) > 2
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """The shape that a kernel sees of an image, or row: its windows, where it has those."""
+        """The shape that a kernel sees of an image, or row: its windows, or some of its channels, if it has those."""
+        if self.channels is not None:
+            return (*self.shape[:-1], self.channels[1])
         if self.window is None:
             return self.shape
         size, step = self.window

@@ -241,19 +241,19 @@ def left(leave: Body, channels: int, parts: Size, tile: Tile) -> Traffic:
 
 
 def wgrad(
-    load_dy: Body, load_x: Body, conv: Convolution, tile: Tile, blocks: RowTiles, beside: int = 1,
+    load_dy: Body, load_x: Body, conv: Convolution, tile: Tile, blocks: RowTiles, beside: int = 0,
     adding: bool = False,
 ) -> list[Traffic]:  # fmt: skip
     """What conv2d_wgrad and conv2d_wgrad_boxes move: every tile of (r, s, c) loads dy, every tile of filters x.
-    ``blocks`` are those of the sum over pixels; for so many tiles ``beside`` one another dy is loaded once, and
-    once more by programs that are ``adding`` it up."""
+    ``blocks`` are those of the sum over pixels. In boxes no tile has channels of two taps; dy is loaded once for so
+    many tiles ``beside`` one another, and once more by programs that are ``adding`` it up."""
     cg, kg = conv.group_channels, conv.group_filters
     filters, columns = cdiv(kg, tile.m), cdiv(conv.taps * cg, tile.n)
     dy_lanes, x_lanes = (
         _cycles(conv.groups, kg, filters * tile.m),
         _cycles(conv.groups, cg, columns * tile.n),
     )
-    loaded = columns // beside + adding
+    loaded = (conv.taps * cdiv(cg, tile.n) // beside if beside else columns) + adding
     dy = Calls((1,) * conv.p, (1,) * conv.q, blocks.count * loaded, dy_lanes, loaded)
     rows, cols = (replace(axis, outputs=n).taps() for axis, n in zip(conv.axes, blocks.covered, strict=True))
     return [dy.of(load_dy), Calls(rows, cols, blocks.count * filters, x_lanes, filters).of(load_x)]

@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import cache
 
 from .machines import machine_of
-from .tiles import NARROW, TOGETHER, Tile, for_a_gpu, largest, multiprocessors, product_tile, share
+from .tiles import NARROW, TOGETHER, Tile, for_a_gpu, largest, multiprocessors, product_tile
 
 #: clocks of a multiprocessor for each element of an operand that passes through registers (gathered, or computed of
 #: others) on its way to a product: simulated weight gradients of ResNet-50 take 0.13 to 0.16
@@ -33,6 +33,13 @@ BUSY_STAGES = 3
 BESIDE_FORMED, BESIDE_BOXES = 112, 32
 #: the most sums that a thread has where there are tiles beside one another
 MOST_SUMS = 160
+#: operands in two stages of boxes, not three, take so much longer, and those of a program that is alone on its
+#: multiprocessor than of two (by simulation: 457 us and 424 where caches and products alone say 376 and 397)
+TWO_STAGES, ALONE = Fraction(11, 10), Fraction(6, 5)
+#: instructions of fewer columns take as long: they read their left operand, of 64 rows, from shared memory
+FULL = 64
+#: tensor cores that are kept busy do so much less than their data sheet says: 660 of 989 (docs/simulator.md)
+KEPT_BUSY = Fraction(3, 2)
 #: the most programs between which a sum is dealt out, and the fewest blocks of each
 MOST, FEWEST_BLOCKS = 256, 16
 #: programs of `conv2d_wgrad_packs` that share a multiprocessor, the fewest boxes that each has, and what instructions
@@ -97,18 +104,14 @@ def _split(long_sum: LongSum, at_once: int) -> int:
     return next(split for split, taken in clocks.items() if taken <= least * (1 + CLOSE))
 
 
-def beside_one_another(tile: Tile, taps: int, target: str) -> int:
-    """How many tiles of columns a program with operands in boxes computes: one for each tap of a filter's row, or one.
-    The last cache is the limit of small tiles, which load dy for every tap. Those of a row are taken where two programs
-    have registers for them."""
-    sums, threads = tile.m * tile.n * taps // (32 * tile.warps), 32 * tile.warps
-    room = machine_of(target).registers * 256 // (TOGETHER * threads) - BESIDE_BOXES
-    return taps if sums <= min(MOST_SUMS, room) and for_a_gpu() else 1
-
-
-def wide(tile: Tile, beside: int) -> Tile:
-    """A tile with so many of its kind beside it, for which a program loads dy once."""
-    return replace(tile, n=tile.n * beside)
+def beside_one_another(tile: Tile, tiles: int, target: str) -> int:
+    """How many of the ``tiles`` of columns a program with operands in boxes computes, where all have as many.
+    The last cache is the limit of small tiles, which load dy for each of them. They are the most for which two programs
+    have registers."""
+    threads = 32 * tile.warps
+    room = min(MOST_SUMS, machine_of(target).registers * 256 // (TOGETHER * threads) - BESIDE_BOXES)
+    most = max(1, room * threads // (tile.m * tile.n)) if for_a_gpu() else 1
+    return max(count for count in range(1, most + 1) if tiles % count == 0)
 
 
 def weight_gradient(
@@ -146,15 +149,38 @@ def packed_gradient(
     return LongSum(target, packs, boxes, clocks, Fraction(0), partial, *kind, fewest=PACKED_BLOCKS)
 
 
+def summed_in_boxes(
+    filters: int, channels: int, taps: int, pixels: int, tile: Tile, dtype: str, target: str, *, others: int = 0
+) -> LongSum:
+    """The sum over ``pixels`` of a weight gradient whose operands come in boxes, with tiles beside one another.
+    Tiles of columns end with a tap's channels; ``others`` are programs that add up something else."""
+    machine, size = machine_of(target), 2 if dtype in NARROW else 4
+    tiles = taps * -(-channels // tile.n)
+    beside = beside_one_another(tile, tiles, target)
+    width = max(tile.n, FULL) * beside
+    products = KEPT_BUSY * Fraction(2 * tile.m * width * tile.k, machine.products_a_clock(dtype))
+    loading = size * (tile.m + tile.n * beside) * tile.k / machine.cache_bytes_a_clock
+    sharing = together(replace(tile, n=tile.n * beside), dtype, target, False)
+    return LongSum(
+        target,
+        -(-filters // tile.m) * tiles // beside + others,
+        -(-pixels // tile.k),
+        max(products, loading) * (ALONE if sharing == 1 else TWO_STAGES if tile.stages == 2 else 1),
+        Fraction(0),
+        4 * tile.m * tile.n * beside,
+        sharing,
+        tile.warps,
+        tile.stages,
+    )
+
+
 def weight_gradient_tile(
     filters: int, columns: int, pixels: int, dtype: str, target: str, attempt: int = 0, *,
-    formed: Sequence[bool], tap: int = 0, taps: int = 1, groups: int = 1,
+    formed: Sequence[bool], tap: int = 0, groups: int = 1,
 ) -> Tile:  # fmt: skip
     """The tile with which a weight gradient, dealt out as is best for it, takes the least time.
     It is the largest of its type, or one with half its rows or columns; with 64 rows at least where there are as many,
-    for the rates of products are those of instructions of 64 rows (wgmma). Where nothing is ``formed``, a program may
-    have those of a filter's row of ``taps`` (:func:`beside_one_another`), with copies in two stages, not three, if two
-    programs fit a multiprocessor then."""
+    for the rates of products are those of instructions of 64 rows (wgmma)."""
     m, n, k = largest(filters, columns, pixels, dtype, tap)
     halves = [(m, n), (m // 2, n), (m, n // 2), (m // 2, n // 2)] if for_a_gpu() else [(m, n)]
     some = [
@@ -167,10 +193,24 @@ def weight_gradient_tile(
         return long_sum.clocks(long_sum.split)
 
     best = min(some, key=clocks)
-    tile = product_tile(best.m, best.n, best.k, dtype, target, attempt)
-    every = wide(tile, 1 if any(formed) else beside_one_another(tile, taps, target))
-    staged = tile.stages * (every.m + every.n) * tile.k * (2 if dtype in NARROW else 4)
-    blocks = -(-filters // every.m) * -(-columns // every.n) * -(-pixels // tile.k)
-    enough = blocks >= FEWEST_BLOCKS * TOGETHER * multiprocessors(target)
-    fewer = every.n > tile.n and tile.stages > 2 and enough and not share(staged, target)
-    return replace(tile, stages=2) if fewer else tile
+    return product_tile(best.m, best.n, best.k, dtype, target, attempt)
+
+
+def boxed_tile(filters: int, channels: int, taps: int, pixels: int, dtype: str, target: str, attempt: int = 0) -> Tile:
+    """The tile of :func:`summed_in_boxes` that takes the least time.
+    It has 64 rows at least, as the fastest instructions have (wgmma), though there be fewer filters, and copies in two
+    stages, not three, where two programs fit a multiprocessor then."""
+    m, n, k = largest(filters, channels, pixels, dtype)
+    m = max(m, 64) if for_a_gpu() else m
+    some = [(a, b) for a in (m, m // 2) for b in (n, n // 2, n // 4) if a >= 64 and b >= min(n, 32)]
+    tiles = [product_tile(a, b, k, dtype, target) for a, b in (some if for_a_gpu() else [(m, n)])]
+    tiles += [replace(tile, stages=2) for tile in tiles if tile.stages > 2 and for_a_gpu()]
+
+    def clocks(tile: Tile) -> Fraction:
+        """The clocks that a long sum takes if it is dealt out as is best."""
+        long_sum = summed_in_boxes(filters, channels, taps, pixels, tile, dtype, target)
+        return long_sum.clocks(long_sum.split)
+
+    best = min(tiles, key=clocks)
+    least = product_tile(best.m, best.n, best.k, dtype, target, attempt)
+    return replace(least, stages=min(least.stages, best.stages))

@@ -111,6 +111,8 @@ STEP = 350
 BESIDE_STEP = 8
 #: what narrower tiles of columns may multiply at most of what wide ones do, to be taken
 FOR_NOTHING = 0.85
+#: how many tiles of 256 rows each multiprocessor computes at least where they are taken
+TALL = 4
 #: pixels of a tile of `conv2d_rows`, the fewest rows of tiles that a run of it has, and bytes beside its tiles
 ROW, LONG, SCRATCH = 64, 16, 256
 #: channels of the groups that it multiplies together
@@ -280,19 +282,27 @@ def halved(columns: int, n: int) -> int:
 
 def boxed(
     rows: int, columns: int, depth: int, dtype: str, target: str, attempt: int = 0, *, alone: bool = False,
-    tap: int = 0, beside: int = 1,
+    low: bool = False, tap: int = 0, beside: int = 1,
 ) -> Tile:  # fmt: skip
     """The tile of a convolution whose programs compute tile after tile and leave sums (`conv2d_streams`).
 
-    With up to 64 columns 4 warps are enough for the product, for the sums and for what the epilogue loads, and two
-    programs fit a multiprocessor. With 128 columns it takes 8 warps, of which two programs fit if the epilogue loads
-    nothing; else the program is ``alone``. Of fewer columns than that (:func:`halved`), beside what the epilogue loads,
-    it has 64 rows. Where registers are too few, the columns are stored in halves (:func:`pieces`), then the tile is
-    smaller."""
-    tile = contraction(rows, columns, depth, dtype, target, max(attempt - 1, 0), tap=tap, beside=beside, narrow=True)
-    if alone and tile.n <= 64 < columns:
-        tile = replace(tile, m=min(tile.m, 64))
-    return replace(tile, warps=4) if tile.n <= 64 else ahead(tile) if alone else tile
+    With 128 columns it takes 8 warps, of which two programs fit a multiprocessor if the epilogue loads nothing; else
+    the program is ``alone``. Where registers are too few, the columns are stored in halves (:func:`pieces`), then the
+    tile is smaller. With up to 64 columns it has 256 rows on 8 warps, as long as there are many tiles: so it loads
+    least for what it multiplies (by simulation: 428 us, and 516 with 128 rows on 4 warps, of which two programs fit
+    whatever the epilogue loads). It has 64 rows where that loads by addresses (``low``), or registers are too few."""
+    first, *smaller = (
+        contraction(rows, columns, depth, dtype, target, i, tap=tap, beside=beside, narrow=True)
+        for i in (0, max(attempt - 1, 0), max(attempt - 2, 0))
+    )
+    if first.n > 64:
+        return ahead(smaller[0]) if alone else shorter(smaller[0])
+    most = 64 if alone and columns > 64 and (low or attempt > 1) else first.m
+    enough = TALL * multiprocessors(target) <= rows // 256 * -(-columns // 64)
+    if attempt == 0 and not low and enough and (first.m, first.n) == (128, 64) and for_a_gpu():
+        high = replace(first, m=256)
+        return ahead(high) if alone else shorter(high)
+    return replace(smaller[1], m=min(smaller[1].m, most), warps=4)
 
 
 def tall(
@@ -379,6 +389,12 @@ def rows_at_once(tile: Tile) -> int:
     return 32 * tile.warps * 8 // tile.n
 
 
+def shorter(tile: Tile) -> Tile:
+    """The tile with shorter steps and one stage more, which take less shared memory, if it is one of 8 warps.
+    So two programs fit a multiprocessor, beside what each stores."""
+    return replace(tile, k=32, stages=4) if tile.warps > 4 and tile.k == 64 and tile.stages == 3 else tile
+
+
 def alone(tile: Tile) -> bool:
     """Whether a tile is that of programs that have a multiprocessor for themselves (:func:`ahead`).
     As many are launched as there are multiprocessors: a second one would begin when the first has ended."""
@@ -442,24 +458,6 @@ def in_blocks(channels: int, attempt: int = 0) -> Tile:
     return Tile(max(1, (_style.get().elements // 4 >> attempt) // n), n, 1, 4, 1)
 
 
-#: results of a block, down and across, where windows overlap (`pool_blocks`): the first at a stride of 1, where 7
-#: divides the rows of the result, as it does in most networks' late layers
-BLOCKS = (7, 2), (4, 2)
-#: taps of the largest window that is unrolled for blocks
-MOST_TAPS = 25
-
-
-def block(window: tuple[int, int], stride: tuple[int, int], rows: int, gradient: bool = False) -> tuple[int, int]:
-    """How many results, down and across, a block of a pooling has of so many rows: one where windows do not overlap.
-    Of windows that do, results share what they load and compare. Of a gradient's pixels a block has as many strides;
-    those of one stride share enough."""
-    if gradient and stride != (1, 1):
-        return 1, 1
-    if stride[0] >= window[0] or stride[1] >= window[1] or window[0] * window[1] > MOST_TAPS:
-        return 1, 1
-    return BLOCKS[0] if stride == (1, 1) and rows % BLOCKS[0][0] == 0 else BLOCKS[1]
-
-
 def whole(channels: int, pixels: int, images: int, target: str, attempt: int = 0) -> Tile:
     """The tile for a program that sums all pixels of an image: as many at once as a thread can load.
     A program has up to 64 channels, and fewer where there would not be one for each multiprocessor."""
@@ -480,12 +478,13 @@ def with_sums(channels: int, attempt: int = 0) -> Tile:
     return Tile(64 >> attempt, min(power_of_two(channels), 64), 1, 4, 1)
 
 
-def box(rows: int, images: int, height: int, width: int) -> tuple[int, int, int] | None:
+def box(rows: int, images: int, height: int, width: int, *, of_images: bool = False) -> tuple[int, int, int] | None:
     """(images, rows, columns) of boxes of so many pixels that cover ``images`` images with the least waste.
-    Of equals it is the widest; None if more than a quarter of all they cover would be waste: gathering costs more."""
+    Of equals it is the widest; or that ``of_images``, of most of them: one pixel of each is a matrix as it lies. None
+    if more than a quarter of all they cover would be waste: gathering costs more."""
     shapes = [(rows >> i >> j, 1 << i, 1 << j) for j in range(9) for i in range(9) if rows >> i >> j]
     covered = {
         b: prod(-(-size // of) * of for size, of in zip((images, height, width), b, strict=True)) for b in shapes
     }
-    best = min(shapes, key=lambda b: (covered[b], -b[2], -b[1]))
+    best = min(shapes, key=lambda b: (covered[b], -b[0] * of_images, -b[2], -b[1]))
     return best if best[0] <= 256 and covered[best] * 3 <= images * height * width * 4 else None

@@ -158,7 +158,9 @@ def _sums(program: Program) -> list[int]:
 
 def _shape(described: Descriptor) -> list[int | None]:
     """The shape of a descriptor's tensor as far as the program says it: images or rows are any number."""
-    return [None, *described.seen][-len(described.box) :]
+    *images, channels = described.seen
+    seen = [*images, None, channels] if described.images_last else [None, *described.seen]
+    return seen[-len(described.box) :]
 
 
 def kept(code: CompiledKernel, how: How, gpu: Hopper | None = None, cache_dir: Path | None = None) -> Simulated | str:

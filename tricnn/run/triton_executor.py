@@ -66,7 +66,10 @@ def described(descriptors: Iterable[Descriptor], tensors: Mapping[str, Any]) -> 
 
     def seen(d: Descriptor) -> Any:
         tensor = tensors[d.buffer].view(-1, *d.shape)
-        return tensor if d.window is None else tensor.unfold(-1, *d.window)
+        if d.window is not None:
+            return tensor.unfold(-1, *d.window)
+        tensor = tensor.movedim(0, -2) if d.images_last else tensor
+        return tensor if d.channels is None else tensor.narrow(-1, *d.channels)
 
     return {d.name: TensorDescriptor.from_tensor(seen(d), list(d.box)) for d in descriptors}
 
