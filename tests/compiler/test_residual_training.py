@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import tricnn
-from tricnn.check.verify import verify_model
+from tricnn.check.verify import verify, verify_model
+from tricnn.compiler.pipeline import planned
 from tricnn.ir import Graph, GraphBuilder
 
 
@@ -128,3 +129,21 @@ def test_statistics_survive_a_large_mean():
     np.testing.assert_allclose(after["bn.running_mean"], 0.1 * z.mean((0, 2, 3)), rtol=1e-6)
     variance = (after["bn.running_var"] - 0.9 * 1.0) / 0.1
     np.testing.assert_allclose(variance, z.var((0, 2, 3), ddof=1), rtol=1e-3)
+
+
+def three_branches() -> Graph:
+    """Three normalised branches that are added up, as HRNet's resolutions are (Wang et al., 2020)."""
+    b = GraphBuilder("three")
+    x = b.relu(b.conv2d(b.input("x", (8, 4, 4)), 64, 1, name="stem"))
+    parts = [b.batch_norm(b.conv2d(x, 64, 1, bias=False, name=f"conv{i}"), name=f"bn{i}") for i in range(3)]
+    x = b.relu(b.add_(b.add_(parts[0], parts[1]), parts[2]))
+    x = b.relu(b.batch_norm(b.conv2d(x, 64, 1, bias=False, name="last"), name="bn"))
+    return b.build(b.linear(b.global_avg_pool(x), 8, name="fc"))
+
+
+def test_a_kernel_leaves_sums_for_two_batch_norms_at_most_and_the_third_has_its_own() -> None:
+    """On a target whose programs keep sums in registers, of which there are enough for those of two."""
+    plan = planned(three_branches(), "train", "all")
+    assert max(sum(n.row.side_sum == "stored" for n in kernel.nodes) for kernel in plan.kernels) == 2
+    checks = verify(three_branches(), mode="train", batch=2, dtype="bf16", target="sm_90")
+    assert checks and [c for c in checks if not c.ok] == []

@@ -106,6 +106,11 @@ class Cost:
         return STORED[self.dtype] == 2
 
     @property
+    def keeps_sums(self) -> bool:
+        """Do programs of products have several tiles, over which they keep sums in registers (Hopper's boxes)?"""
+        return self.narrow and TARGETS[self.target].bulk_copies
+
+    @property
     def together(self) -> int:
         """How many programs of a product must run at once for arithmetic to hide behind it.
         Their sum over pixels is dealt out between them."""

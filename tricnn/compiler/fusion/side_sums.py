@@ -10,6 +10,9 @@ from .group import Group
 from .grouping import Grouping
 from .rule import Site
 
+#: for how many batch norms programs have registers, where they keep the sums of what they store over several tiles
+MOST = 2
+
 
 class SumOfStored(Following):
     """The rule that each tile of a kernel leaves a partial sum of what it stores, as it is stored.
@@ -39,6 +42,14 @@ class SumOfStored(Following):
             return why("{op} is taken along with {first}, its first operand", op=node.op, first=node.inputs[0])
         if types[site.value].shape != types[anchor.name].shape or site.group.pools:
             return why("{value} is not what the tiles of {anchor} are made of", value=site.value, anchor=anchor.name)
+        sums = [n for n in site.group.members if n.row.side_sum == "stored"]
+        if any(n.inputs[0] != site.value for n in sums):
+            return why("the kernel of {anchor} leaves sums of {other} already", anchor=anchor.name,
+                       other=next(n.inputs[0] for n in sums if n.inputs[0] != site.value))  # fmt: skip
+        cost = kernels.prices.cost
+        if len(sums) == MOST and (cost is None or cost.keeps_sums):
+            return why("the kernel of {anchor} leaves {sums} already", anchor=anchor.name,
+                       sums=" and ".join(n.name for n in sums))  # fmt: skip
         return None
 
     def leaves(self, node: Node, home: Group, group: Group) -> bool:
