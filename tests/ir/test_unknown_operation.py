@@ -13,10 +13,11 @@ import torch
 from tests.compiler import nets, reference
 from tests.ir.test_pointwise_networks import assert_trains_to_pytorch_s_gradients
 from tricnn.check.verify import verify
+from tricnn.compiler.differentiate import differentiate
 from tricnn.graphs import ARCHITECTURES
-from tricnn.ir import OPS, Graph, GraphBuilder, Kind, TargetError
+from tricnn.ir import OPS, Graph, GraphBuilder, GraphError, Kind, N, TargetError
 from tricnn.ir.ops.pointwise import A, B, X, Y, first_shape, pointwise
-from tricnn.ir.scalar import absolute, minimum, where
+from tricnn.ir.scalar import absolute, erf, minimum, where
 from tricnn.ir.table import register
 from tricnn.lower.from_graph import lowered, static_figures
 
@@ -31,6 +32,7 @@ def operations() -> Iterator[None]:
     pointwise("topped", "x", minimum(X, 1.0), "y = min(x, 1)", slopes={"x": where(Y >= 1.0, 0.0, 1.0)})
     pointwise("join", "a b", A + B + 0.5, "y = a + b + 1/2")
     pointwise("blend", "a b", 0.75 * A + 0.25 * B, "y = 3/4 a + 1/4 b")
+    pointwise("curled", "x", X * X * erf(X), "y = x^2 erf(x), whose second derivative has erf in it")
     register(
         "unheard", Kind.REDUCTION, "x", shape=first_shape, numpy=lambda env, a, x: x, aten=lambda env, a, x: x,
         gradient=lambda g, node, dy: [dy], doc="what no kernel computes",
@@ -108,3 +110,12 @@ def test_an_operation_that_nobody_lowers_is_an_error_that_names_the_layer():
     x = b.add("unheard", b.conv2d(b.input("x", (3, 6, 6)), 4, 3, name="conv"), name="odd")
     with pytest.raises(TargetError, match="layer odd: unheard has no Triton kernel"):
         lowered(b.build(b.linear(b.global_avg_pool(x), 3, name="fc")), "infer", 2, "bf16", "sm_90", fuse="auto")
+
+
+def test_a_second_derivative_that_no_rows_compute_is_refused_by_the_layers_name() -> None:
+    b = GraphBuilder("g")
+    y = b.linear(b.input("x", (4,)), 3, name="fc")
+    labels = b.add("input", name="labels", shape=(N,), dtype="int64")
+    graph = b.build(b.add("cross_entropy", b.add("curled_grad", y, y, name="again"), labels, name="loss"))
+    with pytest.raises(GraphError, match=r"layer again: curled_grad cannot be differentiated by x: no row .* erf"):
+        differentiate(graph)

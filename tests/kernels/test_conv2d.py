@@ -390,14 +390,20 @@ def boxes_kernel(
     )  # fmt: skip
 
 
+#: channels and filters, taps, padding, dilation, and a box of images, rows and columns
+IN_BOXES = [
+    ((16, 48), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),
+    ((32, 48), (3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
+    ((16, 48), (1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
+    ((24, 40), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),  # boxes end beyond the channels of either
+]
+
+
 @pytest.mark.parametrize(
     ("channels", "taps", "padding", "dilation", "box"),
     [
-        ((16, 48), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),
-        ((32, 48), (3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
-        ((16, 48), (1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
+        *IN_BOXES,
         ((16, 48), (3, 3), (0, 0, 0, 0), (1, 1), (4, 2, 1)),
-        ((24, 40), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),  # boxes end beyond the channels of either
         ((16, 48), (3, 3), (1, 1, 1, 1), (1, 1), (16, 1, 1)),  # a pixel of each image
     ],
 )

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from tests.kernels.helpers import cdiv, images_last, store_row, unwritten
-from tests.kernels.test_conv2d import Convolution, store_partial
+from tests.kernels.test_conv2d import IN_BOXES, Convolution, store_partial
 from tricnn.kernels.conv2d_wgrad_boxes import conv2d_wgrad_boxes
 
 
@@ -25,13 +25,7 @@ def wgrad_boxes_kernel(
 
 @pytest.mark.parametrize(
     ("channels", "taps", "padding", "dilation", "box"),
-    [
-        ((16, 48), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),
-        ((32, 48), (3, 2), (2, 0, 0, 1), (1, 2), (1, 2, 8)),
-        ((16, 48), (1, 7), (0, 0, 3, 3), (1, 1), (4, 4, 2)),
-        ((16, 48), (3, 2), (1, 1, 0, 1), (1, 1), (2, 1, 1)),  # a pixel of each image
-        ((24, 40), (3, 3), (1, 1, 1, 1), (1, 1), (2, 4, 4)),  # boxes end beyond the channels of either
-    ],
+    [*IN_BOXES, ((16, 48), (3, 2), (1, 1, 0, 1), (1, 1), (2, 1, 1))],  # and of a pixel of each image
 )
 def test_sums_over_boxes(channels, taps, padding, dilation, box):
     """Boxes reach over the border on every side, over the last image and the last filter; a tile for each program, or

@@ -15,7 +15,7 @@ import torch
 import tricnn
 from tests.graphs.comparison import Case
 from tests.run.networks import network
-from tricnn.ir import CheckpointError
+from tricnn.ir import CheckpointError, Kind
 from tricnn.run.weights import load_weights
 
 SUFFIXES = (".safetensors", ".pth")
@@ -184,6 +184,7 @@ def test_harmless_objects_beside_the_weights_are_passed_over(tmp_path: Path) -> 
     beside = {
         "args": argparse.Namespace(lr=0.1), "when": datetime.now(), "folder": tmp_path, "groups": defaultdict(list),
         "best": np.float64(3), "criterion": torch.nn.CrossEntropyLoss(), "names": {"a", "b"}, "of": torch.float16,
+        "seen": {Kind.WINDOW: {Kind.VIEW, Kind.SOURCE}},  # of classes that are not looked for: keys, and in a set
     }  # fmt: skip
     state = {name: torch.from_numpy(x) for name, x in model.state_dict().items()}
     for legacy in (False, True):

@@ -33,14 +33,20 @@ def parts(a: Assembler, x: Tensor, dims: Sequence[int], *, keep: bool) -> tuple[
     factor = _factor(x, dims)
     if factor is None:
         return None
+    left = _outermost(x.view, factor).without(dims, keep=keep)
+    base = x.view.base
+    return _slices(a, x, factor), View((base[0], base[1] // factor.extent, *base[2:]), left.dims)
+
+
+def _slices(a: Assembler, x: Tensor, factor: Factor) -> list[str]:
+    """The values that a factor of the channels counts, each made of one slice of every group."""
     base, (count, channels) = x.view.base, (factor.extent, factor.step)
     starts = range(0, base[1], count * channels)
     values = []
     for i in range(count):
         cut = [a.add("slice_channels", x.value, start=g + i * channels, stop=g + (i + 1) * channels) for g in starts]
         values.append(a.add("concat", *cut) if len(cut) > 1 else cut[0])
-    left = _outermost(x.view, factor).without(dims, keep=keep)
-    return values, View((base[0], base[1] // count, *base[2:]), left.dims)
+    return values
 
 
 def _factor(x: Tensor, dims: Sequence[int]) -> Factor | None:
@@ -71,11 +77,10 @@ def softmax(a: Assembler, x: Tensor, dim: int) -> Tensor | None:
     """Softmax over the parts, at each of their elements; None where the dimension counts no parts.
 
     As everywhere the largest is taken off first: exp(x_i - max) / sum over j of exp(x_j - max)."""
-    dims = [dim % len(x.shape)]
-    factor, found = _factor(x, dims), parts(a, x, dims, keep=True)
-    if factor is None or found is None:
+    factor = _factor(x, [dim % len(x.shape)])
+    if factor is None:
         return None
-    values, _ = found
+    values = _slices(a, x, factor)
     largest = reduce(lambda p, q: a.add("maximum", p, q), values)
     powers = [a.add("exp", a.add("sub", value, largest)) for value in values]
     sum_ = total(a, powers)

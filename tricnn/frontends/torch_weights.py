@@ -34,7 +34,7 @@ def computed(a: Assembler, op: str, operands: Sequence[Stored], **attrs: Any) ->
     own, other = sorted(names, key=lambda name: names[name] is part)
     expression = OPS[op].scalar
     slope = derivative(expression, own) if expression is not None else ZERO
-    if values(slope) != (other,):  # neither whole * f(part) nor anything else that a factor for each filter is
+    if values(slope) != (other,):  # it is whole * f(part) where the slope is f(part), as of products and quotients
         raise Unsupported(f"{op} of a weight and a number for each filter", "supported are products and quotients")
     return _scaled(a, whole, compose(a, slope, {other: _value(a, replace(part, shape=filters))}, attrs))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..system.errors import GraphError
 from .scalar import Attribute, Expression, Function, Number, Value, number_of, parts_first
+from .table import OPS
 
 #: a layer's name, or a number that all elements have in common
 Part = str | float
@@ -50,6 +51,7 @@ COMPARISONS = {
 
 
 def _layer(g: Any, x: Function, made: Mapping[Expression, Part]) -> Part:
+    """The layer, or the number, of a function of parts that are layers or numbers already."""
     if x.name == "where":
         return _chosen(g, x, made)
     parts = [made[part] for part in x.parts]
@@ -58,23 +60,28 @@ def _layer(g: Any, x: Function, made: Mapping[Expression, Part]) -> Part:
     numbers = [part for part in parts if not isinstance(part, str)]
     if numbers and len(parts) == 2:
         return _with_number(g, x.name, parts[0], parts[1])
-    if numbers or x.name not in PLAIN:
+    if numbers or not _is_row(x.name):
         raise GraphError(f"no row computes {x.name} of {', '.join(map(str, parts))}")
     return str(g.add(x.name, *parts))
 
 
-#: functions that are rows of the same name
-PLAIN = ("add", "sub", "mul", "div", "neg", "abs", "maximum", "minimum", "exp", "log", "sqrt", "sigmoid", "tanh")
+def _is_row(function: str) -> bool:
+    """Is there a row of the function's name that computes this function of its operands, and nothing else?"""
+    expression = OPS[function].scalar if function in OPS else None
+    return isinstance(expression, Function) and expression.name == function
 
 
 def _with_number(g: Any, function: str, a: Part, b: Part) -> str:
     """The layer of a function of a layer and a number, on either side."""
+    if function == "div" and isinstance(a, str):
+        if b == 0.0:
+            raise GraphError("what is divided by 0 has no derivative")
+        return _with_number(g, "mul", a, 1 / float(b))
     if isinstance(a, str):
         assert not isinstance(b, str)
         ways = {
             "add": ("shift", {"amount": b}), "sub": ("shift", {"amount": -b}), "mul": ("scale", {"factor": b}),
-            "div": ("scale", {"factor": 1 / b if b else 0.0}), "maximum": ("clamp", {"min": b}),
-            "minimum": ("clamp", {"max": b}),
+            "maximum": ("clamp", {"min": b}), "minimum": ("clamp", {"max": b}),
         }  # fmt: skip
         op, attrs = ways[function]
         return str(g.add(op, a, **attrs))

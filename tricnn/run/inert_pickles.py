@@ -9,6 +9,7 @@ file has a use for, such as ``os``, are refused all the same.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator, MutableMapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,22 +30,40 @@ TYPES = {
 }  # fmt: skip
 
 
-class StandIn(dict[Any, Any]):
-    """An object of a class that is not known here: of its state only entries of a dictionary are kept."""
+class StandIn(MutableMapping[Any, Any]):
+    """An object of a class that is not known here: of its state only entries of a dictionary are kept.
+    It equals itself alone, so that it may be a key or in a set, as members of an enumeration are."""
 
     dump_patches = False  # PyTorch asks classes of layers for it
+    entries: dict[Any, Any]
 
     def __new__(cls, *_: Any, **__: Any) -> StandIn:
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        made.entries = {}  # here, for a pickle may make an object without __init__
+        return made
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
+        pass
 
     def __setstate__(self, state: Any) -> None:
         pass
 
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
+    def __getitem__(self, key: Any) -> Any:
+        return self.entries[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.entries[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self.entries[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
     def append(self, _: Any) -> None:
         pass

@@ -62,7 +62,8 @@ def _scale_gradient(g: Any, node: Any, dy: str) -> Sequence[str | None]:
 
 
 def _scale_again(g: Any, node: Any, dds: str) -> list[str | None]:
-    """It is bilinear: each of two factors has the other one times dds."""
+    """The gradients of filter_scale_grad, which is bilinear: of each factor the other one times dds.
+    ds[k] = sum of dw[k] * w[k] + db[k] * bias[k], and dds is what comes back for ds."""
     dw, w, *vectors = node.inputs
     pairs = [("scale_filters", dw, w), ("scale_filters", w, dw)]
     if vectors:
@@ -71,13 +72,14 @@ def _scale_again(g: Any, node: Any, dds: str) -> list[str | None]:
 
 
 def _sum_again(g: Any, node: Any, dy: str) -> list[str]:
-    """Each number of a filter has that of its sum."""
+    """The gradient of filter_sum: every number of filter k has dy[k], what comes back for the filter's sum."""
     ones = g.add("shift", g.add("scale", node.inputs[0], factor=0.0), amount=1.0)
     return [g.add("scale_filters", ones, dy)]
 
 
 def _standard_again(g: Any, node: Any, ddx: str) -> list[str | None]:
-    """It is J dw with a symmetric J, so by dw it is the same row. By the weight there is none."""
+    """The gradients of standardize_filters_grad, J dw with a symmetric matrix J: by dw it is J ddx, this row again.
+    By the weight, which J is made of, it is composed of no rows. Raises GraphError where that is wanted."""
     dw, weight = node.inputs
     if g.wanted(weight):
         raise GraphError(

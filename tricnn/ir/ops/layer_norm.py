@@ -123,7 +123,8 @@ def _gradient(g: Any, node: Any, dy: str) -> list[str | None]:
 
 
 def _sums_again(g: Any, node: Any, dsums: str) -> list[str | None]:
-    """Of the sums of dy and of dy * xhat, given u and v: dy has u + v * xhat, and xhat has v * dy."""
+    """The gradients of layer_normalize_grad_sums, [sum(dy), sum(dy * xhat)], given [u, v].
+    dy has u + v * xhat, and xhat has v * dy, which layer_normalize passes on to x."""
     dy, x, stats = node.inputs
     u, v = (g.add("row", dsums, index=i) for i in (0, 1))
     return [
@@ -134,7 +135,8 @@ def _sums_again(g: Any, node: Any, dsums: str) -> list[str | None]:
 
 
 def _input_again(g: Any, node: Any, ddx: str) -> list[str | None]:
-    """The gradients of dx = J (weight * dy) given u, that of dx. J is symmetric; means are over the channels.
+    """The gradients of layer_normalize_grad_input, dx = J (weight * dy), given u for dx.
+    J is symmetric; means are over the channels.
 
         of dy       weight * J u
         of weight   sum(dy * J u)

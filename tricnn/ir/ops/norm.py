@@ -153,7 +153,8 @@ def _normalize_gradient(g: Any, node: Any, dy: str) -> list[str | None]:
 
 
 def _frozen_again(g: Any, node: Any, ddx: str) -> list[str | None]:
-    """It is linear in dy; with S = sum(dy * ddx) weight has S * rstd, and var weight * S * -rstd^3/2."""
+    """The gradients of batch_norm_grad_input, dx = dy * weight * rstd, given ddx: by dy the same product of ddx.
+    With S = sum(dy * ddx) of each channel, weight has S * rstd, and var has weight * S * -rstd^3/2."""
     dy, weight, var = node.inputs
     by_weight = by_var = None
     if g.wanted(weight) or g.wanted(var):
@@ -170,8 +171,9 @@ def _rstd(g: Any, var: str, node: Any) -> str:
 
 
 def _sums_again(g: Any, node: Any, dsums: str) -> list[str | None]:
-    """Of the sums of dy and of dy * xhat, given u and v: dy has u + v * xhat, and xhat has v * dy.
-    That of xhat is what normalize passes on, with the weight v, to x and the statistics that x has."""
+    """The gradients of normalize_grad_sums, [sum(dy), sum(dy * xhat)], given [u, v].
+    dy has u + v * xhat, and xhat has v * dy: with the weight v, normalize passes dy on to x, and to the statistics that
+    x has."""
     dy, x, stats = node.inputs
     u, v = (g.add("row", dsums, index=i) for i in (0, 1))
     return [
@@ -182,7 +184,9 @@ def _sums_again(g: Any, node: Any, dsums: str) -> list[str | None]:
 
 
 def _input_again(g: Any, node: Any, ddx: str) -> list[str | None]:
-    """The gradients of dx = weight * rstd * (dy - s0/m - xhat * s1/m), given u, that of dx, whose sums are t.
+    """The gradients of normalize_grad_input, given u for its result dx; t are the sums of u and of u * xhat.
+
+        dx          weight * rstd * (dy - s0/m - xhat * s1/m), whose gradients are
 
         of dy       weight * rstd * u
         of weight   rstd * (sum(u * dy) - t0 * s0/m - t1 * s1/m)
@@ -222,7 +226,7 @@ def _input_again(g: Any, node: Any, ddx: str) -> list[str | None]:
 
 
 def _row_again(g: Any, node: Any, dy: str) -> list[str]:
-    """Of two rows: the other one has none."""
+    """The gradient of one of two rows: dy in its place, and 0 for the other row."""
     nothing = g.add("scale", dy, factor=0.0)
     return [g.add("stack", dy, nothing) if node.attrs["index"] == 0 else g.add("stack", nothing, dy)]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...system.errors import GraphError
 from .. import scalar, scalar_facts
 from ..compose import compose
 from ..scalar import (
@@ -152,8 +153,10 @@ def pointwise(
 
 
 def _second(row: str, gradient: Expression, names: Sequence[str]) -> Callable[..., list[str | None]]:
-    """The gradient of a gradient dx = dy * slope, given that of dx.
-    It is linear in dy, so dy's is the same row; those of what the slope is found by are put together of rows."""
+    """The gradient rule of a row dx = dy * slope(v), given ddx, what comes back for dx.
+
+    By dy it is ddx * slope(v), this row again; by v it is ddx * dy * slope'(v), put together of rows that there are.
+    Raises GraphError, naming the layer, where no rows compute the latter."""
 
     def rule(g: Any, node: Any, ddx: str) -> list[str | None]:
         found: list[str | None] = []
@@ -166,7 +169,13 @@ def _second(row: str, gradient: Expression, names: Sequence[str]) -> Callable[..
                 made = g.add(row, ddx, *node.inputs[1:], **node.attrs)
             else:
                 whole = scalar.times(Value("ddx"), slope)
-                made = compose(g, whole, {**dict(zip(names, node.inputs, strict=True)), "ddx": ddx}, node.attrs)
+                operands = {**dict(zip(names, node.inputs, strict=True)), "ddx": ddx}
+                try:
+                    made = compose(g, whole, operands, node.attrs)
+                except GraphError as error:
+                    raise GraphError(
+                        f"layer {node.name}: {node.op} cannot be differentiated by {operand}: {error}"
+                    ) from error
             found.append(summed(g, made, g.type(node.name), g.type(value)))
         return found
 

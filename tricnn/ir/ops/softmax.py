@@ -28,7 +28,7 @@ def _softmax_grad_moved(a: Any, errors: Any, dy: Any, y: Any) -> Any:
 
 
 def _again(g: Any, node: Any, ddx: str) -> list[str | None]:
-    """By dy it is the same row, for dx = J dy with a symmetric J.
+    """The gradients of softmax_grad, dx = J dy with a symmetric matrix J, given ddx: by dy it is J ddx, this row again.
     By y it is ddx * (dy - sum dy*y) - dy * sum ddx*y."""
     dy, y = node.inputs
     by_y = None
